@@ -1,0 +1,1 @@
+//! Makes GeoIP databases in the MaxMind DB format.

@@ -1,0 +1,19 @@
+//! Meridian: a geo-aware global traffic manager.
+//!
+//! Two sentences are the product, so two folders are the two ways, and everything else serves
+//! them:
+//!
+//! ```text
+//! THE WAY OF A QUERY   socket → receive → client → locate → resolve → respond → socket
+//!                                         (reads one Snapshot, decides nothing)
+//! THE WAY OF A FACT    probe → verdict → health table ─────────────┐
+//!                      configuration, GeoIP file, signal ──────────┴→ steer → compile → publish
+//! ```
+//!
+//! [`query`] is the first way, [`health`] the second; [`steer`] is where both meet, and
+//! [`snapshot`] is what the second hands to the first. [`server`] alone touches the real world.
+//! Who may import whom is a table in `docs/ARCHITECTURE.md`, and a test.
+
+pub mod ids;
+pub mod rng;
+pub mod time;
