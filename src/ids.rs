@@ -105,8 +105,7 @@ mod tests {
 
     #[test]
     fn a_region_set_holds_what_was_put_in_and_nothing_else() {
-        let ids: Vec<RegionId> =
-            [0, 5, 63].into_iter().filter_map(RegionId::from_index).collect();
+        let ids: Vec<RegionId> = [0, 5, 63].into_iter().filter_map(RegionId::from_index).collect();
         let set: RegionSet = ids.iter().copied().collect();
         assert_eq!(set.iter().collect::<Vec<_>>(), ids);
         assert_eq!(set.without(ids[1]).len(), 2);

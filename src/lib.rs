@@ -14,6 +14,12 @@
 //! [`snapshot`] is what the second hands to the first. [`server`] alone touches the real world.
 //! Who may import whom is a table in `docs/ARCHITECTURE.md`, and a test.
 
+pub mod geo;
+pub mod health;
 pub mod ids;
+pub mod query;
 pub mod rng;
+pub mod snapshot;
+pub mod steer;
 pub mod time;
+pub mod zone;

@@ -1,0 +1,265 @@
+//! Who is where: databases, a geofeed and the special networks, in one map.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::codes::{Continent, Country, Subdivision};
+use super::coordinates::Coordinates;
+use super::database::Database;
+use super::geofeed::Geofeed;
+use super::networks::{Key, Span, Steps, key_v6, widest};
+use super::special::{ISLANDS, Located, PRIVATE, located};
+
+/// What is known of a place.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Place {
+    /// Its continent.
+    pub continent: Option<Continent>,
+    /// Its country.
+    pub country: Option<Country>,
+    /// The part of the country.
+    pub subdivision: Option<Subdivision>,
+    /// The city's name, in English if the source has it.
+    pub city: Option<Box<str>>,
+    /// Where it is.
+    pub at: Option<Coordinates>,
+}
+
+/// How a place is known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// From the GeoIP database.
+    Database,
+    /// From the operator's geofeed (RFC 8805).
+    Geofeed,
+    /// The address is not on the Internet.
+    Private,
+    /// It is not known.
+    Unlocated,
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Location<'a> {
+    /// The place, if it is known.
+    pub place: Option<&'a Place>,
+    /// The autonomous system that announces the client's network, if it is known.
+    pub asn: Option<u32>,
+    /// The widest network around the client that is all in this place.
+    pub network: IpNet,
+    /// How that is known.
+    pub source: Source,
+}
+
+/// What an atlas is made of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sources<'a> {
+    /// Networks by place.
+    pub places: Option<&'a Database>,
+    /// Networks by autonomous system.
+    pub asns: Option<&'a Database>,
+    /// The operator's own word about networks, which goes before the databases'.
+    pub geofeed: Option<&'a Geofeed>,
+}
+
+/// Who is where.
+#[derive(Debug)]
+pub struct Atlas {
+    entries: Vec<Entry>,
+    pub(super) v4: Layers<u32>,
+    pub(super) v6: Layers<u64>,
+}
+
+/// One family's networks, by row of [`Atlas::entries`] and by autonomous system (0: not known).
+#[derive(Debug)]
+pub(super) struct Layers<K> {
+    pub(super) places: Steps<K, u32>,
+    pub(super) asns: Steps<K, u32>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Entry {
+    place: Option<Place>,
+    source: Source,
+}
+
+/// Rows of [`Atlas::entries`] that are always there.
+const UNLOCATED: u32 = 0;
+const PRIVATE_ROW: u32 = 1;
+
+impl Atlas {
+    /// The map that `sources` draw. Without any, nobody is located.
+    pub fn build(sources: Sources<'_>) -> Self {
+        let mut entries = Entries::new();
+        let (mut v4, mut v6) = match sources.places {
+            Some(database) => database.places(|place| entries.row(place, Source::Database)),
+            None => (Steps::all(UNLOCATED), Steps::all(UNLOCATED)),
+        };
+        let private = PRIVATE.iter().filter_map(|network| network.parse().ok());
+        paint(&mut v4, &mut v6, private.map(|network| (network, PRIVATE_ROW)));
+        if let Some(geofeed) = sources.geofeed {
+            let networks: Vec<(IpNet, u32)> = geofeed
+                .entries()
+                .map(|(network, place)| (network, entries.row_of_feed(place)))
+                .collect();
+            paint(&mut v4, &mut v6, networks.into_iter());
+        }
+        let (asns4, asns6) =
+            sources.asns.map_or_else(|| (Steps::all(0), Steps::all(0)), Database::asns);
+        Self {
+            entries: entries.list,
+            v4: Layers { places: v4, asns: asns4 },
+            v6: Layers { places: v6, asns: asns6 },
+        }
+    }
+
+    /// Where `client` is.
+    pub fn locate(&self, client: IpAddr) -> Location<'_> {
+        let (entry, asn, network) = match located(client) {
+            Located::V4(ip, _) => {
+                let key = u32::from(ip);
+                let (row, length) = self.v4.find(key);
+                let network = Ipv4Net::new(ip, length).map(|net| IpNet::V4(net.trunc()));
+                (row, self.v4.asns.get(key), network)
+            }
+            Located::V6(ip) => {
+                let key = key_v6(ip);
+                let (row, length) = self.v6.find(key);
+                let network = Ipv6Net::new(ip, length).map(|net| IpNet::V6(net.trunc()));
+                (row, self.v6.asns.get(key), network)
+            }
+        };
+        Location {
+            asn: asn.filter(|asn| *asn != 0),
+            network: network.unwrap_or_else(|_| IpNet::from(client)),
+            ..self.location(entry)
+        }
+    }
+
+    /// How many distinct places are known.
+    pub fn places(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.place.is_some()).count()
+    }
+
+    /// Into how many networks the address space falls: IPv4, IPv6.
+    pub fn networks(&self) -> (usize, usize) {
+        (self.v4.places.starts.len(), self.v6.places.starts.len())
+    }
+
+    /// What is known of the place in this row, whoever is there.
+    pub(super) fn location(&self, row: u32) -> Location<'_> {
+        let entry = self.entries.get(row as usize);
+        Location {
+            place: entry.and_then(|entry| entry.place.as_ref()),
+            asn: None,
+            network: IpNet::default(),
+            source: entry.map_or(Source::Unlocated, |entry| entry.source),
+        }
+    }
+}
+
+impl<K: Key> Layers<K> {
+    /// The place of `key`, and the length of the widest network around it that is all there.
+    fn find(&self, key: K) -> (u32, u8) {
+        let row = self.places.row(key);
+        let (first, behind) = self.places.bounds(row);
+        (self.places.values.get(row).copied().unwrap_or(UNLOCATED), widest(key, first, behind))
+    }
+}
+
+/// Lays networks over what is there.
+fn paint(
+    v4: &mut Steps<u32, u32>,
+    v6: &mut Steps<u64, u32>,
+    networks: impl Iterator<Item = (IpNet, u32)>,
+) {
+    let (mut spans4, mut spans6) = (Vec::new(), Vec::new());
+    for (network, row) in networks {
+        match Span::of(network) {
+            Span::V4(first, last) => spans4.push((first, last, Some(row))),
+            Span::V6(first, last) => spans6.push((first, last, Some(row))),
+        }
+    }
+    let over = |below: u32, above: Option<u32>| above.unwrap_or(below);
+    *v4 = v4.with(&Steps::of_networks(spans4, None), over);
+    *v6 = v6.with(&Steps::of_networks(spans6, None), over);
+}
+
+/// Distinct places, each in one row.
+struct Entries {
+    list: Vec<Entry>,
+    rows: HashMap<Entry, u32>,
+}
+
+impl Entries {
+    fn new() -> Self {
+        let mut entries = Self { list: Vec::new(), rows: HashMap::new() };
+        entries.add(Entry { place: None, source: Source::Unlocated });
+        entries.add(Entry { place: None, source: Source::Private });
+        entries
+    }
+
+    /// The row of a place. One of which nothing is known is nowhere.
+    fn row(&mut self, place: Place, source: Source) -> u32 {
+        if place == Place::default() {
+            return UNLOCATED;
+        }
+        self.add(Entry { place: Some(place), source })
+    }
+
+    /// The row of a place in a geofeed, which has no coordinates: they and the continent are
+    /// those of the database's first place in the same city, else subdivision, else country.
+    fn row_of_feed(&mut self, place: &Place) -> u32 {
+        let of_country = |known: &&Place| place.country.is_some() && known.country == place.country;
+        let known = self.list.iter().filter_map(|entry| entry.place.as_ref()).filter(of_country);
+        let alike = |known: &&Place| {
+            let in_subdivision = known.subdivision == place.subdivision;
+            (known.at.is_some(), in_subdivision, in_subdivision && known.city == place.city)
+        };
+        // Of equally good ones the first: `max_by_key` alone would take the last.
+        let best = known.rev().max_by_key(alike).cloned();
+        let best = best.unwrap_or_default();
+        let place = Place { continent: best.continent, at: best.at, ..place.clone() };
+        self.row(place, Source::Geofeed)
+    }
+
+    fn add(&mut self, entry: Entry) -> u32 {
+        if let Some(row) = self.rows.get(&entry) {
+            return *row;
+        }
+        // A database has fewer than 2³² records: its search tree counts them in at most 32 bits.
+        let row = u32::try_from(self.list.len()).unwrap_or(UNLOCATED);
+        self.rows.insert(entry.clone(), row);
+        self.list.push(entry);
+        row
+    }
+}
+
+/// What lies outside the step of `key` in IPv6: also where addresses begin that hold an IPv4
+/// address, and are located by that.
+pub(super) fn without_islands(
+    key: u64,
+    (mut first, mut behind): (Option<u64>, Option<u64>),
+) -> (Option<u64>, Option<u64>) {
+    for (start, end) in ISLANDS {
+        if end < key {
+            first = Some(first.map_or(end + 1, |first| first.max(end + 1)));
+        } else if key < start {
+            behind = Some(behind.map_or(start, |behind| behind.min(start)));
+        }
+    }
+    (first, behind)
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Database => "GeoIP database",
+            Self::Geofeed => "geofeed",
+            Self::Private => "not on the Internet",
+            Self::Unlocated => "not located",
+        })
+    }
+}

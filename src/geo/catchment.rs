@@ -1,0 +1,218 @@
+//! Catchments: networks by the order in which their clients prefer the regions.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::atlas::{Atlas, Layers, without_islands};
+use super::networks::{Key, Span, Steps, key_v6, widest};
+use super::ranking::{Preferences, Rule, Site, rank_by};
+use super::special::{Located, located};
+use crate::ids::RegionId;
+
+/// For one set of regions and preferences: every network's class, and every class's order.
+#[derive(Debug)]
+pub struct Catchment {
+    rankings: Vec<Box<[RegionId]>>,
+    v4: Steps<u32, u32>,
+    v6: Steps<u64, u32>,
+}
+
+/// A value for every address, with the widest network for which it is true.
+#[derive(Debug)]
+pub struct NetworkMap {
+    v4: Steps<u32, u16>,
+    v6: Steps<u64, u16>,
+    /// The row of the first step in each 1/65536 of the IPv4 addresses.
+    index: Box<[u32]>,
+}
+
+impl Catchment {
+    /// Orders `sites` for everybody in `atlas`.
+    pub fn build(atlas: &Atlas, sites: &[Site], preferences: &Preferences) -> Self {
+        let mut classes = Classes::new(atlas, sites, preferences);
+        let (prefixes4, prefixes6) = classes.prefix_rules();
+        let v4 = classes.of_layers(&atlas.v4, &prefixes4);
+        let v6 = classes.of_layers(&atlas.v6, &prefixes6);
+        Self { rankings: classes.rankings, v4, v6 }
+    }
+
+    /// The distinct orders, by class.
+    pub fn rankings(&self) -> &[Box<[RegionId]>] {
+        &self.rankings
+    }
+
+    /// The class of `client`.
+    pub fn class(&self, client: IpAddr) -> u32 {
+        let class = match located(client) {
+            Located::V4(ip, _) => self.v4.get(ip.into()),
+            Located::V6(ip) => self.v6.get(key_v6(ip)),
+        };
+        class.unwrap_or(0)
+    }
+
+    /// The map in which each class has the value that `of` gives it: neighbours with the same
+    /// value are one.
+    pub fn map(&self, mut of: impl FnMut(u32) -> u16) -> NetworkMap {
+        NetworkMap::new(self.v4.map(&mut of), self.v6.map(&mut of))
+    }
+}
+
+impl NetworkMap {
+    fn new(v4: Steps<u32, u16>, v6: Steps<u64, u16>) -> Self {
+        let mut row = 0;
+        let index = (0..=u32::from(u16::MAX))
+            .map(|bucket| {
+                let start = bucket << 16;
+                while v4.starts.get(row + 1).is_some_and(|next| *next <= start) {
+                    row += 1;
+                }
+                u32::try_from(row).unwrap_or(0)
+            })
+            .collect();
+        Self { v4, v6, index }
+    }
+
+    /// The value of `client`, and the length of the widest prefix around it, in its own family,
+    /// in which every client has that value.
+    pub fn lookup(&self, client: IpAddr) -> (u16, u8) {
+        match located(client) {
+            Located::V4(ip, before) => {
+                let key = u32::from(ip);
+                let row = self.row_v4(key);
+                let (first, behind) = self.v4.bounds(row);
+                (value(&self.v4, row), before + widest(key, first, behind))
+            }
+            Located::V6(ip) => {
+                let key = key_v6(ip);
+                let row = self.v6.row(key);
+                let (first, behind) = without_islands(key, self.v6.bounds(row));
+                (value(&self.v6, row), widest(key, first, behind))
+            }
+        }
+    }
+
+    /// How many IPv4 addresses have each value, by value.
+    pub fn addresses_v4(&self) -> Vec<u64> {
+        let mut counts = Vec::new();
+        for (row, value) in self.v4.values.iter().enumerate() {
+            let start = self.v4.starts.get(row).map_or(0, |start| u64::from(*start));
+            let end = self.v4.starts.get(row + 1).map_or(1 << 32, |next| u64::from(*next));
+            let value = usize::from(*value);
+            if counts.len() <= value {
+                counts.resize(value + 1, 0);
+            }
+            if let Some(count) = counts.get_mut(value) {
+                *count += end - start;
+            }
+        }
+        counts
+    }
+
+    /// Of how many networks it consists: IPv4, IPv6.
+    pub fn len(&self) -> (usize, usize) {
+        (self.v4.starts.len(), self.v6.starts.len())
+    }
+
+    fn row_v4(&self, key: u32) -> usize {
+        let bucket = (key >> 16) as usize;
+        let low = self.index.get(bucket).map_or(0, |row| *row as usize);
+        let high = self.index.get(bucket + 1).map_or(self.v4.starts.len(), |row| *row as usize + 1);
+        let within = self.v4.starts.get(low..high).unwrap_or(&[]);
+        (low + within.partition_point(|start| *start <= key)).saturating_sub(1)
+    }
+}
+
+fn value<K>(steps: &Steps<K, u16>, row: usize) -> u16 {
+    steps.values.get(row).copied().unwrap_or(0)
+}
+
+/// The classes found so far.
+struct Classes<'a> {
+    atlas: &'a Atlas,
+    sites: &'a [Site],
+    preferences: &'a Preferences,
+    rankings: Vec<Box<[RegionId]>>,
+    by_ranking: HashMap<Box<[RegionId]>, u32>,
+    /// By network rule and place: what ranking depends on.
+    known: HashMap<(NetworkRule, u32), u32>,
+}
+
+/// A rule that looks at the client's network, if one applies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum NetworkRule {
+    None,
+    /// A row of [`Preferences::prefixes`].
+    Prefix(u32),
+    /// An autonomous system in [`Preferences::asns`].
+    Asn(u32),
+}
+
+impl<'a> Classes<'a> {
+    fn new(atlas: &'a Atlas, sites: &'a [Site], preferences: &'a Preferences) -> Self {
+        Self {
+            atlas,
+            sites,
+            preferences,
+            rankings: Vec::new(),
+            by_ranking: HashMap::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// Where the rules for prefixes apply.
+    fn prefix_rules(&self) -> (Steps<u32, Option<u32>>, Steps<u64, Option<u32>>) {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (row, (prefix, _)) in (0u32..).zip(&self.preferences.prefixes) {
+            match Span::of(*prefix) {
+                Span::V4(first, last) => v4.push((first, last, Some(row))),
+                Span::V6(first, last) => v6.push((first, last, Some(row))),
+            }
+        }
+        (Steps::of_networks(v4, None), Steps::of_networks(v6, None))
+    }
+
+    /// The class of every network of a family.
+    fn of_layers<K: Key>(
+        &mut self,
+        layers: &Layers<K>,
+        prefixes: &Steps<K, Option<u32>>,
+    ) -> Steps<K, u32> {
+        let asns = &self.preferences.asns;
+        let by_asn = layers.asns.map(|asn| asns.contains_key(&asn).then_some(asn));
+        let rules = prefixes.with(&by_asn, |prefix, asn| match (prefix, asn) {
+            (Some(row), _) => NetworkRule::Prefix(row),
+            (None, Some(asn)) => NetworkRule::Asn(asn),
+            (None, None) => NetworkRule::None,
+        });
+        rules.with(&layers.places, |rule, place| self.class(rule, place))
+    }
+
+    fn class(&mut self, network_rule: NetworkRule, place: u32) -> u32 {
+        if let Some(class) = self.known.get(&(network_rule, place)) {
+            return *class;
+        }
+        let rule = match network_rule {
+            NetworkRule::None => None,
+            NetworkRule::Prefix(row) => {
+                let rule = self.preferences.prefixes.get(row as usize);
+                rule.map(|(prefix, regions)| (Rule::Prefix(*prefix), regions.as_slice()))
+            }
+            NetworkRule::Asn(asn) => {
+                let regions = self.preferences.asns.get(&asn);
+                regions.map(|regions| (Rule::Asn(asn), regions.as_slice()))
+            }
+        };
+        let location = self.atlas.location(place);
+        let ranking = rank_by(&location, rule, self.sites, self.preferences);
+        let order: Box<[RegionId]> = ranking.regions.iter().map(|ranked| ranked.region).collect();
+        // There are no more classes than places and rules, which are counted in 32 bits each.
+        let next = u32::try_from(self.rankings.len()).unwrap_or(u32::MAX);
+        let rankings = &mut self.rankings;
+        let class = *self.by_ranking.entry(order).or_insert_with_key(|order| {
+            rankings.push(order.clone());
+            next
+        });
+        self.known.insert((network_rule, place), class);
+        class
+    }
+}

@@ -1,0 +1,385 @@
+//! GeoIP databases in the MaxMind DB format, with the schemas that people really have.
+//!
+//! A file is bytes in memory, verified whole before anything is believed: a file that is mapped
+//! can change or shrink under the reader. What a record means is found out from the records:
+//!
+//! | schema | files | fields |
+//! |---|---|---|
+//! | nested | GeoIP2, GeoLite2 and DB-IP, City and Country | `country.iso_code`, `location.latitude` |
+//! | flat | ipinfo, IP2Location, ip-location-db | `country_code`, `latitude` or `lat` or `loc` |
+//! | ASN | GeoLite2, DB-IP and ipinfo ASN | `autonomous_system_number` or `asn` |
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use maxminddb::{MaxMindDbError, Reader, WithinOptions};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::atlas::Place;
+use super::codes::{Country, Subdivision};
+use super::coordinates::Coordinates;
+use super::networks::{Key, Steps, key_v6};
+
+/// A database, verified.
+#[derive(Debug)]
+pub struct Database {
+    reader: Reader<Vec<u8>>,
+    description: Description,
+}
+
+/// What a database says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Description {
+    /// Its type, such as `GeoLite2-City`.
+    pub database_type: String,
+    /// When it was built, in seconds since the Unix epoch.
+    pub build_epoch: u64,
+    /// What its records look like.
+    pub schema: Schema,
+    /// Whether it has IPv6 networks.
+    pub ipv6: bool,
+    /// Its size in octets.
+    pub size: usize,
+}
+
+/// What records look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Schema {
+    /// Maps within maps, as MaxMind has them.
+    Nested,
+    /// One map with a field for everything.
+    Flat,
+    /// Autonomous systems, no places.
+    Asn,
+}
+
+/// Why a file is no database that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// There is nothing in it.
+    #[error("the file is empty; expected a GeoIP database (.mmdb)")]
+    Empty,
+    /// Its structure is broken.
+    #[error("not an intact GeoIP database (.mmdb): {0}; fetch it again")]
+    Broken(#[source] MaxMindDbError),
+    /// No network has a record.
+    #[error("the database has no records; expected networks with places")]
+    NoRecords,
+    /// Its records are about something else.
+    #[error(
+        "the records of this database (type {database_type}) have none of the fields that tell \
+         a place or an autonomous system; their fields: {fields}"
+    )]
+    Schema {
+        /// What the file says it is.
+        database_type: String,
+        /// What its first record has.
+        fields: String,
+    },
+    /// A record's fields have the wrong types.
+    #[error("a record of this database (type {database_type}) cannot be read: {source}")]
+    Record {
+        /// What the file says it is.
+        database_type: String,
+        /// What is wrong.
+        source: MaxMindDbError,
+    },
+    /// It tells something else than what it is to be used for.
+    #[error("this database (type {database_type}) tells {found}; expected one that tells {wanted}")]
+    Purpose {
+        /// What the file says it is.
+        database_type: String,
+        /// What it tells.
+        found: &'static str,
+        /// What it should tell.
+        wanted: &'static str,
+    },
+}
+
+impl Database {
+    /// Reads a database that tells places.
+    ///
+    /// # Errors
+    /// If `bytes` are not an intact database of that kind.
+    pub fn read(bytes: Vec<u8>) -> Result<Self, DatabaseError> {
+        let database = Self::verified(bytes)?;
+        if database.description.schema == Schema::Asn {
+            return Err(database.purpose("autonomous systems", "places"));
+        }
+        database.for_each(|_, _| (), |_| ())?;
+        Ok(database)
+    }
+
+    /// Reads a database that tells autonomous systems.
+    ///
+    /// # Errors
+    /// If `bytes` are not an intact database of that kind.
+    pub fn read_asns(bytes: Vec<u8>) -> Result<Self, DatabaseError> {
+        let database = Self::verified(bytes)?;
+        if database.description.schema == Schema::Nested {
+            return Err(database.purpose("places", "autonomous systems"));
+        }
+        Ok(database)
+    }
+
+    /// What it says of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn verified(bytes: Vec<u8>) -> Result<Self, DatabaseError> {
+        if bytes.is_empty() {
+            return Err(DatabaseError::Empty);
+        }
+        let size = bytes.len();
+        let reader = Reader::from_source(bytes).map_err(DatabaseError::Broken)?;
+        reader.verify().map_err(DatabaseError::Broken)?;
+        let schema = schema(&reader)?;
+        let metadata = reader.metadata();
+        let description = Description {
+            database_type: metadata.database_type.clone(),
+            build_epoch: metadata.build_epoch,
+            schema,
+            ipv6: metadata.ip_version == 6,
+            size,
+        };
+        Ok(Self { reader, description })
+    }
+
+    fn purpose(&self, found: &'static str, wanted: &'static str) -> DatabaseError {
+        let database_type = self.description.database_type.clone();
+        DatabaseError::Purpose { database_type, found, wanted }
+    }
+
+    /// The row that `row_of` gives each network's place; 0 where there is none.
+    pub(super) fn places(
+        &self,
+        mut row_of: impl FnMut(Place) -> u32,
+    ) -> (Steps<u32, u32>, Steps<u64, u32>) {
+        self.steps(|record| row_of(record.place))
+    }
+
+    /// Each network's autonomous system; 0 where none is known.
+    pub(super) fn asns(&self) -> (Steps<u32, u32>, Steps<u64, u32>) {
+        self.steps(|record| record.asn.unwrap_or(0))
+    }
+
+    fn steps(&self, mut value_of: impl FnMut(Record) -> u32) -> (Steps<u32, u32>, Steps<u64, u32>) {
+        let (mut v4, mut v6) = (Steps::all(0), Steps::all(0));
+        // Every record was read when the database was, so no error is left to come.
+        let _read_before = self.for_each(
+            |(first, length), value| match first {
+                IpAddr::V4(ip) => {
+                    let first = u32::from(ip);
+                    let last = first | u32::MAX.checked_shr(length).unwrap_or(0);
+                    lay(&mut v4, first, last, value);
+                }
+                IpAddr::V6(ip) => {
+                    let first = key_v6(ip);
+                    let last = first | u64::MAX.checked_shr(length).unwrap_or(0);
+                    lay(&mut v6, first, last, value);
+                }
+            },
+            &mut value_of,
+        );
+        (v4, v6)
+    }
+
+    /// Hands out every network (address and prefix length) in ascending order, with what `value_of` makes of its record;
+    /// a record that many networks share is read once.
+    fn for_each<V: Copy>(
+        &self,
+        mut network: impl FnMut((IpAddr, u32), V),
+        mut value_of: impl FnMut(Record) -> V,
+    ) -> Result<(), DatabaseError> {
+        let unreadable = |source| DatabaseError::Record {
+            database_type: self.description.database_type.clone(),
+            source,
+        };
+        let mut known: HashMap<usize, V> = HashMap::new();
+        let networks = self.reader.networks(WithinOptions::default()).map_err(unreadable)?;
+        for result in networks {
+            let found = result.map_err(unreadable)?;
+            let Some(offset) = found.offset() else { continue };
+            let value = match known.get(&offset) {
+                Some(value) => *value,
+                None => {
+                    let record = match self.description.schema {
+                        Schema::Nested => found.decode::<Nested>().map(|raw| raw.map(Into::into)),
+                        Schema::Flat | Schema::Asn => {
+                            found.decode::<Flat>().map(|raw| raw.map(Into::into))
+                        }
+                    };
+                    let value = value_of(record.map_err(unreadable)?.unwrap_or_default());
+                    known.insert(offset, value);
+                    value
+                }
+            };
+            let found = found.network().map_err(unreadable)?;
+            network((found.ip(), found.prefix().into()), value);
+        }
+        Ok(())
+    }
+}
+
+/// Lays the next network, in ascending order, on `steps`.
+fn lay<K: Key>(steps: &mut Steps<K, u32>, first: K, last: K, value: u32) {
+    steps.push(first, value);
+    if let Some(behind) = last.next() {
+        steps.push(behind, 0);
+    }
+}
+
+/// What a record tells.
+#[derive(Default)]
+struct Record {
+    place: Place,
+    asn: Option<u32>,
+}
+
+/// Finds out what the records look like: from the first one that has any of the fields.
+fn schema(reader: &Reader<Vec<u8>>) -> Result<Schema, DatabaseError> {
+    let mut fields = None;
+    let networks = reader.networks(WithinOptions::default()).map_err(DatabaseError::Broken)?;
+    for result in networks.take(RECORDS_LOOKED_AT) {
+        let found = result.map_err(DatabaseError::Broken)?;
+        let Some(record) = found.decode::<Value>().map_err(DatabaseError::Broken)? else {
+            continue;
+        };
+        let is_map = |key: &str| record.get(key).is_some_and(Value::is_object);
+        let has = |key: &&str| record.get(*key).is_some_and(|value| !value.is_object());
+        if ["country", "continent", "location", "registered_country"].into_iter().any(is_map) {
+            return Ok(Schema::Nested);
+        }
+        if ["country_code", "country", "latitude", "lat", "loc"].iter().any(has) {
+            return Ok(Schema::Flat);
+        }
+        if ["autonomous_system_number", "asn"].iter().any(has) {
+            return Ok(Schema::Asn);
+        }
+        fields.get_or_insert_with(|| match &record {
+            Value::Object(map) => map.keys().take(20).cloned().collect::<Vec<_>>().join(", "),
+            _ => "none".to_owned(),
+        });
+    }
+    let fields = fields.ok_or(DatabaseError::NoRecords)?;
+    Err(DatabaseError::Schema { database_type: reader.metadata().database_type.clone(), fields })
+}
+
+/// Some files begin with records that tell little, such as those of reserved networks.
+const RECORDS_LOOKED_AT: usize = 1000;
+
+#[derive(Deserialize)]
+struct Nested<'r> {
+    #[serde(borrow)]
+    continent: Option<Coded<'r>>,
+    #[serde(borrow)]
+    country: Option<Coded<'r>>,
+    #[serde(borrow)]
+    registered_country: Option<Coded<'r>>,
+    #[serde(borrow, default)]
+    subdivisions: Vec<Coded<'r>>,
+    #[serde(borrow)]
+    city: Option<Named<'r>>,
+    location: Option<Point>,
+}
+
+#[derive(Deserialize)]
+struct Coded<'r> {
+    #[serde(alias = "code")]
+    iso_code: Option<&'r str>,
+}
+
+#[derive(Deserialize)]
+struct Named<'r> {
+    #[serde(borrow)]
+    names: Option<English<'r>>,
+}
+
+#[derive(Deserialize)]
+struct English<'r> {
+    en: Option<&'r str>,
+}
+
+#[derive(Deserialize)]
+struct Point {
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+}
+
+impl From<Nested<'_>> for Record {
+    fn from(raw: Nested<'_>) -> Self {
+        let code = |coded: Option<Coded<'_>>| coded.and_then(|coded| coded.iso_code?.parse().ok());
+        let country: Option<Country> = code(raw.country).or_else(|| code(raw.registered_country));
+        let part = raw.subdivisions.first().and_then(|part| part.iso_code);
+        let place = Place {
+            continent: raw.continent.and_then(|coded| coded.iso_code?.parse().ok()),
+            country,
+            subdivision: country.zip(part).and_then(|(country, part)| subdivision(country, part)),
+            city: raw.city.and_then(|city| city.names?.en).map(Box::from),
+            at: raw.location.and_then(|point| Coordinates::new(point.latitude?, point.longitude?)),
+        };
+        Self { place, asn: None }
+    }
+}
+
+/// A flat record. Numbers are texts in some files, so those fields are looked at afterwards.
+#[derive(Deserialize)]
+struct Flat<'r> {
+    #[serde(alias = "continent")]
+    continent_code: Option<&'r str>,
+    country_code: Option<&'r str>,
+    country: Option<&'r str>,
+    #[serde(alias = "region_code")]
+    state_code: Option<&'r str>,
+    city: Option<&'r str>,
+    #[serde(alias = "lat")]
+    latitude: Option<Value>,
+    #[serde(alias = "lng", alias = "lon")]
+    longitude: Option<Value>,
+    loc: Option<&'r str>,
+    #[serde(alias = "autonomous_system_number")]
+    asn: Option<Value>,
+}
+
+impl From<Flat<'_>> for Record {
+    fn from(raw: Flat<'_>) -> Self {
+        // `country` is a code in some files and a name in others.
+        let codes = [raw.country_code, raw.country];
+        let country: Option<Country> =
+            codes.into_iter().flatten().find_map(|code| code.parse().ok());
+        let fields = || Some((number(raw.latitude.as_ref()?)?, number(raw.longitude.as_ref()?)?));
+        let joined = || {
+            let (latitude, longitude) = raw.loc?.split_once(',')?;
+            Some((latitude.trim().parse().ok()?, longitude.trim().parse().ok()?))
+        };
+        let point: Option<(f64, f64)> = fields().or_else(joined);
+        let place = Place {
+            continent: raw.continent_code.and_then(|code| code.parse().ok()),
+            country,
+            subdivision: country
+                .zip(raw.state_code)
+                .and_then(|(country, part)| subdivision(country, part)),
+            city: raw.city.filter(|city| !city.is_empty()).map(Box::from),
+            at: point.and_then(|(latitude, longitude)| Coordinates::new(latitude, longitude)),
+        };
+        Self { place, asn: raw.asn.as_ref().and_then(as_number) }
+    }
+}
+
+/// A part's code, with the country's before it or without.
+fn subdivision(country: Country, part: &str) -> Option<Subdivision> {
+    Subdivision::from_str(part).ok().or_else(|| Subdivision::new(country, part))
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// 64500, "64500" or "AS64500".
+fn as_number(value: &Value) -> Option<u32> {
+    let number = || u32::try_from(value.as_u64()?).ok();
+    number().or_else(|| value.as_str()?.trim().trim_start_matches("AS").parse().ok())
+}

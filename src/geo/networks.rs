@@ -1,0 +1,193 @@
+//! Networks as steps: where a value begins. The next step is where it ends.
+//!
+//! IPv4 addresses are keys of 32 bits. Of IPv6 addresses the upper 64 bits are: a /64 is one link
+//! (RFC 4291 §2.5.4), so whoever shares one is in one place.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// The part of an address that networks are made of.
+pub(super) trait Key: Copy + Ord {
+    /// The lowest key.
+    const FIRST: Self;
+
+    /// The key after this one; `None` behind the last.
+    fn next(self) -> Option<Self>;
+
+    /// The key before this one; `None` before the first.
+    fn previous(self) -> Option<Self>;
+
+    /// How many leading bits two keys share.
+    fn shared_bits(self, other: Self) -> u8;
+}
+
+macro_rules! key {
+    ($int:ty) => {
+        impl Key for $int {
+            const FIRST: Self = 0;
+
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+
+            fn previous(self) -> Option<Self> {
+                self.checked_sub(1)
+            }
+
+            #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
+            fn shared_bits(self, other: Self) -> u8 {
+                (self ^ other).leading_zeros() as u8
+            }
+        }
+    };
+}
+
+key!(u32);
+key!(u64);
+
+/// The key of an IPv6 address.
+pub(super) fn key_v6(ip: Ipv6Addr) -> u64 {
+    u64::try_from(u128::from(ip) >> 64).unwrap_or(0)
+}
+
+/// First and last key of a network, in its family. An IPv6 network within one /64 is that /64.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Span {
+    V4(u32, u32),
+    V6(u64, u64),
+}
+
+impl Span {
+    pub(super) fn of(network: IpNet) -> Self {
+        match (network.network(), network.broadcast()) {
+            (IpAddr::V6(first), IpAddr::V6(last)) => Self::V6(key_v6(first), key_v6(last)),
+            (IpAddr::V4(first), IpAddr::V4(last)) => Self::V4(first.into(), last.into()),
+            // A network has both its ends in one family.
+            _ => Self::V4(0, 0),
+        }
+    }
+}
+
+/// A value for every key: each step holds from its key to the next step's. The first step is at
+/// the first key, and neighbours differ.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Steps<K, V> {
+    pub(super) starts: Vec<K>,
+    pub(super) values: Vec<V>,
+}
+
+impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
+    /// The same value everywhere.
+    pub(super) fn all(value: V) -> Self {
+        Self { starts: vec![K::FIRST], values: vec![value] }
+    }
+
+    /// The networks of `spans`, the narrower over the wider, over `elsewhere`. Networks are nested
+    /// or apart. Of equal ones the last counts.
+    pub(super) fn of_networks(mut spans: Vec<(K, K, V)>, elsewhere: V) -> Self {
+        spans.sort_by(|(a, a_last, _), (b, b_last, _)| a.cmp(b).then(b_last.cmp(a_last)));
+        let mut steps = Self { starts: Vec::new(), values: Vec::new() };
+        steps.push(K::FIRST, elsewhere);
+        // The networks around the place that has been reached, the widest first.
+        let mut around: Vec<(K, V)> = Vec::new();
+        for (first, last, value) in spans {
+            steps.close(&mut around, elsewhere, Some(first));
+            steps.push(first, value);
+            around.push((last, value));
+        }
+        steps.close(&mut around, elsewhere, None);
+        steps
+    }
+
+    /// Ends the networks that end before `until`.
+    fn close(&mut self, around: &mut Vec<(K, V)>, elsewhere: V, until: Option<K>) {
+        while let Some((last, _)) = around.last().copied() {
+            if until.is_some_and(|until| until <= last) {
+                return;
+            }
+            around.pop();
+            let behind = around.last().map_or(elsewhere, |(_, value)| *value);
+            if let Some(after) = last.next() {
+                self.push(after, behind);
+            }
+        }
+    }
+
+    /// From `start` on, the value is `value`. Starts come in ascending order; of several at one
+    /// key the last counts.
+    pub(super) fn push(&mut self, start: K, value: V) {
+        if self.starts.last() == Some(&start) {
+            self.starts.pop();
+            self.values.pop();
+        }
+        if self.values.last() != Some(&value) {
+            self.starts.push(start);
+            self.values.push(value);
+        }
+    }
+
+    /// The value that `combine` makes of both, everywhere.
+    pub(super) fn with<W: Copy + PartialEq, R: Copy + PartialEq>(
+        &self,
+        other: &Steps<K, W>,
+        mut combine: impl FnMut(V, W) -> R,
+    ) -> Steps<K, R> {
+        let mut result = Steps { starts: Vec::new(), values: Vec::new() };
+        let mut ours = self.starts.iter().copied().zip(self.values.iter().copied()).peekable();
+        let mut theirs = other.starts.iter().copied().zip(other.values.iter().copied()).peekable();
+        let (Some((start, mut left)), Some((_, mut right))) = (ours.next(), theirs.next()) else {
+            return result;
+        };
+        result.push(start, combine(left, right));
+        loop {
+            let start = match (ours.peek(), theirs.peek()) {
+                (Some((a, _)), Some((b, _))) => *a.min(b),
+                (Some((a, _)), None) => *a,
+                (None, Some((b, _))) => *b,
+                (None, None) => return result,
+            };
+            if let Some((_, value)) = ours.next_if(|(at, _)| *at == start) {
+                left = value;
+            }
+            if let Some((_, value)) = theirs.next_if(|(at, _)| *at == start) {
+                right = value;
+            }
+            result.push(start, combine(left, right));
+        }
+    }
+
+    /// The value that `of` makes of each, neighbours merged.
+    pub(super) fn map<R: Copy + PartialEq>(&self, mut of: impl FnMut(V) -> R) -> Steps<K, R> {
+        let mut result = Steps { starts: Vec::new(), values: Vec::new() };
+        for (start, value) in self.starts.iter().zip(&self.values) {
+            result.push(*start, of(*value));
+        }
+        result
+    }
+
+    /// The row of the step that `key` is on.
+    pub(super) fn row(&self, key: K) -> usize {
+        self.starts.partition_point(|start| *start <= key).saturating_sub(1)
+    }
+
+    /// The value at `key`, if there is any step.
+    pub(super) fn get(&self, key: K) -> Option<V> {
+        self.values.get(self.row(key)).copied()
+    }
+
+    /// First and last key of the step in `row`; `None` for an open end.
+    pub(super) fn bounds(&self, row: usize) -> (Option<K>, Option<K>) {
+        let first = self.starts.get(row).copied().filter(|first| *first > K::FIRST);
+        let behind = self.starts.get(row + 1).copied();
+        (first, behind)
+    }
+}
+
+/// The length of the widest network around `key` in which nothing from `first` on, nor up to
+/// before `behind`, is left: 1 more than what `key` shares with either neighbour outside.
+pub(super) fn widest<K: Key>(key: K, first: Option<K>, behind: Option<K>) -> u8 {
+    let outside = [first.and_then(K::previous), behind];
+    let shared = outside.into_iter().flatten().map(|neighbour| key.shared_bits(neighbour) + 1);
+    shared.max().unwrap_or(0)
+}

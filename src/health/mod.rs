@@ -1,0 +1,28 @@
+//! The way of a fact: from what a probe saw to what is believed of a target. Sans-IO.
+//!
+//! ```text
+//! poll_probe → (the driver probes) → handle_probe → verdict → poll_change → (steer decides)
+//!      ↑                                               │
+//!      └── handle_timeout ← poll_timeout ←─────────────┘
+//! ```
+//!
+//! The driver owns a [`Monitor`] and, after every `handle_*` call, polls in this order until each
+//! gives `None`: [`Monitor::poll_probe`] (work to do now), [`Monitor::poll_change`] (what is
+//! believed differently), [`Monitor::poll_timeout`] (when to call [`Monitor::handle_timeout`]).
+//! Each order of a probe is answered by one `handle_probe`, however the probe ended.
+//!
+//! To this room an endpoint is a [`TargetId`]: it knows no names and no places.
+
+mod check;
+mod monitor;
+mod outcome;
+mod schedule;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use check::{Check, Expect, HttpCheck, StatusRange, TlsCheck};
+pub use monitor::{Change, Monitor, Order};
+pub use outcome::{Failure, Outcome, Report, Stage};
+pub use schedule::{Schedule, Timeout};
+pub use table::{HealthTable, State, TargetHealth};

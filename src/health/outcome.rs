@@ -1,0 +1,121 @@
+//! What one probe saw.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What one probe saw, and how long it took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// What it saw.
+    pub outcome: Outcome,
+    /// From the beginning of the probe to its end.
+    pub latency: Duration,
+}
+
+/// Whether the target did what its check expects.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Outcome {
+    /// It did.
+    Success,
+    /// It did not.
+    Failure(Failure),
+}
+
+/// Why a probe failed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Failure {
+    /// The connection was refused: nobody listens.
+    Refused,
+    /// The network says that there is no way to the target.
+    Unreachable,
+    /// Nothing came in time.
+    TimedOut(Stage),
+    /// The connection was closed or reset before the answer was complete.
+    Closed(Stage),
+    /// The certificate is not valid for the name, or not trusted.
+    Certificate,
+    /// The TLS handshake failed for another reason.
+    Tls,
+    /// The status is not among the expected ones.
+    Status(u16),
+    /// The expected text is not in the body.
+    TextMissing,
+    /// What came is no HTTP.
+    Malformed,
+    /// The prober itself could not probe: out of sockets or memory. Says nothing of the target.
+    Local,
+}
+
+/// How far a probe came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stage {
+    /// While the TCP connection was made.
+    Connect,
+    /// During the TLS handshake.
+    Handshake,
+    /// Before the status line and header were complete.
+    Head,
+    /// Within the body.
+    Body,
+}
+
+impl Outcome {
+    /// Is it a success?
+    pub fn is_success(self) -> bool {
+        self == Self::Success
+    }
+
+    /// A word for it, one of a fixed few: the label of a counter.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure(Failure::Refused) => "refused",
+            Self::Failure(Failure::Unreachable) => "unreachable",
+            Self::Failure(Failure::TimedOut(_)) => "timeout",
+            Self::Failure(Failure::Closed(_)) => "closed",
+            Self::Failure(Failure::Certificate) => "certificate",
+            Self::Failure(Failure::Tls) => "tls",
+            Self::Failure(Failure::Status(_)) => "status",
+            Self::Failure(Failure::TextMissing) => "text_missing",
+            Self::Failure(Failure::Malformed) => "malformed",
+            Self::Failure(Failure::Local) => "local",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Success => f.write_str("ok"),
+            Self::Failure(failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Unreachable => f.write_str("network unreachable"),
+            Self::TimedOut(stage) => write!(f, "no answer in time, {stage}"),
+            Self::Closed(stage) => write!(f, "connection closed, {stage}"),
+            Self::Certificate => f.write_str("certificate not valid"),
+            Self::Tls => f.write_str("TLS handshake failed"),
+            Self::Status(status) => write!(f, "unexpected status {status}"),
+            Self::TextMissing => f.write_str("expected text not in the body"),
+            Self::Malformed => f.write_str("malformed HTTP"),
+            Self::Local => f.write_str("this node could not probe"),
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connecting",
+            Self::Handshake => "in the TLS handshake",
+            Self::Head => "before the response",
+            Self::Body => "within the body",
+        })
+    }
+}

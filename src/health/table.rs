@@ -1,0 +1,68 @@
+//! What is believed of every target.
+
+use std::fmt;
+
+use super::outcome::Report;
+use crate::ids::TargetId;
+use crate::time::Instant;
+
+/// What is believed of a target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum State {
+    /// There is no verdict yet, which is neither up nor down.
+    #[default]
+    Unknown,
+    /// It does what its check expects.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// What is believed of a target, since when, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TargetHealth {
+    /// What is believed.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+    /// It is up and has failed a probe; the re-probes are on their way.
+    pub suspected: bool,
+    /// When the failures in a row began, if the last outcome was one.
+    pub failing_since: Option<Instant>,
+    /// Successes in a row towards coming back up.
+    pub risen: u32,
+    /// What the last probe saw, and when.
+    pub last: Option<(Instant, Report)>,
+}
+
+/// What is believed of every target, by id.
+#[derive(Clone, Debug, Default)]
+pub struct HealthTable {
+    rows: Vec<TargetHealth>,
+}
+
+impl HealthTable {
+    /// What is believed of `target`; nothing yet, if it is not watched.
+    pub fn get(&self, target: TargetId) -> TargetHealth {
+        self.rows.get(target.index()).copied().unwrap_or_default()
+    }
+
+    /// The row of `target`, made if it is not there.
+    pub(super) fn row(&mut self, target: TargetId) -> &mut TargetHealth {
+        let index = target.index();
+        if index >= self.rows.len() {
+            self.rows.resize_with(index + 1, TargetHealth::default);
+        }
+        &mut self.rows[index]
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+        })
+    }
+}

@@ -1,0 +1,34 @@
+//! The second stage: whose place counts.
+
+use std::net::IpAddr;
+
+use super::receive::Request;
+
+/// Whose place decides the answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    /// The resolver, where the packet came from.
+    resolver: IpAddr,
+    /// The client behind it, if the resolver names its subnet.
+    subnet: Option<IpAddr>,
+}
+
+/// The client of `request`. RFC 7871 §7.1.2: a SOURCE PREFIX-LENGTH of 0 says that the client's
+/// address is not to be used, so the resolver's own counts, as without the option.
+pub(super) fn of(request: &Request<'_>, resolver: IpAddr) -> Client {
+    let subnet = request.edns.and_then(|edns| edns.subnet).filter(|subnet| subnet.source > 0);
+    Client { resolver, subnet: subnet.and_then(|subnet| subnet.address) }
+}
+
+impl Client {
+    /// The address that is located: for services that look at subnets, and for those that do not.
+    pub(super) fn address(&self, ecs: bool) -> IpAddr {
+        self.subnet.filter(|_| ecs).unwrap_or(self.resolver)
+    }
+
+    /// The scope of an answer that is true for a prefix of this length around the address: 0 when
+    /// the subnet had no part in it.
+    pub(super) fn scope(&self, ecs: bool, prefix: u8) -> u8 {
+        if ecs && self.subnet.is_some() { prefix } else { 0 }
+    }
+}

@@ -1,0 +1,350 @@
+//! The last stage: an answer, written.
+//!
+//! Sections are written in their order. A record set that does not fit is taken back whole, and
+//! whoever wrote it says what that means: truncation for what was asked for, nothing for what
+//! would only have been kind to add.
+
+use super::Rcode;
+use super::edns::{Edns, OPTION_NSID, OPTION_SUBNET};
+use super::receive::{HEADER, Header, Request, TYPE_OPT};
+use super::resolve::Resolved;
+use super::{UDP_PAYLOAD, name::CLASS_IN};
+use crate::zone::{Part, Rdata, RrSet};
+
+/// An answer in the making.
+pub(super) struct Message<'o> {
+    out: &'o mut Vec<u8>,
+    limit: usize,
+    names: Names,
+    /// Records by section: answer, authority, additional.
+    counts: [u16; 3],
+    section: Section,
+    truncated: bool,
+}
+
+/// Where a record goes (RFC 1035 §4.1).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// The record set does not fit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Full;
+
+/// A header without anything behind it.
+pub(super) fn bare(out: &mut Vec<u8>, header: Header, rcode: Rcode) {
+    out.extend_from_slice(&header.id);
+    out.extend_from_slice(&flags(header, rcode, false, false));
+    out.extend_from_slice(&[0; 8]);
+}
+
+/// The two octets of flags: QR, the opcode and RD as they came, AA, TC (RFC 1035 §4.1.1).
+/// RA, AD and CD are never set: this server does not recurse and does not validate.
+fn flags(header: Header, rcode: Rcode, authoritative: bool, truncated: bool) -> [u8; 2] {
+    let first = 0x80
+        | header.opcode << 3
+        | u8::from(authoritative) << 2
+        | u8::from(truncated) << 1
+        | u8::from(header.recursion_desired);
+    let [_, low] = (rcode as u16).to_be_bytes();
+    [first, low & 0x0f]
+}
+
+impl<'o> Message<'o> {
+    /// A header, to be completed, and the question as it came.
+    pub(super) fn begin(out: &'o mut Vec<u8>, request: &Request<'_>, limit: usize) -> Self {
+        out.extend_from_slice(&request.header.id);
+        out.extend_from_slice(&[0; HEADER - 2]);
+        out.extend_from_slice(request.question.wire);
+        let mut names = Names::default();
+        names.add_suffixes(HEADER, request.question.name.as_wire());
+        // Room for the OPT record is set aside first: RFC 6891 §7 wants it also in a truncated
+        // answer.
+        let reserved = request.edns.as_ref().map_or(0, opt_length);
+        Self {
+            out,
+            limit: limit.saturating_sub(reserved),
+            names,
+            counts: [0; 3],
+            section: Section::Answer,
+            truncated: false,
+        }
+    }
+
+    /// Writes a record set of class IN whose owner is `owner`, a name in wire format.
+    pub(super) fn set(
+        &mut self,
+        section: Section,
+        owner: &[u8],
+        set: &RrSet,
+        ttl: u32,
+    ) -> Result<(), Full> {
+        let mark = self.mark(section);
+        for rdata in &set.rdata {
+            if self.record(owner, set.rtype.0, CLASS_IN, ttl, rdata).is_err() {
+                return Err(self.take_back(mark));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one record.
+    pub(super) fn one(
+        &mut self,
+        section: Section,
+        owner: &[u8],
+        (rtype, class, ttl): (u16, u16, u32),
+        rdata: &Rdata,
+    ) -> Result<(), Full> {
+        let mark = self.mark(section);
+        self.record(owner, rtype, class, ttl, rdata).map_err(|Full| self.take_back(mark))
+    }
+
+    /// Writes records that were made ahead; their first two octets are a pointer to the question,
+    /// and become one to `owner`.
+    pub(super) fn ready<'r>(
+        &mut self,
+        owner: &[u8],
+        records: impl Iterator<Item = &'r [u8]>,
+    ) -> Result<(), Full> {
+        let mark = self.mark(Section::Answer);
+        for record in records {
+            let Some((_, rest)) = record.split_first_chunk::<2>() else { continue };
+            self.write_name(owner);
+            self.out.extend_from_slice(rest);
+            self.count();
+            if self.out.len() > self.limit {
+                return Err(self.take_back(mark));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of whether a record set that has to be there is: without it the answer is
+    /// truncated, and the client is to ask again over TCP.
+    pub(super) fn required(&mut self, written: Result<(), Full>) -> bool {
+        self.truncated |= written.is_err();
+        written.is_ok()
+    }
+
+    /// Writes the OPT record and completes the header. True if the answer is truncated.
+    pub(super) fn finish(
+        mut self,
+        request: &Request<'_>,
+        resolved: &Resolved,
+        nsid: Option<&[u8]>,
+    ) -> bool {
+        // RFC 2181 §9: TC is set when required records are missing, and a client must not rely
+        // on what is left. An answer without records says so best.
+        if self.truncated || resolved.rcode == Rcode::ServFail {
+            self.out.truncate(HEADER + request.question.wire.len());
+            self.counts = [0; 3];
+        }
+        if let Some(edns) = &request.edns {
+            self.section = Section::Additional;
+            self.opt(edns, resolved, nsid);
+        }
+        let flags = flags(request.header, resolved.rcode, resolved.authoritative, self.truncated);
+        let [an, ns, ar] = self.counts.map(u16::to_be_bytes);
+        let head: [u8; HEADER - 2] =
+            [flags[0], flags[1], 0, 1, an[0], an[1], ns[0], ns[1], ar[0], ar[1]];
+        if let Some(place) = self.out.get_mut(2..HEADER) {
+            place.copy_from_slice(&head);
+        }
+        self.truncated
+    }
+
+    /// The OPT record (RFC 6891 §6.1.2).
+    fn opt(&mut self, edns: &Edns<'_>, resolved: &Resolved, nsid: Option<&[u8]>) {
+        let [extended, _] = (resolved.rcode as u16 >> 4 << 8).to_be_bytes();
+        self.out.push(0);
+        self.out.extend_from_slice(&TYPE_OPT.to_be_bytes());
+        self.out.extend_from_slice(&UDP_PAYLOAD.to_be_bytes());
+        self.out.extend_from_slice(&[extended, 0, u8::from(edns.dnssec_ok) << 7, 0]);
+        let length_at = self.out.len();
+        self.out.extend_from_slice(&[0, 0]);
+        if let Some(subnet) = &edns.subnet {
+            // RFC 7871 §7.2.1: FAMILY, SOURCE PREFIX-LENGTH and ADDRESS as they came.
+            self.option(OPTION_SUBNET, subnet.wire);
+            let scope_at = self.out.len() - subnet.wire.len() + 3;
+            if let Some(scope) = self.out.get_mut(scope_at) {
+                *scope = resolved.scope;
+            }
+        }
+        // The identifier is the one option whose length is the operator's: it goes where it fits.
+        if let Some(nsid) = nsid.filter(|nsid| edns.nsid && self.fits(edns, nsid)) {
+            self.option(OPTION_NSID, nsid);
+        }
+        let length = u16::try_from(self.out.len() - length_at - 2).unwrap_or(0);
+        if let Some(place) = self.out.get_mut(length_at..length_at + 2) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        self.count();
+    }
+
+    /// Is there room for the identifier? The rest of the OPT record had its room set aside.
+    fn fits(&self, edns: &Edns<'_>, nsid: &[u8]) -> bool {
+        self.out.len() + OPTION_HEAD + nsid.len() <= self.limit + opt_length(edns)
+    }
+
+    fn option(&mut self, code: u16, data: &[u8]) {
+        self.out.extend_from_slice(&code.to_be_bytes());
+        self.out.extend_from_slice(&u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
+        self.out.extend_from_slice(data);
+    }
+
+    fn record(
+        &mut self,
+        owner: &[u8],
+        rtype: u16,
+        class: u16,
+        ttl: u32,
+        rdata: &Rdata,
+    ) -> Result<(), Full> {
+        self.write_name(owner);
+        self.out.extend_from_slice(&rtype.to_be_bytes());
+        self.out.extend_from_slice(&class.to_be_bytes());
+        self.out.extend_from_slice(&ttl.to_be_bytes());
+        let length_at = self.out.len();
+        self.out.extend_from_slice(&[0, 0]);
+        for part in rdata.parts() {
+            match part {
+                Part::Name(name) => self.write_name(name),
+                Part::Bytes(bytes) => self.out.extend_from_slice(bytes),
+            }
+        }
+        let length = self.out.len() - length_at - 2;
+        let place = self.out.get_mut(length_at..length_at + 2);
+        if let (Ok(length), Some(place)) = (u16::try_from(length), place) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        self.count();
+        if self.out.len() > self.limit { Err(Full) } else { Ok(()) }
+    }
+
+    /// Writes a name, the longest part of it that was written before as a pointer
+    /// (RFC 1035 §4.1.4).
+    fn write_name(&mut self, name: &[u8]) {
+        let mut rest = name;
+        let start = self.out.len();
+        while let Some((length, behind)) = rest.split_first() {
+            if *length == 0 {
+                self.out.push(0);
+                break;
+            }
+            if let Some(offset) = self.names.find(self.out, rest) {
+                self.out.extend_from_slice(&(0xc000 | offset).to_be_bytes());
+                break;
+            }
+            let Some((label, after)) = behind.split_at_checked(usize::from(*length)) else { break };
+            self.out.push(*length);
+            self.out.extend_from_slice(label);
+            rest = after;
+        }
+        let written = name.len() - rest.len();
+        self.names.add_suffixes(start, name.get(..written).unwrap_or(name));
+    }
+
+    fn count(&mut self) {
+        if let Some(count) = self.counts.get_mut(self.section as usize) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    fn mark(&mut self, section: Section) -> Mark {
+        self.section = section;
+        Mark { length: self.out.len(), counts: self.counts, names: self.names.count }
+    }
+
+    fn take_back(&mut self, mark: Mark) -> Full {
+        self.out.truncate(mark.length);
+        self.counts = mark.counts;
+        self.names.count = mark.names;
+        Full
+    }
+}
+
+/// What is restored when a record set does not fit.
+#[derive(Clone, Copy)]
+struct Mark {
+    length: usize,
+    counts: [u16; 3],
+    names: usize,
+}
+
+/// The octets of an OPT record before its options.
+const OPT_FIXED: usize = 11;
+/// The octets of an option before its data.
+const OPTION_HEAD: usize = 4;
+
+/// The OPT record that must fit: without the identifier, which is left out where it does not.
+fn opt_length(edns: &Edns<'_>) -> usize {
+    OPT_FIXED + edns.subnet.map_or(0, |subnet| OPTION_HEAD + subnet.wire.len())
+}
+
+/// Where names stand in the message: what later ones may point to. Bounded, so that no message
+/// costs more than its length times this.
+struct Names {
+    offsets: [u16; Self::MOST],
+    count: usize,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { offsets: [0; Self::MOST], count: 0 }
+    }
+}
+
+impl Names {
+    /// Most answers have fewer than ten distinct suffixes.
+    const MOST: usize = 32;
+    /// A pointer has 14 bits.
+    const FARTHEST: usize = 0x3fff;
+
+    /// The labels of `name` were written at `start`: each begins a suffix.
+    fn add_suffixes(&mut self, start: usize, name: &[u8]) {
+        let mut at = 0;
+        while let Some(length) = name.get(at).filter(|length| **length > 0) {
+            let offset = u16::try_from(start + at).ok();
+            let Some(offset) = offset.filter(|_| start + at <= Self::FARTHEST) else { return };
+            let Some(slot) = self.offsets.get_mut(self.count) else { return };
+            *slot = offset;
+            self.count += 1;
+            at += 1 + usize::from(*length);
+        }
+    }
+
+    /// Where `name` already stands in `message`.
+    fn find(&self, message: &[u8], name: &[u8]) -> Option<u16> {
+        let known = self.offsets.get(..self.count)?;
+        known.iter().copied().find(|offset| stands_at(message, usize::from(*offset), name))
+    }
+}
+
+/// Does `name` stand at `at` in `message`? Case does not count (RFC 4343). Pointers lead only
+/// backwards, because this server wrote them.
+fn stands_at(message: &[u8], mut at: usize, mut name: &[u8]) -> bool {
+    while let (Some(there), Some(here)) = (message.get(at), name.first()) {
+        if there & 0xc0 == 0xc0 {
+            let low = message.get(at + 1).copied().unwrap_or(0);
+            at = usize::from(there & 0x3f) << 8 | usize::from(low);
+            continue;
+        }
+        let length = 1 + usize::from(*here);
+        let (Some(left), Some(right)) = (message.get(at..at + length), name.get(..length)) else {
+            return false;
+        };
+        if !left.eq_ignore_ascii_case(right) {
+            return false;
+        }
+        if *here == 0 {
+            return true;
+        }
+        at += length;
+        name = name.get(length..).unwrap_or(&[]);
+    }
+    false
+}

@@ -1,0 +1,181 @@
+//! The way of a query: bytes in, bytes out, nothing decided.
+//!
+//! ```text
+//! packet → receive → client → resolve (zone, then select) → respond → out
+//!          header,   ECS or   names, wildcards, CNAMEs,      sections, OPT,
+//!          question, peer     cuts; the ready answer of      truncation
+//!          OPT, ECS           the client's catchment
+//! ```
+//!
+//! [`answer`] is the only place where an answer is made, for every transport. It is synchronous,
+//! reads one [`Snapshot`] and allocates nothing but the growth of `out`. It answers every packet
+//! that is a query, whatever is in it, and is silent where an answer could make a loop.
+
+use std::net::SocketAddr;
+
+use crate::ids::{RegionId, ServiceId};
+use crate::snapshot::Snapshot;
+use crate::time::Instant;
+
+pub use receive::Silence;
+
+mod chaos;
+mod client;
+mod edns;
+mod message;
+mod name;
+mod receive;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use message::Message;
+use receive::{Header, Refusal, Request};
+use resolve::Resolved;
+
+/// Who asks, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Where the packet came from: a resolver, as a rule.
+    pub address: SocketAddr,
+    /// What carried it.
+    pub transport: Transport,
+}
+
+/// What carries messages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Transport {
+    /// Datagrams (RFC 1035 §4.2.1).
+    Udp,
+    /// Streams (RFC 7766).
+    Tcp,
+    /// DNS over TLS (RFC 7858).
+    Tls,
+    /// DNS over HTTPS (RFC 8484).
+    Https,
+    /// DNS over QUIC (RFC 9250).
+    Quic,
+}
+
+/// The largest answer over UDP, whatever the client says: what crosses the Internet unfragmented
+/// (DNS Flag Day 2020; RFC 9715 §3).
+pub const UDP_PAYLOAD: u16 = 1232;
+
+/// What became of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// `out` holds nothing, and nothing is to be sent.
+    Silent(Silence),
+    /// `out` holds the answer.
+    Answered(Summary),
+}
+
+/// What was answered, for the counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Summary {
+    /// The response code.
+    pub rcode: Rcode,
+    /// The service that was asked for, if any.
+    pub service: Option<ServiceId>,
+    /// The first region in the answer, if any.
+    pub region: Option<RegionId>,
+    /// Whether the client is told to ask again over TCP.
+    pub truncated: bool,
+}
+
+/// The response codes that are given (RFC 1035 §4.1.1, RFC 6891 §9).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u16)]
+pub enum Rcode {
+    /// No error.
+    NoError = 0,
+    /// The packet is malformed.
+    FormErr = 1,
+    /// The server cannot answer.
+    ServFail = 2,
+    /// The name does not exist.
+    NxDomain = 3,
+    /// The operation is not implemented.
+    NotImp = 4,
+    /// The server will not answer this.
+    Refused = 5,
+    /// The EDNS version is not known.
+    BadVers = 16,
+}
+
+/// Answers `packet`, which came from `peer`, as `snapshot` has it: at most what `peer` can take
+/// is left in `out`. The moment `now` is part of the query's way as of the fact's way: what
+/// expires is compared with it, never with a clock.
+pub fn answer(
+    snapshot: &Snapshot,
+    packet: &[u8],
+    peer: Peer,
+    _now: Instant,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    out.clear();
+    let request = match receive::receive(packet) {
+        Ok(request) => request,
+        Err(Refusal::Silence(reason)) => return Outcome::Silent(reason),
+        Err(Refusal::Bare(header, rcode)) => return refuse(header, rcode, out),
+        Err(Refusal::Full(request, rcode)) => {
+            return respond(snapshot, &request, peer, Resolved::only(rcode), out);
+        }
+    };
+    let mut message = Message::begin(out, &request, limit(&request, peer.transport));
+    let resolved = match request.question.class {
+        name::CLASS_IN => {
+            let client = client::of(&request, peer.address.ip());
+            resolve::resolve(snapshot, &request, &client, &mut message)
+        }
+        name::CLASS_CH => chaos::resolve(snapshot, &request, &mut message),
+        _ => Resolved::only(Rcode::Refused),
+    };
+    finish(snapshot, &request, message, resolved)
+}
+
+/// A header alone: what stands in the packet behind it could not be read.
+fn refuse(header: Header, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
+    message::bare(out, header, rcode);
+    Outcome::Answered(Summary { rcode, service: None, region: None, truncated: false })
+}
+
+/// The question and a response code, without a record.
+fn respond(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    peer: Peer,
+    resolved: Resolved,
+    out: &mut Vec<u8>,
+) -> Outcome {
+    let message = Message::begin(out, request, limit(request, peer.transport));
+    finish(snapshot, request, message, resolved)
+}
+
+fn finish(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    message: Message<'_>,
+    resolved: Resolved,
+) -> Outcome {
+    let identity = &snapshot.plan().identity;
+    let truncated = message.finish(request, &resolved, identity.nsid.as_deref());
+    Outcome::Answered(Summary {
+        rcode: resolved.rcode,
+        service: resolved.service,
+        region: resolved.region,
+        truncated,
+    })
+}
+
+/// How long the answer may be, in octets.
+fn limit(request: &Request<'_>, transport: Transport) -> usize {
+    match (transport, &request.edns) {
+        // RFC 6891 §6.2.3: values lower than 512 are treated as 512.
+        (Transport::Udp, Some(edns)) => usize::from(edns.payload.clamp(512, UDP_PAYLOAD)),
+        // RFC 1035 §2.3.4: UDP messages carry 512 octets or less.
+        (Transport::Udp, None) => 512,
+        // RFC 1035 §4.2.2: the length of a message over TCP is a field of two octets.
+        _ => usize::from(u16::MAX),
+    }
+}

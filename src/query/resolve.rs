@@ -1,0 +1,242 @@
+//! The third stage: from a name and a type to records (RFC 1034 §4.3.2).
+//!
+//! ```text
+//! name → zone → node ┬ steered: the ready answer of the client's catchment
+//!                    ├ CNAME: written, and on with its target, while that is in our zones
+//!                    ├ the set that was asked for
+//!                    └ no such set: NODATA          no node: NXDOMAIN          cut: a referral
+//! ```
+
+use std::ops::ControlFlow;
+
+use super::Rcode;
+use super::client::Client;
+use super::message::{Message, Section};
+use super::name::{CLASS_IN, LowerName};
+use super::receive::Request;
+use crate::ids::{RegionId, ServiceId};
+use crate::snapshot::{Body, Snapshot};
+use crate::steer::Family;
+use crate::time::Ttl;
+use crate::zone::{Cut, Found, Node, Rdata, RecordType, Zone};
+
+/// How a query was resolved: what of the answer is not a record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resolved {
+    pub(super) rcode: Rcode,
+    pub(super) authoritative: bool,
+    /// The SCOPE PREFIX-LENGTH of RFC 7871: 0 as long as nothing depended on the client.
+    pub(super) scope: u8,
+    pub(super) service: Option<ServiceId>,
+    pub(super) region: Option<RegionId>,
+}
+
+impl Resolved {
+    /// A response code without a record.
+    pub(super) fn only(rcode: Rcode) -> Self {
+        Self { rcode, authoritative: false, scope: 0, service: None, region: None }
+    }
+}
+
+/// How many CNAME records are followed. A chain in a loop ends here too: the resolver, which has
+/// its own limit, is told what was found so far.
+const LONGEST_CHAIN: usize = 8;
+
+/// Writes the records that answer `request`.
+pub(super) fn resolve(
+    snapshot: &Snapshot,
+    request: &Request<'_>,
+    client: &Client,
+    message: &mut Message<'_>,
+) -> Resolved {
+    let rtype = RecordType(request.question.rtype);
+    // Zones are not transferred; QTYPE ANY over all of a zone is what these two would be.
+    if matches!(rtype, RecordType::AXFR | RecordType::IXFR) {
+        return Resolved::only(Rcode::Refused);
+    }
+    let mut walk = Walk {
+        snapshot,
+        rtype,
+        client,
+        name: request.question.name,
+        resolved: Resolved::only(Rcode::NoError),
+    };
+    for step in 0..=LONGEST_CHAIN {
+        let Some(zone) = snapshot.plan().zones.find(walk.name.as_wire()) else {
+            // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
+            if step == 0 {
+                return Resolved::only(Rcode::Refused);
+            }
+            break;
+        };
+        if let ControlFlow::Break(()) = walk.step(zone, step == 0, message) {
+            break;
+        }
+    }
+    walk.resolved
+}
+
+/// One query on its way through the names.
+struct Walk<'w> {
+    snapshot: &'w Snapshot,
+    rtype: RecordType,
+    client: &'w Client,
+    /// The name that is looked up now: the question's, or a CNAME's target.
+    name: LowerName,
+    resolved: Resolved,
+}
+
+impl Walk<'_> {
+    /// Looks one name up; goes on if it led to another.
+    fn step(&mut self, zone: &Zone, first: bool, message: &mut Message<'_>) -> ControlFlow<()> {
+        match zone.find(self.name.as_wire()) {
+            Found::Delegation(cut) if !self.is_parent_side(&cut) => {
+                self.refer(zone, &cut, message);
+                ControlFlow::Break(())
+            }
+            Found::Delegation(cut) => {
+                self.resolved.authoritative |= first;
+                self.at_node(zone, cut.node, message)
+            }
+            Found::Node(node) => {
+                // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
+                self.resolved.authoritative |= first;
+                self.at_node(zone, node, message)
+            }
+            Found::NoName => {
+                self.resolved.authoritative |= first;
+                // RFC 2308 §2.1: also at the end of a chain.
+                self.resolved.rcode = Rcode::NxDomain;
+                self.deny(zone, None, message);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// RFC 4035 §3.1.4.1: the DS records of a cut are the parent's.
+    fn is_parent_side(&self, cut: &Cut<'_>) -> bool {
+        self.rtype == RecordType::DS && cut.is_at(self.name.as_wire())
+    }
+
+    fn at_node(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
+        if let Some(service) = node.steered
+            && let Some(flow) = self.at_service(zone, service, message)
+        {
+            return flow;
+        }
+        if let Some(alias) = node.set(RecordType::CNAME)
+            && self.rtype != RecordType::CNAME
+            && let Some(rdata) = alias.rdata.first()
+        {
+            return self.follow(rdata, alias.ttl, message);
+        }
+        if self.rtype == RecordType::ANY && !node.is_empty() {
+            self.minimise_any(message);
+        } else if let Some(set) = node.set(self.rtype) {
+            let owner = self.name;
+            let ttl = set.ttl.as_secs();
+            let written = message.set(Section::Answer, owner.as_wire(), set, ttl);
+            message.required(written);
+        } else {
+            self.deny(zone, None, message);
+        }
+        ControlFlow::Break(())
+    }
+
+    /// A steered name; `None` if what was asked for is not steered there.
+    fn at_service(
+        &mut self,
+        zone: &Zone,
+        id: ServiceId,
+        message: &mut Message<'_>,
+    ) -> Option<ControlFlow<()>> {
+        let service = self.snapshot.service(id)?;
+        self.resolved.service = Some(id);
+        let by_type = match self.rtype {
+            RecordType::A => service.selector(Family::V4),
+            RecordType::AAAA => service.selector(Family::V6),
+            _ => None,
+        };
+        let selector = service.selector(Family::Alias).or(by_type)?;
+        let ecs = self.snapshot.plan().services.get(id.index())?.ecs;
+        let (ready, prefix) = selector.select(self.client.address(ecs))?;
+        // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
+        self.resolved.scope = self.resolved.scope.max(self.client.scope(ecs, prefix));
+        self.resolved.region = ready.choice.regions.first().copied();
+        match &ready.body {
+            Body::Addresses(addresses) => {
+                let owner = self.name;
+                let written = message.ready(owner.as_wire(), addresses.records());
+                message.required(written);
+            }
+            Body::Alias(_, _) if self.rtype == RecordType::ANY => self.minimise_any(message),
+            Body::Alias(target, ttl) => {
+                return Some(self.follow(&Rdata::name(target), *ttl, message));
+            }
+            Body::NoData(ttl) => self.deny(zone, Some(*ttl), message),
+            Body::ServFail => {
+                self.resolved.rcode = Rcode::ServFail;
+                self.resolved.authoritative = false;
+            }
+        }
+        Some(ControlFlow::Break(()))
+    }
+
+    /// Writes a CNAME record and goes on with its target, unless it is what was asked for.
+    fn follow(&mut self, rdata: &Rdata, ttl: Ttl, message: &mut Message<'_>) -> ControlFlow<()> {
+        let owner = self.name;
+        let fixed = (RecordType::CNAME.0, CLASS_IN, ttl.as_secs());
+        let written = message.one(Section::Answer, owner.as_wire(), fixed, rdata);
+        if !message.required(written) || self.rtype == RecordType::CNAME {
+            return ControlFlow::Break(());
+        }
+        match rdata.target().and_then(LowerName::of) {
+            Some(target) => {
+                self.name = target;
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(()),
+        }
+    }
+
+    /// RFC 8482 §4.2: a HINFO record instead of everything there is.
+    fn minimise_any(&self, message: &mut Message<'_>) {
+        let owner = self.name;
+        let fixed = (RecordType::HINFO.0, CLASS_IN, ANY_TTL);
+        let hinfo = Rdata::strings(&[b"RFC8482", b""]);
+        let written = message.one(Section::Answer, owner.as_wire(), fixed, &hinfo);
+        message.required(written);
+    }
+
+    /// The SOA record that says how long "no such thing" may be cached: the least of its TTL and
+    /// its MINIMUM (RFC 2308 §3), and of `at_most`.
+    fn deny(&self, zone: &Zone, at_most: Option<Ttl>, message: &mut Message<'_>) {
+        let ttl = zone.negative_ttl().min(at_most.unwrap_or(Ttl::MAX)).as_secs();
+        let written = message.set(Section::Authority, zone.origin_wire(), zone.soa(), ttl);
+        message.required(written);
+    }
+
+    /// The name servers of the zone below, and their addresses as far as they are ours to give.
+    fn refer(&self, zone: &Zone, cut: &Cut<'_>, message: &mut Message<'_>) {
+        let ttl = cut.ns.ttl.as_secs();
+        let written = message.set(Section::Authority, cut.owner, cut.ns, ttl);
+        if !message.required(written) {
+            return;
+        }
+        if let Some(ds) = cut.node.set(RecordType::DS) {
+            // RFC 4035 §3.1.4: part of the referral, and kind to have.
+            let _left_out = message.set(Section::Authority, cut.owner, ds, ds.ttl.as_secs());
+        }
+        for (owner, set) in zone.glue(cut) {
+            // RFC 9471 §3: glue that does not fit must be asked for over TCP.
+            let written = message.set(Section::Additional, owner, set, set.ttl.as_secs());
+            if !message.required(written) {
+                return;
+            }
+        }
+    }
+}
+
+/// How long the answer to ANY may be cached, in seconds: an hour, as it never changes, and not
+/// a day, as what replaces it one day may.
+const ANY_TTL: u32 = 3600;

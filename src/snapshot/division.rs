@@ -1,0 +1,132 @@
+//! How the clients of a service are told apart: into those who get the same regions.
+//!
+//! A division depends on what orders the regions, on which of them are usable and on how many an
+//! answer can name, and on nothing else of a service, so that services share it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::geo::{Catchment, NetworkMap};
+use crate::ids::{RegionId, RegionSet};
+use crate::steer::weighted::{Contender, SLOTS, order as slot_order, slot};
+
+/// What orders the regions for a client.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Order {
+    /// The client's place: a row of the plan's catchments.
+    Catchment(usize),
+    /// The hash of the client's prefix, over these weights.
+    Weights(Vec<Contender>),
+}
+
+/// What a division depends on.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DivisionKey {
+    /// What orders the regions.
+    pub order: Order,
+    /// Which of them are usable.
+    pub regions: RegionSet,
+    /// How many of them an answer may name.
+    pub depth: usize,
+}
+
+/// The clients, divided by the regions they get.
+#[derive(Debug)]
+pub struct Division {
+    orders: Vec<Vec<RegionId>>,
+    by: By,
+}
+
+#[derive(Debug)]
+enum By {
+    Network(NetworkMap),
+    Slot(Box<[u16]>),
+}
+
+impl Division {
+    /// The division for `key`. A catchment that is not there divides nobody.
+    pub fn build(catchments: &[Arc<Catchment>], key: &DivisionKey) -> Self {
+        match &key.order {
+            Order::Catchment(row) => match catchments.get(*row) {
+                Some(catchment) => Self::by_network(catchment, key),
+                None => {
+                    Self { orders: vec![key.regions.iter().collect()], by: By::Slot([].into()) }
+                }
+            },
+            Order::Weights(contenders) => Self::by_slot(contenders, key),
+        }
+    }
+
+    /// The row of `client` in [`Self::orders`], and the widest prefix in which all share it.
+    pub fn find(&self, client: IpAddr) -> (usize, u8) {
+        match &self.by {
+            By::Network(map) => {
+                let (row, scope) = map.lookup(client);
+                (usize::from(row), scope)
+            }
+            By::Slot(rows) => {
+                let (slot, scope) = slot(client);
+                (rows.get(slot).map_or(0, |row| usize::from(*row)), scope)
+            }
+        }
+    }
+
+    /// The distinct orders of regions, best first, cut to what an answer can name.
+    pub fn orders(&self) -> &[Vec<RegionId>] {
+        &self.orders
+    }
+
+    /// The map from networks to rows of [`Self::orders`], where the client's place decides.
+    pub fn networks(&self) -> Option<&NetworkMap> {
+        match &self.by {
+            By::Network(map) => Some(map),
+            By::Slot(_) => None,
+        }
+    }
+
+    fn by_network(catchment: &Catchment, key: &DivisionKey) -> Self {
+        let rankings = catchment.rankings();
+        let (orders, rows) = distinct(key, rankings.iter().map(|ranking| ranking.as_ref()));
+        let row_of = |class: u32| rows.get(class as usize).copied().unwrap_or(0);
+        Self { orders, by: By::Network(catchment.map(row_of)) }
+    }
+
+    fn by_slot(contenders: &[Contender], key: &DivisionKey) -> Self {
+        let ranked: Vec<Vec<RegionId>> =
+            (0..SLOTS).map(|slot| slot_order(slot, contenders)).collect();
+        let (orders, rows) = distinct(key, ranked.iter().map(Vec::as_slice));
+        Self { orders, by: By::Slot(rows.into()) }
+    }
+}
+
+/// The distinct beginnings of the rankings, usable regions only, and which one each ranking has.
+/// Should there be more than a row number can count, answers name one region less.
+fn distinct<'r>(
+    key: &DivisionKey,
+    rankings: impl Iterator<Item = &'r [RegionId]> + Clone,
+) -> (Vec<Vec<RegionId>>, Vec<u16>) {
+    for depth in (1..=key.depth.clamp(1, RegionSet::CAPACITY)).rev() {
+        let mut known: HashMap<Vec<RegionId>, u16> = HashMap::new();
+        let mut orders = Vec::new();
+        let mut rows = Vec::new();
+        for ranking in rankings.clone() {
+            let order: Vec<RegionId> = ranking
+                .iter()
+                .copied()
+                .filter(|region| key.regions.contains(*region))
+                .take(depth)
+                .collect();
+            let Ok(next) = u16::try_from(orders.len()) else { break };
+            let row = *known.entry(order).or_insert_with_key(|order| {
+                orders.push(order.clone());
+                next
+            });
+            rows.push(row);
+        }
+        if rows.len() == rankings.clone().count() {
+            return (orders, rows);
+        }
+    }
+    (Vec::new(), Vec::new())
+}

@@ -1,0 +1,321 @@
+//! All that one query may see: immutable, compiled when something changed, numbered.
+//!
+//! ```text
+//! Plan (configuration, places)  ┐
+//! HealthTable                   ┴→ Snapshot::compile → a Selector per service and family
+//! Selector::select(client)      → the ready answer, and the prefix for which it is true
+//! ```
+//!
+//! A service has few distinct answers (with N regions the distinct orders of those still usable,
+//! not the networks of the world, count), so each is chosen and encoded once, here. What maps a
+//! client to its answer is a [`Division`]; services with the same usable regions share one. A
+//! change of health compiles only the services that depend on the changed targets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use crate::geo::{Catchment, Coordinates};
+use crate::health::HealthTable;
+use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
+use crate::steer::weighted::{Contender, name_hash};
+use crate::steer::{Family, Policy, Service, Usable, choose, usable};
+use crate::zone::Zones;
+
+pub use division::{Division, DivisionKey, Order};
+pub use ready::{Body, Ready};
+
+mod division;
+mod ready;
+#[cfg(test)]
+mod tests;
+
+/// Everything a snapshot is compiled from, apart from health.
+#[derive(Debug)]
+pub struct Plan {
+    /// The zones, with the steered names on top.
+    pub zones: Zones,
+    /// The services, by [`ServiceId`].
+    pub services: Vec<Service>,
+    /// The regions, by [`RegionId`].
+    pub regions: Vec<Region>,
+    /// What ranks the regions for a client, by [`Service::catchment`].
+    pub catchments: Vec<Arc<Catchment>>,
+    /// What the server says of itself.
+    pub identity: Identity,
+    dependents: HashMap<TargetId, Vec<ServiceId>>,
+}
+
+/// A place that takes traffic.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Region {
+    /// What operators call it.
+    pub name: String,
+    /// Where it is.
+    pub at: Option<Coordinates>,
+    /// What it can take, in a unit of the operator's own.
+    pub capacity: Option<u64>,
+}
+
+/// What the server says of itself when it is asked; nothing by default.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Identity {
+    /// The answer to the NSID option (RFC 5001).
+    pub nsid: Option<Vec<u8>>,
+    /// The text of `version.bind` and `version.server` in class CH.
+    pub version: Option<String>,
+    /// The text of `id.server` and `hostname.bind` in class CH (RFC 4892).
+    pub id_server: Option<String>,
+}
+
+impl Plan {
+    /// A plan; `services` are in the order of the ids under which the zones know them.
+    pub fn new(
+        zones: Zones,
+        services: Vec<Service>,
+        regions: Vec<Region>,
+        catchments: Vec<Arc<Catchment>>,
+        identity: Identity,
+    ) -> Self {
+        let mut dependents: HashMap<TargetId, Vec<ServiceId>> = HashMap::new();
+        for (row, service) in services.iter().enumerate() {
+            let Some(id) = ServiceId::from_index(row) else { break };
+            for endpoint in service.pools.iter().flat_map(|pool| &pool.endpoints) {
+                let Some(target) = endpoint.target else { continue };
+                let of_target = dependents.entry(target).or_default();
+                if of_target.last() != Some(&id) {
+                    of_target.push(id);
+                }
+            }
+        }
+        Self { zones, services, regions, catchments, identity, dependents }
+    }
+
+    /// The services with an endpoint that `target` probes.
+    pub fn dependents(&self, target: TargetId) -> &[ServiceId] {
+        self.dependents.get(&target).map_or(&[], Vec::as_slice)
+    }
+
+    /// What orders the regions of `service` for a client; `None`: the same order for everybody.
+    fn order(&self, service: &Service) -> Option<Order> {
+        match service.policy {
+            Policy::Failover(_) => None,
+            Policy::Nearest | Policy::Geo => Some(Order::Catchment(service.catchment)),
+            Policy::Weighted => Some(Order::Weights(self.contenders(service))),
+        }
+    }
+
+    /// The regions of `service` as rendezvous hashing sees them.
+    pub fn contenders(&self, service: &Service) -> Vec<Contender> {
+        let contender = |(region, weight): (RegionId, u32)| {
+            let name = self.regions.get(region.index()).map_or("", |region| &region.name);
+            Contender { region, name_hash: name_hash(name), weight }
+        };
+        service.pools.iter().map(|pool| contender((pool.region, pool.weight))).collect()
+    }
+}
+
+/// All that one query may see.
+#[derive(Debug)]
+pub struct Snapshot {
+    generation: u64,
+    plan: Arc<Plan>,
+    services: Vec<Arc<CompiledService>>,
+    /// What the next snapshot of the same plan may take over, as long as some service uses it.
+    divisions: HashMap<DivisionKey, Weak<Division>>,
+}
+
+/// A service, decided.
+#[derive(Debug, Default)]
+pub struct CompiledService {
+    v4: Option<Steered>,
+    v6: Option<Steered>,
+    alias: Option<Steered>,
+}
+
+/// One family of a service, decided.
+#[derive(Debug)]
+struct Steered {
+    selector: Selector,
+    /// What was usable when something was last up.
+    last_good: Option<Usable>,
+}
+
+/// Finds a client's answer.
+#[derive(Debug)]
+pub struct Selector {
+    /// `None`: everybody gets the first answer.
+    division: Option<Arc<Division>>,
+    answers: Vec<Ready>,
+}
+
+impl Selector {
+    /// The answer of `client`, and the length of the widest prefix around it in which every
+    /// client gets the same: the SCOPE PREFIX-LENGTH of RFC 7871.
+    pub fn select(&self, client: std::net::IpAddr) -> Option<(&Ready, u8)> {
+        let (row, scope) = match &self.division {
+            Some(division) if self.answers.len() > 1 => division.find(client),
+            _ => (0, 0),
+        };
+        Some((self.answers.get(row)?, scope))
+    }
+
+    /// All distinct answers.
+    pub fn answers(&self) -> &[Ready] {
+        &self.answers
+    }
+
+    /// How clients are told apart; `None`: they are not.
+    pub fn division(&self) -> Option<&Division> {
+        self.division.as_deref()
+    }
+}
+
+impl CompiledService {
+    /// What answers in `family`, if the service has such endpoints.
+    pub fn selector(&self, family: Family) -> Option<&Selector> {
+        self.steered(family).map(|steered| &steered.selector)
+    }
+
+    fn steered(&self, family: Family) -> Option<&Steered> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+            Family::Alias => self.alias.as_ref(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Decides every service anew under `health`; with `changed`, only those that depend on one
+    /// of these targets, if `previous` is of the same plan. `previous` also says what was last
+    /// good.
+    pub fn compile(
+        plan: Arc<Plan>,
+        health: &HealthTable,
+        previous: Option<&Self>,
+        changed: Option<&[TargetId]>,
+        generation: u64,
+    ) -> Self {
+        let same_plan = previous.filter(|previous| Arc::ptr_eq(&previous.plan, &plan));
+        let mut divisions = same_plan.map(|same| same.divisions.clone()).unwrap_or_default();
+        divisions.retain(|_, division| division.strong_count() > 0);
+
+        let mut compile = |row: usize, service: &Service| {
+            let before = previous.and_then(|previous| previous.of_before(&plan, row, service));
+            Arc::new(compile_service(&plan, service, health, before, &mut divisions))
+        };
+        let services = match (same_plan, changed) {
+            (Some(same), Some(changed)) => {
+                let mut services = same.services.clone();
+                for id in affected(&plan, changed) {
+                    if let Some(service) = plan.services.get(id.index())
+                        && let Some(slot) = services.get_mut(id.index())
+                    {
+                        *slot = compile(id.index(), service);
+                    }
+                }
+                services
+            }
+            _ => plan.services.iter().enumerate().map(|(row, of)| compile(row, of)).collect(),
+        };
+        Self { generation, plan, services, divisions }
+    }
+
+    /// Which change of the world this is: 1 is the first.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What it was compiled from.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// A service, decided.
+    pub fn service(&self, id: ServiceId) -> Option<&CompiledService> {
+        self.services.get(id.index()).map(Arc::as_ref)
+    }
+
+    /// What this snapshot knows of the service that is row `row` of `plan`, which may be another
+    /// plan: there it is the service of the same name, if its endpoints are the same.
+    fn of_before(
+        &self,
+        plan: &Arc<Plan>,
+        row: usize,
+        service: &Service,
+    ) -> Option<&CompiledService> {
+        if Arc::ptr_eq(&self.plan, plan) {
+            return self.services.get(row).map(Arc::as_ref);
+        }
+        let mut old = self.plan.services.iter();
+        let row = old.position(|old| old.name == service.name && old.pools == service.pools)?;
+        self.services.get(row).map(Arc::as_ref)
+    }
+}
+
+fn affected(plan: &Plan, changed: &[TargetId]) -> Vec<ServiceId> {
+    let mut services: Vec<ServiceId> =
+        changed.iter().flat_map(|target| plan.dependents(*target)).copied().collect();
+    services.sort_unstable();
+    services.dedup();
+    services
+}
+
+fn compile_service(
+    plan: &Plan,
+    service: &Service,
+    health: &HealthTable,
+    before: Option<&CompiledService>,
+    divisions: &mut HashMap<DivisionKey, Weak<Division>>,
+) -> CompiledService {
+    let mut compiled = CompiledService::default();
+    for family in service.families() {
+        let last_good =
+            before.and_then(|before| before.steered(family)).and_then(|of| of.last_good.as_ref());
+        let usable = usable(service, family, health, last_good);
+        let selector = select_among(plan, service, family, &usable, health, divisions);
+        let last_good =
+            if usable.basis == crate::steer::Basis::Up { Some(usable) } else { last_good.cloned() };
+        let steered = Some(Steered { selector, last_good });
+        match family {
+            Family::V4 => compiled.v4 = steered,
+            Family::V6 => compiled.v6 = steered,
+            Family::Alias => compiled.alias = steered,
+        }
+    }
+    compiled
+}
+
+/// The distinct answers of a service in a family, and what finds a client's among them.
+fn select_among(
+    plan: &Plan,
+    service: &Service,
+    family: Family,
+    usable: &Usable,
+    health: &HealthTable,
+    divisions: &mut HashMap<DivisionKey, Weak<Division>>,
+) -> Selector {
+    let ready =
+        |order: &[RegionId]| Ready::encode(family, choose(service, family, usable, order, health));
+    let regions: RegionSet = usable.regions(service);
+    let order = plan.order(service).filter(|_| !regions.is_empty());
+    let Some(order) = order else {
+        let order = match &service.policy {
+            Policy::Failover(order) => order.as_slice(),
+            _ => &[],
+        };
+        return Selector { division: None, answers: vec![ready(order)] };
+    };
+    let depth = match (family, service.answers) {
+        (Family::Alias, _) | (_, None) => 1,
+        (_, Some(most)) => usize::from(most.get()),
+    };
+    let key = DivisionKey { order, regions, depth };
+    let division = divisions.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+        let division = Arc::new(Division::build(&plan.catchments, &key));
+        divisions.insert(key, Arc::downgrade(&division));
+        division
+    });
+    let answers = division.orders().iter().map(|order| ready(order)).collect();
+    Selector { division: Some(division), answers }
+}

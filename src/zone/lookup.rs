@@ -1,0 +1,182 @@
+//! Zones, and what is found in them (RFC 1034 §4.3.2, RFC 4592).
+
+use std::collections::HashMap;
+
+use super::name::{Name, offsets};
+use super::record::{RecordType, RrSet};
+use crate::ids::ServiceId;
+use crate::time::Ttl;
+
+/// A zone: the names from its origin down to its cuts.
+#[derive(Debug)]
+pub struct Zone {
+    pub(super) origin: Name,
+    pub(super) soa: RrSet,
+    pub(super) negative_ttl: Ttl,
+    /// Every name that exists, also the empty non-terminals, by its lower case.
+    pub(super) nodes: HashMap<Box<[u8]>, Node>,
+}
+
+/// A name that exists: its records, and who steers it.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub(super) sets: Vec<RrSet>,
+    /// The service whose answers are given here.
+    pub steered: Option<ServiceId>,
+    /// Whether name servers of a zone below stand here.
+    pub(super) is_cut: bool,
+}
+
+/// What is found for a name.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'z> {
+    /// The name exists, or a wildcard stands for it.
+    Node(&'z Node),
+    /// The name is at or below a cut: another zone's.
+    Delegation(Cut<'z>),
+    /// The name does not exist, nor does anything below it (RFC 8020).
+    NoName,
+}
+
+/// Where another zone begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut<'z> {
+    /// Its name, in lower case and wire format.
+    pub owner: &'z [u8],
+    /// Its name servers.
+    pub ns: &'z RrSet,
+    /// What else this zone has at its name.
+    pub node: &'z Node,
+}
+
+impl Cut<'_> {
+    /// Is the cut at `name`, which is in lower case, and not above it?
+    pub fn is_at(&self, name: &[u8]) -> bool {
+        self.owner == name
+    }
+}
+
+impl Node {
+    /// The records of a type.
+    pub fn set(&self, rtype: RecordType) -> Option<&RrSet> {
+        self.sets.iter().find(|set| set.rtype == rtype)
+    }
+
+    /// All records.
+    pub fn sets(&self) -> &[RrSet] {
+        &self.sets
+    }
+
+    /// Is there nothing here, so that the name exists only because one below it does?
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty() && self.steered.is_none()
+    }
+}
+
+impl Zone {
+    /// The zone's name.
+    pub fn origin(&self) -> &Name {
+        &self.origin
+    }
+
+    /// The zone's name in wire format.
+    pub fn origin_wire(&self) -> &[u8] {
+        self.origin.as_wire()
+    }
+
+    /// Its SOA record.
+    pub fn soa(&self) -> &RrSet {
+        &self.soa
+    }
+
+    /// How long it may be cached that something is not there: the lesser of the SOA record's TTL
+    /// and its MINIMUM field (RFC 2308 §3).
+    pub fn negative_ttl(&self) -> Ttl {
+        self.negative_ttl
+    }
+
+    /// How many names it has, and how many records.
+    pub fn size(&self) -> (usize, usize) {
+        let sets = self.nodes.values().flat_map(|node| &node.sets);
+        (self.nodes.len(), sets.map(|set| set.rdata.len()).sum())
+    }
+
+    /// What is found for `name`, which is at or below the origin, in lower case and wire format.
+    pub fn find<'z>(&'z self, name: &[u8]) -> Found<'z> {
+        let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
+            return Found::NoName;
+        };
+        // Labels from the origin's down; the closest encloser is the last that exists
+        // (RFC 4592 §3.3.1).
+        let mut starts = [0u8; 128];
+        let mut count = 0;
+        for at in offsets(name).take_while(|at| *at <= below_origin) {
+            if let (Some(slot), Ok(at)) = (starts.get_mut(count), u8::try_from(at)) {
+                *slot = at;
+                count += 1;
+            }
+        }
+        let mut encloser: &[u8] = &[];
+        let mut exact = None;
+        for at in starts.get(..count).unwrap_or(&[]).iter().rev() {
+            let Some(suffix) = name.get(usize::from(*at)..) else { break };
+            let Some((owner, node)) = self.nodes.get_key_value(suffix) else { break };
+            if node.is_cut
+                && let Some(ns) = node.set(RecordType::NS)
+            {
+                return Found::Delegation(Cut { owner, ns, node });
+            }
+            encloser = suffix;
+            exact = (*at == 0).then_some(node);
+        }
+        match exact.or_else(|| self.wildcard(encloser)) {
+            Some(node) => Found::Node(node),
+            None => Found::NoName,
+        }
+    }
+
+    /// The wildcard directly below `encloser`, if it exists.
+    fn wildcard(&self, encloser: &[u8]) -> Option<&Node> {
+        let mut name = [0u8; 257];
+        let length = encloser.len() + 2;
+        name.get_mut(..2)?.copy_from_slice(b"\x01*");
+        name.get_mut(2..length)?.copy_from_slice(encloser);
+        self.nodes.get(name.get(..length)?)
+    }
+
+    /// The addresses of a cut's name servers that this zone has: the glue (RFC 9471 §2).
+    pub fn glue<'z>(&'z self, cut: &Cut<'z>) -> impl Iterator<Item = (&'z [u8], &'z RrSet)> {
+        let targets = cut.ns.rdata.iter().filter_map(|rdata| rdata.target());
+        targets.flat_map(|target| {
+            let node = self.nodes.get(target.to_ascii_lowercase().as_slice());
+            let sets = node.into_iter().flat_map(|node| &node.sets);
+            sets.filter(|set| matches!(set.rtype, RecordType::A | RecordType::AAAA))
+                .map(move |set| (target, set))
+        })
+    }
+}
+
+/// All zones of a server.
+#[derive(Debug, Default)]
+pub struct Zones {
+    by_origin: HashMap<Box<[u8]>, Zone>,
+}
+
+impl Zones {
+    /// Zones with different origins.
+    pub fn new(zones: impl IntoIterator<Item = Zone>) -> Self {
+        let by_origin = zones.into_iter().map(|zone| (zone.origin.to_lower(), zone)).collect();
+        Self { by_origin }
+    }
+
+    /// The zone that `name` is in: of those at or above it the closest. `name` is in lower case
+    /// and wire format.
+    pub fn find(&self, name: &[u8]) -> Option<&Zone> {
+        offsets(name).find_map(|at| self.by_origin.get(name.get(at..)?))
+    }
+
+    /// The zones, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Zone> {
+        self.by_origin.values()
+    }
+}

@@ -1,0 +1,25 @@
+//! Names and their authoritative data: what is true whoever asks.
+//!
+//! ```text
+//! zone file → parse → records ┐
+//! steered names ──────────────┴→ ZoneBuilder → Zone (every conflict, or none)
+//! Zones::find(name) → the zone → Zone::find(name) → a node, a cut, or no such name
+//! ```
+//!
+//! Text is read by the `domain` crate, which keeps the case of names, knows `$INCLUDE` and the
+//! unknown types of RFC 3597, and tells line and column; `hickory-proto`'s reader lowercases
+//! names and has neither. Look-ups are ours, for they are the answer path.
+
+mod builder;
+mod file;
+mod lookup;
+mod name;
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
+pub use file::{FileProblem, FileRecord, parse};
+pub use lookup::{Cut, Found, Node, Zone, Zones};
+pub use name::{Name, ParseNameError};
+pub use record::{Part, Rdata, RecordType, RrSet};

@@ -1,0 +1,157 @@
+//! Record types and record data.
+
+use std::fmt;
+use std::str::FromStr;
+
+use domain::base::iana::Rtype;
+
+use super::name::{Name, offsets};
+use crate::time::Ttl;
+
+/// A record type, by its number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordType(pub u16);
+
+#[expect(missing_docs, reason = "the types are named as in the registry")]
+impl RecordType {
+    pub const A: Self = Self(1);
+    pub const NS: Self = Self(2);
+    pub const CNAME: Self = Self(5);
+    pub const SOA: Self = Self(6);
+    pub const PTR: Self = Self(12);
+    pub const HINFO: Self = Self(13);
+    pub const MX: Self = Self(15);
+    pub const TXT: Self = Self(16);
+    pub const AAAA: Self = Self(28);
+    pub const SRV: Self = Self(33);
+    pub const DNAME: Self = Self(39);
+    pub const DS: Self = Self(43);
+    pub const IXFR: Self = Self(251);
+    pub const AXFR: Self = Self(252);
+    pub const ANY: Self = Self(255);
+}
+
+impl FromStr for RecordType {
+    type Err = ();
+
+    /// Reads a mnemonic, or `TYPE` and a number (RFC 3597 §5).
+    fn from_str(text: &str) -> Result<Self, ()> {
+        text.parse().map(|rtype: Rtype| Self(rtype.to_int())).map_err(|_| ())
+    }
+}
+
+impl fmt::Display for RecordType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Rtype::from_int(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for RecordType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The records of one name and type.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RrSet {
+    /// The type.
+    pub rtype: RecordType,
+    /// How long they may be cached: one time for all of them (RFC 2181 §5.2).
+    pub ttl: Ttl,
+    /// Their data.
+    pub rdata: Vec<Rdata>,
+}
+
+/// The data of a record in wire format, names uncompressed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Rdata {
+    wire: Box<[u8]>,
+    names: Names,
+}
+
+/// Where the names in a record's data are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Names {
+    /// Octets before the first.
+    before: usize,
+    /// How many there are, one after the other.
+    count: usize,
+    /// Whether they may be compressed: only in the types of RFC 1035, for others may not be known
+    /// to whoever reads them (RFC 3597 §4).
+    compressible: bool,
+}
+
+/// A part of a record's data, as it is written into a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part<'r> {
+    /// A name that may be compressed.
+    Name(&'r [u8]),
+    /// Octets as they are.
+    Bytes(&'r [u8]),
+}
+
+impl Rdata {
+    /// The data `wire` of a record of type `rtype`.
+    pub fn new(rtype: RecordType, wire: impl Into<Box<[u8]>>) -> Self {
+        let names = |before, count, compressible| Names { before, count, compressible };
+        let names = match rtype {
+            RecordType::NS | RecordType::CNAME | RecordType::PTR => names(0, 1, true),
+            RecordType::SOA => names(0, 2, true),
+            RecordType::MX => names(2, 1, true),
+            RecordType::DNAME => names(0, 1, false),
+            RecordType::SRV => names(6, 1, false),
+            _ => names(0, 0, false),
+        };
+        Self { wire: wire.into(), names }
+    }
+
+    /// The data of a record that holds one name, such as CNAME.
+    pub fn name(name: &Name) -> Self {
+        Self::new(RecordType::CNAME, name.as_wire())
+    }
+
+    /// The data of a record that holds character strings, such as TXT; each is cut at 255 octets.
+    pub fn strings(texts: &[&[u8]]) -> Self {
+        let mut wire = Vec::new();
+        for text in texts {
+            let text = text.get(..255).unwrap_or(text);
+            wire.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
+            wire.extend_from_slice(text);
+        }
+        Self::new(RecordType::TXT, wire)
+    }
+
+    /// Its octets, uncompressed.
+    pub fn as_wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// The first name in it: where CNAME, NS, MX and SRV point to.
+    pub fn target(&self) -> Option<&[u8]> {
+        (self.names.count > 0).then(|| self.name_at(self.names.before))
+    }
+
+    /// Its parts in their order.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let count = if self.names.compressible { self.names.count } else { 0 };
+        let head = if count > 0 { self.names.before } else { 0 };
+        let first = if count > 0 { self.name_at(head) } else { &[] };
+        let second = if count > 1 { self.name_at(head + first.len()) } else { &[] };
+        let rest = self.wire.get(head + first.len() + second.len()..).unwrap_or(&[]);
+        let parts = [
+            Part::Bytes(self.wire.get(..head).unwrap_or(&[])),
+            Part::Name(first),
+            Part::Name(second),
+            Part::Bytes(rest),
+        ];
+        parts.into_iter().filter(|part| !matches!(part, Part::Name([]) | Part::Bytes([])))
+    }
+
+    /// The name that begins at `at`.
+    fn name_at(&self, at: usize) -> &[u8] {
+        let from = self.wire.get(at..).unwrap_or(&[]);
+        let length = offsets(from).last().map_or(0, |root| root + 1);
+        from.get(..length).unwrap_or(&[])
+    }
+}
