@@ -14,6 +14,7 @@
 //! [`snapshot`] is what the second hands to the first. [`server`] alone touches the real world.
 //! Who may import whom is a table in `docs/ARCHITECTURE.md`, and a test.
 
+pub mod config;
 pub mod geo;
 pub mod health;
 pub mod ids;

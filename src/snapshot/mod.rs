@@ -33,7 +33,7 @@ mod tests;
 #[derive(Debug)]
 pub struct Plan {
     /// The zones, with the steered names on top.
-    pub zones: Zones,
+    pub zones: Arc<Zones>,
     /// The services, by [`ServiceId`].
     pub services: Vec<Service>,
     /// The regions, by [`RegionId`].
@@ -70,7 +70,7 @@ pub struct Identity {
 impl Plan {
     /// A plan; `services` are in the order of the ids under which the zones know them.
     pub fn new(
-        zones: Zones,
+        zones: Arc<Zones>,
         services: Vec<Service>,
         regions: Vec<Region>,
         catchments: Vec<Arc<Catchment>>,

@@ -1,0 +1,183 @@
+//! `checks`: how endpoints are probed.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::defaults;
+use super::problem::Place;
+use super::read::{At, Fields, Problems};
+use crate::health::{Check, Expect, HttpCheck, Schedule, StatusRange, Timeout, TlsCheck};
+
+/// The checks, while the rest is read.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    list: Vec<Named>,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: String,
+    at: Place,
+    key: String,
+    used: Cell<bool>,
+    /// `None`: it was not understood, which has been told.
+    check: Option<(Check, Schedule)>,
+}
+
+impl Checks {
+    /// The check that a text names.
+    pub(super) fn find(&self, at: &At<'_>, problems: &mut Problems) -> Option<&(Check, Schedule)> {
+        let name = at.text("the name of a check", problems)?;
+        let Some(found) = self.list.iter().find(|check| check.name == name) else {
+            let known = self.list.iter().map(|check| check.name.as_str());
+            problems.unknown((at.place(), &at.key), ("check", name), known);
+            return None;
+        };
+        found.used.set(true);
+        found.check.as_ref()
+    }
+
+    /// Warns of checks that no service uses.
+    pub(super) fn unused(&self, problems: &mut Problems) {
+        for check in self.list.iter().filter(|check| !check.used.get()) {
+            problems.warning(check.at, &check.key, "no service uses this check");
+        }
+    }
+}
+
+/// `checks`: by name.
+pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Checks {
+    let named = at.map(|at| at.named(problems)).unwrap_or_default();
+    let list = named.into_iter().map(|(name, place, at)| Named {
+        name: name.to_owned(),
+        at: place,
+        key: at.key.clone(),
+        used: Cell::new(false),
+        check: check(&at, problems),
+    });
+    Checks { list: list.collect() }
+}
+
+fn check(at: &At<'_>, problems: &mut Problems) -> Option<(Check, Schedule)> {
+    let mut fields = at.fields(problems)?;
+    let kinds = (fields.get("tcp"), fields.get("http"), fields.get("https"));
+    let check = match &kinds {
+        (Some(port), None, None) => Some(Check::Tcp { port: self::port(port, problems)? }),
+        (None, Some(path), None) => http(path, 80, &mut fields, problems)
+            .map(|(port, request)| Check::Http { port, request: Arc::new(request) }),
+        (None, None, Some(path)) => {
+            let request = http(path, 443, &mut fields, problems);
+            let tls = tls(&mut fields, request.as_ref(), problems);
+            request.map(|(port, request)| Check::Https {
+                port,
+                request: Arc::new(request),
+                tls: Arc::new(tls),
+            })
+        }
+        _ => {
+            let what = "expected one of `tcp: PORT`, `http: PATH` or `https: PATH`";
+            problems.error(at.place(), &at.key, what);
+            None
+        }
+    };
+    let schedule = schedule(&mut fields, problems);
+    fields.done(problems);
+    check.map(|check| (check, schedule))
+}
+
+fn port(at: &At<'_>, problems: &mut Problems) -> Option<u16> {
+    at.number(1, 65535, problems).and_then(|port| u16::try_from(port).ok())
+}
+
+/// The keys that `http` and `https` share; also the port.
+fn http(
+    path: &At<'_>,
+    default_port: u16,
+    fields: &mut Fields<'_>,
+    problems: &mut Problems,
+) -> Option<(u16, HttpCheck)> {
+    let text = path.text("a path, such as /healthz", problems)?;
+    if !text.starts_with('/') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let what = format!("`{text}` is no path; expected one such as /healthz");
+        problems.error(path.place(), &path.key, what);
+    }
+    let port = fields.get("port").and_then(|at| port(&at, problems)).unwrap_or(default_port);
+    let host = fields.get("host").and_then(|at| {
+        let host = at.text("a host name", problems)?;
+        let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+        if host.is_empty() || host.chars().any(bad) {
+            problems.error(at.place(), &at.key, format!("`{host}` is no host name"));
+        }
+        Some(host.to_owned())
+    });
+    let statuses = match fields.get("expect") {
+        Some(at) => at.list().iter().filter_map(|item| statuses(item, problems)).collect(),
+        None => vec![StatusRange { first: defaults::EXPECT.0, last: defaults::EXPECT.1 }],
+    };
+    let contains = fields.get("contains").and_then(|at| at.text("a text", problems));
+    let expect = Expect { statuses, contains: contains.map(str::to_owned) };
+    Some((port, HttpCheck { path: text.to_owned(), host, expect }))
+}
+
+/// `200` or `200-299`.
+fn statuses(at: &At<'_>, problems: &mut Problems) -> Option<StatusRange> {
+    let expected = "a status or a range of them from 100 to 599, such as 200 or 200-299";
+    let text = at.text(expected, problems)?;
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| text.trim().parse().ok().filter(|code| (100..600).contains(code));
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Some(StatusRange { first, last }),
+        _ => {
+            problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
+            None
+        }
+    }
+}
+
+fn tls(
+    fields: &mut Fields<'_>,
+    request: Option<&(u16, HttpCheck)>,
+    problems: &mut Problems,
+) -> TlsCheck {
+    let sni = fields.get("sni").and_then(|at| at.text("a host name", problems));
+    let verify = fields.get("verify").and_then(|at| at.boolean(problems)).unwrap_or(true);
+    let roots = fields.get("ca").and_then(|at| at.text("the path of a PEM file", problems));
+    // The certificate is for the host that is asked for, unless said otherwise.
+    let host = || {
+        let host = request?.1.host.as_deref()?;
+        Some(host.split_once(':').map_or(host, |(name, _)| name))
+    };
+    TlsCheck {
+        server_name: sni.or_else(host).map(str::to_owned),
+        verify,
+        roots: roots.map(PathBuf::from),
+    }
+}
+
+fn schedule(fields: &mut Fields<'_>, problems: &mut Problems) -> Schedule {
+    const SHORTEST: Duration = Duration::from_millis(10);
+    const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+    let mut schedule = Schedule::default();
+    if let Some(at) = fields.get("interval") {
+        let interval = at.duration(Duration::from_millis(100), super::LONGEST, problems);
+        schedule.interval = interval.unwrap_or(schedule.interval);
+    }
+    if let Some(at) = fields.get("timeout") {
+        let timeout = at.duration(SHORTEST, LONGEST_TIMEOUT, problems);
+        schedule.timeout = timeout.map_or(schedule.timeout, Timeout::Fixed);
+    }
+    if let Some(at) = fields.get("reprobe_gap") {
+        let gap = at.duration(Duration::from_millis(1), LONGEST_TIMEOUT, problems);
+        schedule.reprobe_gap = gap.unwrap_or(schedule.reprobe_gap);
+    }
+    let mut number = |key, least, most, value: &mut u32| {
+        let number = fields.get(key).and_then(|at| at.number(least, most, problems));
+        *value = number.and_then(|number| u32::try_from(number).ok()).unwrap_or(*value);
+    };
+    number("jitter", 0, 50, &mut schedule.jitter_percent);
+    number("reprobes", 0, 20, &mut schedule.reprobes);
+    number("rise", 1, 1000, &mut schedule.rise);
+    schedule
+}

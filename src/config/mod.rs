@@ -1,0 +1,200 @@
+//! From a text to what is to be served: YAML, read once, every problem told at once.
+//!
+//! ```text
+//! text → yaml (a tree with places) → read (typed, notes what is wrong) → Config
+//!                                       zone files by `Loader` ↗
+//! ```
+//!
+//! A [`Config`] is made of the lower rooms' own types, ready to run: nothing is looked up by name
+//! after this. It is had only when nothing is wrong.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::geo::{Preferences, Site};
+use crate::health::{Check, Schedule};
+use crate::ids::{RegionId, TargetId};
+use crate::rng::fnv1a;
+use crate::snapshot::{Identity, Region};
+use crate::steer::Service;
+use crate::zone::Zones;
+
+pub mod defaults;
+
+mod checks;
+mod node;
+mod places;
+mod problem;
+mod read;
+mod services;
+#[cfg(test)]
+mod tests;
+mod yaml;
+mod zones;
+
+pub use node::{Encrypted, Node, TcpLimits};
+pub use places::GeoIp;
+pub use problem::{Place, Problem};
+
+use read::{At, Problems};
+
+/// Reads the file at a path, relative to the configuration's folder.
+pub type Loader<'l> = &'l mut dyn FnMut(&Path) -> Result<Vec<u8>, String>;
+
+/// All that is to be served, and how.
+#[derive(Debug)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// Where the dashboard, the API and the metrics are; `None`: nowhere.
+    pub http: Option<SocketAddr>,
+    /// Where places come from.
+    pub geoip: GeoIp,
+    /// The regions, by id.
+    pub regions: Vec<Region>,
+    /// The services, by id.
+    pub services: Vec<Service>,
+    /// The zones, with the services' names on top.
+    pub zones: Arc<Zones>,
+    /// What ranks the regions for clients: [`Service::catchment`] is a row of it.
+    pub catchments: Vec<CatchmentSpec>,
+    /// What is probed.
+    pub targets: Vec<Target>,
+    /// What the server says of itself.
+    pub identity: Identity,
+    /// The zone files that were read.
+    pub files: Vec<PathBuf>,
+    /// What looks wrong, but can be served.
+    pub warnings: Vec<Problem>,
+    /// A hash of the configuration's text: which one is live.
+    pub hash: u64,
+}
+
+/// Regions, and what ranks them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CatchmentSpec {
+    /// The regions.
+    pub sites: Vec<Site>,
+    /// What goes before distance, and what comes when nothing is known.
+    pub preferences: Preferences,
+}
+
+/// Something that is probed.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its id.
+    pub id: TargetId,
+    /// Its address.
+    pub address: IpAddr,
+    /// How it is probed.
+    pub check: Check,
+    /// When.
+    pub schedule: Schedule,
+}
+
+/// The ids of targets: equal ones have the same id over all reloads, so that what is known of a
+/// target outlives them.
+#[derive(Debug, Default)]
+pub struct Targets {
+    ids: HashMap<(IpAddr, Check), TargetId>,
+}
+
+impl Targets {
+    /// The id of a target, always the same one; `None` when there are no more ids.
+    fn id(&mut self, address: IpAddr, check: &Check) -> Option<TargetId> {
+        let next = TargetId::from_index(self.ids.len())?;
+        Some(*self.ids.entry((address, check.clone())).or_insert(next))
+    }
+}
+
+impl Config {
+    /// Reads the configuration `text` of `file`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, and with the zone files that it names.
+    pub fn load(
+        file: &str,
+        text: &str,
+        targets: &mut Targets,
+        load: Loader<'_>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems { file: file.to_owned(), list: Vec::new() };
+        let root = match yaml::parse(text) {
+            Ok(root) => root,
+            Err(fault) => {
+                problems.error(fault.at, "", fault.what);
+                return Err(problems.list);
+            }
+        };
+        let root = At { node: &root, key: String::new() };
+        let config = compile(&root, text, targets, load, &mut problems);
+        let (warnings, errors): (Vec<_>, Vec<_>) =
+            problems.list.into_iter().partition(|problem| problem.is_warning);
+        match config {
+            Some(config) if errors.is_empty() => Ok(Self { warnings, ..config }),
+            _ => {
+                let mut all = errors;
+                all.extend(warnings);
+                all.sort_by(|a, b| {
+                    (a.file != file, &a.file, a.at).cmp(&(b.file != file, &b.file, b.at))
+                });
+                Err(all)
+            }
+        }
+    }
+
+    /// The region called `name`.
+    pub fn region(&self, name: &str) -> Option<RegionId> {
+        RegionId::from_index(self.regions.iter().position(|region| region.name == name)?)
+    }
+}
+
+fn compile(
+    root: &At<'_>,
+    text: &str,
+    targets: &mut Targets,
+    load: Loader<'_>,
+    problems: &mut Problems,
+) -> Option<Config> {
+    let mut fields = root.fields(problems)?;
+    let regions = places::regions(fields.need("regions", problems), problems);
+    let node = node::read(fields.get("node"), &regions, problems);
+    let encrypted = node::encrypted(fields.get("tls"), problems);
+    let tcp = node::tcp(fields.get("tcp"), problems);
+    let http = node::http(fields.get("http"), problems);
+    let geoip = places::geoip(fields.get("geoip"), problems);
+    let preferences = places::steering(fields.get("steering"), &regions, problems);
+    let checks = checks::read(fields.get("checks"), problems);
+    let zones = fields.need("zones", problems);
+    let services = fields.need("services", problems);
+    fields.done(problems);
+
+    let mut zones = zones::read(zones, load, problems);
+    let world = services::World { regions: &regions, checks: &checks, preferences: &preferences };
+    let services = services::read(services, &world, &mut zones, targets, problems);
+    checks.unused(problems);
+    regions.unused(&services.list, problems);
+    let files = zones.files.clone();
+    let zones = Arc::new(zones.finish(problems));
+    let (node, identity) = node?;
+    Some(Config {
+        node: Node { tcp, encrypted, ..node },
+        http,
+        geoip,
+        regions: regions.list,
+        services: services.list,
+        zones,
+        catchments: services.catchments,
+        targets: services.targets,
+        identity,
+        files,
+        warnings: Vec::new(),
+        hash: fnv1a(text.as_bytes()),
+    })
+}
+
+/// A time that nothing configured can be longer than: an hour.
+const LONGEST: Duration = Duration::from_secs(3600);

@@ -1,0 +1,170 @@
+//! `node`, `tcp`, `tls` and `http`: this node, and where it listens.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::LONGEST;
+use super::defaults;
+use super::places::Regions;
+use super::read::{At, Problems};
+use crate::ids::RegionId;
+use crate::snapshot::Identity;
+
+/// This node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// What operators call it.
+    pub name: String,
+    /// The region that it stands in.
+    pub region: Option<RegionId>,
+    /// Where it answers over UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// Threads that answer over UDP on each address; `None`: one a core.
+    pub workers: Option<usize>,
+    /// How long the first verdicts are waited for.
+    pub ready_within: Duration,
+    /// What TCP clients may take.
+    pub tcp: TcpLimits,
+    /// Where it answers encrypted, if it does.
+    pub encrypted: Option<Encrypted>,
+}
+
+/// What TCP clients may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcpLimits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections of one client: an IPv4 address, or an IPv6 /56.
+    pub per_client: usize,
+    /// How long one may be idle.
+    pub idle: Duration,
+}
+
+/// Where the node answers encrypted, and as whom.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Encrypted {
+    /// A PEM file with the certificate and those above it.
+    pub certificate: PathBuf,
+    /// A PEM file with its private key.
+    pub key: PathBuf,
+    /// Addresses for DNS over TLS (RFC 7858).
+    pub dot: Vec<SocketAddr>,
+    /// Addresses for DNS over HTTPS (RFC 8484).
+    pub doh: Vec<SocketAddr>,
+    /// Addresses for DNS over QUIC (RFC 9250).
+    pub doq: Vec<SocketAddr>,
+}
+
+/// `node`: who this is, and what it says of itself.
+pub(super) fn read(
+    at: Option<At<'_>>,
+    regions: &Regions,
+    problems: &mut Problems,
+) -> Option<(Node, Identity)> {
+    let mut node = Node {
+        name: "meridian".to_owned(),
+        region: None,
+        listen: defaults::LISTEN.iter().filter_map(|address| address.parse().ok()).collect(),
+        workers: None,
+        ready_within: defaults::READY_WITHIN,
+        tcp: tcp(None, problems),
+        encrypted: None,
+    };
+    let mut identity = Identity::default();
+    let Some(at) = at else { return Some((node, identity)) };
+    let mut fields = at.fields(problems)?;
+    if let Some(name) = fields.get("name").and_then(|at| at.text("a name", problems)) {
+        name.clone_into(&mut node.name);
+    }
+    node.region = fields.get("region").and_then(|at| regions.find(&at, problems));
+    if let Some(at) = fields.get("listen") {
+        node.listen = at.listen(problems);
+        if node.listen.is_empty() {
+            problems.error(at.place(), &at.key, "no address; expected at least one to answer on");
+        }
+    }
+    let workers = fields.get("workers").and_then(|at| at.number(1, 1024, problems));
+    node.workers = workers.and_then(|workers| usize::try_from(workers).ok());
+    if let Some(at) = fields.get("ready_within") {
+        node.ready_within =
+            at.duration(Duration::ZERO, LONGEST, problems).unwrap_or(node.ready_within);
+    }
+    let mut own_text = |key| {
+        let at = fields.get(key)?;
+        let text = at.text("a text", problems)?;
+        // A character string has at most 255 octets (RFC 1035 §3.3).
+        if text.len() > 255 {
+            problems.error(at.place(), &at.key, "longer than 255 octets");
+        }
+        Some(text.to_owned())
+    };
+    identity.nsid = own_text("nsid").map(String::into_bytes);
+    identity.version = own_text("version");
+    identity.id_server = own_text("id_server");
+    fields.done(problems);
+    Some((node, identity))
+}
+
+/// `tcp`: what clients may take.
+pub(super) fn tcp(at: Option<At<'_>>, problems: &mut Problems) -> TcpLimits {
+    let mut limits = TcpLimits {
+        connections: defaults::TCP_CONNECTIONS,
+        per_client: defaults::TCP_PER_CLIENT,
+        idle: defaults::TCP_IDLE,
+    };
+    let Some(mut fields) = at.and_then(|at| at.fields(problems)) else { return limits };
+    let mut count = |key, limit: &mut usize| {
+        let number = fields.get(key).and_then(|at| at.number(1, 1_000_000, problems));
+        *limit = number.and_then(|number| usize::try_from(number).ok()).unwrap_or(*limit);
+    };
+    count("connections", &mut limits.connections);
+    count("per_client", &mut limits.per_client);
+    if let Some(at) = fields.get("idle") {
+        limits.idle =
+            at.duration(Duration::from_millis(100), LONGEST, problems).unwrap_or(limits.idle);
+    }
+    fields.done(problems);
+    limits
+}
+
+/// `tls`: where the node answers encrypted.
+pub(super) fn encrypted(at: Option<At<'_>>, problems: &mut Problems) -> Option<Encrypted> {
+    let at = at?;
+    let mut fields = at.fields(problems)?;
+    let certificate = fields.need("certificate", problems);
+    let key = fields.need("key", problems);
+    let mut listen = |key| fields.get(key).map(|at| at.listen(problems)).unwrap_or_default();
+    let (dot, doh, doq) = (listen("dot"), listen("doh"), listen("doq"));
+    fields.done(problems);
+    if dot.is_empty() && doh.is_empty() && doq.is_empty() {
+        let what = "no address to answer on; expected one under `dot`, `doh` or `doq`";
+        problems.error(at.place(), &at.key, what);
+    }
+    let path = |at: Option<At<'_>>, problems: &mut Problems| {
+        at?.text("the path of a PEM file", problems).map(PathBuf::from)
+    };
+    Some(Encrypted {
+        certificate: path(certificate, problems)?,
+        key: path(key, problems)?,
+        dot,
+        doh,
+        doq,
+    })
+}
+
+/// `http`: where the dashboard, the API and the metrics are.
+pub(super) fn http(at: Option<At<'_>>, problems: &mut Problems) -> Option<SocketAddr> {
+    let default = defaults::HTTP_LISTEN.parse().ok();
+    let Some(at) = at else { return default };
+    if matches!(&at.node.value, super::yaml::Value::Text(text) if text == "off") {
+        return None;
+    }
+    let mut fields = at.fields(problems)?;
+    let listen = fields.get("listen");
+    fields.done(problems);
+    match listen {
+        Some(at) => at.parsed("an address and a port, such as 127.0.0.1:8053", problems),
+        None => default,
+    }
+}

@@ -1,0 +1,59 @@
+//! What is wrong with a configuration: where, what, and what to write instead.
+
+use std::fmt;
+
+/// A place in a file; the first line and column are 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column, in characters.
+    pub column: usize,
+}
+
+/// Something that is wrong, or looks wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// The file.
+    pub file: String,
+    /// Where in it, as far as that is known.
+    pub at: Option<Place>,
+    /// The key, from the root: `services.web.ttl`.
+    pub key: String,
+    /// What was given, and what is expected.
+    pub what: String,
+    /// What was probably meant.
+    pub suggestion: Option<String>,
+    /// Whether the configuration can be served all the same.
+    pub is_warning: bool,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(Place { line, column }) = self.at {
+            write!(f, ":{line}:{column}")?;
+        }
+        f.write_str(if self.is_warning { ": warning: " } else { ": error: " })?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.what)?;
+        match &self.suggestion {
+            Some(suggestion) => write!(f, "; did you mean `{suggestion}`?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The known word that `given` is most like, if it is like one at all.
+pub(super) fn nearest<'k>(
+    given: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
+    let scored = known.into_iter().map(|word| (strsim::damerau_levenshtein(given, word), word));
+    let (distance, word) = scored.min_by_key(|(distance, _)| *distance)?;
+    // A third of the letters may differ: more is another word.
+    (distance <= given.chars().count().max(3) / 3 + 1 && distance < word.chars().count())
+        .then_some(word)
+}

@@ -1,0 +1,271 @@
+//! Typed readers over the tree. A reader that finds something wrong notes it and goes on, so that
+//! all problems are told at once.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::problem::{Place, Problem, nearest};
+use super::yaml::{Entry, Node, Value};
+use crate::time::Ttl;
+
+/// What has been found wrong so far.
+#[derive(Debug)]
+pub(super) struct Problems {
+    pub(super) file: String,
+    pub(super) list: Vec<Problem>,
+}
+
+impl Problems {
+    pub(super) fn error(&mut self, at: Place, key: &str, what: impl Into<String>) {
+        self.push(at, key, what.into(), None, false);
+    }
+
+    pub(super) fn warning(&mut self, at: Place, key: &str, what: impl Into<String>) {
+        self.push(at, key, what.into(), None, true);
+    }
+
+    /// A word that is not one of the known ones.
+    pub(super) fn unknown<'k>(
+        &mut self,
+        (at, key): (Place, &str),
+        (kind, given): (&str, &str),
+        known: impl IntoIterator<Item = &'k str> + Clone,
+    ) {
+        let list: Vec<&str> = known.clone().into_iter().collect();
+        let allowed = if list.is_empty() { "none is defined".into() } else { list.join(", ") };
+        let suggestion = nearest(given, known).map(str::to_owned);
+        let what = format!("no {kind} `{given}`; expected one of: {allowed}");
+        self.push(at, key, what, suggestion, false);
+    }
+
+    fn push(
+        &mut self,
+        at: Place,
+        key: &str,
+        what: String,
+        suggestion: Option<String>,
+        is_warning: bool,
+    ) {
+        let key = key.to_owned();
+        let file = self.file.clone();
+        self.list.push(Problem { file, at: Some(at), key, what, suggestion, is_warning });
+    }
+}
+
+/// A value with the key that leads to it.
+#[derive(Clone, Debug)]
+pub(super) struct At<'n> {
+    pub(super) node: &'n Node,
+    pub(super) key: String,
+}
+
+/// A map whose keys are known. What is asked for is what is allowed.
+#[derive(Debug)]
+pub(super) struct Fields<'n> {
+    entries: &'n [Entry],
+    at: Place,
+    key: String,
+    asked: Vec<&'static str>,
+}
+
+impl<'n> At<'n> {
+    pub(super) fn place(&self) -> Place {
+        self.node.at
+    }
+
+    fn wrong(&self, expected: &str, problems: &mut Problems) {
+        let what = format!("{} given; expected {expected}", self.node.kind());
+        problems.error(self.node.at, &self.key, what);
+    }
+
+    /// A map with known keys; nothing is an empty one.
+    pub(super) fn fields(&self, problems: &mut Problems) -> Option<Fields<'n>> {
+        let entries = self.map("a map of keys", problems)?;
+        Some(Fields { entries, at: self.node.at, key: self.key.clone(), asked: Vec::new() })
+    }
+
+    /// The entries of a map whose keys are names.
+    pub(super) fn named(&self, problems: &mut Problems) -> Vec<(&'n str, Place, At<'n>)> {
+        let entries = self.map("a map of names", problems).unwrap_or(&[]);
+        let named = |entry: &'n Entry| {
+            let key = join(&self.key, &entry.key);
+            (entry.key.as_str(), entry.key_at, At { node: &entry.value, key })
+        };
+        entries.iter().map(named).collect()
+    }
+
+    fn map(&self, expected: &str, problems: &mut Problems) -> Option<&'n [Entry]> {
+        match &self.node.value {
+            Value::Map(entries) => Some(entries),
+            Value::Nothing => Some(&[]),
+            _ => {
+                self.wrong(expected, problems);
+                None
+            }
+        }
+    }
+
+    /// The items of a list; a value alone is a list of one.
+    pub(super) fn list(&self) -> Vec<At<'n>> {
+        let items = match &self.node.value {
+            Value::List(items) => items.as_slice(),
+            Value::Nothing => &[],
+            _ => std::slice::from_ref(self.node),
+        };
+        items.iter().map(|node| At { node, key: self.key.clone() }).collect()
+    }
+
+    pub(super) fn text(&self, expected: &str, problems: &mut Problems) -> Option<&'n str> {
+        match &self.node.value {
+            Value::Text(text) => Some(text),
+            _ => {
+                self.wrong(expected, problems);
+                None
+            }
+        }
+    }
+
+    /// A text that `T` can be read from.
+    pub(super) fn parsed<T: FromStr>(&self, what: &str, problems: &mut Problems) -> Option<T> {
+        let parsed = self.text(what, problems)?.trim().parse().ok();
+        if parsed.is_none() {
+            self.wrong(what, problems);
+        }
+        parsed
+    }
+
+    /// A number from `least` to `most`.
+    pub(super) fn number(&self, least: u64, most: u64, problems: &mut Problems) -> Option<u64> {
+        let expected = format!("a whole number from {least} to {most}");
+        let number = self.parsed(&expected, problems)?;
+        if !(least..=most).contains(&number) {
+            self.wrong(&expected, problems);
+            return None;
+        }
+        Some(number)
+    }
+
+    pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+        self.parsed("true or false", problems)
+    }
+
+    /// A span of time from `least` to `most`, such as `500ms`.
+    pub(super) fn duration(
+        &self,
+        least: Duration,
+        most: Duration,
+        problems: &mut Problems,
+    ) -> Option<Duration> {
+        let expected = format!("a time from {least:?} to {most:?}, such as 500ms, 30s or 5m");
+        let span = self.text(&expected, problems).and_then(duration);
+        let span = span.filter(|span| (least..=most).contains(span));
+        if span.is_none() && matches!(self.node.value, Value::Text(_)) {
+            self.wrong(&expected, problems);
+        }
+        span
+    }
+
+    /// A TTL of at least a second and at most a week.
+    pub(super) fn ttl(&self, problems: &mut Problems) -> Option<Ttl> {
+        const WEEK: Duration = Duration::from_secs(7 * 86_400);
+        let span = self.duration(Duration::from_secs(1), WEEK, problems)?;
+        if span.subsec_nanos() != 0 {
+            self.wrong("whole seconds: a TTL has no parts of one", problems);
+            return None;
+        }
+        u32::try_from(span.as_secs()).ok().map(Ttl::from_secs)
+    }
+
+    /// An address that a client can be sent to.
+    pub(super) fn unicast(&self, problems: &mut Problems) -> Option<IpAddr> {
+        let ip: IpAddr = self.parsed("an IPv4 or IPv6 address", problems)?;
+        if ip.is_unspecified() || ip.is_multicast() {
+            self.wrong("the address of one host", problems);
+            return None;
+        }
+        Some(ip)
+    }
+
+    /// Addresses with ports, all different.
+    pub(super) fn listen(&self, problems: &mut Problems) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for item in self.list() {
+            let expected = "an address and a port, such as 0.0.0.0:53 or [::]:53";
+            let Some(address) = item.parsed::<SocketAddr>(expected, problems) else { continue };
+            if address.port() != 0 && addresses.contains(&address) {
+                item.wrong("each address once", problems);
+            } else {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+}
+
+impl<'n> Fields<'n> {
+    /// The value of `key`, if it is there and is something.
+    pub(super) fn get(&mut self, key: &'static str) -> Option<At<'n>> {
+        self.asked.push(key);
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        if matches!(entry.value.value, Value::Nothing) {
+            return None;
+        }
+        Some(At { node: &entry.value, key: join(&self.key, key) })
+    }
+
+    /// The same; that it is not there is a problem.
+    pub(super) fn need(&mut self, key: &'static str, problems: &mut Problems) -> Option<At<'n>> {
+        let found = self.get(key);
+        if found.is_none() {
+            problems.error(self.at, &self.key, format!("the key `{key}` is missing"));
+        }
+        found
+    }
+
+    /// Whatever was not asked for is not known.
+    pub(super) fn done(self, problems: &mut Problems) {
+        for entry in self.entries {
+            if !self.asked.contains(&entry.key.as_str()) {
+                let at = (entry.key_at, self.key.as_str());
+                problems.unknown(at, ("key", &entry.key), self.asked.iter().copied());
+            }
+        }
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// `500ms`, `30s`, `5m`, `2h`, `1d`; a number alone is seconds.
+fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
+    match unit.trim() {
+        "ms" => Some(Duration::from_millis(number)),
+        "" | "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        "d" => seconds(86_400),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_with_their_units() {
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("30"), Some(Duration::from_secs(30)));
+        assert_eq!(duration("2 h"), Some(Duration::from_secs(7200)));
+        for wrong in ["", "s", "-1s", "1.5s", "1w", "99999999999999999999h"] {
+            assert_eq!(duration(wrong), None, "{wrong}");
+        }
+    }
+}

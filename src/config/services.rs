@@ -1,0 +1,364 @@
+//! `services`: names, regions and what picks between them.
+
+use std::collections::HashMap;
+use std::num::NonZeroU8;
+
+use super::checks::Checks;
+use super::places::{Regions, preferences};
+use super::read::{At, Fields, Problems};
+use super::yaml::Value;
+use super::zones::Drafts;
+use super::{CatchmentSpec, Target, Targets, defaults};
+use crate::geo::{Preferences, Site};
+use crate::health::{Check, Schedule};
+use crate::ids::{RegionId, ServiceId, TargetId};
+use crate::steer::{Address, Endpoint, OnAllDown, Policy, Pool, Service};
+use crate::zone::{Name, Steered};
+
+/// What services refer to.
+pub(super) struct World<'w> {
+    pub(super) regions: &'w Regions,
+    pub(super) checks: &'w Checks,
+    /// What goes before distance, for all services.
+    pub(super) preferences: &'w Preferences,
+}
+
+/// The services, and what they need.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    pub(super) list: Vec<Service>,
+    pub(super) catchments: Vec<CatchmentSpec>,
+    pub(super) targets: Vec<Target>,
+    known_catchments: HashMap<CatchmentSpec, usize>,
+    known_targets: HashMap<TargetId, usize>,
+}
+
+/// The most addresses that an answer names: their records fit in any UDP answer.
+const MOST_ANSWERS: u64 = 16;
+
+/// `services`: by name.
+pub(super) fn read(
+    at: Option<At<'_>>,
+    world: &World<'_>,
+    zones: &mut Drafts,
+    targets: &mut Targets,
+    problems: &mut Problems,
+) -> Services {
+    let mut services = Services::default();
+    for (name, _, at) in at.map(|at| at.named(problems)).unwrap_or_default() {
+        let Some(mut fields) = at.fields(problems) else { continue };
+        let id = ServiceId::from_index(services.list.len());
+        let check = fields.get("check").map(|at| (world.checks.find(&at, problems), at));
+        if check.is_none() {
+            problems.warning(at.place(), &at.key, "no `check`: its endpoints count as up always");
+        }
+        let check = check.and_then(|(check, _)| check).cloned();
+        let mut probing = Probing { check, targets, services: &mut services };
+        let pools = pools(&mut fields, world, &mut probing, problems);
+        let names = names(&mut fields, problems);
+        let service = service(name, &at, &mut fields, pools, world, &mut services, problems);
+        fields.done(problems);
+        let kind = kind(&service, &at, problems);
+        for (name, at) in names {
+            zones.steer(&name, id, kind, (at.place(), &at.key), problems);
+        }
+        services.list.push(service);
+    }
+    services
+}
+
+/// `names`: those that the service answers.
+fn names<'n>(fields: &mut Fields<'n>, problems: &mut Problems) -> Vec<(Name, At<'n>)> {
+    let Some(at) = fields.need("names", problems) else { return Vec::new() };
+    let mut names = Vec::new();
+    for item in at.list() {
+        let Some(text) = item.text("a domain name", problems) else { continue };
+        match text.parse::<Name>() {
+            Ok(name) => names.push((name, item)),
+            Err(error) => problems.error(item.place(), &item.key, error.to_string()),
+        }
+    }
+    names
+}
+
+fn service(
+    name: &str,
+    at: &At<'_>,
+    fields: &mut Fields<'_>,
+    pools: Vec<Pool>,
+    world: &World<'_>,
+    services: &mut Services,
+    problems: &mut Problems,
+) -> Service {
+    let (policy, own) = policy(at, fields, &pools, world, problems);
+    let sites = pools.iter().map(|pool| Site {
+        region: pool.region,
+        at: world.regions.list.get(pool.region.index()).and_then(|region| region.at),
+    });
+    let sites: Vec<Site> = sites.collect();
+    if policy == Policy::Nearest {
+        for site in sites.iter().filter(|site| site.at.is_none()) {
+            let name = world.regions.list.get(site.region.index()).map_or("", |of| &of.name);
+            let what = format!("the region {name} has no `at`: it is nobody's nearest");
+            problems.warning(at.place(), &at.key, what);
+        }
+    }
+    let preferences = restricted(own.unwrap_or_else(|| world.preferences.clone()), &pools, &policy);
+    let catchment = services.catchment(CatchmentSpec { sites, preferences });
+    let ttl = fields.get("ttl").and_then(|at| at.ttl(problems)).unwrap_or(defaults::TTL);
+    let suspect_ttl = fields.get("suspect_ttl").and_then(|at| at.ttl(problems));
+    let answers = fields.get("answers").and_then(|at| at.number(1, MOST_ANSWERS, problems));
+    Service {
+        name: name.to_owned(),
+        policy,
+        answers: answers.and_then(|most| NonZeroU8::new(u8::try_from(most).ok()?)),
+        on_all_down: on_all_down(fields, problems),
+        ttl,
+        suspect_ttl: suspect_ttl.unwrap_or(defaults::SUSPECT_TTL),
+        ecs: fields.get("ecs").and_then(|at| at.boolean(problems)).unwrap_or(true),
+        catchment,
+        pools,
+    }
+}
+
+/// The preferences as far as they are about the regions of a service. What is not named in the
+/// default order comes after it, in the order in which the service names its regions.
+fn restricted(mut preferences: Preferences, pools: &[Pool], policy: &Policy) -> Preferences {
+    let has = |region: &RegionId| pools.iter().any(|pool| pool.region == *region);
+    for list in preferences
+        .prefixes
+        .iter_mut()
+        .map(|(_, list)| list)
+        .chain(preferences.asns.values_mut())
+        .chain(preferences.subdivisions.values_mut())
+        .chain(preferences.countries.values_mut())
+        .chain(preferences.continents.values_mut())
+        .chain([&mut preferences.default])
+    {
+        list.retain(has);
+    }
+    preferences.prefixes.retain(|(_, list)| !list.is_empty());
+    preferences.asns.retain(|_, list| !list.is_empty());
+    preferences.subdivisions.retain(|_, list| !list.is_empty());
+    preferences.countries.retain(|_, list| !list.is_empty());
+    preferences.continents.retain(|_, list| !list.is_empty());
+    for pool in pools {
+        if !preferences.default.contains(&pool.region) {
+            preferences.default.push(pool.region);
+        }
+    }
+    preferences.nearest = *policy == Policy::Nearest;
+    preferences
+}
+
+const POLICIES: [&str; 4] = ["nearest", "failover", "weighted", "geo"];
+
+/// `steer`, with `order` and `map`: what picks a region.
+fn policy(
+    service: &At<'_>,
+    fields: &mut Fields<'_>,
+    pools: &[Pool],
+    world: &World<'_>,
+    problems: &mut Problems,
+) -> (Policy, Option<Preferences>) {
+    let steer = fields.get("steer");
+    let word = steer.as_ref().and_then(|at| at.text("a policy", problems)).unwrap_or("nearest");
+    match word {
+        "nearest" => (Policy::Nearest, None),
+        "weighted" => {
+            if !pools.is_empty() && pools.iter().all(|pool| pool.weight == 0) {
+                let what = "all weights are 0; expected one above it";
+                problems.error(service.place(), &service.key, what);
+            }
+            (Policy::Weighted, None)
+        }
+        "failover" => {
+            let all: Vec<RegionId> = pools.iter().map(|pool| pool.region).collect();
+            let Some(at) = fields.get("order") else { return (Policy::Failover(all), None) };
+            let order = world.regions.find_all(&at, problems);
+            let strange = order.iter().filter(|region| !all.contains(region));
+            let missing = all.iter().filter(|region| !order.contains(region));
+            for (region, what) in strange
+                .map(|region| (region, "the service has no endpoint in"))
+                .chain(missing.map(|region| (region, "the order does not name")))
+            {
+                let name = world.regions.list.get(region.index()).map_or("", |of| &of.name);
+                problems.error(at.place(), &at.key, format!("{what} the region {name}"));
+            }
+            (Policy::Failover(order), None)
+        }
+        "geo" => {
+            let Some(at) = fields.need("map", problems) else { return (Policy::Geo, None) };
+            let map = preferences(&at, world.regions, problems);
+            if map.default.is_empty() {
+                let what = "no `default`; expected regions for clients that the map does not name";
+                problems.error(at.place(), &at.key, what);
+            }
+            (Policy::Geo, Some(map))
+        }
+        given => {
+            if let Some(at) = &steer {
+                problems.unknown((at.place(), &at.key), ("policy", given), POLICIES);
+            }
+            (Policy::Nearest, None)
+        }
+    }
+}
+
+const ALL_DOWN: [&str; 5] = ["as_if_up", "last_good", "nodata", "servfail", "fixed"];
+
+/// `on_all_down`: a word, or `fixed` with addresses.
+fn on_all_down(fields: &mut Fields<'_>, problems: &mut Problems) -> OnAllDown {
+    let Some(at) = fields.get("on_all_down") else { return OnAllDown::AsIfUp };
+    if let Value::Text(word) = &at.node.value {
+        match word.as_str() {
+            "as_if_up" => return OnAllDown::AsIfUp,
+            "last_good" => return OnAllDown::LastGood,
+            "nodata" => return OnAllDown::NoData,
+            "servfail" => return OnAllDown::ServFail,
+            given => {
+                let place = (at.place(), at.key.as_str());
+                problems.unknown(place, ("choice", given), ALL_DOWN);
+                return OnAllDown::AsIfUp;
+            }
+        }
+    }
+    let Some(mut inner) = at.fields(problems) else { return OnAllDown::AsIfUp };
+    let fixed = inner.need("fixed", problems);
+    inner.done(problems);
+    let items = fixed.map(|at| at.list()).unwrap_or_default();
+    let addresses: Vec<Address> =
+        items.iter().filter_map(|item| item.unicast(problems)).map(Address::Ip).collect();
+    if addresses.is_empty() {
+        problems.error(at.place(), &at.key, "no fixed address; expected at least one");
+    }
+    OnAllDown::Fixed(addresses)
+}
+
+/// Gives endpoints their targets.
+struct Probing<'p> {
+    check: Option<(Check, Schedule)>,
+    targets: &'p mut Targets,
+    services: &'p mut Services,
+}
+
+impl Probing<'_> {
+    fn endpoint(&mut self, address: Address) -> Endpoint {
+        let target = match (&self.check, &address) {
+            (Some((check, schedule)), Address::Ip(ip)) => {
+                let id = self.targets.id(*ip, check);
+                if let Some(id) = id {
+                    self.services.target(id, *ip, check, *schedule);
+                }
+                id
+            }
+            _ => None,
+        };
+        Endpoint { address, target }
+    }
+}
+
+/// `regions` of a service: endpoints by region.
+fn pools(
+    fields: &mut Fields<'_>,
+    world: &World<'_>,
+    probing: &mut Probing<'_>,
+    problems: &mut Problems,
+) -> Vec<Pool> {
+    let Some(at) = fields.need("regions", problems) else { return Vec::new() };
+    let mut pools = Vec::new();
+    for (name, place, value) in at.named(problems) {
+        let region = world.regions.named(name, (place, &at.key), problems);
+        let (weight, endpoints) = pool(&value, probing, problems);
+        if endpoints.is_empty() && !matches!(value.node.value, Value::Text(_)) {
+            problems.error(value.place(), &value.key, "no endpoint; expected an address");
+        }
+        if let Some(region) = region {
+            pools.push(Pool { region, weight, endpoints });
+        }
+    }
+    if at.named(problems).is_empty() {
+        let what = "no region; a name of this service would have no record";
+        problems.error(at.place(), &at.key, what);
+    }
+    pools
+}
+
+/// Addresses alone, or `{endpoints, weight}`, or `{cname, weight}`.
+fn pool(at: &At<'_>, probing: &mut Probing<'_>, problems: &mut Problems) -> (u32, Vec<Endpoint>) {
+    let addresses = |at: &At<'_>, probing: &mut Probing<'_>, problems: &mut Problems| {
+        let mut endpoints: Vec<Endpoint> = Vec::new();
+        for item in at.list() {
+            let Some(ip) = item.unicast(problems) else { continue };
+            if endpoints.iter().any(|known| known.address == Address::Ip(ip)) {
+                problems.error(item.place(), &item.key, format!("the address {ip} stands twice"));
+            }
+            endpoints.push(probing.endpoint(Address::Ip(ip)));
+        }
+        endpoints
+    };
+    if !matches!(at.node.value, Value::Map(_)) {
+        return (1, addresses(at, probing, problems));
+    }
+    let Some(mut fields) = at.fields(problems) else { return (1, Vec::new()) };
+    let weight = fields.get("weight").and_then(|at| at.number(0, 1_000_000, problems));
+    let mut endpoints = Vec::new();
+    if let Some(at) = fields.get("endpoints") {
+        endpoints = addresses(&at, probing, problems);
+    }
+    if let Some(at) = fields.get("cname")
+        && let Some(target) = at.parsed::<Name>("a domain name", problems)
+    {
+        endpoints.push(probing.endpoint(Address::Alias(target)));
+    }
+    fields.done(problems);
+    (weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1), endpoints)
+}
+
+/// What the service's names give: addresses or a CNAME, not both.
+fn kind(service: &Service, at: &At<'_>, problems: &mut Problems) -> Steered {
+    let mut endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
+    let is_alias = |endpoint: &Endpoint| matches!(endpoint.address, Address::Alias(_));
+    let some = endpoints.clone().any(is_alias);
+    if some && !endpoints.all(is_alias) {
+        let what = "addresses in one place and `cname` in another; a service gives one kind";
+        problems.error(at.place(), &at.key, what);
+    }
+    if some && let OnAllDown::Fixed(_) = service.on_all_down {
+        let what = "`fixed` addresses, where the service gives a CNAME; choose another";
+        problems.error(at.place(), &at.key, what);
+    }
+    if some { Steered::Alias } else { Steered::Addresses }
+}
+
+impl Services {
+    /// The row of a catchment; equal ones are one.
+    fn catchment(&mut self, spec: CatchmentSpec) -> usize {
+        if let Some(row) = self.known_catchments.get(&spec) {
+            return *row;
+        }
+        let row = self.catchments.len();
+        self.known_catchments.insert(spec.clone(), row);
+        self.catchments.push(spec);
+        row
+    }
+
+    /// A target that is probed. Of several schedules for it the fastest counts.
+    fn target(
+        &mut self,
+        id: TargetId,
+        address: std::net::IpAddr,
+        check: &Check,
+        schedule: Schedule,
+    ) {
+        let row = *self.known_targets.entry(id).or_insert_with(|| {
+            self.targets.push(Target { id, address, check: check.clone(), schedule });
+            self.targets.len() - 1
+        });
+        if let Some(target) = self.targets.get_mut(row)
+            && schedule.interval < target.schedule.interval
+        {
+            target.schedule = schedule;
+        }
+    }
+}

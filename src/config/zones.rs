@@ -1,0 +1,223 @@
+//! `zones`: from zone files, or written out.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::problem::{Place, Problem};
+use super::read::{At, Problems};
+use super::{Loader, defaults};
+use crate::ids::ServiceId;
+use crate::zone::{FileProblem, Name, Steered, ZoneBuilder, Zones, parse};
+
+/// The zones, while services put their names on top.
+#[derive(Debug, Default)]
+pub(super) struct Drafts {
+    list: Vec<Draft>,
+    /// The files that were read.
+    pub(super) files: Vec<PathBuf>,
+}
+
+#[derive(Debug)]
+struct Draft {
+    origin: Name,
+    builder: ZoneBuilder,
+    at: Place,
+    key: String,
+    /// Where names were first mentioned, to tell where a conflict is.
+    mentions: HashMap<Name, Place>,
+    /// It could not be read, which has been told.
+    is_broken: bool,
+}
+
+impl Drafts {
+    /// Puts a service on a name; tells if no zone has it.
+    pub(super) fn steer(
+        &mut self,
+        name: &Name,
+        service: Option<ServiceId>,
+        kind: Steered,
+        (at, key): (Place, &str),
+        problems: &mut Problems,
+    ) {
+        let around = self.list.iter_mut().filter(|draft| name.is_at_or_below(&draft.origin));
+        match around.max_by_key(|draft| draft.origin.as_wire().len()) {
+            Some(draft) => {
+                draft.mentions.insert(name.clone(), at);
+                if let Some(service) = service {
+                    draft.builder.steer(name, service, kind);
+                }
+            }
+            None => {
+                let zones: Vec<String> =
+                    self.list.iter().map(|draft| draft.origin.to_string()).collect();
+                let what = format!("{name} is in no zone; the zones are: {}", zones.join(", "));
+                problems.error(at, key, what);
+            }
+        }
+    }
+
+    /// The zones; tells what is wrong with them.
+    pub(super) fn finish(self, problems: &mut Problems) -> Zones {
+        let mut zones = Vec::new();
+        for draft in self.list {
+            match draft.builder.finish() {
+                Ok(zone) => zones.push(zone),
+                // What is missing from a zone that could not be read is no news.
+                Err(_) if draft.is_broken => {}
+                Err(found) => {
+                    for problem in found {
+                        let at = draft.mentions.get(&problem.owner).unwrap_or(&draft.at);
+                        problems.error(*at, &draft.key, problem.to_string());
+                    }
+                }
+            }
+        }
+        Zones::new(zones)
+    }
+}
+
+/// `zones`: by origin.
+pub(super) fn read(at: Option<At<'_>>, load: Loader<'_>, problems: &mut Problems) -> Drafts {
+    let mut drafts = Drafts::default();
+    let Some(at) = at else { return drafts };
+    for (text, place, zone) in at.named(problems) {
+        let origin: Name = match text.parse() {
+            Ok(origin) => origin,
+            Err(error) => {
+                problems.error(place, &at.key, format!("{error}"));
+                continue;
+            }
+        };
+        if drafts.list.iter().any(|draft| draft.origin == origin) {
+            problems.error(place, &at.key, format!("the zone {origin} stands twice"));
+            continue;
+        }
+        let mut draft = Draft {
+            builder: ZoneBuilder::new(origin.clone()),
+            origin,
+            at: place,
+            key: zone.key.clone(),
+            mentions: HashMap::new(),
+            is_broken: false,
+        };
+        let before = problems.list.iter().filter(|problem| !problem.is_warning).count();
+        read_zone(&zone, &mut draft, &mut drafts.files, load, problems);
+        let after = problems.list.iter().filter(|problem| !problem.is_warning).count();
+        draft.is_broken = after > before;
+        drafts.list.push(draft);
+    }
+    drafts
+}
+
+fn read_zone(
+    at: &At<'_>,
+    draft: &mut Draft,
+    files: &mut Vec<PathBuf>,
+    load: Loader<'_>,
+    problems: &mut Problems,
+) {
+    let Some(mut fields) = at.fields(problems) else { return };
+    if let Some(file) = fields.get("file") {
+        fields.done(problems);
+        if let Some(path) = file.text("the path of a zone file", problems) {
+            from_file(path, &file, draft, files, load, problems);
+        }
+        return;
+    }
+    let Some(servers) = fields.get("ns") else {
+        let what = "expected `file`, or `ns` with the names of the zone's name servers";
+        problems.error(at.place(), &at.key, what);
+        return;
+    };
+    let servers: Vec<Name> = servers
+        .list()
+        .iter()
+        .filter_map(|item| item.parsed("the name of a name server", problems))
+        .collect();
+    if servers.len() == 1 {
+        let what = "one name server; with two, resolvers hardly notice when one is away";
+        problems.warning(at.place(), &at.key, what);
+    }
+    let ttl = fields.get("ttl").and_then(|at| at.ttl(problems)).unwrap_or(defaults::ZONE_TTL);
+    let negative = fields.get("negative_ttl").and_then(|at| at.ttl(problems));
+    let records = fields.get("records");
+    fields.done(problems);
+    draft.builder.add_apex(&servers, ttl, negative.unwrap_or(defaults::NEGATIVE_TTL));
+    for (owner, _, types) in records.map(|at| at.named(problems)).unwrap_or_default() {
+        for (rtype, place, values) in types.named(problems) {
+            for value in values.list() {
+                let expected = "record data as in a zone file";
+                let Some(data) = value.text(expected, problems) else { continue };
+                let at = (place, types.key.as_str());
+                inline(draft, (owner, ttl.as_secs(), rtype, data), at, problems);
+            }
+        }
+    }
+}
+
+/// A record that is written in the configuration: a line of a zone file.
+fn inline(
+    draft: &mut Draft,
+    (owner, ttl, rtype, data): (&str, u32, &str, &str),
+    (at, key): (Place, &str),
+    problems: &mut Problems,
+) {
+    let line = format!("{owner} {ttl} IN {rtype} {data}");
+    let mut no_include = |_: &str| Err("not in a configuration".to_owned());
+    let one_line = !line.contains(['\n', '\r']);
+    match parse("", line.as_bytes(), &draft.origin, &mut no_include) {
+        Ok(records) if one_line && records.len() == 1 => {
+            for record in records {
+                draft.mentions.entry(record.owner.clone()).or_insert(at);
+                draft.builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
+            }
+        }
+        Ok(_) => problems.error(at, key, format!("`{data}` is not the data of one record")),
+        Err(faults) => {
+            let reasons: Vec<&str> = faults.iter().map(|fault| fault.what.as_str()).collect();
+            let what = format!("`{rtype} {data}` cannot be read: {}", reasons.join(", "));
+            problems.error(at, key, what);
+        }
+    }
+}
+
+fn from_file(
+    path: &str,
+    at: &At<'_>,
+    draft: &mut Draft,
+    files: &mut Vec<PathBuf>,
+    load: Loader<'_>,
+    problems: &mut Problems,
+) {
+    let text = match load(Path::new(path)) {
+        Ok(text) => text,
+        Err(reason) => {
+            problems.error(at.place(), &at.key, format!("cannot read `{path}`: {reason}"));
+            return;
+        }
+    };
+    files.push(path.into());
+    // Included files are named relative to the zone file.
+    let folder = Path::new(path).parent().unwrap_or(Path::new("")).to_owned();
+    let mut include = |included: &str| {
+        let included = folder.join(included);
+        let text = load(&included)?;
+        files.push(included);
+        Ok(text)
+    };
+    match parse(path, &text, &draft.origin, &mut include) {
+        Ok(records) => {
+            for record in records {
+                draft.builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
+            }
+        }
+        Err(faults) => problems.list.extend(faults.into_iter().map(told)),
+    }
+}
+
+/// A problem of a zone file, in its own file.
+fn told(problem: FileProblem) -> Problem {
+    let at = problem.at.map(|(line, column)| Place { line, column });
+    let FileProblem { file, what, .. } = problem;
+    Problem { file, at, key: String::new(), what, suggestion: None, is_warning: false }
+}
