@@ -14,12 +14,14 @@
 //! [`snapshot`] is what the second hands to the first. [`server`] alone touches the real world.
 //! Who may import whom is a table in `docs/ARCHITECTURE.md`, and a test.
 
+pub mod cli;
 pub mod config;
 pub mod geo;
 pub mod health;
 pub mod ids;
 pub mod query;
 pub mod rng;
+pub mod server;
 pub mod snapshot;
 pub mod steer;
 pub mod time;

@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::geo::{Preferences, Site};
+use crate::geo::CatchmentSpec;
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, TargetId};
 use crate::rng::fnv1a;
 use crate::snapshot::{Identity, Region};
 use crate::steer::Service;
-use crate::zone::Zones;
+use crate::zone::{Name, Zones};
 
 pub mod defaults;
 
@@ -65,21 +65,14 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// What the server says of itself.
     pub identity: Identity,
+    /// Steered names that may go away: any other that is live must keep a record.
+    pub retired: Vec<Name>,
     /// The zone files that were read.
     pub files: Vec<PathBuf>,
     /// What looks wrong, but can be served.
     pub warnings: Vec<Problem>,
     /// A hash of the configuration's text: which one is live.
     pub hash: u64,
-}
-
-/// Regions, and what ranks them.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct CatchmentSpec {
-    /// The regions.
-    pub sites: Vec<Site>,
-    /// What goes before distance, and what comes when nothing is known.
-    pub preferences: Preferences,
 }
 
 /// Something that is probed.
@@ -170,6 +163,8 @@ fn compile(
     let checks = checks::read(fields.get("checks"), problems);
     let zones = fields.need("zones", problems);
     let services = fields.need("services", problems);
+    let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
+    let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
     fields.done(problems);
 
     let mut zones = zones::read(zones, load, problems);
@@ -190,6 +185,7 @@ fn compile(
         catchments: services.catchments,
         targets: services.targets,
         identity,
+        retired,
         files,
         warnings: Vec::new(),
         hash: fnv1a(text.as_bytes()),

@@ -28,6 +28,14 @@ pub struct Problem {
     pub is_warning: bool,
 }
 
+impl Problem {
+    /// Something that is wrong with a whole file.
+    pub fn of_file(file: &str, what: String) -> Self {
+        let file = file.to_owned();
+        Self { file, at: None, key: String::new(), what, suggestion: None, is_warning: false }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;

@@ -8,8 +8,8 @@ use super::places::{Regions, preferences};
 use super::read::{At, Fields, Problems};
 use super::yaml::Value;
 use super::zones::Drafts;
-use super::{CatchmentSpec, Target, Targets, defaults};
-use crate::geo::{Preferences, Site};
+use super::{Target, Targets, defaults};
+use crate::geo::{CatchmentSpec, Preferences, Site};
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::steer::{Address, Endpoint, OnAllDown, Policy, Pool, Service};
@@ -59,10 +59,11 @@ pub(super) fn read(
         let service = service(name, &at, &mut fields, pools, world, &mut services, problems);
         fields.done(problems);
         let kind = kind(&service, &at, problems);
-        for (name, at) in names {
-            zones.steer(&name, id, kind, (at.place(), &at.key), problems);
+        for (name, at) in &names {
+            zones.steer(name, id, kind, (at.place(), &at.key), problems);
         }
-        services.list.push(service);
+        let names = names.into_iter().map(|(name, _)| name).collect();
+        services.list.push(Service { names, ..service });
     }
     services
 }
@@ -110,6 +111,7 @@ fn service(
     let answers = fields.get("answers").and_then(|at| at.number(1, MOST_ANSWERS, problems));
     Service {
         name: name.to_owned(),
+        names: Vec::new(),
         policy,
         answers: answers.and_then(|most| NonZeroU8::new(u8::try_from(most).ok()?)),
         on_all_down: on_all_down(fields, problems),

@@ -3,15 +3,25 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::atlas::{Atlas, Layers, without_islands};
+use super::atlas::{Atlas, Layers, Location, without_islands};
 use super::networks::{Key, Span, Steps, key_v6, widest};
-use super::ranking::{Preferences, Rule, Site, rank_by};
+use super::ranking::{Preferences, Ranking, Rule, Site, rank, rank_by};
 use super::special::{Located, located};
 use crate::ids::RegionId;
+
+/// Regions, and what ranks them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CatchmentSpec {
+    /// The regions.
+    pub sites: Vec<Site>,
+    /// What goes before distance, and what comes when nothing is known.
+    pub preferences: Preferences,
+}
 
 /// For one set of regions and preferences: every network's class, and every class's order.
 #[derive(Debug)]
 pub struct Catchment {
+    spec: CatchmentSpec,
     rankings: Vec<Box<[RegionId]>>,
     v4: Steps<u32, u32>,
     v6: Steps<u64, u32>,
@@ -27,13 +37,19 @@ pub struct NetworkMap {
 }
 
 impl Catchment {
-    /// Orders `sites` for everybody in `atlas`.
-    pub fn build(atlas: &Atlas, sites: &[Site], preferences: &Preferences) -> Self {
-        let mut classes = Classes::new(atlas, sites, preferences);
+    /// Orders the regions of `spec` for everybody in `atlas`.
+    pub fn build(atlas: &Atlas, spec: CatchmentSpec) -> Self {
+        let mut classes = Classes::new(atlas, &spec.sites, &spec.preferences);
         let (prefixes4, prefixes6) = classes.prefix_rules();
         let v4 = classes.of_layers(&atlas.v4, &prefixes4);
         let v6 = classes.of_layers(&atlas.v6, &prefixes6);
-        Self { rankings: classes.rankings, v4, v6 }
+        let rankings = classes.rankings;
+        Self { spec, rankings, v4, v6 }
+    }
+
+    /// The order of one client, who is at `location`, with its reason.
+    pub fn rank(&self, location: &Location<'_>, client: IpAddr) -> Ranking {
+        rank(location, client, &self.spec.sites, &self.spec.preferences)
     }
 
     /// The distinct orders, by class.

@@ -22,7 +22,7 @@ mod special;
 mod tests;
 
 pub use atlas::{Atlas, Location, Place, Source, Sources};
-pub use catchment::{Catchment, NetworkMap};
+pub use catchment::{Catchment, CatchmentSpec, NetworkMap};
 pub use codes::{Continent, Country, ParseCodeError, Subdivision};
 pub use coordinates::Coordinates;
 pub use database::{Database, DatabaseError, Description, Schema};

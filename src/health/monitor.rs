@@ -247,6 +247,6 @@ impl Watch {
 /// evenly for any number of successive ids (Knuth, TAOCP 3, §6.4).
 fn phase(target: TargetId, interval: Duration) -> Duration {
     let turn = (target.index() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let nanos = u128::from(turn) * interval.as_nanos() >> 64;
+    let nanos = (u128::from(turn) * interval.as_nanos()) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }

@@ -47,6 +47,13 @@ impl HealthTable {
         self.rows.get(target.index()).copied().unwrap_or_default()
     }
 
+    /// The same table, should `target` be in `state`: for what-if questions.
+    #[must_use]
+    pub fn assuming(mut self, target: TargetId, state: State) -> Self {
+        *self.row(target) = TargetHealth { state, ..TargetHealth::default() };
+        self
+    }
+
     /// The row of `target`, made if it is not there.
     pub(super) fn row(&mut self, target: TargetId) -> &mut TargetHealth {
         let index = target.index();

@@ -17,11 +17,14 @@ use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
+pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
+pub use explain::{assuming_down, explain};
 pub use receive::Silence;
 
 mod chaos;
 mod client;
 mod edns;
+mod explain;
 mod message;
 mod name;
 mod receive;
@@ -55,6 +58,19 @@ pub enum Transport {
     Https,
     /// DNS over QUIC (RFC 9250).
     Quic,
+}
+
+impl Transport {
+    /// A word for it: the label of a counter.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Https => "https",
+            Self::Quic => "quic",
+        }
+    }
 }
 
 /// The largest answer over UDP, whatever the client says: what crosses the Internet unfragmented
@@ -101,6 +117,21 @@ pub enum Rcode {
     Refused = 5,
     /// The EDNS version is not known.
     BadVers = 16,
+}
+
+impl Rcode {
+    /// Its mnemonic (RFC 2929 §2.3): the label of a counter.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NoError => "NOERROR",
+            Self::FormErr => "FORMERR",
+            Self::ServFail => "SERVFAIL",
+            Self::NxDomain => "NXDOMAIN",
+            Self::NotImp => "NOTIMP",
+            Self::Refused => "REFUSED",
+            Self::BadVers => "BADVERS",
+        }
+    }
 }
 
 /// Answers `packet`, which came from `peer`, as `snapshot` has it: at most what `peer` can take

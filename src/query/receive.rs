@@ -41,6 +41,16 @@ pub enum Silence {
     Response,
 }
 
+impl Silence {
+    /// A word for it: the label of a counter.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::TooShort => "too_short",
+            Self::Response => "response",
+        }
+    }
+}
+
 /// The octets of a header (RFC 1035 §4.1.1).
 pub(super) const HEADER: usize = 12;
 

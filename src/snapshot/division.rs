@@ -77,12 +77,23 @@ impl Division {
         &self.orders
     }
 
-    /// The map from networks to rows of [`Self::orders`], where the client's place decides.
-    pub fn networks(&self) -> Option<&NetworkMap> {
-        match &self.by {
-            By::Network(map) => Some(map),
-            By::Slot(_) => None,
-        }
+    /// The share of clients in each row of [`Self::orders`]: of the IPv4 addresses where the
+    /// client's place decides, else of the client prefixes.
+    pub fn shares(&self) -> Vec<f64> {
+        let counts = match &self.by {
+            By::Network(map) => map.addresses_v4(),
+            By::Slot(rows) => {
+                let mut counts = vec![0; self.orders.len()];
+                for row in rows.iter().map(|row| usize::from(*row)) {
+                    if let Some(count) = counts.get_mut(row) {
+                        *count += 1;
+                    }
+                }
+                counts
+            }
+        };
+        let all: u64 = counts.iter().sum();
+        counts.iter().map(|count| *count as f64 / all.max(1) as f64).collect()
     }
 
     fn by_network(catchment: &Catchment, key: &DivisionKey) -> Self {

@@ -19,7 +19,7 @@ use crate::health::HealthTable;
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::steer::weighted::{Contender, name_hash};
 use crate::steer::{Family, Policy, Service, Usable, choose, usable};
-use crate::zone::Zones;
+use crate::zone::{Found, Name, RecordType, Zones};
 
 pub use division::{Division, DivisionKey, Order};
 pub use ready::{Body, Ready};
@@ -93,6 +93,25 @@ impl Plan {
     /// The services with an endpoint that `target` probes.
     pub fn dependents(&self, target: TargetId) -> &[ServiceId] {
         self.dependents.get(&target).map_or(&[], Vec::as_slice)
+    }
+
+    /// The steered names of this plan that have no record to give in `newer`.
+    pub fn names_lost_in<'p>(&'p self, newer: &Self) -> Vec<&'p Name> {
+        let names = self.services.iter().flat_map(|service| &service.names);
+        names.filter(|name| !newer.has_addresses(name)).collect()
+    }
+
+    /// Does `name` exist with addresses, or something that leads to some?
+    fn has_addresses(&self, name: &Name) -> bool {
+        let name = name.to_lower();
+        match self.zones.find(&name).map(|zone| zone.find(&name)) {
+            Some(Found::Node(node)) => {
+                let types = [RecordType::A, RecordType::AAAA, RecordType::CNAME];
+                node.steered.is_some() || types.iter().any(|rtype| node.set(*rtype).is_some())
+            }
+            Some(Found::Delegation(_)) => true,
+            Some(Found::NoName) | None => false,
+        }
     }
 
     /// What orders the regions of `service` for a client; `None`: the same order for everybody.

@@ -29,6 +29,8 @@ pub mod weighted;
 pub struct Service {
     /// What operators call it.
     pub name: String,
+    /// The names that it answers.
+    pub names: Vec<Name>,
     /// How a region is picked.
     pub policy: Policy,
     /// Its endpoints by region, one pool a region.

@@ -72,6 +72,7 @@ fn service(pools: &[&[&str]]) -> Service {
     });
     Service {
         name: "web".into(),
+        names: Vec::new(),
         policy: Policy::Nearest,
         pools: pools.collect(),
         answers: None,

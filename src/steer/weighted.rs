@@ -46,6 +46,11 @@ pub fn slot(client: IpAddr) -> (usize, u8) {
     (usize::try_from(hash).map_or(0, |hash| hash % SLOTS), prefix)
 }
 
+/// The regions in the order in which `client` prefers them.
+pub fn order_of(client: IpAddr, contenders: &[Contender]) -> Vec<RegionId> {
+    order(slot(client).0, contenders)
+}
+
 /// The regions in the order in which `slot` prefers them.
 pub fn order(slot: usize, contenders: &[Contender]) -> Vec<RegionId> {
     let mut scored: Vec<(u64, &Contender)> = contenders
@@ -86,7 +91,7 @@ fn minus_log2(hash: u64) -> u64 {
     let mut mantissa = value << zeros;
     let mut fraction = 0u64;
     for _ in 0..FRACTION_BITS {
-        let square = u128::from(mantissa) * u128::from(mantissa) >> 63;
+        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
         fraction <<= 1;
         mantissa = if square >> 64 == 1 {
             fraction |= 1;

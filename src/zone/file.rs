@@ -95,7 +95,7 @@ impl Reading<'_> {
                 Ok(Some(Entry::Include { path, origin: below })) => {
                     let below = below.and_then(|name| Name::from_wire(name.as_slice()));
                     let origin = below.as_ref().unwrap_or(origin);
-                    self.include(file, line, &path.to_string(), origin, depth);
+                    self.include(file, line, path.as_ref(), origin, depth);
                 }
                 Err(error) => {
                     // The reader tells `line:column: what`.

@@ -1,0 +1,94 @@
+//! `meridian demo`.
+
+use axum::Router;
+use clap::{Args, Subcommand};
+use tokio::runtime::Runtime;
+
+use super::explain::{client, refused, unreachable};
+use super::serve::{told, until_stopped};
+use super::{Failed, log, print};
+use crate::server::demo::{Backends, Ports, configuration, guide};
+use crate::server::{Server, Source};
+
+/// What to show.
+#[derive(Args)]
+pub(super) struct Demo {
+    /// Change a region of a demo that runs.
+    #[command(subcommand)]
+    change: Option<Change>,
+    /// The port for DNS.
+    #[arg(long, default_value_t = 5300)]
+    dns_port: u16,
+    /// The port for the dashboard.
+    #[arg(long, default_value_t = 8053, global = true)]
+    http_port: u16,
+    /// The port of the regions' servers, each on a loopback address of its own.
+    #[arg(long, default_value_t = 8080)]
+    backend_port: u16,
+    /// Print the demo's configuration and end.
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// What can happen to a region.
+#[derive(Subcommand)]
+enum Change {
+    /// Its server dies: connections are refused.
+    Kill {
+        /// The region.
+        region: String,
+    },
+    /// Its server stops answering, like a stopped process.
+    Stall {
+        /// The region.
+        region: String,
+    },
+    /// Its server answers 500.
+    Fail {
+        /// The region.
+        region: String,
+    },
+    /// Its server is well again.
+    Revive {
+        /// The region.
+        region: String,
+    },
+}
+
+/// Shows the demo, or changes one that runs.
+pub(super) fn run(demo: Demo) -> Result<(), Failed> {
+    let ports = Ports { dns: demo.dns_port, http: demo.http_port, backend: demo.backend_port };
+    if let Some(change) = demo.change {
+        return apply(&change, ports);
+    }
+    if demo.print_config {
+        print(configuration(ports).trim_end());
+        return Ok(());
+    }
+    log::start();
+    let runtime = Runtime::new()?;
+    runtime.block_on(async {
+        let backends = Backends::start(ports).await.map_err(|error| told(&error))?;
+        let source = Source::Text("demo".to_owned(), configuration(ports));
+        let routes = |_: &_| -> Router { backends.routes() };
+        let server = Server::start(source, routes).await.map_err(|error| told(&error))?;
+        print(&guide(ports));
+        until_stopped(server).await
+    })
+}
+
+fn apply(change: &Change, ports: Ports) -> Result<(), Failed> {
+    let (region, action) = match change {
+        Change::Kill { region } => (region, "kill"),
+        Change::Stall { region } => (region, "stall"),
+        Change::Fail { region } => (region, "fail"),
+        Change::Revive { region } => (region, "revive"),
+    };
+    let url = format!("http://127.0.0.1:{}/api/v1/demo/{region}/{action}", ports.http);
+    let response = client()?.post(&url).send().map_err(|error| unreachable(&url, &error))?;
+    if !response.status().is_success() {
+        return Err(refused(response));
+    }
+    print(&format!("{region}: {action} done"));
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Arguments and printing; no decisions.
+//!
+//! Exit codes: 0 it went well; 1 it did not (what is wrong is on standard error); 2 the arguments
+//! make no sense.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod demo;
+mod explain;
+mod log;
+mod serve;
+
+/// Authoritative DNS that sends every client to the nearest healthy region.
+#[derive(Parser)]
+#[command(name = "meridian", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer DNS queries.
+    Serve {
+        /// The configuration (YAML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show all of it on loopback, with regions to kill and revive.
+    Demo(demo::Demo),
+    /// Tell everything that is wrong with a configuration, or what it would serve.
+    Check {
+        /// The configuration (YAML).
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what a client gets, and why.
+    Explain(Explain),
+}
+
+/// What to explain.
+#[derive(clap::Args)]
+struct Explain {
+    /// The name that is asked for.
+    name: String,
+    /// The client's address.
+    #[arg(long, value_name = "ADDRESS")]
+    from: IpAddr,
+    /// The record type that is asked for.
+    #[arg(long = "type", value_name = "TYPE", default_value = "A")]
+    rtype: String,
+    /// Take this region for down; may be given again.
+    #[arg(long, value_name = "REGION")]
+    down: Vec<String>,
+    /// Decide by this configuration, with every endpoint up but those in `--down`.
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    config: Option<PathBuf>,
+    /// Ask this running server, which knows what is up.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8053")]
+    server: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the arguments say.
+pub fn run() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Serve { config } => serve::run(config),
+        Command::Demo(demo) => demo::run(demo),
+        Command::Check { config, json } => check::run(config, json),
+        Command::Explain(asked) => explain::run(asked),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(told)) => {
+            if !told.is_empty() {
+                print_error(&told);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command failed, for people; empty if it has been told.
+struct Failed(String);
+
+impl<E: std::error::Error> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(format!("error: {error}"))
+    }
+}
+
+/// Prints to standard output. A closed pipe is its reader's wish.
+fn print(text: &str) {
+    use std::io::Write;
+    let _closed = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints to standard error.
+fn print_error(text: &str) {
+    use std::io::Write;
+    let _closed = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,385 @@
+//! The whole decision for one client, by the same code that answers.
+//!
+//! What is shown is looked up in the same snapshot, by the same selector; only the reasons are
+//! worked out again, from the same ranking.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::geo::Atlas;
+use crate::health::{HealthTable, State};
+use crate::ids::{RegionId, ServiceId, TargetId};
+use crate::snapshot::{Plan, Ready, Selector, Snapshot};
+use crate::steer::{Family, Policy, Service, state_of};
+use crate::zone::{Found, Name, RecordType};
+
+/// What is asked, and by whom.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// The name.
+    pub name: Name,
+    /// The type.
+    pub rtype: RecordType,
+    /// The client, as its resolver would tell with EDNS Client Subnet.
+    pub client: IpAddr,
+}
+
+/// The decision for one client.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What was asked.
+    pub name: String,
+    /// Of which type.
+    #[serde(rename = "type")]
+    pub rtype: String,
+    /// By whom.
+    pub client: IpAddr,
+    /// Where the client is.
+    pub location: Whereabouts,
+    /// What it gets.
+    #[serde(flatten)]
+    pub outcome: Explained,
+}
+
+/// Where a client is, and how that is known.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Whereabouts {
+    /// How it is known.
+    pub source: String,
+    /// The network that is all there.
+    pub network: String,
+    /// The continent's code.
+    pub continent: Option<String>,
+    /// The country's code.
+    pub country: Option<String>,
+    /// The subdivision's code.
+    pub subdivision: Option<String>,
+    /// The city.
+    pub city: Option<String>,
+    /// Latitude and longitude in degrees.
+    pub at: Option<(f64, f64)>,
+    /// The autonomous system.
+    pub asn: Option<u32>,
+}
+
+/// What a client gets.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Explained {
+    /// A service answers.
+    Steered(Steering),
+    /// The zone's own records answer, the same for everybody.
+    Zone {
+        /// The zone.
+        zone: String,
+        /// The types of the records there.
+        types: Vec<String>,
+    },
+    /// The name is in a zone that others serve.
+    Delegated {
+        /// The zone above.
+        zone: String,
+    },
+    /// The name does not exist.
+    NoSuchName {
+        /// The zone that would have it.
+        zone: String,
+    },
+    /// The name is in no zone that is served here.
+    NotOurs,
+}
+
+/// How a service answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Steering {
+    /// Its name.
+    pub service: String,
+    /// How it picks a region.
+    pub policy: String,
+    /// What put the first region first.
+    pub rule: String,
+    /// All its regions, in the client's order.
+    pub regions: Vec<Candidate>,
+    /// What the answer names; nothing if there is no record of this type.
+    pub answer: Vec<String>,
+    /// What the choice rests on.
+    pub basis: String,
+    /// How long it may be cached, in seconds.
+    pub ttl: u32,
+    /// Why that long.
+    pub ttl_reason: String,
+    /// The prefix length for which this is the answer (RFC 7871).
+    pub scope: u8,
+}
+
+/// A region in a client's order.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Its name.
+    pub region: String,
+    /// How far it is.
+    pub distance_km: Option<u32>,
+    /// Whether it is in the answer.
+    pub chosen: bool,
+    /// Why, or why not.
+    pub why: String,
+}
+
+/// The decision on `question`, as `snapshot` has it. `health` is what it was compiled from.
+pub fn explain(
+    snapshot: &Snapshot,
+    atlas: &Atlas,
+    health: &HealthTable,
+    question: &Question,
+) -> Explanation {
+    let location = atlas.locate(question.client);
+    let place = location.place.cloned().unwrap_or_default();
+    let location = Whereabouts {
+        source: location.source.to_string(),
+        network: location.network.to_string(),
+        continent: place.continent.map(|code| code.to_string()),
+        country: place.country.map(|code| code.to_string()),
+        subdivision: place.subdivision.map(|code| code.to_string()),
+        city: place.city.map(String::from),
+        at: place.at.map(|at| (at.latitude(), at.longitude())),
+        asn: location.asn,
+    };
+    Explanation {
+        name: question.name.to_string(),
+        rtype: question.rtype.to_string(),
+        client: question.client,
+        location,
+        outcome: outcome(snapshot, atlas, health, question),
+    }
+}
+
+fn outcome(
+    snapshot: &Snapshot,
+    atlas: &Atlas,
+    health: &HealthTable,
+    question: &Question,
+) -> Explained {
+    let name = question.name.to_lower();
+    let Some(zone) = snapshot.plan().zones.find(&name) else { return Explained::NotOurs };
+    let origin = zone.origin().to_string();
+    let node = match zone.find(&name) {
+        Found::NoName => return Explained::NoSuchName { zone: origin },
+        Found::Delegation(_) => return Explained::Delegated { zone: origin },
+        Found::Node(node) => node,
+    };
+    let steered = node.steered.and_then(|id| steering(snapshot, atlas, health, question, id));
+    match steered {
+        Some(steering) => Explained::Steered(steering),
+        None => {
+            let types = node.sets().iter().map(|set| set.rtype.to_string());
+            Explained::Zone { zone: origin, types: types.collect() }
+        }
+    }
+}
+
+/// How a service answers; `None` if it has nothing to say of this type.
+fn steering(
+    snapshot: &Snapshot,
+    atlas: &Atlas,
+    health: &HealthTable,
+    question: &Question,
+    id: ServiceId,
+) -> Option<Steering> {
+    let plan = snapshot.plan();
+    let service = plan.services.get(id.index())?;
+    let compiled = snapshot.service(id)?;
+    let by_type = match question.rtype {
+        RecordType::A => Family::V4,
+        RecordType::AAAA => Family::V6,
+        _ => Family::Alias,
+    };
+    let (family, selector): (Family, &Selector) = [Family::Alias, by_type]
+        .into_iter()
+        .find_map(|family| Some((family, compiled.selector(family)?)))?;
+    let (ready, prefix) = selector.select(question.client)?;
+    let (rule, order) = order(plan, atlas, service, question.client);
+    let regions = order.into_iter().map(|(region, distance_km)| {
+        let chosen = ready.choice.regions.contains(&region);
+        let (name, why) = (region_name(plan, region), why(service, family, region, health, ready));
+        Candidate { region: name, distance_km, chosen, why }
+    });
+    Some(Steering {
+        service: service.name.clone(),
+        policy: service.policy.to_string(),
+        rule,
+        regions: regions.collect(),
+        answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
+        basis: ready.choice.basis.to_string(),
+        ttl: ready.choice.ttl.as_secs(),
+        ttl_reason: ready.choice.ttl_reason.to_string(),
+        scope: if service.ecs { prefix } else { 0 },
+    })
+}
+
+/// A service's regions in a client's order, with their distances, and the rule for the order.
+fn order(
+    plan: &Plan,
+    atlas: &Atlas,
+    service: &Service,
+    client: IpAddr,
+) -> (String, Vec<(RegionId, Option<u32>)>) {
+    let location = atlas.locate(client);
+    let ranking = plan.catchments.get(service.catchment).map(|of| of.rank(&location, client));
+    let distance = |region| {
+        let ranked = ranking.as_ref()?.regions.iter().find(|ranked| ranked.region == region)?;
+        ranked.distance_km
+    };
+    match &service.policy {
+        Policy::Failover(order) => {
+            let order = order.iter().map(|region| (*region, distance(*region)));
+            ("the configured order".to_owned(), order.collect())
+        }
+        Policy::Weighted => {
+            let order = crate::steer::weighted::order_of(client, &plan.contenders(service));
+            let order = order.into_iter().map(|region| (region, distance(region)));
+            ("hash of the client's prefix, by weight".to_owned(), order.collect())
+        }
+        Policy::Nearest | Policy::Geo => {
+            let rule = ranking.as_ref().map(|ranking| ranking.rule.to_string());
+            let ranked = ranking.iter().flat_map(|ranking| &ranking.regions);
+            let order = ranked.map(|ranked| (ranked.region, ranked.distance_km));
+            (rule.unwrap_or_default(), order.collect())
+        }
+    }
+}
+
+/// Why a region is in the answer, or not.
+fn why(
+    service: &Service,
+    family: Family,
+    region: RegionId,
+    health: &HealthTable,
+    ready: &Ready,
+) -> String {
+    let pools = service.pools.iter().filter(|pool| pool.region == region);
+    let endpoints: Vec<_> = pools
+        .flat_map(|pool| &pool.endpoints)
+        .filter(|endpoint| endpoint.address.family() == family)
+        .collect();
+    if endpoints.is_empty() {
+        return "no endpoint of this family".to_owned();
+    }
+    let in_state =
+        |state| endpoints.iter().filter(|endpoint| state_of(endpoint, health) == state).count();
+    let (up, down) = (in_state(State::Up), in_state(State::Down));
+    let health = match (up, down) {
+        (0, 0) => "no verdict yet".to_owned(),
+        (0, _) => "down".to_owned(),
+        (_, 0) => "up".to_owned(),
+        _ => format!("{up} of {} endpoints up", endpoints.len()),
+    };
+    if ready.choice.regions.contains(&region) || up == 0 {
+        health
+    } else {
+        format!("{health}; not needed")
+    }
+}
+
+fn region_name(plan: &Plan, region: RegionId) -> String {
+    plan.regions.get(region.index()).map_or_else(String::new, |region| region.name.clone())
+}
+
+/// The same plan and health, should `regions` be down. Endpoints without a check get one that
+/// fails.
+pub fn assuming_down(
+    plan: &Plan,
+    health: &HealthTable,
+    regions: &[RegionId],
+) -> (Plan, HealthTable) {
+    let mut services = plan.services.clone();
+    let mut health = health.clone();
+    let used = services.iter().flat_map(|service| &service.pools).flat_map(|pool| &pool.endpoints);
+    let targets = used.filter_map(|endpoint| endpoint.target).map(|target| target.index() + 1);
+    let unused = TargetId::from_index(targets.max().unwrap_or(0));
+    if let Some(unused) = unused {
+        health = health.assuming(unused, State::Down);
+    }
+    for pool in services.iter_mut().flat_map(|service| &mut service.pools) {
+        if regions.contains(&pool.region) {
+            pool.endpoints.iter_mut().for_each(|endpoint| endpoint.target = unused);
+        }
+    }
+    let plan = Plan::new(
+        plan.zones.clone(),
+        services,
+        plan.regions.clone(),
+        plan.catchments.clone(),
+        plan.identity.clone(),
+    );
+    (plan, health)
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {} for {}", self.name, self.rtype, self.client)?;
+        writeln!(f, "  client     {}", self.location)?;
+        match &self.outcome {
+            Explained::Steered(steering) => steering.fmt(f),
+            Explained::Zone { zone, types } if types.is_empty() => {
+                write!(f, "  answer     NODATA: the name exists in {zone} without records")
+            }
+            Explained::Zone { zone, types } => {
+                let types = types.join(", ");
+                write!(f, "  answer     from the zone {zone}, for everybody alike; it has {types}")
+            }
+            Explained::Delegated { zone } => {
+                write!(f, "  answer     a referral: {zone} delegates this name")
+            }
+            Explained::NoSuchName { zone } => {
+                write!(f, "  answer     NXDOMAIN: {zone} has no such name")
+            }
+            Explained::NotOurs => {
+                write!(f, "  answer     REFUSED: the name is in no zone that is served here")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [&self.city, &self.subdivision, &self.country, &self.continent];
+        let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+        if !parts.is_empty() {
+            write!(f, "in {} ", parts.join(", "))?;
+        }
+        if let Some((latitude, longitude)) = self.at {
+            write!(f, "at {latitude:.2}, {longitude:.2} ")?;
+        }
+        if let Some(asn) = self.asn {
+            write!(f, "in AS{asn} ")?;
+        }
+        write!(f, "({}, true for {})", self.source, self.network)
+    }
+}
+
+impl fmt::Display for Steering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  service    {} ({}): {}", self.service, self.policy, self.rule)?;
+        let width = self.regions.iter().map(|of| of.region.len()).max().unwrap_or(0);
+        for (row, candidate) in self.regions.iter().enumerate() {
+            let head = if row == 0 { "regions" } else { "" };
+            let distance = candidate.distance_km.map_or(String::new(), |km| format!("{km} km"));
+            let mark = if candidate.chosen { "→" } else { " " };
+            let Candidate { region, why, .. } = candidate;
+            writeln!(f, "  {head:<8} {mark} {region:<width$}  {distance:>9}  {why}")?;
+        }
+        let answer = match self.answer.as_slice() {
+            [] => "none".to_owned(),
+            answer => answer.join(", "),
+        };
+        writeln!(f, "  answer     {answer} ({})", self.basis)?;
+        writeln!(f, "  TTL        {} s, {}", self.ttl, self.ttl_reason)?;
+        write!(f, "  scope      /{}", self.scope)?;
+        match self.scope {
+            0 => write!(f, ": the same for everybody"),
+            length => write!(f, ": every client in the same /{length} gets this"),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! GeoIP files: read whole, verified, and kept for as long as they do not change.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{Print, read};
+use crate::config::{Config, GeoIp, Problem};
+use crate::geo::{Atlas, Catchment, CatchmentSpec, Database, Description, Geofeed, Sources};
+
+/// The database in the box.
+static SHIPPED: &[u8] = include_bytes!("../../geoip/meridian-city.mmdb");
+
+/// Who is where, from which files, and who is nearest to whom.
+#[derive(Debug)]
+pub(super) struct Geography {
+    /// Who is where.
+    pub atlas: Arc<Atlas>,
+    /// What the databases say of themselves.
+    pub databases: Vec<(Kind, Option<PathBuf>, Description)>,
+    prints: Vec<Print>,
+    catchments: HashMap<CatchmentSpec, Arc<Catchment>>,
+}
+
+/// What a database tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Places.
+    Places,
+    /// Autonomous systems.
+    Asns,
+}
+
+impl Kind {
+    /// A word for it: the label of a gauge.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Places => "places",
+            Self::Asns => "asn",
+        }
+    }
+}
+
+impl Geography {
+    /// Reads the files that `geoip` names, relative to `folder`.
+    ///
+    /// # Errors
+    /// What is wrong with each of them.
+    pub(super) fn read(geoip: &GeoIp, folder: &Path) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        // What is read was as it is afterwards, or the next look finds a change.
+        let prints = prints(geoip, folder);
+        let places = match &geoip.database {
+            Some(file) => load(&folder.join(file), Database::read, &mut problems),
+            None => match Database::read(SHIPPED.to_vec()) {
+                Ok(database) => Some(database),
+                Err(error) => {
+                    problems.push(problem(Path::new("the database in the box"), &error));
+                    None
+                }
+            },
+        };
+        let asns = geoip.asn.as_ref();
+        let asns =
+            asns.and_then(|file| load(&folder.join(file), Database::read_asns, &mut problems));
+        let geofeed = geoip.geofeed.as_ref();
+        let geofeed = geofeed.and_then(|file| load_feed(&folder.join(file), &mut problems));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let sources =
+            Sources { places: places.as_ref(), asns: asns.as_ref(), geofeed: geofeed.as_ref() };
+        let atlas = Arc::new(Atlas::build(sources));
+        let of_places = places.as_ref().map(|database| (Kind::Places, &geoip.database, database));
+        let of_asns = asns.as_ref().map(|database| (Kind::Asns, &geoip.asn, database));
+        let databases = of_places.into_iter().chain(of_asns);
+        let databases = databases
+            .map(|(kind, file, database)| (kind, file.clone(), database.description().clone()));
+        Ok(Self { atlas, databases: databases.collect(), prints, catchments: HashMap::new() })
+    }
+
+    /// Is this what reading the files of `geoip` again would give?
+    pub(super) fn is_of(&self, geoip: &GeoIp, folder: &Path) -> bool {
+        self.prints == prints(geoip, folder)
+    }
+
+    /// The catchments of `config`; those that are known already are not built again, those that
+    /// are no longer asked for are let go.
+    pub(super) fn catchments(&mut self, config: &Config) -> Vec<Arc<Catchment>> {
+        let mut built = HashMap::new();
+        let catchments = config.catchments.iter().map(|spec| {
+            let known = built.get(spec).or_else(|| self.catchments.get(spec)).cloned();
+            let catchment: Arc<Catchment> =
+                known.unwrap_or_else(|| Arc::new(Catchment::build(&self.atlas, spec.clone())));
+            built.insert(spec.clone(), catchment.clone());
+            catchment
+        });
+        let catchments = catchments.collect();
+        self.catchments = built;
+        catchments
+    }
+}
+
+/// The files that `geoip` names, as they are now.
+fn prints(geoip: &GeoIp, folder: &Path) -> Vec<Print> {
+    let GeoIp { database, asn, geofeed } = geoip;
+    let files = [database, asn, geofeed].into_iter();
+    files
+        .map(|file| file.as_ref().map_or_else(Print::default, |file| Print::of(&folder.join(file))))
+        .collect()
+}
+
+fn load<E: std::fmt::Display>(
+    file: &Path,
+    parse: impl Fn(Vec<u8>) -> Result<Database, E>,
+    problems: &mut Vec<Problem>,
+) -> Option<Database> {
+    let result = read(file).map_err(|reason| problem(file, &reason));
+    match result.and_then(|bytes| parse(bytes).map_err(|error| problem(file, &error))) {
+        Ok(database) => Some(database),
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    }
+}
+
+fn load_feed(file: &Path, problems: &mut Vec<Problem>) -> Option<Geofeed> {
+    let text = match read(file).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => {
+            problems.push(problem(file, &"not a text in UTF-8"));
+            return None;
+        }
+        Err(reason) => {
+            problems.push(problem(file, &reason));
+            return None;
+        }
+    };
+    match Geofeed::parse(&text) {
+        Ok(feed) => Some(feed),
+        Err(faults) => {
+            problems.extend(faults.iter().map(|fault| problem(file, fault)));
+            None
+        }
+    }
+}
+
+fn problem(file: &Path, what: &dyn std::fmt::Display) -> Problem {
+    Problem::of_file(&file.display().to_string(), what.to_string())
+}

@@ -1,0 +1,337 @@
+//! The shapes of `/api/v1/status`, made from one view.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::super::control::{Event, View};
+use crate::health::TargetHealth;
+use crate::ids::{RegionId, TargetId};
+use crate::snapshot::{Plan, Selector, Snapshot};
+use crate::steer::{Endpoint, Family, Pool, Service, state_of};
+use crate::time::Instant;
+
+/// Everything on the dashboard. Times are in RFC 3339, durations in milliseconds.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// What operators call this node.
+    pub node: String,
+    /// The region that it stands in.
+    pub node_region: Option<String>,
+    /// Its version.
+    pub version: &'static str,
+    /// Now.
+    pub now: String,
+    /// When it started.
+    pub started: String,
+    /// Whether the first verdicts are in.
+    pub ready: bool,
+    /// Which change of the world is answered.
+    pub generation: u64,
+    /// What is served.
+    pub config: Configured,
+    /// Which databases tell who is where.
+    pub geoip: Vec<GeoIp>,
+    /// The regions.
+    pub regions: Vec<Region>,
+    /// The services.
+    pub services: Vec<ServiceStatus>,
+    /// What happened lately, the newest first.
+    pub events: Vec<Happened>,
+}
+
+/// Which configuration is served.
+#[derive(Debug, Serialize)]
+pub struct Configured {
+    /// Its file.
+    pub file: String,
+    /// A hash of its text.
+    pub hash: String,
+    /// Since when.
+    pub since: String,
+    /// What is wrong with the newest files, which are therefore not served.
+    pub refused: Vec<String>,
+    /// Since when.
+    pub refused_since: Option<String>,
+    /// What looks wrong, but is served.
+    pub warnings: Vec<String>,
+}
+
+/// A GeoIP database.
+#[derive(Debug, Serialize)]
+pub struct GeoIp {
+    /// What it tells.
+    pub tells: &'static str,
+    /// Its file; none: the one in the box.
+    pub file: Option<String>,
+    /// What it says it is.
+    #[serde(rename = "type")]
+    pub database_type: String,
+    /// When it was built.
+    pub built: String,
+}
+
+/// A region.
+#[derive(Debug, Serialize)]
+pub struct Region {
+    /// Its name.
+    pub name: String,
+    /// Latitude and longitude.
+    pub at: Option<(f64, f64)>,
+    /// How many of its endpoints are up.
+    pub up: usize,
+    /// How many are down.
+    pub down: usize,
+    /// How many have no verdict yet.
+    pub unknown: usize,
+}
+
+/// A service.
+#[derive(Debug, Serialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// The names that it answers.
+    pub names: Vec<String>,
+    /// How it picks a region.
+    pub policy: String,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Who is served where.
+    pub served: Vec<Served>,
+}
+
+/// An endpoint.
+#[derive(Debug, Serialize)]
+pub struct EndpointStatus {
+    /// Its region.
+    pub region: String,
+    /// What the answer says.
+    pub address: String,
+    /// Whether it is probed; if not, it counts as up.
+    pub probed: bool,
+    /// What is believed: `up`, `down` or `unknown`.
+    pub state: String,
+    /// It is up, and its last probe failed.
+    pub suspected: bool,
+    /// Since when.
+    pub since: Option<String>,
+    /// What the last probe saw.
+    pub last: Option<String>,
+    /// When it ended.
+    pub last_at: Option<String>,
+    /// How long it took.
+    pub latency_ms: Option<f64>,
+}
+
+/// The clients of one family, by the answer that they get.
+#[derive(Debug, Serialize)]
+pub struct Served {
+    /// `A`, `AAAA` or `CNAME`.
+    #[serde(rename = "type")]
+    pub rtype: &'static str,
+    /// The region that their answer names first; none, if it names none.
+    pub region: Option<String>,
+    /// What it names.
+    pub answer: Vec<String>,
+    /// How long it may be cached, in seconds.
+    pub ttl: u32,
+    /// What it rests on.
+    pub basis: String,
+    /// The share of all IPv4 addresses whose clients get it.
+    pub share: f64,
+}
+
+/// A target that came up or went down.
+#[derive(Debug, Serialize)]
+pub struct Happened {
+    /// When.
+    pub at: String,
+    /// The target's address.
+    pub address: Option<IpAddr>,
+    /// The endpoints that it stands for: service and region.
+    pub endpoints: Vec<(String, String)>,
+    /// What was believed.
+    pub from: String,
+    /// What is believed.
+    pub to: String,
+    /// What the deciding probe saw.
+    pub why: Option<String>,
+    /// From the first failed probe to the answers that knew of it.
+    pub took_ms: Option<f64>,
+}
+
+impl Status {
+    /// What `view` shows.
+    pub fn of(view: &View) -> Self {
+        let plan = view.snapshot.plan();
+        let config = &view.loaded.config;
+        let refused = view.refused.iter();
+        let (errors, warnings): (Vec<_>, Vec<_>) = (
+            refused.flat_map(|(_, _, problems)| problems).map(ToString::to_string).collect(),
+            config.warnings.iter().map(ToString::to_string).collect(),
+        );
+        Self {
+            node: config.node.name.clone(),
+            node_region: config.node.region.map(|region| region_name(plan, region)),
+            version: env!("CARGO_PKG_VERSION"),
+            now: timestamp(view.now),
+            started: timestamp(view.started),
+            ready: view.ready,
+            generation: view.snapshot.generation(),
+            config: Configured {
+                file: view.loaded.file.clone(),
+                hash: format!("{:016x}", config.hash),
+                since: timestamp(view.applied),
+                refused: errors,
+                refused_since: view.refused.first().map(|(_, at, _)| timestamp(*at)),
+                warnings,
+            },
+            geoip: view
+                .loaded
+                .databases
+                .iter()
+                .map(|(kind, file, description)| GeoIp {
+                    tells: kind.label(),
+                    file: file.as_ref().map(|file| file.display().to_string()),
+                    database_type: description.database_type.clone(),
+                    built: of_epoch(Duration::from_secs(description.build_epoch)),
+                })
+                .collect(),
+            regions: regions(view),
+            services: services(view),
+            events: view.events.iter().map(|event| happened(view, event)).collect(),
+        }
+    }
+}
+
+fn regions(view: &View) -> Vec<Region> {
+    let plan = view.snapshot.plan();
+    let of_region = |id: usize, region: &crate::snapshot::Region| {
+        let pools = plan.services.iter().flat_map(|service| &service.pools);
+        let endpoints: Vec<&Endpoint> = pools
+            .filter(|pool| pool.region.index() == id)
+            .flat_map(|pool| &pool.endpoints)
+            .collect();
+        let count = |state: &str| {
+            let states = endpoints.iter().map(|of| state_of(of, &view.health).to_string());
+            states.filter(|found| found == state).count()
+        };
+        Region {
+            name: region.name.clone(),
+            at: region.at.map(|at| (at.latitude(), at.longitude())),
+            up: count("up"),
+            down: count("down"),
+            unknown: count("unknown"),
+        }
+    };
+    plan.regions.iter().enumerate().map(|(id, region)| of_region(id, region)).collect()
+}
+
+fn services(view: &View) -> Vec<ServiceStatus> {
+    let plan = view.snapshot.plan();
+    let status = |(row, service): (usize, &Service)| ServiceStatus {
+        name: service.name.clone(),
+        names: service.names.iter().map(ToString::to_string).collect(),
+        policy: service.policy.to_string(),
+        endpoints: service
+            .pools
+            .iter()
+            .flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (pool, endpoint)))
+            .map(|(pool, endpoint)| endpoint_status(view, pool, endpoint))
+            .collect(),
+        served: served(&view.snapshot, row),
+    };
+    plan.services.iter().enumerate().map(status).collect()
+}
+
+fn endpoint_status(view: &View, pool: &Pool, endpoint: &Endpoint) -> EndpointStatus {
+    let health: Option<TargetHealth> = endpoint.target.map(|target| view.health.get(target));
+    let last = health.and_then(|health| health.last);
+    EndpointStatus {
+        region: region_name(view.snapshot.plan(), pool.region),
+        address: endpoint.address.to_string(),
+        probed: endpoint.target.is_some(),
+        state: state_of(endpoint, &view.health).to_string(),
+        suspected: health.is_some_and(|health| health.suspected),
+        since: health.map(|health| timestamp(health.since)),
+        last: last.map(|(_, report)| report.outcome.to_string()),
+        last_at: last.map(|(at, _)| timestamp(at)),
+        latency_ms: last.map(|(_, report)| millis(report.latency)),
+    }
+}
+
+/// Who is served where, by the service in this row.
+fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
+    let id = crate::ids::ServiceId::from_index(row);
+    let Some(service) = id.and_then(|id| snapshot.service(id)) else { return Vec::new() };
+    let families = [(Family::V4, "A"), (Family::V6, "AAAA"), (Family::Alias, "CNAME")];
+    let found =
+        families.into_iter().filter_map(|(family, rtype)| Some((rtype, service.selector(family)?)));
+    found.flat_map(|(rtype, selector)| by_answer(snapshot, rtype, selector)).collect()
+}
+
+fn by_answer(snapshot: &Snapshot, rtype: &'static str, selector: &Selector) -> Vec<Served> {
+    let shares = selector.division().map(|division| division.shares());
+    let answers = selector.answers().iter().enumerate();
+    let served = answers.map(|(row, ready)| Served {
+        rtype,
+        region: ready.choice.regions.first().map(|region| region_name(snapshot.plan(), *region)),
+        answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
+        ttl: ready.choice.ttl.as_secs(),
+        basis: ready.choice.basis.to_string(),
+        share: match &shares {
+            Some(shares) => shares.get(row).copied().unwrap_or(0.0),
+            None => 1.0,
+        },
+    });
+    served.filter(|served| served.share > 0.0).collect()
+}
+
+fn happened(view: &View, event: &Event) -> Happened {
+    let target = event.change.target;
+    let targets = view.loaded.config.targets.iter();
+    let address = targets.filter(|of| of.id == target).map(|of| of.address).next();
+    Happened {
+        at: timestamp(event.change.at),
+        address,
+        endpoints: endpoints_of(view.snapshot.plan(), target),
+        from: event.change.from.to_string(),
+        to: event.change.to.to_string(),
+        why: event.outcome.map(|outcome| outcome.to_string()),
+        took_ms: event.took.map(millis),
+    }
+}
+
+/// The endpoints that a target stands for.
+fn endpoints_of(plan: &Plan, target: TargetId) -> Vec<(String, String)> {
+    let services = plan.dependents(target).iter().filter_map(|id| plan.services.get(id.index()));
+    let pools = services.flat_map(|service| service.pools.iter().map(move |pool| (service, pool)));
+    pools
+        .filter(|(_, pool)| pool.endpoints.iter().any(|of| of.target == Some(target)))
+        .map(|(service, pool)| (service.name.clone(), region_name(plan, pool.region)))
+        .collect()
+}
+
+fn region_name(plan: &Plan, region: RegionId) -> String {
+    plan.regions.get(region.index()).map_or_else(String::new, |region| region.name.clone())
+}
+
+fn millis(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn timestamp(moment: Instant) -> String {
+    of_epoch(Duration::from_nanos(moment.as_nanos()))
+}
+
+/// A moment in RFC 3339, to the millisecond.
+fn of_epoch(since: Duration) -> String {
+    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    match Timestamp::from_millisecond(millis) {
+        Ok(timestamp) => format!("{timestamp:.3}"),
+        Err(_) => String::new(),
+    }
+}

@@ -1,0 +1,130 @@
+//! What Prometheus reads.
+//!
+//! Counters and histograms are kept by the metrics crate. What is true now (the state of each
+//! endpoint, the age of a database) is written when it is asked for, from the same [`View`] as
+//! the dashboard, so that nothing of an endpoint that is gone stays behind.
+
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::super::control::View;
+use crate::health::State;
+use crate::steer::state_of;
+
+/// Seconds, for what should take microseconds.
+const QUICK: &[f64] =
+    &[1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1];
+/// Seconds, for what crosses a network.
+const SLOW: &[f64] = &[1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0];
+/// Seconds, for a failover.
+const FAILOVER: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 5.0];
+
+/// The recorder of this process; it is installed once, however many servers run.
+pub(crate) fn install() -> PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    RECORDER.get_or_init(build).clone()
+}
+
+fn build() -> PrometheusHandle {
+    let buckets = [
+        ("meridian_answer_seconds", QUICK),
+        ("meridian_publish_seconds", QUICK),
+        ("meridian_probe_lag_seconds", QUICK),
+        ("meridian_probe_seconds", SLOW),
+        ("meridian_failover_seconds", FAILOVER),
+    ];
+    let builder =
+        buckets.into_iter().try_fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
+            builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
+        });
+    // Only an empty list of buckets is refused.
+    let recorder = builder.unwrap_or_default().build_recorder();
+    let handle = recorder.handle();
+    // Somebody else's recorder stays: a library that embeds us may have one.
+    let _theirs = metrics::set_global_recorder(recorder);
+    describe();
+    handle
+}
+
+fn describe() {
+    use Unit::{Count, Seconds};
+    let counters = [
+        ("meridian_queries_total", "Answers given, by transport, rcode, service and region"),
+        ("meridian_truncated_total", "Answers that told the client to ask again over TCP"),
+        ("meridian_silent_total", "Packets not answered, as an answer could make a loop"),
+        ("meridian_unsent_total", "Answers that the system could not send"),
+        ("meridian_probes_total", "Probes, by what they saw"),
+        ("meridian_reloads_total", "Attempts to serve changed files"),
+        ("meridian_tcp_refused_total", "TCP connections closed at once for want of room"),
+        ("meridian_panics_total", "Queries answered SERVFAIL because of a bug; report it"),
+    ];
+    for (name, text) in counters {
+        describe_counter!(name, Count, text);
+    }
+    let gauges = [
+        ("meridian_ready", "1 once the first verdicts are in"),
+        ("meridian_tcp_connections", "TCP connections that are open"),
+        ("meridian_reload_refused", "1 while the newest files are refused and older ones serve"),
+    ];
+    for (name, text) in gauges {
+        describe_gauge!(name, Count, text);
+    }
+    let histograms = [
+        ("meridian_answer_seconds", "From the arrival of a batch of queries to its answers"),
+        ("meridian_probe_seconds", "How long probes took"),
+        ("meridian_probe_lag_seconds", "How late probes began"),
+        ("meridian_publish_seconds", "From a verdict to the answers that know of it"),
+        ("meridian_failover_seconds", "From the first failed probe to the answers without it"),
+    ];
+    for (name, text) in histograms {
+        describe_histogram!(name, Seconds, text);
+    }
+}
+
+/// What is true now, in Prometheus' text format.
+pub(super) fn now(view: &View) -> String {
+    let mut out = String::new();
+    let head = |out: &mut String, name: &str, text: &str| {
+        let _fine = write!(out, "# HELP {name} {text}\n# TYPE {name} gauge\n");
+    };
+    let plan = view.snapshot.plan();
+    head(&mut out, "meridian_endpoint_state", "1 up, 0 down, -1 no verdict yet");
+    for service in &plan.services {
+        for pool in &service.pools {
+            let region = plan.regions.get(pool.region.index()).map_or("", |of| &of.name);
+            for endpoint in &pool.endpoints {
+                let state = match state_of(endpoint, &view.health) {
+                    State::Up => 1,
+                    State::Down => 0,
+                    State::Unknown => -1,
+                };
+                let _fine = writeln!(
+                    out,
+                    "meridian_endpoint_state{{service=\"{}\",region=\"{}\",endpoint=\"{}\"}} {state}",
+                    escaped(&service.name),
+                    escaped(region),
+                    endpoint.address,
+                );
+            }
+        }
+    }
+    head(&mut out, "meridian_generation", "Which change of the world is answered");
+    let _fine = writeln!(out, "meridian_generation {}", view.snapshot.generation());
+    let name = "meridian_geoip_build_timestamp_seconds";
+    head(&mut out, name, "When a GeoIP database was built");
+    for (kind, _, description) in &view.loaded.databases {
+        let (kind, built) = (kind.label(), description.build_epoch);
+        let _fine = writeln!(out, "{name}{{database=\"{kind}\"}} {built}");
+    }
+    head(&mut out, "meridian_build_info", "Which version this is");
+    let version = env!("CARGO_PKG_VERSION");
+    let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
+    out
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,247 @@
+//! From files to all that is to be served, compiled aside: nothing of it is live yet.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
+
+use super::certificate;
+use super::files::{Print, read};
+use super::geoip::{Geography, Kind};
+use super::prober::Probe;
+use super::tls::Clients;
+use crate::config::{Config, Problem, Targets};
+use crate::geo::{Atlas, Description};
+use crate::health::Check;
+use crate::ids::TargetId;
+use crate::snapshot::Plan;
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A file, which is read again when it changes.
+    File(PathBuf),
+    /// A text, under this name.
+    Text(String, String),
+}
+
+/// All that is to be served.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The name of the configuration's file.
+    pub file: String,
+    /// What it says.
+    pub config: Config,
+    /// What snapshots are compiled from.
+    pub plan: Arc<Plan>,
+    /// Who is where.
+    pub atlas: Arc<Atlas>,
+    /// The databases that tell it; no path: the one in the box.
+    pub databases: Vec<(Kind, Option<PathBuf>, Description)>,
+    /// How targets are probed.
+    pub probes: HashMap<TargetId, Arc<Probe>>,
+    /// The certificate of the encrypted listeners.
+    pub certificate: Option<Arc<CertifiedKey>>,
+}
+
+/// Why nothing was loaded.
+#[derive(Debug)]
+pub struct Refused {
+    /// What kind of file is at fault.
+    pub what: What,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// What can be refused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum What {
+    /// The configuration and its zone files.
+    Configuration,
+    /// GeoIP databases and the geofeed.
+    GeoIp,
+    /// Certificates and keys.
+    Certificate,
+}
+
+impl What {
+    /// A word for it: the label of a counter.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::GeoIp => "geoip",
+            Self::Certificate => "certificate",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Configuration, Self::GeoIp, Self::Certificate];
+}
+
+/// Loads again and again, and keeps what has not changed.
+pub struct Loader {
+    source: Source,
+    folder: PathBuf,
+    targets: Targets,
+    geography: Option<Geography>,
+    watched: Watched,
+}
+
+impl Loader {
+    /// Loads from `source`.
+    pub fn new(source: Source) -> Self {
+        let folder = match &source {
+            Source::File(file) => file.parent().unwrap_or(Path::new("")).to_owned(),
+            Source::Text(..) => PathBuf::new(),
+        };
+        Self {
+            source,
+            folder,
+            targets: Targets::default(),
+            geography: None,
+            watched: Watched::default(),
+        }
+    }
+
+    /// Reads everything that there is to read.
+    ///
+    /// # Errors
+    /// All that is wrong with one kind of file; what was loaded before is untouched.
+    pub fn load(&mut self) -> Result<Loaded, Refused> {
+        let mut watched = Watched::default();
+        let config = self.config(&mut watched);
+        if let Ok(config) = &config {
+            self.watch_others(config, &mut watched);
+        } else {
+            // What the last good configuration named is still what serves.
+            watched.0.append(&mut self.watched.0);
+        }
+        self.watched = watched;
+        let config = config.map_err(|problems| Refused { what: What::Configuration, problems })?;
+        let certificate = match &config.node.encrypted {
+            Some(encrypted) => {
+                let certificate = certificate::load(encrypted, &self.folder);
+                Some(certificate.map_err(|problem| Refused {
+                    what: What::Certificate,
+                    problems: vec![problem],
+                })?)
+            }
+            None => None,
+        };
+        let probes = probes(&config, &self.folder)
+            .map_err(|problems| Refused { what: What::Certificate, problems })?;
+        let geography = match self.geography.take() {
+            Some(known) if known.is_of(&config.geoip, &self.folder) => Ok(known),
+            known => Geography::read(&config.geoip, &self.folder).map_err(|problems| {
+                self.geography = known;
+                Refused { what: What::GeoIp, problems }
+            }),
+        };
+        let mut geography = geography?;
+        let catchments = geography.catchments(&config);
+        let loaded = Loaded {
+            file: self.name(),
+            plan: Arc::new(Plan::new(
+                config.zones.clone(),
+                config.services.clone(),
+                config.regions.clone(),
+                catchments,
+                config.identity.clone(),
+            )),
+            atlas: geography.atlas.clone(),
+            databases: geography.databases.clone(),
+            config,
+            probes,
+            certificate,
+        };
+        self.geography = Some(geography);
+        Ok(loaded)
+    }
+
+    /// The files that count, as they are now, if one of them is not as it was when it was read.
+    pub fn changes(&self) -> Option<Vec<Print>> {
+        let then = self.watched.0.iter().map(|(_, print)| *print);
+        let now: Vec<Print> = self.watched.0.iter().map(|(file, _)| Print::of(file)).collect();
+        then.ne(now.iter().copied()).then_some(now)
+    }
+
+    /// What the configuration is called.
+    fn name(&self) -> String {
+        match &self.source {
+            Source::File(file) => file.display().to_string(),
+            Source::Text(name, _) => name.clone(),
+        }
+    }
+
+    fn config(&mut self, watched: &mut Watched) -> Result<Config, Vec<Problem>> {
+        let name = self.name();
+        let text = match &self.source {
+            Source::Text(_, text) => text.clone(),
+            Source::File(file) => {
+                watched.add(file.clone());
+                let bytes = read(file).map_err(|reason| vec![Problem::of_file(&name, reason)])?;
+                String::from_utf8(bytes)
+                    .map_err(|_| vec![Problem::of_file(&name, "not a text in UTF-8".to_owned())])?
+            }
+        };
+        let folder = &self.folder;
+        Config::load(&name, &text, &mut self.targets, &mut |file| {
+            watched.add(folder.join(file));
+            read(&folder.join(file))
+        })
+    }
+
+    /// The files that are read because of `config`, but for its zone files.
+    fn watch_others(&self, config: &Config, watched: &mut Watched) {
+        let geoip = &config.geoip;
+        let encrypted = config.node.encrypted.iter();
+        let certificates = encrypted.flat_map(|of| [&of.certificate, &of.key]);
+        let roots = config.targets.iter().filter_map(|target| match &target.check {
+            Check::Https { tls, .. } => tls.roots.as_ref(),
+            Check::Tcp { .. } | Check::Http { .. } => None,
+        });
+        let files = [&geoip.database, &geoip.asn, &geoip.geofeed].into_iter().flatten();
+        for file in files.chain(certificates).chain(roots) {
+            watched.add(self.folder.join(file));
+        }
+    }
+}
+
+/// Files that count, each as it was before it was read.
+#[derive(Default)]
+struct Watched(Vec<(PathBuf, Print)>);
+
+impl Watched {
+    fn add(&mut self, file: PathBuf) {
+        if !self.0.iter().any(|(known, _)| *known == file) {
+            let print = Print::of(&file);
+            self.0.push((file, print));
+        }
+    }
+}
+
+fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>>, Vec<Problem>> {
+    let mut clients = Clients::default();
+    let mut problems: Vec<Problem> = Vec::new();
+    let mut probes = HashMap::new();
+    for target in &config.targets {
+        let tls = match &target.check {
+            Check::Https { tls, .. } => match clients.client(tls, folder) {
+                Ok(client) => Some(client),
+                Err(reason) => {
+                    let file = tls.roots.clone().unwrap_or_default();
+                    let problem = Problem::of_file(&file.display().to_string(), reason);
+                    if !problems.contains(&problem) {
+                        problems.push(problem);
+                    }
+                    continue;
+                }
+            },
+            Check::Tcp { .. } | Check::Http { .. } => None,
+        };
+        let probe = Probe { address: target.address, check: target.check.clone(), tls };
+        probes.insert(target.id, Arc::new(probe));
+    }
+    if problems.is_empty() { Ok(probes) } else { Err(problems) }
+}

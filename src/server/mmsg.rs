@@ -1,0 +1,209 @@
+//! Datagrams by the batch: one system call takes many packets, and one sends their answers.
+//!
+//! `recvmmsg` and `sendmmsg` halve the cost of a query against one call a packet, and no
+//! well-kept crate gives both together with the packets' destinations. All of this file's unsafe
+//! code is in [`Batch::receive`] and [`Batch::send`] and the readers of what the kernel wrote.
+
+use std::io;
+use std::mem::zeroed;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::ptr::null_mut;
+
+/// Packets a call: beyond some dozens the cost of the call no longer counts.
+pub(super) const BATCH: usize = 32;
+
+/// The longest query that is read. One with every option there is has some 600 octets; what is
+/// longer is cut, and then malformed.
+const LONGEST: usize = 2048;
+
+/// Room for one message that tells an address (`CMSG_SPACE` of the larger, IPv6, is 40), aligned
+/// as the kernel wants it.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// Packets, and room for their answers.
+pub(super) struct Batch {
+    packets: Vec<Packet>,
+    replies: Vec<Vec<u8>>,
+}
+
+struct Packet {
+    bytes: [u8; LONGEST],
+    length: usize,
+    peer: libc::sockaddr_storage,
+    peer_length: libc::socklen_t,
+    control: Control,
+    control_length: usize,
+}
+
+impl Batch {
+    /// An empty one.
+    pub(super) fn new() -> Self {
+        let empty = || Packet {
+            bytes: [0; LONGEST],
+            length: 0,
+            // SAFETY: all-zero is a valid address storage, of no family.
+            peer: unsafe { zeroed() },
+            peer_length: 0,
+            control: Control([0; 64]),
+            control_length: 0,
+        };
+        Self {
+            packets: (0..BATCH).map(|_| empty()).collect(),
+            replies: (0..BATCH).map(|_| Vec::with_capacity(LONGEST)).collect(),
+        }
+    }
+
+    /// Waits for a packet, and takes those that are there: how many.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` when nothing came within the socket's time.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        // SAFETY: all-zero headers are valid: no buffers, no addresses.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        // SAFETY: all-zero is a valid, empty, buffer description.
+        let mut buffers: [libc::iovec; BATCH] = unsafe { zeroed() };
+        for ((packet, header), buffer) in
+            self.packets.iter_mut().zip(&mut headers).zip(&mut buffers)
+        {
+            buffer.iov_base = packet.bytes.as_mut_ptr().cast();
+            buffer.iov_len = LONGEST;
+            let message = &mut header.msg_hdr;
+            message.msg_name = (&raw mut packet.peer).cast();
+            message.msg_namelen = socklen(size_of::<libc::sockaddr_storage>());
+            message.msg_iov = buffer;
+            message.msg_iovlen = 1;
+            message.msg_control = packet.control.0.as_mut_ptr().cast();
+            message.msg_controllen = packet.control.0.len();
+        }
+        // SAFETY: each header points to buffers of the lengths it tells, all of which outlive the
+        // call and are aliased by nothing.
+        let count = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr(),
+                libc::c_uint::try_from(BATCH).unwrap_or(1),
+                libc::MSG_WAITFORONE,
+                null_mut(),
+            )
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        for (packet, header) in self.packets.iter_mut().zip(&headers).take(count) {
+            packet.length = header.msg_len as usize;
+            packet.peer_length = header.msg_hdr.msg_namelen;
+            packet.control_length = header.msg_hdr.msg_controllen;
+        }
+        Ok(count)
+    }
+
+    /// Hands each of the first `count` packets to `answer`, with room for its answer. What is
+    /// left empty is not sent.
+    pub(super) fn each(
+        &mut self,
+        count: usize,
+        mut answer: impl FnMut(&[u8], SocketAddr, &mut Vec<u8>),
+    ) {
+        for (packet, reply) in self.packets.iter().zip(&mut self.replies).take(count) {
+            reply.clear();
+            let bytes = packet.bytes.get(..packet.length).unwrap_or(&[]);
+            if let Some(peer) = address(&packet.peer) {
+                answer(bytes, peer, reply);
+            }
+        }
+    }
+
+    /// Sends the answers of the first `count` packets, each from the address that was asked: how
+    /// many could not be sent.
+    pub(super) fn send(&mut self, socket: &UdpSocket, count: usize) -> usize {
+        // SAFETY: all-zero headers are valid: no buffers, no addresses.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        // SAFETY: all-zero is a valid, empty, buffer description.
+        let mut buffers: [libc::iovec; BATCH] = unsafe { zeroed() };
+        let answered = self.packets.iter_mut().zip(&mut self.replies).take(count);
+        let mut filled = 0;
+        for (((packet, reply), header), buffer) in
+            answered.filter(|(_, reply)| !reply.is_empty()).zip(&mut headers).zip(&mut buffers)
+        {
+            buffer.iov_base = reply.as_mut_ptr().cast();
+            buffer.iov_len = reply.len();
+            let message = &mut header.msg_hdr;
+            message.msg_name = (&raw mut packet.peer).cast();
+            message.msg_namelen = packet.peer_length;
+            message.msg_iov = buffer;
+            message.msg_iovlen = 1;
+            if packet.control_length > 0 {
+                message.msg_control = packet.control.0.as_mut_ptr().cast();
+                message.msg_controllen = packet.control_length;
+                any_interface(message);
+            }
+            filled += 1;
+        }
+        let mut sent = 0;
+        let mut failed = 0;
+        while let Some(rest) =
+            headers.get_mut(sent + failed..filled).filter(|rest| !rest.is_empty())
+        {
+            let length = libc::c_uint::try_from(rest.len()).unwrap_or(0);
+            // SAFETY: the headers point to replies, addresses and control messages that outlive
+            // the call, with the lengths they tell.
+            let done = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
+            match usize::try_from(done) {
+                Ok(done) if done > 0 => sent += done,
+                // The first of them cannot be sent: its client asks again, the others get theirs.
+                _ => failed += 1,
+            }
+        }
+        failed
+    }
+}
+
+/// Answers leave by the route to the client, not by the interface that the question came in on,
+/// but for link-local addresses, which mean nothing without one.
+fn any_interface(message: &libc::msghdr) {
+    // SAFETY: the header describes control messages that the kernel wrote into aligned memory;
+    // CMSG_FIRSTHDR gives null or a whole header within them.
+    let Some(control) = (unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }) else { return };
+    // SAFETY: the data of a message stands behind its header, as long as its level and type say.
+    unsafe {
+        let data = libc::CMSG_DATA(control);
+        match (control.cmsg_level, control.cmsg_type) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                (*data.cast::<libc::in_pktinfo>()).ipi_ifindex = 0;
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let info = data.cast::<libc::in6_pktinfo>();
+                let ip = Ipv6Addr::from((*info).ipi6_addr.s6_addr);
+                if !ip.is_unicast_link_local() {
+                    (*info).ipi6_ifindex = 0;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match libc::c_int::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the storage, which is large enough for any address and
+            // aligned for it, holds this one.
+            let v4 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above.
+            let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            let port = u16::from_be(v6.sin6_port);
+            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn socklen(length: usize) -> libc::socklen_t {
+    libc::socklen_t::try_from(length).unwrap_or(0)
+}

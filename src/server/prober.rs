@@ -1,0 +1,254 @@
+//! Carries probes out.
+//!
+//! Each probe is a connection of its own, so that it sees what a new client would see. It is
+//! closed by a reset, which leaves no port waiting behind (10,000 targets at two probes a second
+//! would use up all ports within seconds). Whatever a target does ends at the probe's timeout.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::clock::Clock;
+use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage};
+use crate::ids::TargetId;
+
+/// Something that can be probed.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The target's address.
+    pub address: IpAddr,
+    /// What is done there.
+    pub check: Check,
+    /// How TLS is done, if the check needs it.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// Carries probes out, a bounded number at a time.
+pub(super) struct Prober {
+    clock: Clock,
+    reports: UnboundedSender<(TargetId, Report)>,
+    room: Arc<Semaphore>,
+}
+
+impl Prober {
+    /// A prober that tells `reports` what it saw. At most `sockets` probes run at once.
+    pub(super) fn new(
+        clock: Clock,
+        sockets: usize,
+        reports: UnboundedSender<(TargetId, Report)>,
+    ) -> Self {
+        Self { clock, reports, room: Arc::new(Semaphore::new(sockets)) }
+    }
+
+    /// Carries `order` out; its report follows, however it ends.
+    pub(super) fn launch(&self, order: Order, probe: Option<Arc<Probe>>) {
+        let (clock, reports, room) = (self.clock, self.reports.clone(), self.room.clone());
+        tokio::spawn(async move {
+            let permit = room.acquire_owned().await;
+            let began = clock.now();
+            metrics::histogram!("meridian_probe_lag_seconds").record(began.since(order.due));
+            let outcome = match &probe {
+                Some(probe) => carry_out(probe, order.timeout).await,
+                None => Outcome::Failure(Failure::Local),
+            };
+            drop(permit);
+            let latency = clock.now().since(began);
+            // The receiver is gone only when the server ends.
+            let _ended = reports.send((order.target, Report { outcome, latency }));
+        });
+    }
+}
+
+/// The moment by which a probe must have ended.
+#[derive(Clone, Copy)]
+struct Deadline(Instant);
+
+impl Deadline {
+    /// What `work` gives, if it gives it in time; `stage` is where the probe is meanwhile.
+    async fn hold<T, E: Into<Broken>>(
+        self,
+        stage: Stage,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        match timeout_at(self.0, work).await {
+            Ok(result) => result.map_err(|error| error.into().failure(stage)),
+            Err(_) => Err(Failure::TimedOut(stage)),
+        }
+    }
+}
+
+async fn carry_out(probe: &Probe, within: Duration) -> Outcome {
+    let deadline = Deadline(Instant::now() + within);
+    match attempt(probe, deadline).await {
+        Ok(()) => Outcome::Success,
+        Err(failure) => Outcome::Failure(failure),
+    }
+}
+
+async fn attempt(probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
+    let address = SocketAddr::new(probe.address, probe.check.port());
+    let stream = deadline.hold(Stage::Connect, TcpStream::connect(address)).await?;
+    let socket = SockRef::from(&stream);
+    socket.set_linger(Some(Duration::ZERO)).map_err(|_| Failure::Local)?;
+    socket.set_tcp_nodelay(true).map_err(|_| Failure::Local)?;
+    match &probe.check {
+        Check::Tcp { .. } => Ok(()),
+        Check::Http { request, .. } => ask(stream, address, request, deadline).await,
+        Check::Https { request, tls, .. } => {
+            let config = probe.tls.clone().ok_or(Failure::Local)?;
+            let name = match &tls.server_name {
+                Some(name) => ServerName::try_from(name.clone()).map_err(|_| Failure::Tls)?,
+                None => ServerName::from(probe.address),
+            };
+            let handshake = TlsConnector::from(config).connect(name, stream);
+            let stream = deadline.hold(Stage::Handshake, handshake).await?;
+            ask(stream, address, request, deadline).await
+        }
+    }
+}
+
+/// One HTTP request, and whether its answer is what is expected.
+async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: SocketAddr,
+    check: &HttpCheck,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    let handshake = http1::Builder::new()
+        .max_buf_size(LARGEST_HEAD)
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream));
+    let (mut sender, connection) = deadline.hold(Stage::Head, handshake).await?;
+    let host = check.host.clone().unwrap_or_else(|| address.to_string());
+    let request = Request::get(&check.path)
+        .header(HOST, host)
+        .header(USER_AGENT, concat!("Meridian/", env!("CARGO_PKG_VERSION")))
+        .header(CONNECTION, "close")
+        .body(Empty::new())
+        .map_err(|_| Failure::Local)?;
+    let exchange = async {
+        let response = deadline.hold(Stage::Head, sender.send_request(request)).await?;
+        judge(response, &check.expect, deadline).await
+    };
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        biased;
+        outcome = &mut exchange => return outcome,
+        // The connection's end is told to the exchange too, behind all that came before it.
+        _end = connection => {}
+    }
+    exchange.await
+}
+
+async fn judge(
+    response: Response<Incoming>,
+    expect: &Expect,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    let status = response.status().as_u16();
+    if !expect.accepts(status) {
+        return Err(Failure::Status(status));
+    }
+    let Some(wanted) = expect.contains.as_deref().map(str::as_bytes) else { return Ok(()) };
+    let mut body = response.into_body();
+    let mut seen: Vec<u8> = Vec::new();
+    let mut next = async || match body.frame().await {
+        Some(frame) => frame.map(Some),
+        None => Ok(None),
+    };
+    while let Some(frame) = deadline.hold(Stage::Body, next()).await? {
+        let Ok(data) = frame.into_data() else { continue };
+        // What was looked through is not looked through again, but for what may straddle.
+        let from = seen.len().saturating_sub(wanted.len());
+        seen.extend_from_slice(&data);
+        seen.truncate(Expect::BODY_LIMIT);
+        let fresh = seen.get(from..).unwrap_or(&[]);
+        if wanted.is_empty() || fresh.windows(wanted.len()).any(|window| window == wanted) {
+            return Ok(());
+        }
+        if seen.len() == Expect::BODY_LIMIT {
+            break;
+        }
+    }
+    Err(Failure::TextMissing)
+}
+
+/// More than any health page's header has, and little enough for ten thousand at once.
+const LARGEST_HEAD: usize = 16 * 1024;
+
+/// What went wrong underneath a probe.
+enum Broken {
+    System(io::Error),
+    Http(hyper::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl From<hyper::Error> for Broken {
+    fn from(error: hyper::Error) -> Self {
+        Self::Http(error)
+    }
+}
+
+impl Broken {
+    /// What it says of the target.
+    fn failure(&self, stage: Stage) -> Failure {
+        match self {
+            Self::System(error) => failure(error, stage),
+            Self::Http(error) if error.is_parse() => Failure::Malformed,
+            Self::Http(error) => {
+                let cause = std::error::Error::source(error);
+                match cause.and_then(|cause| cause.downcast_ref()) {
+                    Some(error) => failure(error, stage),
+                    None => Failure::Closed(stage),
+                }
+            }
+        }
+    }
+}
+
+/// What an error of the system or of TLS says of the target.
+fn failure(error: &io::Error, stage: Stage) -> Failure {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(_)) => return Failure::Certificate,
+        Some(_) => return Failure::Tls,
+        None => {}
+    }
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => Failure::Refused,
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EPERM) => {
+            Failure::Unreachable
+        }
+        Some(libc::ETIMEDOUT) => Failure::TimedOut(stage),
+        Some(
+            libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EADDRNOTAVAIL
+            | libc::EAFNOSUPPORT,
+        ) => Failure::Local,
+        _ => Failure::Closed(stage),
+    }
+}

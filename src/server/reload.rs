@@ -1,0 +1,53 @@
+//! Looks for changed files, and serves what is in them if it is good.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::control::Handle;
+use super::files::Print;
+use super::load::{Loader, Refused};
+
+/// How often files are looked at. A change counts when it looks the same twice: a file that is
+/// just being written is not read.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Reloads whenever a file that counts has changed, or `asked` says so, until nobody can ask.
+pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) {
+    let mut seen: Option<Vec<Print>> = None;
+    loop {
+        let is_due = match asked.recv_timeout(LOOK) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {
+                let changes = loader.changes();
+                let is_due = changes.is_some() && changes == seen;
+                seen = changes;
+                is_due
+            }
+        };
+        if is_due {
+            seen = None;
+            let Some(result) = control.apply(loader.load()) else { return };
+            tell(&result);
+        }
+    }
+}
+
+fn tell(result: &Result<(), Refused>) {
+    match result {
+        Ok(()) => info!("reloaded"),
+        Err(refused) => {
+            for problem in &refused.problems {
+                if problem.is_warning {
+                    warn!(%problem, "reload");
+                } else {
+                    error!(%problem, "reload");
+                }
+            }
+            let what = refused.what.label();
+            error!(what, "reload refused; what was good before serves on");
+        }
+    }
+}

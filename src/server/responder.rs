@@ -1,0 +1,127 @@
+//! Between a socket and `query::answer`: the newest snapshot, the counters, and the last resort.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use metrics::{Counter, counter};
+
+use super::clock::Clock;
+use crate::ids::{RegionId, ServiceId};
+use crate::query::{Outcome, Peer, Rcode, Silence, Summary, Transport, answer};
+use crate::snapshot::{Plan, Snapshot};
+
+/// The pointer that is swapped.
+pub(super) type Published = Arc<ArcSwap<Snapshot>>;
+
+/// Answers packets of one transport, and counts what it answered. One to a thread or connection.
+pub(super) struct Responder {
+    published: Cache<Published, Arc<Snapshot>>,
+    clock: Clock,
+    tally: Tally,
+}
+
+impl Responder {
+    /// Answers what comes by `transport` from what is `published`.
+    pub(super) fn new(published: Published, clock: Clock, transport: Transport) -> Self {
+        let plan = published.load().plan().clone();
+        let tally = Tally { transport, plan, counts: HashMap::new(), silences: HashMap::new() };
+        Self { published: Cache::new(published), clock, tally }
+    }
+
+    /// Leaves in `out` the answer to `packet`, or nothing.
+    pub(super) fn respond(&mut self, packet: &[u8], peer: Peer, out: &mut Vec<u8>) {
+        let snapshot = self.published.load();
+        if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
+            self.tally.flush();
+            self.tally.plan = snapshot.plan().clone();
+        }
+        let now = self.clock.now();
+        // Nothing a packet can hold should get here; if it does, it costs its sender an answer
+        // and nobody else anything.
+        match catch_unwind(AssertUnwindSafe(|| answer(snapshot, packet, peer, now, out))) {
+            Ok(Outcome::Answered(summary)) => self.tally.count(summary),
+            Ok(Outcome::Silent(reason)) => *self.tally.silences.entry(reason).or_default() += 1,
+            Err(_) => {
+                counter!("meridian_panics_total").increment(1);
+                serv_fail(packet, out);
+            }
+        }
+    }
+
+    /// Hands what was counted to the metrics.
+    pub(super) fn flush(&mut self) {
+        self.tally.flush();
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// A header that says SERVFAIL, for a packet of which no more is known.
+fn serv_fail(packet: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    if let [id0, id1, flags, ..] = packet {
+        let rcode = Rcode::ServFail as u16;
+        // QR, and the opcode and RD of the query (RFC 1035 §4.1.1).
+        out.extend_from_slice(&[*id0, *id1, 0x80 | flags & 0x79, rcode.to_be_bytes()[1]]);
+        out.extend_from_slice(&[0; 8]);
+    }
+}
+
+/// Counts, kept by one thread until they are worth a shared write.
+struct Tally {
+    transport: Transport,
+    /// What the ids mean.
+    plan: Arc<Plan>,
+    counts: HashMap<Counted, u64>,
+    silences: HashMap<Silence, u64>,
+}
+
+/// What is counted apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Counted {
+    rcode: Rcode,
+    service: Option<ServiceId>,
+    region: Option<RegionId>,
+    truncated: bool,
+}
+
+impl Tally {
+    fn count(&mut self, summary: Summary) {
+        let Summary { rcode, service, region, truncated } = summary;
+        *self.counts.entry(Counted { rcode, service, region, truncated }).or_default() += 1;
+    }
+
+    fn flush(&mut self) {
+        for (counted, count) in self.counts.drain() {
+            self.plan.counter(self.transport, counted).increment(count);
+            if counted.truncated {
+                let transport = self.transport.label();
+                counter!("meridian_truncated_total", "transport" => transport).increment(count);
+            }
+        }
+        for (reason, count) in self.silences.drain() {
+            counter!("meridian_silent_total", "reason" => reason.label()).increment(count);
+        }
+    }
+}
+
+impl Plan {
+    fn counter(&self, transport: Transport, counted: Counted) -> Counter {
+        let service = counted.service.and_then(|id| self.services.get(id.index()));
+        let region = counted.region.and_then(|id| self.regions.get(id.index()));
+        counter!(
+            "meridian_queries_total",
+            "transport" => transport.label(),
+            "rcode" => counted.rcode.label(),
+            "service" => service.map_or(String::new(), |service| service.name.clone()),
+            "region" => region.map_or(String::new(), |region| region.name.clone()),
+        )
+    }
+}

@@ -1,0 +1,212 @@
+//! Queries over TCP (RFC 7766), also within TLS (RFC 7858).
+//!
+//! ```text
+//! accept → room? → read → every whole message → answer → write → read …
+//! ```
+//!
+//! A client may send many messages at once and any part of one. Nothing more is read from one
+//! that does not take its answers, so it can fill no memory but its own. A connection lives as
+//! long as whole queries come; half a query, or none, ends it after the idle time.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use metrics::{counter, gauge};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tracing::warn;
+
+use super::clock::Clock;
+use super::responder::{Published, Responder};
+use crate::config::TcpLimits;
+use crate::query::{Peer, Transport};
+
+/// How long accepting pauses when the system has no more sockets: those that are open end in the
+/// meantime.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// Accepts connections and answers what comes over them, for ever; within TLS if there is `tls`.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    published: Published,
+    clock: Clock,
+    room: Arc<Room>,
+) -> io::Error {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                match error.raw_os_error() {
+                    Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => return error,
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        warn!(%error, "cannot accept TCP connections for the moment");
+                        sleep(EXHAUSTED).await;
+                    }
+                    // The client has gone already (ECONNABORTED and the like).
+                    _ => {}
+                }
+                continue;
+            }
+        };
+        let place = match room.take(peer.ip()) {
+            Ok(place) => place,
+            Err(reason) => {
+                counter!("meridian_tcp_refused_total", "reason" => reason).increment(1);
+                continue;
+            }
+        };
+        let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
+        let responder = Responder::new(published.clone(), clock, transport);
+        let peer = Peer { address: peer, transport };
+        let idle = room.limits.idle;
+        let tls = tls.clone();
+        tokio::spawn(async move {
+            // How a connection ends is its client's affair.
+            let _end = match tls {
+                Some(tls) => within_tls(stream, &tls, peer, responder, idle).await,
+                None => plain(stream, peer, responder, idle).await,
+            };
+            drop(place);
+        });
+    }
+}
+
+async fn plain(
+    stream: TcpStream,
+    peer: Peer,
+    responder: Responder,
+    idle: Duration,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    converse(stream, peer, responder, idle).await
+}
+
+async fn within_tls(
+    stream: TcpStream,
+    tls: &TlsAcceptor,
+    peer: Peer,
+    responder: Responder,
+    idle: Duration,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let stream = timeout_at(Instant::now() + idle, tls.accept(stream)).await??;
+    converse(stream, peer, responder, idle).await
+}
+
+/// What is read at once: some hundred queries.
+const READ: usize = 8 * 1024;
+
+/// Answers one connection's queries until it ends or is idle.
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    mut responder: Responder,
+    idle: Duration,
+) -> io::Result<()> {
+    let mut pending: Vec<u8> = Vec::new();
+    let mut chunk = vec![0; READ];
+    let mut answer = Vec::new();
+    let mut answers = Vec::new();
+    let mut deadline = Instant::now() + idle;
+    loop {
+        let count = timeout_at(deadline, stream.read(&mut chunk)).await??;
+        let Some(read) = chunk.get(..count).filter(|read| !read.is_empty()) else {
+            return Ok(());
+        };
+        pending.extend_from_slice(read);
+        let mut taken = 0;
+        while let Some(message) = whole_message(pending.get(taken..).unwrap_or(&[])) {
+            taken += 2 + message.len();
+            answer.clear();
+            responder.respond(message, peer, &mut answer);
+            let Ok(length) = u16::try_from(answer.len()) else { continue };
+            if length > 0 {
+                answers.extend_from_slice(&length.to_be_bytes());
+                answers.extend_from_slice(&answer);
+            }
+        }
+        pending.drain(..taken);
+        if !answers.is_empty() {
+            responder.flush();
+            deadline = Instant::now() + idle;
+            timeout_at(deadline, async {
+                stream.write_all(&answers).await?;
+                stream.flush().await
+            })
+            .await??;
+            answers.clear();
+            deadline = Instant::now() + idle;
+        }
+    }
+}
+
+/// The message at the beginning of `bytes`, behind its length (RFC 1035 §4.2.2), if it is there
+/// whole.
+fn whole_message(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    rest.get(..usize::from(u16::from_be_bytes(*length)))
+}
+
+/// How many connections there may be, and are.
+pub(super) struct Room {
+    limits: TcpLimits,
+    taken: Mutex<HashMap<IpNet, usize>>,
+}
+
+/// A place for one connection, given back when dropped.
+struct Taken {
+    room: Arc<Room>,
+    client: IpNet,
+}
+
+impl Room {
+    /// Room for as many as `limits` say.
+    pub(super) fn new(limits: TcpLimits) -> Arc<Self> {
+        Arc::new(Self { limits, taken: Mutex::new(HashMap::new()) })
+    }
+
+    /// A place for `client`, or why there is none.
+    fn take(self: &Arc<Self>, client: IpAddr) -> Result<Taken, &'static str> {
+        let client = one_client(client);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.values().sum::<usize>() >= self.limits.connections {
+            return Err("connections");
+        }
+        let of_client = taken.entry(client).or_default();
+        if *of_client >= self.limits.per_client {
+            return Err("per_client");
+        }
+        *of_client += 1;
+        gauge!("meridian_tcp_connections").increment(1.0);
+        Ok(Taken { room: self.clone(), client })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_client) = taken.get_mut(&self.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                taken.remove(&self.client);
+            }
+        }
+        gauge!("meridian_tcp_connections").decrement(1.0);
+    }
+}
+
+/// The network that counts as one client: an IPv6 site has a /56 (RFC 6177 §2).
+fn one_client(address: IpAddr) -> IpNet {
+    let network = match address {
+        IpAddr::V4(_) => IpNet::from(address),
+        IpAddr::V6(_) => IpNet::new(address, 56).unwrap_or(IpNet::from(address)),
+    };
+    network.trunc()
+}

@@ -1,0 +1,118 @@
+//! How probes do TLS: what they trust.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use crate::health::TlsCheck;
+
+/// The ways in which probes do TLS, one for each thing to trust.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    by_trust: HashMap<(bool, Option<PathBuf>), Arc<ClientConfig>>,
+}
+
+impl Clients {
+    /// How TLS is done as `check` says. A file is read relative to `folder`.
+    ///
+    /// # Errors
+    /// The certificates to trust cannot be read: why.
+    pub(super) fn client(
+        &mut self,
+        check: &TlsCheck,
+        folder: &Path,
+    ) -> Result<Arc<ClientConfig>, String> {
+        let key = (check.verify, check.roots.clone());
+        if let Some(known) = self.by_trust.get(&key) {
+            return Ok(known.clone());
+        }
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        let config = if check.verify {
+            let roots = match &check.roots {
+                Some(file) => roots_of(&folder.join(file))?,
+                None => system_roots()?,
+            };
+            builder.with_root_certificates(roots).with_no_client_auth()
+        } else {
+            let verifier = Arc::new(TrustEverybody(provider));
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+        };
+        let config = Arc::new(config);
+        self.by_trust.insert(key, config.clone());
+        Ok(config)
+    }
+}
+
+fn roots_of(file: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| format!("cannot read certificates from {}: {error}", file.display()))?;
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    if roots.is_empty() {
+        return Err(format!("{} holds no certificate", file.display()));
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err("the system has no trusted certificates (the package ca-certificates); \
+                    name a file with `ca`, or set `verify: false`"
+            .to_owned());
+    }
+    Ok(roots)
+}
+
+/// For `verify: false`: the handshake is checked, who the other side is is not.
+#[derive(Debug)]
+struct TrustEverybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustEverybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

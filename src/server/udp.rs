@@ -1,0 +1,62 @@
+//! Queries over UDP: a thread a socket, a batch a turn.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+use super::clock::Clock;
+use super::mmsg::Batch;
+use super::responder::{Published, Responder};
+use crate::query::{Peer, Transport};
+
+/// How often counters are handed on.
+const FLUSH: Duration = Duration::from_millis(250);
+
+/// Answers what comes in on `socket`, until `stop`.
+///
+/// # Errors
+/// The system has no thread for it.
+pub(super) fn spawn(
+    socket: UdpSocket,
+    published: Published,
+    clock: Clock,
+    stop: Arc<AtomicBool>,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name("udp".to_owned())
+        .spawn(move || serve(&socket, published, clock, &stop))
+}
+
+fn serve(socket: &UdpSocket, published: Published, clock: Clock, stop: &AtomicBool) {
+    let mut responder = Responder::new(published, clock, Transport::Udp);
+    let mut batch = Batch::new();
+    let latency = histogram!("meridian_answer_seconds", "transport" => Transport::Udp.label());
+    let unsent = counter!("meridian_unsent_total");
+    let mut flushed = clock.now();
+    while !stop.load(Ordering::Relaxed) {
+        // An error is the time-out, or that of an earlier answer (an ICMP message that came
+        // back); neither is about what comes next.
+        let count = batch.receive(socket).unwrap_or(0);
+        let began = clock.now();
+        if count > 0 {
+            batch.each(count, |packet, address, out| {
+                responder.respond(packet, Peer { address, transport: Transport::Udp }, out);
+            });
+            let failed = batch.send(socket, count);
+            if failed > 0 {
+                unsent.increment(failed as u64);
+            }
+            // What the last packet of the batch has waited for.
+            latency.record(clock.now().since(began));
+        }
+        if began.since(flushed) >= FLUSH {
+            responder.flush();
+            flushed = began;
+        }
+    }
+}
