@@ -53,7 +53,13 @@ fuzz_target!(|input: &[u8]| {
             assert!(packet[2] & 0x80 == 0, "an answer to an answer");
             assert!(out.len() <= if transport == Transport::Udp { 1232 } else { 65535 });
             assert_eq!(out[..2], packet[..2], "the id");
-            let message = Message::from_vec(&out).expect("readable");
+            let message = match Message::from_vec(&out) {
+                Ok(message) => message,
+                // A client subnet of no family and no address (`dig +subnet=0`) is echoed as it
+                // was sent; hickory-proto does not know it.
+                Err(error) if error.to_string().contains("address family") => return,
+                Err(error) => panic!("unreadable: {error}"),
+            };
             assert_eq!(message.metadata.message_type, MessageType::Response);
         }
     }
