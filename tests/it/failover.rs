@@ -1,0 +1,157 @@
+//! The product's sentence: the nearest healthy region, and the next one when it dies.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use hickory_proto::rr::RecordType;
+
+use crate::harness::{Meridian, Nginx, ask, free_port, own_address, wait_for, wait_until};
+
+/// Three regions and who is nearest to them, by the database in the box.
+const REGIONS: &str = "
+regions:
+  us-east: { at: [39.04, -77.49] }
+  eu-west: { at: [53.35, -6.26] }
+  ap-southeast: { at: [1.35, 103.82] }
+";
+const PRINCETON: &str = "128.112.128.0/24";
+const DUBLIN: &str = "134.226.1.0/24";
+const SINGAPORE: &str = "137.132.1.0/24";
+
+fn config(port: u16, check: &str, [us, eu, ap]: [IpAddr; 3]) -> String {
+    format!(
+        "{REGIONS}
+checks: {{ web: {{ {check}, port: {port}, rise: 2 }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web:
+    names: [www.example.com]
+    check: web
+    ttl: 30s
+    regions: {{ us-east: {us}, eu-west: {eu}, ap-southeast: {ap} }}
+"
+    )
+}
+
+fn world(check: &str) -> (Meridian, [Nginx; 3]) {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port), Nginx::start(port)];
+    let server =
+        Meridian::serve(&config(port, check, [0, 1, 2].map(|row: usize| regions[row].address)));
+    (server, regions)
+}
+
+#[test]
+fn each_client_gets_the_nearest_region_and_its_scope() {
+    let (server, [us, eu, ap]) = world("http: /healthz");
+    for (client, region) in [(PRINCETON, &us), (DUBLIN, &eu), (SINGAPORE, &ap)] {
+        let answer = ask(server.dns, "www.example.com", RecordType::A, Some(client));
+        assert_eq!(crate::harness::data(&answer), [region.address.to_string()], "{client}");
+        assert_eq!(answer.answers[0].ttl, 30);
+        let edns = answer.edns.unwrap();
+        let code = hickory_proto::rr::rdata::opt::EdnsCode::Subnet;
+        let subnet: Vec<u8> = edns.option(code).unwrap().try_into().unwrap();
+        assert_eq!(subnet[2], 24, "the source comes back");
+        assert!((1..=24).contains(&subnet[3]), "scope {}", subnet[3]);
+    }
+}
+
+#[test]
+fn a_killed_a_stopped_and_a_failing_region_lose_their_clients_and_get_them_back() {
+    let (server, [us, mut eu, _ap]) = world("http: /healthz");
+    let dublin = || server.addresses_for("www.example.com", DUBLIN);
+    let (next, own) = (vec![us.address.to_string()], vec![eu.address.to_string()]);
+    assert_eq!(dublin(), own);
+
+    eu.process.kill();
+    wait_until(&next, dublin);
+    assert_eq!(server.endpoint(eu.address), ("down".into(), "connection refused".into()));
+    eu.restart();
+    wait_until(&own, dublin);
+
+    eu.process.signal("STOP");
+    wait_until(&next, dublin);
+    assert_eq!(server.endpoint(eu.address).1, "no answer in time, before the response");
+    eu.process.signal("CONT");
+    wait_until(&own, dublin);
+
+    eu.set_failing(true);
+    wait_until(&next, dublin);
+    assert_eq!(server.endpoint(eu.address).1, "unexpected status 500");
+    eu.set_failing(false);
+    wait_until(&own, dublin);
+
+    let status = server.status();
+    let events = status["events"].as_array().unwrap();
+    let downs: Vec<_> = events.iter().filter(|event| event["to"] == "down").collect();
+    assert_eq!(downs.len(), 3, "{events:?}");
+    assert!(downs.iter().all(|event| event["took_ms"].as_f64().unwrap() < 2000.0), "{downs:?}");
+    assert_eq!(server.metric("meridian_failover_seconds_count"), 3.0);
+}
+
+/// A listener whose queue is full: packets to it are dropped, as in a black hole.
+struct BlackHole(
+    IpAddr,
+    #[expect(dead_code, reason = "held")] Vec<std::net::TcpStream>,
+    TcpListener,
+);
+
+impl BlackHole {
+    fn at(port: u16) -> Self {
+        let address = own_address();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let at = SocketAddr::new(address, port);
+        socket.bind(&at.into()).unwrap();
+        socket.listen(0).unwrap();
+        let listener: TcpListener = socket.into();
+        let timeout = std::time::Duration::from_millis(200);
+        let mut held = Vec::new();
+        wait_for("a full queue", || match std::net::TcpStream::connect_timeout(&at, timeout) {
+            Ok(stream) => {
+                held.push(stream);
+                None
+            }
+            Err(_) => Some(()),
+        });
+        Self(address, held, listener)
+    }
+}
+
+#[test]
+fn a_region_that_no_packet_reaches_is_never_answered() {
+    let port = free_port();
+    let (us, ap) = (Nginx::start(port), Nginx::start(port));
+    let hole = BlackHole::at(port);
+    let server = Meridian::serve(&config(port, "http: /healthz", [us.address, hole.0, ap.address]));
+    // From the first answer on: the first verdicts come before it.
+    assert_eq!(server.addresses_for("www.example.com", DUBLIN), [us.address.to_string()]);
+    assert_eq!(server.endpoint(hole.0), ("down".into(), "no answer in time, connecting".into()));
+    drop(hole.2);
+}
+
+#[test]
+fn when_all_are_down_the_answer_is_as_if_all_were_up() {
+    let (server, mut regions) = world("http: /healthz");
+    for region in &mut regions {
+        region.process.kill();
+    }
+    let states = || regions.each_ref().map(|region| server.endpoint(region.address).0);
+    wait_until(&["down", "down", "down"].map(str::to_owned), states);
+    let answer = ask(server.dns, "www.example.com", RecordType::A, Some(DUBLIN));
+    assert_eq!(crate::harness::data(&answer), [regions[1].address.to_string()]);
+    assert_eq!(answer.answers[0].ttl, 5, "better may come at any moment");
+}
+
+#[test]
+fn tcp_checks_see_a_dead_process() {
+    let port = free_port();
+    let mut regions = [Nginx::start(port), Nginx::start(port), Nginx::start(port)];
+    let [us, eu, ap] = regions.each_ref().map(|region| region.address);
+    let text = config(port, "web", [us, eu, ap]);
+    let text =
+        text.replace(&format!("{{ web, port: {port}, rise: 2 }}"), &format!("{{ tcp: {port} }}"));
+    let server = Meridian::serve(&text);
+    assert_eq!(server.addresses_for("www.example.com", DUBLIN), [eu.to_string()]);
+    regions[1].process.kill();
+    wait_until(&vec![us.to_string()], || server.addresses_for("www.example.com", DUBLIN));
+}

@@ -1,0 +1,348 @@
+//! What the tests are made of: a running Meridian, web servers to break, questions, and waiting.
+
+use std::fmt::Debug;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Edns, Message, Query};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::{Name, RecordType};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take: far longer than it does, so that a slow machine fails no test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives something.
+#[expect(clippy::disallowed_methods, reason = "the tests' deadline")]
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Waits until what `look` sees is `expected`.
+pub(crate) fn wait_until<T: PartialEq + Debug>(expected: &T, mut look: impl FnMut() -> T) {
+    let mut seen = None;
+    wait_for(&format!("{expected:?}"), || {
+        let now = look();
+        let is_there = now == *expected;
+        if seen.as_ref() != Some(&now) {
+            println!("seen: {now:?}");
+            seen = Some(now);
+        }
+        is_there.then_some(())
+    });
+}
+
+/// An address in 127.0.0.0/8 that no other test of this process has.
+pub(crate) fn own_address() -> IpAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    IpAddr::from([127, 77, high, low])
+}
+
+/// A port that is free on all addresses for the moment.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A child process, ended when it is dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let program = command.get_program().to_owned();
+        let child = command.stdin(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("{program:?}: {error}; `tests/run` installs it")))
+    }
+
+    /// Sends a signal: `STOP`, `CONT`, `HUP`, `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// Ends it at once, as the kernel does when memory runs out.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended_already = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+/// What the program prints for these arguments.
+pub(crate) fn meridian(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_meridian")).args(arguments).output().unwrap()
+}
+
+/// A running Meridian with a folder of its own.
+pub(crate) struct Meridian {
+    pub(crate) process: Process,
+    pub(crate) folder: TempDir,
+    pub(crate) dns: SocketAddr,
+    pub(crate) dot: Option<SocketAddr>,
+    pub(crate) doh: Option<SocketAddr>,
+    pub(crate) doq: Option<SocketAddr>,
+    http: SocketAddr,
+    logs: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Meridian {
+    /// Serves `config` on ports of its own: `node` and `http` are put before it.
+    pub(crate) fn serve(config: &str) -> Self {
+        Self::serve_in(tempfile::tempdir().unwrap(), config)
+    }
+
+    /// The same, with the files that are in `folder`.
+    pub(crate) fn serve_in(folder: TempDir, config: &str) -> Self {
+        Self::start(folder, &format!("{NODE}{config}"))
+    }
+
+    /// Serves exactly `config`.
+    pub(crate) fn start(folder: TempDir, config: &str) -> Self {
+        let file = folder.path().join("meridian.yaml");
+        std::fs::write(&file, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+        command.arg("serve").arg("--config").arg(&file).stderr(Stdio::piped());
+        let mut process = Process::start(&mut command);
+        let errors = process.0.stderr.take().unwrap();
+        let logs: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let writer = logs.clone();
+        thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                println!("meridian: {line}");
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                writer.lock().unwrap().push(line);
+            }
+        });
+        let ready = wait_for("ready", || {
+            assert!(process.ended().is_none(), "it ended");
+            let logs = logs.lock().unwrap();
+            logs.iter().find(|line| line["message"] == "ready").cloned()
+        });
+        let first = |key: &str| {
+            let listed = ready[key].as_str()?.trim_start_matches("Some(").trim_matches(['[', ')']);
+            // `[[::1]:53, …` begins with the bracket of the address too.
+            let listed = if listed.starts_with(':') { format!("[{listed}") } else { listed.into() };
+            listed.split(',').next()?.trim_end_matches(']').parse().ok()
+        };
+        let (dns, http) = (first("dns").unwrap(), first("http").unwrap());
+        let (dot, doh, doq) = (first("dot"), first("doh"), first("doq"));
+        Self { process, folder, dns, dot, doh, doq, http, logs }
+    }
+
+    /// Changes the configuration file, all at once as an editor does.
+    pub(crate) fn write_config(&self, config: &str) {
+        self.write("meridian.yaml", format!("{NODE}{config}").as_bytes());
+    }
+
+    pub(crate) fn write(&self, file: &str, content: &[u8]) {
+        let aside = self.path("aside");
+        std::fs::write(&aside, content).unwrap();
+        std::fs::rename(aside, self.path(file)).unwrap();
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(file)
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.http)
+    }
+
+    /// What the HTTP address says.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let output = Command::new("curl")
+            .args(["-s", "-m", "10", "-w", "\n%{http_code}", &self.url(path)])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.parse().unwrap(), body.to_owned())
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        let (code, body) = self.get("/api/v1/status");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// The value of a metric, with its labels as Prometheus prints them; 0 if it is not there.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find(|line| line.rsplit_once(' ').is_some_and(|(n, _)| n == name));
+        line.map_or(0.0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
+    }
+
+    /// State and last result of the endpoint with this address.
+    pub(crate) fn endpoint(&self, address: IpAddr) -> (String, String) {
+        let status = self.status();
+        let services = status["services"].as_array().unwrap().iter();
+        let mut endpoints = services.flat_map(|of| of["endpoints"].as_array().unwrap());
+        let found = endpoints.find(|of| of["address"] == address.to_string()).unwrap();
+        let text = |key: &str| found[key].as_str().unwrap_or("").to_owned();
+        (text("state"), text("last"))
+    }
+
+    /// The addresses that are answered for a name.
+    pub(crate) fn addresses(&self, name: &str) -> Vec<String> {
+        data(&ask(self.dns, name, RecordType::A, None))
+    }
+
+    /// The same for a client behind the resolver.
+    pub(crate) fn addresses_for(&self, name: &str, client: &str) -> Vec<String> {
+        data(&ask(self.dns, name, RecordType::A, Some(client)))
+    }
+
+    /// Whether something like this was logged.
+    pub(crate) fn logged(&self, text: &str) -> bool {
+        self.logs.lock().unwrap().iter().any(|line| line.to_string().contains(text))
+    }
+}
+
+/// Where the tests' servers listen.
+const NODE: &str =
+    "node: { name: test, listen: \"127.0.0.1:0\" }\nhttp: { listen: \"127.0.0.1:0\" }\n";
+
+/// A question in a message.
+pub(crate) fn question(name: &str, rtype: RecordType, client: Option<&str>) -> Message {
+    let mut message = Message::query();
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), rtype));
+    if let Some(client) = client {
+        let mut edns = Edns::new();
+        edns.set_max_payload(1232);
+        edns.options_mut().insert(EdnsOption::Subnet(client.parse().unwrap()));
+        message.set_edns(edns);
+    }
+    message
+}
+
+/// Asks over UDP, as often as it takes.
+pub(crate) fn ask(
+    server: SocketAddr,
+    name: &str,
+    rtype: RecordType,
+    client: Option<&str>,
+) -> Message {
+    let message = question(name, rtype, client);
+    let wire = message.to_vec().unwrap();
+    let local = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let socket = UdpSocket::bind(local).unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut buffer = [0; 4096];
+    wait_for("an answer", || {
+        socket.send(&wire).ok()?;
+        let length = socket.recv(&mut buffer).ok()?;
+        let answer = Message::from_vec(&buffer[..length]).unwrap();
+        (answer.metadata.id == message.metadata.id).then_some(answer)
+    })
+}
+
+/// The data of the answer's records.
+pub(crate) fn data(message: &Message) -> Vec<String> {
+    message.answers.iter().map(|record| record.data.to_string()).collect()
+}
+
+/// nginx on an address of its own: answers `ok` at `/healthz` and its name everywhere else.
+pub(crate) struct Nginx {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) process: Process,
+    folder: TempDir,
+}
+
+impl Nginx {
+    pub(crate) fn start(port: u16) -> Self {
+        Self::with(own_address(), port, None)
+    }
+
+    /// The same over TLS, with a PEM certificate and its key.
+    pub(crate) fn start_tls(port: u16, certificate: &str, key: &str) -> Self {
+        Self::with(own_address(), port, Some((certificate, key)))
+    }
+
+    fn with(address: IpAddr, port: u16, tls: Option<(&str, &str)>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        let (ssl, certificate) = match tls {
+            Some((certificate, key)) => {
+                std::fs::write(folder.path().join("cert.pem"), certificate).unwrap();
+                std::fs::write(folder.path().join("key.pem"), key).unwrap();
+                let keys =
+                    format!("ssl_certificate {path}/cert.pem; ssl_certificate_key {path}/key.pem;");
+                (" ssl", keys)
+            }
+            None => ("", String::new()),
+        };
+        let config = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log;
+             events {{ worker_connections 512; }}
+             http {{
+               access_log off; client_body_temp_path {path}/a; proxy_temp_path {path}/b;
+               fastcgi_temp_path {path}/c; uwsgi_temp_path {path}/d; scgi_temp_path {path}/e;
+               server {{
+                 listen {address}:{port}{ssl}; {certificate} root {path};
+                 location = /healthz {{ if (-f {path}/fail) {{ return 500; }} return 200 \"ok\\n\"; }}
+                 location / {{ return 200 \"{address}\\n\"; }}
+               }}
+             }}"
+        );
+        std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
+        let process = Self::run(folder.path());
+        let nginx = Self { address, port, process, folder };
+        nginx.wait();
+        nginx
+    }
+
+    fn run(folder: &Path) -> Process {
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf"));
+        // It says that it has no rights to its usual log, which it does not use.
+        Process::start(command.stderr(Stdio::null()))
+    }
+
+    fn wait(&self) {
+        let at = SocketAddr::new(self.address, self.port);
+        wait_for("nginx", || std::net::TcpStream::connect(at).ok());
+    }
+
+    /// Runs it again after it was killed.
+    pub(crate) fn restart(&mut self) {
+        self.process = Self::run(self.folder.path());
+        self.wait();
+    }
+
+    /// Lets it answer 500, or no longer.
+    pub(crate) fn set_failing(&self, failing: bool) {
+        let flag = self.folder.path().join("fail");
+        if failing {
+            std::fs::write(flag, "").unwrap();
+        } else {
+            std::fs::remove_file(flag).unwrap();
+        }
+    }
+}

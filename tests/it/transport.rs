@@ -1,0 +1,194 @@
+//! UDP and TCP (RFC 1035 §4.2, RFC 7766): whole answers, from the right address, within limits.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::RecordType;
+use tempfile::tempdir;
+
+use crate::harness::{Meridian, PATIENCE, ask, data, question, wait_for};
+
+/// A zone with something small and something that fits in no UDP answer.
+fn config() -> String {
+    let text = "x".repeat(250);
+    format!(
+        "regions: {{ here: {{ at: [0, 0] }} }}
+zones:
+  example.com:
+    ns: [ns1.example.com, ns2.example.com]
+    records:
+      small: {{ A: 192.0.2.1 }}
+      big: {{ TXT: ['\"a{text}\"', '\"b{text}\"', '\"c{text}\"', '\"d{text}\"', '\"e{text}\"', '\"f{text}\"'] }}
+services:
+  web: {{ names: [www.example.com], regions: {{ here: 192.0.2.10 }} }}
+"
+    )
+}
+
+fn connect(server: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// A message behind its length (RFC 1035 §4.2.2).
+fn framed(message: &Message) -> Vec<u8> {
+    let wire = message.to_vec().unwrap();
+    [&u16::try_from(wire.len()).unwrap().to_be_bytes()[..], &wire].concat()
+}
+
+fn receive(stream: &mut TcpStream) -> std::io::Result<Message> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut wire = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut wire)?;
+    Ok(Message::from_vec(&wire).unwrap())
+}
+
+#[test]
+fn both_families_and_every_address_of_a_wildcard_answer_from_where_they_were_asked() {
+    let config = format!(
+        "node: {{ listen: [\"0.0.0.0:0\", \"[::]:0\"] }}\nhttp: {{ listen: \"127.0.0.1:0\" }}\n{}",
+        config()
+    );
+    let server = Meridian::start(tempdir().unwrap(), &config);
+    // The first address of each listener is the one that `ready` tells.
+    for address in ["127.0.0.1", "127.0.0.5", "127.200.0.9"] {
+        // A connected socket takes answers from nobody else.
+        let there = SocketAddr::new(address.parse::<IpAddr>().unwrap(), server.dns.port());
+        let answer = ask(there, "www.example.com", RecordType::A, None);
+        assert_eq!(data(&answer), ["192.0.2.10"], "{address}");
+        let mut stream = connect(there);
+        stream.write_all(&framed(&question("small.example.com", RecordType::A, None))).unwrap();
+        assert_eq!(data(&receive(&mut stream).unwrap()), ["192.0.2.1"], "{address}");
+    }
+}
+
+#[test]
+fn ipv6_is_served_alike() {
+    let config = format!(
+        "node: {{ listen: [\"[::1]:0\"] }}\nhttp: {{ listen: \"127.0.0.1:0\" }}\n{}",
+        config()
+    );
+    let server = Meridian::start(tempdir().unwrap(), &config);
+    assert!(server.dns.is_ipv6());
+    assert_eq!(data(&ask(server.dns, "www.example.com", RecordType::A, None)), ["192.0.2.10"]);
+}
+
+#[test]
+fn what_is_cut_over_udp_is_whole_over_tcp_as_dig_does_it() {
+    let server = Meridian::serve(&config());
+    let cut = ask(server.dns, "big.example.com", RecordType::TXT, None);
+    assert!(cut.metadata.truncation && cut.answers.is_empty());
+    let port = server.dns.port().to_string();
+    let dig = Command::new("dig")
+        .args(["@127.0.0.1", "-p", &port, "big.example.com", "TXT", "+short"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(dig.stdout).unwrap().lines().count(), 6);
+    wait_for("a counter", || {
+        (server.metric("meridian_truncated_total{transport=\"udp\"}") >= 1.0).then_some(())
+    });
+}
+
+#[test]
+fn tcp_takes_many_messages_at_once_and_any_part_of_one() {
+    let server = Meridian::serve(&config());
+    let mut stream = connect(server.dns);
+    let questions: Vec<Message> = (0..50)
+        .map(|row| if row % 2 == 0 { "small.example.com" } else { "www.example.com" })
+        .map(|name| question(name, RecordType::A, None))
+        .collect();
+    let all: Vec<u8> = questions.iter().flat_map(framed).collect();
+    stream.write_all(&all).unwrap();
+    for question in &questions {
+        let answer = receive(&mut stream).unwrap();
+        assert_eq!((answer.metadata.id, answer.answers.len()), (question.metadata.id, 1));
+    }
+    // Octet by octet, each in a segment of its own.
+    stream.set_nodelay(true).unwrap();
+    for octet in framed(&questions[0]) {
+        stream.write_all(&[octet]).unwrap();
+    }
+    assert_eq!(receive(&mut stream).unwrap().metadata.id, questions[0].metadata.id);
+    // What is no query is not answered, and what follows it is (RFC 7766 §6.2.4 does not end the
+    // connection for it).
+    let mut response = questions[1].to_vec().unwrap();
+    response[2] |= 0x80;
+    let length = u16::try_from(response.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&length[..], &response, &framed(&questions[2])].concat()).unwrap();
+    assert_eq!(receive(&mut stream).unwrap().metadata.id, questions[2].metadata.id);
+}
+
+#[test]
+fn a_client_that_takes_no_answers_stops_only_itself() {
+    let server = Meridian::serve(&format!("tcp: {{ idle: 1s }}\n{}", config()));
+    let mut greedy = connect(server.dns);
+    greedy.set_nonblocking(true).unwrap();
+    let many: Vec<u8> = (0..100)
+        .flat_map(|_| framed(&question("big.example.com", RecordType::TXT, None)))
+        .collect();
+    // Far more answers than the kernel's buffers hold: the server stops reading, then hangs up.
+    let mut sent = 0;
+    wait_for("the end of a greedy connection", || match greedy.write(&many) {
+        Ok(count) => {
+            sent += count;
+            assert!(sent < 256 << 20, "{sent} octets were taken");
+            None
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        Err(_) => Some(()),
+    });
+    let mut other = connect(server.dns);
+    other.write_all(&framed(&question("small.example.com", RecordType::A, None))).unwrap();
+    assert_eq!(data(&receive(&mut other).unwrap()), ["192.0.2.1"]);
+}
+
+#[test]
+fn idle_and_half_questions_end_and_room_is_limited() {
+    let limits = "tcp: { idle: 500ms, per_client: 3, connections: 5 }\n";
+    let server = Meridian::serve(&format!("{limits}{}", config()));
+    // Half a question, then nothing.
+    let mut half = connect(server.dns);
+    half.write_all(&[0, 40, 1, 2, 3]).unwrap();
+    assert_eq!(half.read(&mut [0; 16]).unwrap_or(0), 0);
+    let mut silent = connect(server.dns);
+    assert_eq!(silent.read(&mut [0; 16]).unwrap_or(0), 0);
+    wait_for("no connections", || (server.metric("meridian_tcp_connections") == 0.0).then_some(()));
+
+    let asked = framed(&question("small.example.com", RecordType::A, None));
+    let is_served =
+        |stream: &mut TcpStream| stream.write_all(&asked).is_ok() && receive(stream).is_ok();
+    let mut held: Vec<TcpStream> = (0..3).map(|_| connect(server.dns)).collect();
+    assert!(held.iter_mut().all(is_served));
+    assert!(!is_served(&mut connect(server.dns)), "a fourth of one client");
+    assert!(server.metric("meridian_tcp_refused_total{reason=\"per_client\"}") >= 1.0);
+    // Once they are idle there is room again.
+    wait_for("room", || is_served(&mut connect(server.dns)).then_some(()));
+}
+
+#[test]
+fn hostile_datagrams_are_counted_and_harm_nobody() {
+    let server = Meridian::serve(&config());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server.dns).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut reply = [0; 2048];
+    socket.send(b"short").unwrap();
+    let mut response = question("www.example.com", RecordType::A, None).to_vec().unwrap();
+    response[2] |= 0x80;
+    socket.send(&response).unwrap();
+    socket.send(&[7; 65_000]).unwrap();
+    // Behind a header of sevens (opcode 0, a query; questions: 1799) comes FORMERR.
+    let length = socket.recv(&mut reply).unwrap();
+    assert_eq!((reply[0], reply[3] & 0x0f, length), (7, 1, 12));
+    assert_eq!(server.addresses("www.example.com"), ["192.0.2.10"]);
+    wait_for("counters", || {
+        let silent =
+            |reason| server.metric(&format!("meridian_silent_total{{reason=\"{reason}\"}}"));
+        (silent("too_short") == 1.0 && silent("response") == 1.0).then_some(())
+    });
+}
