@@ -1,6 +1,7 @@
 //! From files to all that is to be served, compiled aside: nothing of it is live yet.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -107,15 +108,24 @@ impl Loader {
     /// Reads everything that there is to read.
     ///
     /// # Errors
-    /// All that is wrong with one kind of file; what was loaded before is untouched.
+    /// All that is wrong with one kind of file; what was loaded before is untouched. A reader that
+    /// fails in a way that nobody thought of is a reason to refuse, and none to stop.
     pub fn load(&mut self) -> Result<Loaded, Refused> {
+        catch_unwind(AssertUnwindSafe(|| self.read_all())).unwrap_or_else(|_| {
+            let what = "reading it failed by a bug; please report it, with the files";
+            let problems = vec![Problem::of_file(&self.name(), what.to_owned())];
+            Err(Refused { what: What::Configuration, problems })
+        })
+    }
+
+    fn read_all(&mut self) -> Result<Loaded, Refused> {
         let mut watched = Watched::default();
         let config = self.config(&mut watched);
         if let Ok(config) = &config {
             self.watch_others(config, &mut watched);
         } else {
             // What the last good configuration named is still what serves.
-            watched.0.append(&mut self.watched.0);
+            watched.keep(std::mem::take(&mut self.watched));
         }
         self.watched = watched;
         let config = config.map_err(|problems| Refused { what: What::Configuration, problems })?;
@@ -217,6 +227,15 @@ impl Watched {
         if !self.0.iter().any(|(known, _)| *known == file) {
             let print = Print::of(&file);
             self.0.push((file, print));
+        }
+    }
+
+    /// The files of `earlier` count too; one that was read again since is as it was then.
+    fn keep(&mut self, earlier: Self) {
+        for (file, print) in earlier.0 {
+            if !self.0.iter().any(|(known, _)| *known == file) {
+                self.0.push((file, print));
+            }
         }
     }
 }

@@ -76,6 +76,12 @@ struct Reading<'i> {
 
 impl Reading<'_> {
     fn file(&mut self, file: &str, text: &[u8], origin: &Name, depth: usize) {
+        if let Some(at) = touching_quote(text) {
+            let what = "a quoted text touches what stands beside it; put a space between them";
+            let (file, what) = (file.to_owned(), what.to_owned());
+            self.problems.push(FileProblem { file, at: Some(at), what });
+            return;
+        }
         let mut zonefile = Zonefile::from(text);
         // A last line without its end is a line.
         zonefile.extend_from_slice(b"\n");
@@ -99,10 +105,10 @@ impl Reading<'_> {
                 }
                 Err(error) => {
                     // The reader tells `line:column: what`.
-                    let text = error.to_string();
-                    let mut fields = text.splitn(3, ':');
+                    let told = error.to_string();
+                    let mut fields = told.splitn(3, ':');
                     let mut number = || fields.next().and_then(|field| field.trim().parse().ok());
-                    let at = number().zip(number());
+                    let at = number().zip(number()).map(|at| end_of_token(text, at));
                     let what = fields.next().unwrap_or("").trim().to_owned();
                     self.problems.push(FileProblem { file: file.to_owned(), at, what });
                     return;
@@ -149,6 +155,45 @@ impl Reading<'_> {
         }
         let rdata = Rdata::new(rtype, wire);
         self.records.push(FileRecord { owner, ttl, rtype, rdata, file: file.to_owned(), line });
+    }
+}
+
+/// The first quote that has something directly before it, if it opens a text, or behind it, if it
+/// closes one. RFC 1035 §5.1 knows no such thing, and the reader stumbles over it.
+fn touching_quote(text: &[u8]) -> Option<(usize, usize)> {
+    let apart = |octet: Option<&u8>| octet.is_none_or(|octet| b" \t\r\n();".contains(octet));
+    let (mut is_quoted, mut is_comment, mut is_escaped) = (false, false, false);
+    let (mut line, mut line_start) = (1, 0);
+    for (at, octet) in text.iter().enumerate() {
+        let escaped = std::mem::take(&mut is_escaped);
+        match octet {
+            b'\n' => {
+                is_comment = false;
+                (line, line_start) = (line + 1, at + 1);
+            }
+            _ if is_comment || escaped => {}
+            b'\\' => is_escaped = true,
+            b';' if !is_quoted => is_comment = true,
+            b'"' => {
+                let beside = if is_quoted { text.get(at + 1) } else { text[..at].last() };
+                if !apart(beside) {
+                    return Some((line, at - line_start + 1));
+                }
+                is_quoted = !is_quoted;
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Where the last token that was read ends. The reader passes over the end of a line with it, and
+/// then tells the beginning of the next line.
+fn end_of_token(text: &[u8], (line, column): (usize, usize)) -> (usize, usize) {
+    let before = (column == 1).then(|| line.checked_sub(2)).flatten();
+    match before.and_then(|before| text.split(|octet| *octet == b'\n').nth(before)) {
+        Some(ended) => (line - 1, ended.len() + 1),
+        None => (line, column),
     }
 }
 

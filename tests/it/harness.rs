@@ -230,6 +230,7 @@ const NODE: &str =
 /// A question in a message.
 pub(crate) fn question(name: &str, rtype: RecordType, client: Option<&str>) -> Message {
     let mut message = Message::query();
+    message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), rtype));
     if let Some(client) = client {
         let mut edns = Edns::new();

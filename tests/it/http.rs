@@ -1,1 +1,121 @@
-//! To come.
+//! The HTTP address: what the dashboard, Prometheus and orchestrators read.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::{Meridian, Nginx, free_port, meridian, wait_for, wait_until};
+
+fn world() -> (Meridian, [Nginx; 2]) {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = regions.each_ref().map(|region| region.address);
+    let server = Meridian::serve(&format!(
+        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+checks: {{ web: {{ http: /healthz, port: {port} }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: web, regions: {{ us: {us}, eu: {eu} }} }}
+"
+    ));
+    (server, regions)
+}
+
+#[test]
+fn the_status_tells_regions_endpoints_shares_and_events() {
+    let (server, [_us, mut eu]) = world();
+    let status = server.status();
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["node"], "test");
+    let region = |status: &Value, row: usize| {
+        let region = &status["regions"][row];
+        (region["up"].as_u64().unwrap(), region["down"].as_u64().unwrap())
+    };
+    assert_eq!((region(&status, 0), region(&status, 1)), ((1, 0), (1, 0)));
+    let shares = |status: &Value| -> Vec<f64> {
+        let served = status["services"][0]["served"].as_array().unwrap();
+        served.iter().map(|of| of["share"].as_f64().unwrap()).collect()
+    };
+    let both = shares(&status);
+    assert!(both.len() == 2 && (both.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{both:?}");
+    eu.process.kill();
+    wait_until(&((1, 0), (0, 1)), || {
+        let status = server.status();
+        (region(&status, 0), region(&status, 1))
+    });
+    let status = server.status();
+    assert_eq!(shares(&status), [1.0]);
+    let event = &status["events"][0];
+    assert_eq!(
+        (event["to"].as_str(), event["why"].as_str()),
+        (Some("down"), Some("connection refused"))
+    );
+    assert!(event["took_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_page_and_the_words_for_orchestrators_are_there() {
+    let (server, _regions) = world();
+    let (code, page) = server.get("/");
+    assert!(code == 200 && page.contains("<!doctype html>"), "{page}");
+    // It is whole: nothing is loaded from anywhere else.
+    assert!(!page.contains("src=") && !page.contains("@import"), "{page}");
+    assert_eq!(server.get("/healthz"), (200, "ok\n".to_owned()));
+    assert_eq!(server.get("/readyz"), (200, "ready\n".to_owned()));
+    assert_eq!(server.get("/nope").0, 404);
+}
+
+#[test]
+fn prometheus_reads_the_metrics() {
+    let (server, [us, _eu]) = world();
+    let answered =
+        "meridian_queries_total{transport=\"udp\",rcode=\"NOERROR\",service=\"web\",region=\"us\"}";
+    assert_eq!(server.addresses("www.example.com"), [us.address.to_string()]);
+    wait_for(answered, || (server.metric(answered) == 1.0).then_some(()));
+    let state = format!(
+        "meridian_endpoint_state{{service=\"web\",region=\"us\",endpoint=\"{}\"}}",
+        us.address
+    );
+    assert_eq!(server.metric(&state), 1.0);
+    assert!(server.metric("meridian_geoip_build_timestamp_seconds{database=\"places\"}") > 1.7e9);
+    let (_, text) = server.get("/metrics");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}\n{text}");
+}
+
+#[test]
+fn explain_tells_the_whole_decision() {
+    let (server, [us, eu]) = world();
+    let url = server.url("");
+    let explain = |more: &[&str]| {
+        let arguments = ["explain", "www.example.com", "--from", "134.226.1.7", "--server", &url];
+        let output = meridian(&[&arguments[..], more].concat());
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (good, told) = explain(&[]);
+    assert!(good);
+    for part in ["IE", "database", "nearest by great-circle distance", " km", "30 s, as configured"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(told.contains(&format!("answer     {}", eu.address)), "{told}");
+    let (_, told) = explain(&["--down", "eu"]);
+    assert!(told.contains(&format!("answer     {}", us.address)), "{told}");
+    assert!(told.contains("eu") && told.contains("down"), "{told}");
+    let (_, told) = explain(&["--json"]);
+    assert!(serde_json::from_str::<Value>(&told).is_ok(), "{told}");
+    let (good, _) = explain(&["--down", "nowhere"]);
+    assert!(!good);
+    let (code, body) = server.get("/api/v1/explain?name=www.example.com&from=nobody");
+    assert!(code == 400 && body.contains("nobody"), "{body}");
+}

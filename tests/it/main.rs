@@ -4,9 +4,7 @@
 //! `tests/run` installs what these tests need from Debian: unbound, knot-resolver, dnsmasq, nginx,
 //! kdig and promtool.
 
-mod configuration;
 mod demo;
-mod deploy;
 mod encrypted;
 mod failover;
 mod harness;
@@ -14,5 +12,4 @@ mod http;
 mod probing;
 mod reload;
 mod resolvers;
-mod tidy;
 mod transport;

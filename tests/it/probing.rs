@@ -1,1 +1,190 @@
-//! To come.
+//! Probe targets that misbehave: each is found out, with its reason, and harms nobody else.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+use crate::harness::{Meridian, Nginx, free_port, own_address, wait_until};
+
+/// A server that does to each connection what `act` says, on an address of its own.
+fn misbehaving(port: u16, act: fn(TcpStream)) -> IpAddr {
+    let address = own_address();
+    let listener = TcpListener::bind(SocketAddr::new(address, port)).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || act(stream));
+        }
+    });
+    address
+}
+
+/// Writes until the other side has had enough; reads nothing more than a request.
+fn say(mut stream: TcpStream, head: &[u8], pause: Duration, mut more: impl FnMut() -> Vec<u8>) {
+    let _request = stream.read(&mut [0; 2048]);
+    let mut next = head.to_vec();
+    while stream.write_all(&next).is_ok() {
+        thread::park_timeout(pause);
+        next = more();
+        if next.is_empty() {
+            return;
+        }
+    }
+}
+
+const SOON: Duration = Duration::from_millis(20);
+
+fn silent(mut stream: TcpStream) {
+    // Until the prober hangs up.
+    while stream.read(&mut [0; 2048]).is_ok_and(|count| count > 0) {}
+}
+
+fn octet_by_octet(stream: TcpStream) {
+    let mut rest = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".iter();
+    say(stream, b"", SOON * 5, || rest.next().map(|octet| vec![*octet]).unwrap_or_default());
+}
+
+fn closes(stream: TcpStream) {
+    drop(stream);
+}
+
+fn redirects_in_a_circle(stream: TcpStream) {
+    say(
+        stream,
+        b"HTTP/1.1 302 Found\r\nLocation: /healthz\r\nContent-Length: 0\r\n\r\n",
+        SOON,
+        Vec::new,
+    );
+}
+
+fn endless_body(stream: TcpStream) {
+    say(stream, b"HTTP/1.1 200 OK\r\n\r\n", Duration::ZERO, || vec![b'x'; 4096]);
+}
+
+fn endless_head(stream: TcpStream) {
+    say(stream, b"HTTP/1.1 200 OK\r\n", Duration::ZERO, || b"X-More: and more\r\n".repeat(64));
+}
+
+fn body_that_stops(stream: TcpStream) {
+    say(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome", SOON, Vec::new);
+}
+
+fn no_http(stream: TcpStream) {
+    say(stream, b"SSH-2.0-OpenSSH_9.2\r\n", SOON, Vec::new);
+}
+
+#[test]
+fn each_misbehaviour_is_told_apart_and_the_well_stay_up() {
+    let port = free_port();
+    let nobody = own_address();
+    let well = Nginx::start(port);
+    let targets = [
+        (well.address, "up", "ok"),
+        (nobody, "down", "connection refused"),
+        (misbehaving(port, silent), "down", "no answer in time, before the response"),
+        (misbehaving(port, octet_by_octet), "down", "no answer in time, before the response"),
+        (misbehaving(port, closes), "down", "connection closed, before the response"),
+        (misbehaving(port, redirects_in_a_circle), "down", "unexpected status 302"),
+        (misbehaving(port, endless_body), "down", "expected text not in the body"),
+        (misbehaving(port, endless_head), "down", "malformed HTTP"),
+        (misbehaving(port, body_that_stops), "down", "connection closed, within the body"),
+        (misbehaving(port, no_http), "down", "malformed HTTP"),
+    ];
+    let endpoints: Vec<String> = targets.iter().map(|(at, ..)| at.to_string()).collect();
+    let server = Meridian::serve(&format!(
+        "regions: {{ here: {{ at: [0, 0] }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, contains: ok }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: web, regions: {{ here: [{}] }} }}
+",
+        endpoints.join(", ")
+    ));
+    // The first answer names the one that is well, and no other.
+    assert_eq!(server.addresses("www.example.com"), [well.address.to_string()]);
+    for (address, state, last) in targets {
+        wait_until(&(state.to_owned(), last.to_owned()), || server.endpoint(address));
+    }
+    for outcome in
+        ["success", "refused", "timeout", "closed", "status", "text_missing", "malformed"]
+    {
+        let counted = server.metric(&format!("meridian_probes_total{{outcome=\"{outcome}\"}}"));
+        assert!(counted >= 1.0, "{outcome}");
+    }
+}
+
+#[test]
+fn certificates_are_verified_unless_told_otherwise() {
+    let port = free_port();
+    let make = |name: &str| {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed([name.to_owned()]).unwrap();
+        (cert.pem(), signing_key.serialize_pem())
+    };
+    let ((ours, our_key), (theirs, their_key)) = (make("www.example.com"), make("other.example"));
+    let right = Nginx::start_tls(port, &ours, &our_key);
+    let wrong = Nginx::start_tls(port, &theirs, &their_key);
+    let plain = Nginx::start(port);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.pem"), &ours).unwrap();
+    let service = |name: &str, check: &str, nginx: &Nginx| {
+        format!(
+            "  {name}: {{ names: [{name}.example.com], check: {check}, regions: {{ here: {} }} }}\n",
+            nginx.address
+        )
+    };
+    let services = [
+        service("right", "strict", &right),
+        service("wrong", "strict", &wrong),
+        service("plain", "strict", &plain),
+        service("lax", "lax", &wrong),
+    ];
+    let server = Meridian::serve_in(
+        folder,
+        &format!(
+            "regions: {{ here: {{ at: [0, 0] }} }}
+checks:
+  strict: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem }}
+  lax: {{ https: /healthz, port: {port}, host: www.example.com, verify: false }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+{}",
+            services.concat()
+        ),
+    );
+    let status = server.status();
+    let found = |row: usize| {
+        let endpoint = &status["services"][row]["endpoints"][0];
+        (
+            endpoint["state"].as_str().unwrap().to_owned(),
+            endpoint["last"].as_str().unwrap().to_owned(),
+        )
+    };
+    let told = |state: &str, last: &str| (state.to_owned(), last.to_owned());
+    assert_eq!(found(0), told("up", "ok"));
+    assert_eq!(found(1), told("down", "certificate not valid"));
+    assert_eq!(found(2), told("down", "TLS handshake failed"));
+    assert_eq!(found(3), told("up", "ok"));
+}
+
+#[test]
+fn endpoints_share_the_probes_of_one_target() {
+    let port = free_port();
+    let nginx = Nginx::start(port);
+    let services: String = (0..50)
+        .map(|row| {
+            let at = nginx.address;
+            format!("  s{row}: {{ names: [s{row}.example.com], check: web, regions: {{ here: {at} }} }}\n")
+        })
+        .collect();
+    let server = Meridian::serve(&format!(
+        "regions: {{ here: {{ at: [0, 0] }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, interval: 60s }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:\n{services}"
+    ));
+    assert_eq!(server.addresses("s49.example.com"), [nginx.address.to_string()]);
+    assert_eq!(server.metric("meridian_probes_total{outcome=\"success\"}"), 1.0);
+}

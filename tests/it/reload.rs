@@ -1,1 +1,206 @@
-//! To come.
+//! Changed files: served when they are good, refused when they are not, and no query lost.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::RecordType;
+use meridian_geoip_make::{Value, Writer};
+use tempfile::tempdir;
+
+use crate::harness::{Meridian, question, wait_for, wait_until};
+
+fn config(www: &str, more: &str) -> String {
+    format!(
+        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+{more}
+services:
+  {www}
+  mail: {{ names: [mail.example.com], regions: {{ us: 192.0.2.25 }} }}
+"
+    )
+}
+
+const WWW: &str = "web: { names: [www.example.com], regions: { us: 192.0.2.10, eu: 192.0.2.20 } }";
+
+fn refused(server: &Meridian) -> Vec<String> {
+    let list = server.status()["config"]["refused"].clone();
+    list.as_array().unwrap().iter().map(|of| of.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_changed_file_is_served_and_a_wrong_one_is_refused_logged_counted_and_shown() {
+    let server = Meridian::serve(&config(WWW, ""));
+    let www = || server.addresses("www.example.com");
+    assert_eq!(www(), ["192.0.2.10"]);
+
+    server.write_config(&config(&WWW.replace("192.0.2.10", "192.0.2.11"), ""));
+    wait_until(&vec!["192.0.2.11".to_owned()], www);
+
+    server.write_config(&config(&WWW.replace("regions", "regoins"), ""));
+    wait_for("a refusal", || (!refused(&server).is_empty()).then_some(()));
+    let told = refused(&server).join("\n");
+    assert!(
+        told.contains("no key `regoins`") && told.contains("did you mean `regions`?"),
+        "{told}"
+    );
+    assert_eq!(www(), ["192.0.2.11"], "what was good serves on");
+    assert_eq!(server.metric("meridian_reload_refused{what=\"configuration\"}"), 1.0);
+    assert!(server.logged("regoins"));
+
+    server.write_config(&config(&WWW.replace("192.0.2.10", "192.0.2.12"), ""));
+    wait_until(&vec!["192.0.2.12".to_owned()], www);
+    assert_eq!(refused(&server), Vec::<String>::new());
+    let counted = |outcome| {
+        server.metric(&format!(
+            "meridian_reloads_total{{what=\"configuration\",outcome=\"{outcome}\"}}"
+        ))
+    };
+    assert_eq!((counted("applied"), counted("refused")), (2.0, 1.0));
+}
+
+#[test]
+fn a_live_name_keeps_a_record_unless_it_is_retired() {
+    let server = Meridian::serve(&config(WWW, ""));
+    server.write_config(&config("", ""));
+    wait_for("a refusal", || refused(&server).iter().find(|of| of.contains("`retired`")).cloned());
+    assert_eq!(server.addresses("www.example.com"), ["192.0.2.10"]);
+    server.write_config(&config("", "retired: [www.example.com]"));
+    wait_until(&Vec::<String>::new(), || server.addresses("www.example.com"));
+    assert_eq!(server.addresses("mail.example.com"), ["192.0.2.25"]);
+}
+
+#[test]
+fn a_signal_reloads_at_once() {
+    let server = Meridian::serve(&config(WWW, ""));
+    let before = server.status()["config"]["since"].clone();
+    server.process.signal("HUP");
+    wait_for("a reload", || (server.status()["config"]["since"] != before).then_some(()));
+}
+
+#[test]
+fn zone_files_are_watched_with_what_they_include() {
+    let folder = tempdir().unwrap();
+    let zone =
+        "@ 60 IN SOA ns1 root 1 2 3 4 5\n@ 60 IN NS ns1\nns1 60 A 192.0.2.53\n$INCLUDE more.zone\n";
+    std::fs::write(folder.path().join("example.com.zone"), zone).unwrap();
+    std::fs::write(folder.path().join("more.zone"), "a 60 A 192.0.2.1\n").unwrap();
+    let text = config(WWW, "")
+        .replace("{ ns: [ns1.example.com, ns2.example.com] }", "{ file: example.com.zone }");
+    let server = Meridian::serve_in(folder, &text);
+    assert_eq!(server.addresses("a.example.com"), ["192.0.2.1"]);
+    server.write("more.zone", b"a 60 A 192.0.2.2\n");
+    wait_until(&vec!["192.0.2.2".to_owned()], || server.addresses("a.example.com"));
+    server.write("more.zone", b"a 60 A 192.0.2.300\n");
+    wait_for("a refusal", || {
+        refused(&server).iter().find(|of| of.contains("more.zone:1")).cloned()
+    });
+    assert_eq!(server.addresses("a.example.com"), ["192.0.2.2"]);
+}
+
+/// A database that says where 192.0.2.0/24 is.
+fn database(country: &str, at: (f64, f64)) -> Vec<u8> {
+    let [latitude, longitude] = [at.0, at.1].map(Value::Double);
+    let place = Value::map([
+        ("country", Value::map([("iso_code", Value::text(country))])),
+        ("location", Value::map([("latitude", latitude), ("longitude", longitude)])),
+    ]);
+    let mut writer = Writer::new("GeoLite2-City", "test", 1_700_000_000);
+    writer.insert("8.8.8.0/24".parse().unwrap(), &place);
+    writer.finish()
+}
+
+#[test]
+fn a_new_database_is_swapped_in_and_a_broken_one_is_refused() {
+    let folder = tempdir().unwrap();
+    let (america, europe) = (database("US", (40.0, -75.0)), database("IE", (53.0, -6.0)));
+    std::fs::write(folder.path().join("city.mmdb"), &america).unwrap();
+    let server = Meridian::serve_in(folder, &config(WWW, "geoip: { database: city.mmdb }"));
+    let client = || server.addresses_for("www.example.com", "8.8.8.0/24");
+    assert_eq!(client(), ["192.0.2.10"]);
+    server.write("city.mmdb", &europe);
+    wait_until(&vec!["192.0.2.20".to_owned()], client);
+
+    let mut flipped = europe.clone();
+    // Within the search tree: pointers that lead nowhere.
+    flipped.iter_mut().take(64).for_each(|octet| *octet ^= 0xff);
+    for (what, bytes) in [
+        ("empty", Vec::new()),
+        ("truncated", europe[..europe.len() / 2].to_vec()),
+        ("bit-flipped", flipped),
+        ("no database", b"<html>404 Not Found</html>".repeat(100)),
+    ] {
+        server.write("city.mmdb", &bytes);
+        wait_for(what, || refused(&server).iter().find(|of| of.contains("city.mmdb")).cloned());
+        assert_eq!(client(), ["192.0.2.20"], "{what}");
+        assert_eq!(server.metric("meridian_reload_refused{what=\"geoip\"}"), 1.0, "{what}");
+        server.write("city.mmdb", &europe);
+        wait_until(&Vec::<String>::new(), || refused(&server));
+    }
+    std::fs::remove_file(server.path("city.mmdb")).unwrap();
+    std::fs::create_dir(server.path("city.mmdb")).unwrap();
+    wait_for("a refusal", || refused(&server).iter().find(|of| of.contains("directory")).cloned());
+    assert_eq!(client(), ["192.0.2.20"]);
+    std::fs::remove_dir(server.path("city.mmdb")).unwrap();
+    server.write("city.mmdb", &america);
+    wait_until(&vec!["192.0.2.10".to_owned()], client);
+}
+
+#[test]
+fn no_query_is_lost_while_everything_is_reloaded() {
+    let server = Meridian::serve(&config(WWW, ""));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, to) = (stop.clone(), server.dns);
+    let asking = thread::spawn(move || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(to).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let (mut asked, mut lost) = (0, 0);
+        let mut buffer = [0; 512];
+        while !stopped.load(Ordering::Relaxed) {
+            let wire = question("www.example.com", RecordType::A, None).to_vec().unwrap();
+            socket.send(&wire).unwrap();
+            asked += 1;
+            let answered = socket.recv(&mut buffer).ok().and_then(|length| {
+                let answer = Message::from_vec(&buffer[..length]).ok()?;
+                (answer.answers.len() == 1).then_some(())
+            });
+            lost += usize::from(answered.is_none());
+        }
+        (asked, lost)
+    });
+    for round in 0..10 {
+        let address = format!("192.0.2.{}", 100 + round);
+        server.write_config(&config(&WWW.replace("192.0.2.10", &address), ""));
+        server.process.signal("HUP");
+        wait_until(&vec![address], || server.addresses("www.example.com"));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (asked, lost) = asking.join().unwrap();
+    assert!(asked > 100, "{asked}");
+    assert_eq!(lost, 0, "of {asked}");
+}
+
+#[test]
+fn what_is_known_of_a_target_outlives_a_reload() {
+    let port = crate::harness::free_port();
+    let nginx = crate::harness::Nginx::start(port);
+    let probed = |ttl: &str| {
+        let web = format!(
+            "web: {{ names: [www.example.com], check: web, ttl: {ttl}, regions: {{ us: {} }} }}",
+            nginx.address
+        );
+        config(&web, &format!("checks: {{ web: {{ http: /healthz, port: {port} }} }}"))
+    };
+    let server = Meridian::serve(&probed("30s"));
+    let since = || server.status()["services"][0]["endpoints"][0]["since"].clone();
+    let generation = || server.status()["config"]["hash"].clone();
+    let (before, then) = (since(), generation());
+    server.write_config(&probed("31s"));
+    wait_for("a reload", || (generation() != then).then_some(()));
+    assert_eq!(since(), before);
+}

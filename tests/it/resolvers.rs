@@ -1,1 +1,173 @@
-//! To come.
+//! Caching resolvers in front of us: unbound, knot-resolver and dnsmasq, forwarding the zone.
+//!
+//! They see a failover through their cache, and unbound with client subnets keeps an answer for
+//! each scope.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use hickory_proto::rr::RecordType;
+use tempfile::{TempDir, tempdir};
+
+use crate::harness::{
+    Meridian, Nginx, Process, ask, data, free_port, question, wait_for, wait_until,
+};
+
+/// A resolver that runs, and where.
+struct Resolver {
+    #[expect(dead_code, reason = "held")]
+    process: Process,
+    #[expect(dead_code, reason = "held")]
+    folder: TempDir,
+    at: SocketAddr,
+}
+
+impl Resolver {
+    fn start(
+        config: impl FnOnce(u16) -> String,
+        command: impl FnOnce(&str, u16) -> Command,
+    ) -> Self {
+        let (folder, port) = (tempdir().unwrap(), free_port());
+        let path = folder.path().to_str().unwrap();
+        std::fs::write(folder.path().join("conf"), config(port)).unwrap();
+        let mut command = command(path, port);
+        let process =
+            Process::start(command.current_dir(path).stdout(Stdio::null()).stderr(Stdio::null()));
+        let resolver = Self { process, folder, at: SocketAddr::from(([127, 0, 0, 1], port)) };
+        resolver.wait();
+        resolver
+    }
+
+    /// Waits until it answers at all.
+    fn wait(&self) {
+        let wire = question("localhost", RecordType::A, None).to_vec().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(self.at).unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+        wait_for("a resolver", || {
+            socket.send(&wire).ok()?;
+            socket.recv(&mut [0; 512]).ok()
+        });
+    }
+}
+
+fn unbound(server: &Meridian, more: &str) -> Resolver {
+    let (ip, port) = (server.dns.ip(), server.dns.port());
+    let config = |own| {
+        format!(
+            "server:\n interface: 127.0.0.1\n port: {own}\n do-daemonize: no\n username: \"\"\n \
+             chroot: \"\"\n pidfile: \"\"\n use-syslog: no\n do-not-query-localhost: no\n \
+             access-control: 127.0.0.0/8 allow\n local-zone: \"example.com.\" transparent\n{more}\n\
+             remote-control:\n control-enable: no\n\
+             stub-zone:\n name: \"example.com\"\n stub-addr: {ip}@{port}\n"
+        )
+    };
+    Resolver::start(config, |folder, _| {
+        let mut command = Command::new("unbound");
+        command.args(["-d", "-c", &format!("{folder}/conf")]);
+        command
+    })
+}
+
+fn knot_resolver(server: &Meridian) -> Resolver {
+    let at = format!("{}@{}", server.dns.ip(), server.dns.port());
+    let config = |own| {
+        format!(
+            "net.listen('127.0.0.1', {own}, {{ kind = 'dns' }})\ntrust_anchors.remove('.')\n\
+             policy.add(policy.suffix(policy.STUB('{at}'), policy.todnames({{'example.com.'}})))\n\
+             cache.size = 10 * MB\n"
+        )
+    };
+    Resolver::start(config, |folder, _| {
+        let mut command = Command::new("kresd");
+        command.args(["-n", "-q", "-c", &format!("{folder}/conf"), folder]);
+        command
+    })
+}
+
+fn dnsmasq(server: &Meridian) -> Resolver {
+    let at = format!("{}#{}", server.dns.ip(), server.dns.port());
+    let config = |own| {
+        format!(
+            "port={own}\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\n\
+             user=\npid-file=\nserver=/example.com/{at}\n"
+        )
+    };
+    Resolver::start(config, |folder, _| {
+        let mut command = Command::new("dnsmasq");
+        command.args(["-k", "-C", &format!("{folder}/conf")]);
+        command
+    })
+}
+
+fn world() -> (Meridian, [Nginx; 2]) {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = regions.each_ref().map(|region| region.address);
+    let server = Meridian::serve(&format!(
+        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, rise: 2 }} }}
+zones:
+  example.com:
+    ns: [ns1.example.com, ns2.example.com]
+    records: {{ alias: {{ CNAME: www.example.com. }} }}
+services:
+  web: {{ names: [www.example.com], check: web, ttl: 2s, regions: {{ us: {us}, eu: {eu} }} }}
+  geo: {{ names: [geo.example.com], ttl: 1h, regions: {{ us: 192.0.2.10, eu: 192.0.2.20 }} }}
+"
+    ));
+    (server, regions)
+}
+
+fn sees_a_failover(start: impl Fn(&Meridian) -> Resolver) {
+    let (server, [mut us, eu]) = world();
+    let resolver = start(&server);
+    let asked = |name: &str| data(&ask(resolver.at, name, RecordType::A, None));
+    let (own, next) = (us.address.to_string(), eu.address.to_string());
+    assert_eq!(asked("www.example.com"), [own.clone()]);
+    let chain = ask(resolver.at, "alias.example.com", RecordType::A, None);
+    assert_eq!(chain.answers.len(), 2);
+    let missing = ask(resolver.at, "nope.example.com", RecordType::A, None);
+    assert_eq!(missing.metadata.response_code.to_str(), "Non-Existent Domain");
+    // It answers from its cache, and when that ends it hears of the failover.
+    us.process.kill();
+    wait_until(&vec![next], || asked("www.example.com"));
+    us.restart();
+    wait_until(&vec![own], || asked("www.example.com"));
+}
+
+#[test]
+fn unbound_sees_a_failover() {
+    sees_a_failover(|server| unbound(server, ""));
+}
+
+#[test]
+fn knot_resolver_sees_a_failover() {
+    sees_a_failover(knot_resolver);
+}
+
+#[test]
+fn dnsmasq_sees_a_failover() {
+    sees_a_failover(dnsmasq);
+}
+
+#[test]
+fn unbound_keeps_an_answer_for_each_scope() {
+    let (server, _regions) = world();
+    let subnets = " module-config: \"subnetcache iterator\"\n send-client-subnet: 127.0.0.0/8\n \
+                   client-subnet-always-forward: yes\n";
+    let resolver = unbound(&server, subnets);
+    let asked = |client| data(&ask(resolver.at, "geo.example.com", RecordType::A, Some(client)));
+    for _ in 0..2 {
+        assert_eq!(asked("128.112.128.0/24"), ["192.0.2.10"]);
+        assert_eq!(asked("134.226.1.0/24"), ["192.0.2.20"]);
+    }
+    // Clients of one scope share an entry: all of a /24 in Dublin, without another question.
+    let metric =
+        "meridian_queries_total{transport=\"udp\",rcode=\"NOERROR\",service=\"geo\",region=\"eu\"}";
+    let before = wait_for(metric, || Some(server.metric(metric)).filter(|count| *count > 0.0));
+    for _ in 0..20 {
+        assert_eq!(asked("134.226.1.0/24"), ["192.0.2.20"]);
+    }
+    assert_eq!(server.metric(metric), before);
+}
