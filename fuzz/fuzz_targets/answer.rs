@@ -27,10 +27,11 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     let catchments = config.catchments.iter();
     let catchments =
         catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
-    let plan = Plan::new(config.zones, config.services, config.regions, catchments, config.identity);
     let down = config.targets.iter().step_by(3);
     let health = down
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Down));
+    let Config { zones, services, regions, identity, .. } = config;
+    let plan = Plan::new(zones, services, regions, catchments, identity);
     Snapshot::compile(plan.into(), &health, None, None, 1)
 });
 

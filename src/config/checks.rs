@@ -9,6 +9,7 @@ use super::defaults;
 use super::problem::Place;
 use super::read::{At, Fields, Problems};
 use crate::health::{Check, Expect, HttpCheck, Schedule, StatusRange, Timeout, TlsCheck};
+use crate::zone::Name;
 
 /// The checks, while the rest is read.
 #[derive(Debug, Default)]
@@ -99,14 +100,16 @@ fn http(
     problems: &mut Problems,
 ) -> Option<(u16, HttpCheck)> {
     let text = path.text("a path, such as /healthz", problems)?;
-    if !text.starts_with('/') || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        let what = format!("`{text}` is no path; expected one such as /healthz");
+    // What a request line may not hold (RFC 3986 §2); `%` and two digits stand for it.
+    let strange = |c: char| !c.is_ascii_graphic() || "\"<>\\^`{|}#".contains(c);
+    if !text.starts_with('/') || text.contains(strange) {
+        let what = format!("`{text}` is no path; expected one such as /healthz, in ASCII");
         problems.error(path.place(), &path.key, what);
     }
     let port = fields.get("port").and_then(|at| port(&at, problems)).unwrap_or(default_port);
     let host = fields.get("host").and_then(|at| {
         let host = at.text("a host name", problems)?;
-        let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/';
+        let bad = |c: char| !c.is_ascii_graphic() || c == '/';
         if host.is_empty() || host.chars().any(bad) {
             problems.error(at.place(), &at.key, format!("`{host}` is no host name"));
         }
@@ -141,7 +144,10 @@ fn tls(
     request: Option<&(u16, HttpCheck)>,
     problems: &mut Problems,
 ) -> TlsCheck {
-    let sni = fields.get("sni").and_then(|at| at.text("a host name", problems));
+    let sni = fields.get("sni").and_then(|at| {
+        at.parsed::<Name>("a host name", problems)?;
+        at.text("a host name", problems)
+    });
     let verify = fields.get("verify").and_then(|at| at.boolean(problems)).unwrap_or(true);
     let roots = fields.get("ca").and_then(|at| at.text("the path of a PEM file", problems));
     // The certificate is for the host that is asked for, unless said otherwise.

@@ -33,9 +33,11 @@ impl Problems {
         known: impl IntoIterator<Item = &'k str> + Clone,
     ) {
         let list: Vec<&str> = known.clone().into_iter().collect();
-        let allowed = if list.is_empty() { "none is defined".into() } else { list.join(", ") };
         let suggestion = nearest(given, known).map(str::to_owned);
-        let what = format!("no {kind} `{given}`; expected one of: {allowed}");
+        let what = match list.as_slice() {
+            [] => format!("no {kind} `{given}`; none is defined"),
+            list => format!("no {kind} `{given}`; expected one of: {}", list.join(", ")),
+        };
         self.push(at, key, what, suggestion, false);
     }
 
@@ -157,7 +159,8 @@ impl<'n> At<'n> {
         most: Duration,
         problems: &mut Problems,
     ) -> Option<Duration> {
-        let expected = format!("a time from {least:?} to {most:?}, such as 500ms, 30s or 5m");
+        let (from, to) = (written(least), written(most));
+        let expected = format!("a time from {from} to {to}, such as 500ms, 30s or 5m");
         let span = self.text(&expected, problems).and_then(duration);
         let span = span.filter(|span| (least..=most).contains(span));
         if span.is_none() && matches!(self.node.value, Value::Text(_)) {
@@ -255,9 +258,27 @@ fn duration(text: &str) -> Option<Duration> {
     }
 }
 
+/// A time as it is written in a configuration.
+fn written(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    match units.iter().find(|(unit, _)| seconds >= *unit && seconds % unit == 0) {
+        _ if span.subsec_millis() > 0 => format!("{}ms", span.as_millis()),
+        Some((unit, name)) => format!("{}{name}", seconds / unit),
+        None => format!("{seconds}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_they_are_read() {
+        for text in ["500ms", "0s", "30s", "90s", "5m", "1h", "7d", "1500ms"] {
+            assert_eq!(duration(text).map(written).as_deref(), Some(text));
+        }
+    }
 
     #[test]
     fn durations_are_read_with_their_units() {

@@ -50,7 +50,10 @@ impl Drafts {
             None => {
                 let zones: Vec<String> =
                     self.list.iter().map(|draft| draft.origin.to_string()).collect();
-                let what = format!("{name} is in no zone; the zones are: {}", zones.join(", "));
+                let what = match zones.as_slice() {
+                    [] => format!("{name} is in no zone; none is defined"),
+                    zones => format!("{name} is in no zone; the zones are: {}", zones.join(", ")),
+                };
                 problems.error(at, key, what);
             }
         }
@@ -172,7 +175,7 @@ fn inline(
                 draft.builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
             }
         }
-        Ok(_) => problems.error(at, key, format!("`{data}` is not the data of one record")),
+        Ok(_) => problems.error(at, key, format!("`{}` is no single record", data.escape_debug())),
         Err(faults) => {
             let reasons: Vec<&str> = faults.iter().map(|fault| fault.what.as_str()).collect();
             let what = format!("`{rtype} {data}` cannot be read: {}", reasons.join(", "));

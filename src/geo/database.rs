@@ -5,7 +5,7 @@
 //!
 //! | schema | files | fields |
 //! |---|---|---|
-//! | nested | GeoIP2, GeoLite2 and DB-IP, City and Country | `country.iso_code`, `location.latitude` |
+//! | nested | GeoIP2, GeoLite2, DB-IP: City and Country | `country.iso_code`, `location.latitude` |
 //! | flat | ipinfo, IP2Location, ip-location-db | `country_code`, `latitude` or `lat` or `loc` |
 //! | ASN | GeoLite2, DB-IP and ipinfo ASN | `autonomous_system_number` or `asn` |
 
@@ -187,8 +187,8 @@ impl Database {
         (v4, v6)
     }
 
-    /// Hands out every network (address and prefix length) in ascending order, with what `value_of` makes of its record;
-    /// a record that many networks share is read once.
+    /// Hands out every network (address and prefix length) in ascending order, with what
+    /// `value_of` makes of its record; a record that many networks share is read once.
     fn for_each<V: Copy>(
         &self,
         mut network: impl FnMut((IpAddr, u32), V),

@@ -147,12 +147,12 @@ mod tests {
         assert_eq!(
             printed,
             [
-                "line 1: `nonsense` is no network; expected an address and a prefix length, such as \
-             192.0.2.0/24",
+                "line 1: `nonsense` is no network; expected an address and a prefix length, \
+                 such as 192.0.2.0/24",
                 "line 2: `192.0.2.1/24` has bits set behind its prefix; expected 192.0.2.0/24",
                 "line 3: `USA` is no country; expected two letters (ISO 3166-1), or nothing",
-                "line 4: `California` is no subdivision; expected a code such as US-CA (ISO 3166-2), \
-             or nothing",
+                "line 4: `California` is no subdivision; expected a code such as US-CA \
+                 (ISO 3166-2), or nothing",
                 "line 6: 10.0.0.0/9 is in line 5 already; a network has one place",
             ]
         );

@@ -1,1 +1,298 @@
-//! Tests.
+//! The monitor on a virtual clock: who is probed when, and what is believed after which faults.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::TargetId;
+use crate::rng::{Seed, Stream};
+use crate::time::Instant;
+
+const UP: Outcome = Outcome::Success;
+const REFUSED: Outcome = Outcome::Failure(Failure::Refused);
+const SILENT: Outcome = Outcome::Failure(Failure::TimedOut(Stage::Connect));
+const MS: Duration = Duration::from_millis(1);
+
+/// What a target does to a probe: the outcome, and after how long; one that is silent lets the
+/// probe run into its timeout.
+type Behaviour = Box<dyn FnMut(Instant, TargetId) -> (Outcome, Duration)>;
+
+/// A monitor, virtual time, and targets that behave.
+struct World {
+    monitor: Monitor,
+    now: Instant,
+    behaviour: Behaviour,
+    /// Probes on their way: when they end, and what they then report.
+    under_way: BinaryHeap<Reverse<(Instant, usize)>>,
+    reports: Vec<(TargetId, Report)>,
+    /// When each probe began.
+    probes: Vec<(Instant, TargetId)>,
+    changes: Vec<Change>,
+}
+
+fn start() -> Instant {
+    Instant::from_nanos(1_000_000_000_000)
+}
+
+fn target(row: usize) -> TargetId {
+    TargetId::from_index(row).unwrap()
+}
+
+impl World {
+    fn new(
+        targets: usize,
+        schedule: Schedule,
+        seed: u64,
+        behaviour: impl FnMut(Instant, TargetId) -> (Outcome, Duration) + 'static,
+    ) -> Self {
+        let mut monitor = Monitor::new(Seed::new(seed));
+        for row in 0..targets {
+            monitor.watch(start(), target(row), schedule);
+        }
+        Self {
+            monitor,
+            now: start(),
+            behaviour: Box::new(behaviour),
+            under_way: BinaryHeap::new(),
+            reports: Vec::new(),
+            probes: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// The driver's loop, until `end`.
+    fn run_until(&mut self, end: Instant) {
+        loop {
+            self.monitor.handle_timeout(self.now);
+            while let Some(order) = self.monitor.poll_probe() {
+                self.probes.push((self.now, order.target));
+                let (outcome, latency) = (self.behaviour)(self.now, order.target);
+                let is_late = outcome == SILENT || latency > order.timeout;
+                let (outcome, latency) =
+                    if is_late { (SILENT, order.timeout) } else { (outcome, latency) };
+                self.under_way.push(Reverse((self.now + latency, self.reports.len())));
+                self.reports.push((order.target, Report { outcome, latency }));
+            }
+            self.changes.extend(std::iter::from_fn(|| self.monitor.poll_change()));
+            let ended = self.under_way.peek().map(|Reverse((at, _))| *at);
+            let next = [self.monitor.poll_timeout(), ended].into_iter().flatten().min();
+            match next.filter(|next| *next <= end) {
+                Some(next) => self.now = self.now.max(next),
+                None => break,
+            }
+            while let Some(Reverse((at, row))) = self.under_way.peek().copied()
+                && at <= self.now
+            {
+                self.under_way.pop();
+                let (target, report) = self.reports[row];
+                self.monitor.handle_probe(self.now, target, report);
+            }
+        }
+        self.now = end;
+    }
+
+    fn run_for(&mut self, span: Duration) {
+        self.run_until(self.now + span);
+    }
+
+    fn state(&self, row: usize) -> State {
+        self.monitor.table().get(target(row)).state
+    }
+
+    /// How long after `fault` the first target was believed to be in `state`.
+    fn seen_after(&self, fault: Instant, state: State) -> Option<Duration> {
+        let changes = self.changes.iter().filter(|change| change.at >= fault);
+        let mut found = changes.filter(|change| change.to == state && change.from != state);
+        found.next().map(|change| change.at.since(fault))
+    }
+}
+
+/// A target that does `after` from `fault` on, and answers in a millisecond before.
+fn failing_from(
+    fault: Instant,
+    after: Outcome,
+) -> impl FnMut(Instant, TargetId) -> (Outcome, Duration) {
+    move |now, _| if now < fault { (UP, MS) } else { (after, MS) }
+}
+
+#[test]
+fn the_first_verdict_is_the_first_success_or_the_last_reprobe() {
+    let mut world = World::new(2, Schedule::default(), 1, |_, of| {
+        (if of == target(0) { UP } else { REFUSED }, MS)
+    });
+    assert_eq!((world.state(0), world.state(1)), (State::Unknown, State::Unknown));
+    world.run_for(2 * MS);
+    assert_eq!((world.state(0), world.state(1)), (State::Up, State::Unknown));
+    assert!(!world.monitor.settled());
+    // Three re-probes, each 25 to 75 ms after the one before.
+    world.run_for(Duration::from_millis(240));
+    assert_eq!(world.state(1), State::Down);
+    assert!(world.monitor.settled());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// U(0, I) + (r + 1)·τ + r·g: 1.35 to 1.85 s, the jitter of interval and gaps aside.
+    #[test]
+    fn a_black_hole_is_seen_within_two_seconds(seed: u64, phase in 0u64..500) {
+        let fault = start() + Duration::from_millis(5000 + phase);
+        let mut world = World::new(1, Schedule::default(), seed, failing_from(fault, SILENT));
+        world.run_until(fault + Duration::from_secs(3));
+        let seen = world.seen_after(fault, State::Down).unwrap().as_millis();
+        prop_assert!((1275..=2000).contains(&seen), "{seen} ms");
+    }
+
+    #[test]
+    fn a_refusal_is_seen_within_a_second(seed: u64, phase in 0u64..500) {
+        let fault = start() + Duration::from_millis(5000 + phase);
+        let mut world = World::new(1, Schedule::default(), seed, failing_from(fault, REFUSED));
+        world.run_until(fault + Duration::from_secs(3));
+        let seen = world.seen_after(fault, State::Down).unwrap().as_millis();
+        prop_assert!((75..=800).contains(&seen), "{seen} ms");
+    }
+
+    /// Coming back takes `rise` successes: nine to ten intervals by default.
+    #[test]
+    fn a_target_is_back_within_the_configured_rise(seed: u64, phase in 0u64..500) {
+        let well = start() + Duration::from_millis(5000 + phase);
+        let mut world = World::new(1, Schedule::default(), seed, move |now, _| {
+            (if now < well { REFUSED } else { UP }, MS)
+        });
+        world.run_until(well + Duration::from_secs(10));
+        let seen = world.seen_after(well, State::Up).unwrap().as_millis();
+        prop_assert!((4400..=5100).contains(&seen), "{seen} ms");
+    }
+}
+
+#[test]
+fn one_lost_probe_is_a_suspicion_and_no_verdict() {
+    let fault = start() + Duration::from_secs(5);
+    let mut lost = 0;
+    let mut world = World::new(1, Schedule::default(), 7, move |now, _| {
+        lost += u32::from(now >= fault && lost == 0);
+        (
+            if now >= fault && lost == 1 {
+                lost = 2;
+                SILENT
+            } else {
+                UP
+            },
+            MS,
+        )
+    });
+    world.run_until(fault + Duration::from_secs(5));
+    let told: Vec<(State, bool)> =
+        world.changes.iter().map(|change| (change.to, change.suspected)).collect();
+    assert_eq!(told, [(State::Up, false), (State::Up, true), (State::Up, false)]);
+}
+
+#[test]
+fn the_nodes_own_trouble_is_no_word_about_a_target() {
+    let fault = start() + Duration::from_secs(5);
+    let trouble = Outcome::Failure(Failure::Local);
+    let mut world = World::new(1, Schedule::default(), 7, failing_from(fault, trouble));
+    world.run_until(fault + Duration::from_secs(60));
+    assert_eq!(world.state(0), State::Up);
+    assert_eq!(world.changes.len(), 1);
+    let last = world.monitor.table().get(target(0)).last.unwrap().1;
+    assert_eq!(last.outcome, trouble);
+}
+
+#[test]
+fn ten_thousand_targets_are_spread_evenly_over_the_interval() {
+    let mut world = World::new(10_000, Schedule::default(), 3, |_, _| (UP, MS));
+    world.run_for(Duration::from_secs(5));
+    let from = start() + Duration::from_secs(2);
+    let mut tens = vec![0u32; 300];
+    for (at, _) in world.probes.iter().filter(|(at, _)| *at >= from) {
+        tens[usize::try_from(at.since(from).as_millis() / 10).unwrap().min(299)] += 1;
+    }
+    // 20,000 a second are 200 in 10 ms.
+    let (least, most) = (tens.iter().min().unwrap(), tens.iter().max().unwrap());
+    assert!(*least > 130 && *most < 270, "{least} to {most}");
+    // And everybody has had as many: one in each interval.
+    let mut each = vec![0u32; 10_000];
+    world.probes.iter().for_each(|(_, of)| each[of.index()] += 1);
+    assert!(each.iter().all(|count| (10..=12).contains(count)), "{:?}", each.iter().max());
+}
+
+#[test]
+fn a_slow_target_delays_no_other_and_is_not_probed_twice_at_once() {
+    let schedule =
+        Schedule { timeout: Timeout::Fixed(Duration::from_secs(5)), ..Schedule::default() };
+    let mut world = World::new(100, schedule, 5, |_, of| {
+        (UP, if of == target(0) { Duration::from_secs(4) } else { MS })
+    });
+    world.run_for(Duration::from_secs(20));
+    let of = |row: usize| -> Vec<Instant> {
+        world.probes.iter().filter(|(_, of)| *of == target(row)).map(|(at, _)| *at).collect()
+    };
+    assert!(of(1).len() >= 38, "{}", of(1).len());
+    let gaps = of(1).windows(2).map(|pair| pair[1].since(pair[0])).skip(1).max();
+    assert!(gaps.unwrap() <= Duration::from_millis(600), "{gaps:?}");
+    assert!(of(0).windows(2).all(|pair| pair[1].since(pair[0]) >= Duration::from_secs(4)));
+    assert_eq!(world.state(0), State::Up);
+}
+
+#[test]
+fn the_timeout_follows_the_round_trips() {
+    // 200 ms and steady: four deviations above it is more than the least, 300 ms.
+    let mut world = World::new(1, Schedule::default(), 5, |_, _| (UP, Duration::from_millis(200)));
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.state(0), State::Up);
+    assert_eq!(world.changes.len(), 1);
+    // A target that always needs longer than the most it may is down.
+    let mut world = World::new(1, Schedule::default(), 5, |_, _| (UP, Duration::from_millis(1100)));
+    world.run_for(Duration::from_secs(6));
+    assert_eq!(world.state(0), State::Down);
+}
+
+/// A loss of p a probe makes p⁴ of the probes begin a false alarm, by the arithmetic.
+#[test]
+fn false_alarms_are_as_rare_as_the_arithmetic_says() {
+    let mut loss: Stream = Seed::new(11).stream("loss");
+    let mut world = World::new(20, Schedule::default(), 11, move |_, _| {
+        (if loss.below(100) < 10 { SILENT } else { UP }, MS)
+    });
+    world.run_for(Duration::from_secs(4 * 3600));
+    let downs = world.changes.iter().filter(|change| change.to == State::Down).count();
+    // 20 targets × 4 h at two probes a second are 576,000, of which 10⁻⁴ are 58; the time that
+    // targets are down or being re-probed takes some away.
+    assert!((25..=80).contains(&downs), "{downs}");
+}
+
+#[test]
+fn what_is_known_outlives_a_new_schedule_and_ends_with_forgetting() {
+    let mut world = World::new(1, Schedule::default(), 5, |_, _| (UP, MS));
+    world.run_for(Duration::from_secs(1));
+    let known = world.monitor.table().get(target(0));
+    let slower = Schedule { interval: Duration::from_secs(10), ..Schedule::default() };
+    world.monitor.watch(world.now, target(0), slower);
+    assert_eq!(world.monitor.table().get(target(0)), known);
+    let before = world.probes.len();
+    world.run_for(Duration::from_secs(30));
+    assert!(world.probes.len() - before <= 4, "{}", world.probes.len() - before);
+    world.monitor.forget(target(0));
+    assert_eq!(world.state(0), State::Unknown);
+    assert_eq!(world.monitor.poll_timeout(), None);
+    // A report that comes afterwards is passed over.
+    world.monitor.handle_probe(world.now, target(0), Report { outcome: UP, latency: MS });
+    assert_eq!(world.state(0), State::Unknown);
+}
+
+#[test]
+fn equal_seeds_give_equal_histories() {
+    let history = || {
+        let mut loss: Stream = Seed::new(2).stream("loss");
+        let mut world = World::new(50, Schedule::default(), 9, move |_, _| {
+            (if loss.below(100) < 30 { SILENT } else { UP }, MS)
+        });
+        world.run_for(Duration::from_secs(60));
+        (world.probes, world.changes)
+    };
+    assert_eq!(history(), history());
+}

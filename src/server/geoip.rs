@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{Print, read};
-use crate::config::{Config, GeoIp, Problem};
-use crate::geo::{Atlas, Catchment, CatchmentSpec, Database, Description, Geofeed, Sources};
+use crate::config::{Config, GeoIp, Place, Problem};
+use crate::geo::{
+    Atlas, Catchment, CatchmentSpec, Database, Description, Geofeed, GeofeedError, Sources,
+};
 
 /// The database in the box.
 static SHIPPED: &[u8] = include_bytes!("../../geoip/meridian-city.mmdb");
@@ -140,7 +142,10 @@ fn load_feed(file: &Path, problems: &mut Vec<Problem>) -> Option<Geofeed> {
     match Geofeed::parse(&text) {
         Ok(feed) => Some(feed),
         Err(faults) => {
-            problems.extend(faults.iter().map(|fault| problem(file, fault)));
+            problems.extend(faults.iter().map(|GeofeedError { line, fault }| {
+                let at = Some(Place { line: *line, column: 1 });
+                Problem { at, ..problem(file, fault) }
+            }));
             None
         }
     }

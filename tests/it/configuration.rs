@@ -1,1 +1,87 @@
-//! To come.
+//! Configurations: wrong ones say what is wrong with them, good ones load.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::meridian;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn check(file: &Path) -> (bool, String) {
+    let output = meridian(&["check", file.to_str().unwrap()]);
+    let both = [output.stdout, output.stderr].concat();
+    // Only the names of files count, not where they are.
+    let place = format!("{}/", file.parent().unwrap().display());
+    (output.status.success(), String::from_utf8(both).unwrap().replace(&place, ""))
+}
+
+/// What stands behind `# says` at the end of a wrong configuration.
+fn expected(text: &str) -> Vec<String> {
+    let (_, said) = text.split_once("\n# says\n").expect("what it must say");
+    said.lines().map(|line| line.strip_prefix("# ").expect("a comment").to_owned()).collect()
+}
+
+#[test]
+fn each_wrong_configuration_is_told_what_is_wrong_with_it() {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder("tests/config")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "yaml"));
+    assert!(files.len() >= 40, "{}", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let (good, told) = check(&file);
+        let told: Vec<&str> = told.lines().collect();
+        assert!(!good, "{}: {told:#?}", file.display());
+        assert_eq!(told, expected(&text), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_examples_load() {
+    for example in ["config/meridian.yaml", "config/minimal.yaml", "fuzz/world.yaml"] {
+        let (good, told) = check(&folder(example));
+        assert!(good, "{example}: {told}");
+    }
+}
+
+/// The annotated example leaves out no key: those that it comments out load too.
+#[test]
+fn the_annotated_example_shows_every_key() {
+    let text = fs::read_to_string(folder("config/meridian.yaml")).unwrap();
+    let source = ["node", "places", "checks", "services", "zones", "mod"].map(|room| {
+        fs::read_to_string(folder("src/config").join(room).with_extension("rs")).unwrap()
+    });
+    let source = source.concat();
+    let asked = source.split("fields.get(\"").skip(1).chain(source.split("fields.need(\"").skip(1));
+    let also = ["fixed", "connections", "per_client", "dot", "doh", "doq", "nsid", "id_server"];
+    let keys = asked.map(|rest| rest.split('"').next().unwrap()).chain(also);
+    for key in keys {
+        assert!(text.contains(&format!("{key}:")), "the key `{key}` is not shown");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_said_too() {
+    let (good, told) = check(&folder("tests/config/there-is-no-such-file"));
+    assert!(!good && told.contains("there is no file"), "{told}");
+    let (good, told) = check(&folder("tests"));
+    assert!(!good && told.contains("is a directory"), "{told}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("binary.yaml");
+    fs::write(&file, [0xff, 0xfe, 0]).unwrap();
+    let (good, told) = check(&file);
+    assert!(!good && told.contains("not a text in UTF-8"), "{told}");
+}
+
+#[test]
+fn problems_can_be_had_as_json() {
+    let file = folder("tests/config/unknown-key.yaml");
+    let output = meridian(&["check", "--json", file.to_str().unwrap()]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["ok"], false);
+    let problem = &told["problems"][0];
+    assert!(problem["line"].is_u64() && problem["column"].is_u64(), "{told}");
+    assert_eq!(problem["suggestion"], "regions");
+}

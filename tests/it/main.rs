@@ -4,6 +4,7 @@
 //! `tests/run` installs what these tests need from Debian: unbound, knot-resolver, dnsmasq, nginx,
 //! kdig and promtool.
 
+mod configuration;
 mod demo;
 mod encrypted;
 mod failover;
@@ -12,4 +13,5 @@ mod http;
 mod probing;
 mod reload;
 mod resolvers;
+mod tidy;
 mod transport;
