@@ -1,1 +1,168 @@
-//! Tests.
+//! Deciding on change gives what deciding on query would have given.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Config, Targets};
+use crate::geo::{Atlas, Geofeed, Sources};
+use crate::health::State;
+use crate::steer::{Basis, OnAllDown};
+
+/// Four regions of which three have two endpoints, and a service for each policy.
+const CONFIG: &str = r#"
+regions: { us: { at: [39, -77] }, eu: { at: [53, -6] }, ap: { at: [1, 104] }, sa: {} }
+steering: { countries: { US: [us], IE: [eu, us], SG: [ap] }, default: [sa, eu] }
+checks: { web: { http: / } }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services:
+  nearest: { names: [a.example.com], check: web, REGIONS }
+  three: { names: [b.example.com], check: web, answers: 3, on_all_down: last_good, REGIONS }
+  failover: { names: [c.example.com], check: web, steer: failover, order: [ap, us, sa, eu], on_all_down: nodata, REGIONS }
+  weighted: { names: [d.example.com], check: web, steer: weighted, on_all_down: servfail, REGIONS }
+  geo: { names: [e.example.com], check: web, steer: geo, map: { countries: { DE: [eu, sa] }, default: [ap] }, on_all_down: { fixed: 192.0.2.99 }, REGIONS }
+"#;
+const REGIONS: &str = r#"regions: { us: [192.0.2.10, 192.0.2.11, "2001:db8::10"], eu: [192.0.2.20, "2001:db8::20"], ap: [192.0.2.30, 192.0.2.31], sa: 192.0.2.40 }"#;
+const FEED: &str =
+    "8.8.0.0/25,US,,,\n8.8.0.128/25,IE,,,\n8.8.1.0/24,SG,,,\n8.8.2.0/23,DE,,,\n2a00::/16,IE,,,\n";
+
+struct World {
+    plan: Arc<Plan>,
+    atlas: Atlas,
+    targets: Vec<TargetId>,
+}
+
+fn world() -> World {
+    let text = CONFIG.replace("REGIONS", REGIONS);
+    let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
+    let config = Config::load("test", &text, &mut Targets::default(), &mut no_files).unwrap();
+    let feed = Geofeed::parse(FEED).unwrap();
+    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let catchments = config.catchments.iter();
+    let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
+    let Config { zones, services, regions, identity, .. } = config;
+    let plan = Plan::new(zones, services, regions, catchments, identity).into();
+    World { plan, atlas, targets: config.targets.iter().map(|target| target.id).collect() }
+}
+
+/// The order of one client, found for this client alone.
+fn order_of(world: &World, service: &Service, client: IpAddr) -> Vec<RegionId> {
+    match &service.policy {
+        Policy::Failover(order) => order.clone(),
+        Policy::Weighted => {
+            crate::steer::weighted::order_of(client, &world.plan.contenders(service))
+        }
+        Policy::Nearest | Policy::Geo => {
+            let ranking =
+                world.plan.catchments[service.catchment].rank(&world.atlas.locate(client), client);
+            ranking.regions.iter().map(|ranked| ranked.region).collect()
+        }
+    }
+}
+
+fn any_state() -> impl Strategy<Value = State> {
+    prop_oneof![Just(State::Up), Just(State::Down), Just(State::Down), Just(State::Unknown)]
+}
+
+fn any_client() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0u32..1024).prop_map(|low| Ipv4Addr::from(0x0808_0000 + low).into()),
+        any::<u32>().prop_map(|ip| Ipv4Addr::from(ip).into()),
+        any::<u128>().prop_map(|ip| std::net::Ipv6Addr::from(ip).into()),
+        (any::<u128>()).prop_map(|ip| std::net::Ipv6Addr::from(0x2a00 << 112 | ip >> 16).into()),
+    ]
+}
+
+proptest! {
+    /// Whatever happens to the targets one after the other: what is compiled from the changes
+    /// alone is what is compiled anew, and each client gets what it would get by itself.
+    #[test]
+    fn a_snapshot_answers_like_a_decision_for_each_client(
+        changes in prop::collection::vec((0usize..9, any_state()), 1..25),
+        clients in prop::collection::vec(any_client(), 12),
+    ) {
+        let world = world();
+        let mut health = HealthTable::default();
+        let mut snapshot = Snapshot::compile(world.plan.clone(), &health, None, None, 1);
+        let mut last_good: HashMap<(usize, Family), Usable> = HashMap::new();
+        for (row, state) in changes {
+            let target = world.targets[row % world.targets.len()];
+            health = health.assuming(target, state);
+            let generation = snapshot.generation() + 1;
+            snapshot = Snapshot::compile(
+                world.plan.clone(), &health, Some(&snapshot), Some(&[target]), generation,
+            );
+            for (row, service) in world.plan.services.iter().enumerate() {
+                let compiled = snapshot.service(ServiceId::from_index(row).unwrap()).unwrap();
+                for family in service.families() {
+                    let before = last_good.get(&(row, family));
+                    let usable = usable(service, family, &health, before);
+                    if usable.basis == Basis::Up {
+                        last_good.insert((row, family), usable.clone());
+                    }
+                    for client in &clients {
+                        let order = order_of(&world, service, *client);
+                        let alone = choose(service, family, &usable, &order, &health);
+                        let (ready, scope) = compiled.selector(family).unwrap().select(*client).unwrap();
+                        prop_assert_eq!(&ready.choice, &alone, "{} {:?} {}", &service.name, family, client);
+                        let longest = if client.is_ipv4() { 32 } else { 128 };
+                        prop_assert!(scope <= longest);
+                        // A name never loses its last record but by its own policy.
+                        let may_be_empty = matches!(service.on_all_down, OnAllDown::NoData | OnAllDown::ServFail | OnAllDown::Fixed(_));
+                        prop_assert!(may_be_empty || !alone.addresses.is_empty());
+                    }
+                }
+            }
+        }
+        let anew = Snapshot::compile(world.plan.clone(), &health, Some(&snapshot), None, 1);
+        for row in 0..world.plan.services.len() {
+            let id = ServiceId::from_index(row).unwrap();
+            for family in [Family::V4, Family::V6] {
+                let answers = |of: &Snapshot| of.service(id).and_then(|of| of.selector(family)).map(|of| of.answers().to_vec());
+                prop_assert_eq!(answers(&anew), answers(&snapshot));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_depend_on_a_change_is_not_compiled_again() {
+    let world = world();
+    let health = HealthTable::default();
+    let first = Snapshot::compile(world.plan.clone(), &health, None, None, 1);
+    let second = Snapshot::compile(world.plan.clone(), &health, Some(&first), Some(&[]), 2);
+    for (before, after) in first.services.iter().zip(&second.services) {
+        assert!(Arc::ptr_eq(before, after));
+    }
+    // Services with the same order and the same usable regions share what divides their clients.
+    assert!(first.divisions.len() < world.plan.services.len() * 2);
+}
+
+#[test]
+fn names_that_a_newer_plan_would_lose_are_told() {
+    let (old, text) = (world().plan, CONFIG.replace("REGIONS", REGIONS));
+    let load = |text: &str| {
+        let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
+        let config = Config::load("test", text, &mut Targets::default(), &mut no_files).unwrap();
+        let Config { zones, services, regions, identity, .. } = config;
+        Plan::new(zones, services, regions, Vec::new(), identity)
+    };
+    let lost = |text: &str| -> Vec<String> {
+        old.names_lost_in(&load(text)).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(lost(&text), Vec::<String>::new());
+    assert_eq!(lost(&text.replace("a.example.com", "z.example.com")), ["a.example.com."]);
+    // A record of the zone, a wildcard or a delegation is a record.
+    for records in ["a: { A: 192.0.2.1 }", "\"*\": { A: 192.0.2.1 }", "a: { NS: ns.example.net. }"]
+    {
+        let zone = format!("ns2.example.com], records: {{ {records} }} }}");
+        let moved =
+            text.replace("a.example.com", "z.example.com").replace("ns2.example.com] }", &zone);
+        assert_eq!(lost(&moved), Vec::<String>::new(), "{records}");
+    }
+    // One without an address is none.
+    let zone = "ns2.example.com], records: { a: { TXT: none } } }";
+    let moved = text.replace("a.example.com", "z.example.com").replace("ns2.example.com] }", zone);
+    assert_eq!(lost(&moved), ["a.example.com."]);
+}

@@ -76,8 +76,7 @@ struct Reading<'i> {
 
 impl Reading<'_> {
     fn file(&mut self, file: &str, text: &[u8], origin: &Name, depth: usize) {
-        if let Some(at) = touching_quote(text) {
-            let what = "a quoted text touches what stands beside it; put a space between them";
+        if let Some((at, what)) = stumbling_block(text) {
             let (file, what) = (file.to_owned(), what.to_owned());
             self.problems.push(FileProblem { file, at: Some(at), what });
             return;
@@ -158,13 +157,16 @@ impl Reading<'_> {
     }
 }
 
-/// The first quote that has something directly before it, if it opens a text, or behind it, if it
-/// closes one. RFC 1035 §5.1 knows no such thing, and the reader stumbles over it.
-fn touching_quote(text: &[u8]) -> Option<(usize, usize)> {
+/// What the reader would stumble over, and where: a quote that has something directly before it,
+/// if it opens a text, or behind it, if it closes one; or what is opened and never closed. RFC 1035
+/// §5.1 has neither.
+fn stumbling_block(text: &[u8]) -> Option<((usize, usize), &'static str)> {
     let apart = |octet: Option<&u8>| octet.is_none_or(|octet| b" \t\r\n();".contains(octet));
-    let (mut is_quoted, mut is_comment, mut is_escaped) = (false, false, false);
+    let (mut is_comment, mut is_escaped) = (false, false);
+    let (mut quote, mut parentheses) = (None, Vec::new());
     let (mut line, mut line_start) = (1, 0);
     for (at, octet) in text.iter().enumerate() {
+        let place = (line, at - line_start + 1);
         let escaped = std::mem::take(&mut is_escaped);
         match octet {
             b'\n' => {
@@ -173,18 +175,23 @@ fn touching_quote(text: &[u8]) -> Option<(usize, usize)> {
             }
             _ if is_comment || escaped => {}
             b'\\' => is_escaped = true,
-            b';' if !is_quoted => is_comment = true,
             b'"' => {
-                let beside = if is_quoted { text.get(at + 1) } else { text[..at].last() };
+                let beside = if quote.is_some() { text.get(at + 1) } else { text[..at].last() };
                 if !apart(beside) {
-                    return Some((line, at - line_start + 1));
+                    let what = "a quoted text touches what stands beside it; put a space between";
+                    return Some((place, what));
                 }
-                is_quoted = !is_quoted;
+                quote = if quote.is_some() { None } else { Some(place) };
             }
+            _ if quote.is_some() => {}
+            b';' => is_comment = true,
+            b'(' => parentheses.push(place),
+            b')' => drop(parentheses.pop()),
             _ => {}
         }
     }
-    None
+    let unclosed = "what begins here never ends; expected `)` or `\"` before the file does";
+    quote.or(parentheses.pop()).map(|place| (place, unclosed))
 }
 
 /// Where the last token that was read ends. The reader passes over the end of a line with it, and

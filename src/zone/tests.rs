@@ -1,1 +1,293 @@
-//! Tests.
+//! Zone files record by record, and lookups against the algorithm of the RFCs done naively.
+
+use std::collections::BTreeMap;
+
+use hickory_proto::rr::RData;
+use hickory_proto::serialize::binary::{BinDecoder, Restrict};
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::ServiceId;
+use crate::time::Ttl;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn read(text: &str) -> Result<Vec<FileRecord>, Vec<String>> {
+    let mut include = |path: &str| match path {
+        "more.zone" => Ok(b"included A 192.0.2.7\n$ORIGIN deep\nhere A 192.0.2.8\n".to_vec()),
+        "circle.zone" => Ok(b"$INCLUDE circle.zone\n".to_vec()),
+        _ => Err("no such file".to_owned()),
+    };
+    parse("test.zone", text.as_bytes(), &name("example.com"), &mut include)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+/// Owner, TTL, and the data as hickory-proto reads it.
+fn told(record: &FileRecord) -> String {
+    let wire = record.rdata.as_wire();
+    let mut decoder = BinDecoder::new(wire);
+    let length = Restrict::new(u16::try_from(wire.len()).unwrap());
+    let data = RData::read(&mut decoder, record.rtype.0.into(), length).unwrap();
+    format!("{} {} {data}", record.owner, record.ttl.as_secs())
+}
+
+#[test]
+fn the_common_types_are_what_another_implementation_reads() {
+    let text = r#"
+$TTL 3600
+@       SOA ns1 host\.master ( 2026112301 ; serial
+            7200 3600 1209600 60 )
+        NS  ns1
+a   60  IN A 192.0.2.1
+        AAAA 2001:db8::1
+Mixed   CNAME A.Example.COM.
+mail    MX 10 mail
+txt     TXT "one two" three "semi;colon" "quo\"te"
+srv     SRV 1 2 443 www
+caa     CAA 0 issue "letsencrypt.org"
+ptr     PTR www.example.net.
+naptr   NAPTR 100 50 "s" "http+E2U" "" _http._tcp
+sshfp   SSHFP 1 1 123456789abcdef67890123456789abcdef67890
+tlsa    TLSA 3 1 1 d2abde240d7cd3ee6b4b28c54df034b97983a1d16e8a410e4561cb106618e971
+https   HTTPS 1 . alpn=h2,h3
+hinfo   HINFO "cpu" "os"
+"#;
+    let records = read(text).unwrap();
+    let expected = [
+        "example.com. 3600 ns1.example.com. host\\.master.example.com. 2026112301 7200 3600 1209600 60",
+        "example.com. 3600 ns1.example.com.",
+        "a.example.com. 60 192.0.2.1",
+        "a.example.com. 3600 2001:db8::1",
+        "Mixed.example.com. 3600 A.Example.COM.",
+        "mail.example.com. 3600 10 mail.example.com.",
+    ];
+    let all: Vec<String> = records.iter().map(told).collect();
+    for (told, expected) in all.iter().zip(expected) {
+        assert_eq!(told, expected);
+    }
+    let of = |owner: &str| all.iter().find(|told| told.starts_with(owner)).unwrap();
+    assert!(of("srv.").ends_with("1 2 443 www.example.com."), "{}", of("srv."));
+    assert!(of("caa.").contains("letsencrypt.org"), "{}", of("caa."));
+    assert!(of("https.").contains("h2,h3"), "{}", of("https."));
+    let txt = records.iter().find(|of| of.rtype == RecordType::TXT).unwrap();
+    assert_eq!(txt.rdata.as_wire(), b"\x07one two\x05three\x0asemi;colon\x06quo\"te");
+    assert_eq!(all.len(), 15);
+}
+
+#[test]
+fn directives_and_unknown_types_are_understood() {
+    let text = "$TTL 300\n$ORIGIN sub.example.com.\na A 192.0.2.1\n$ORIGIN example.com.\n\
+                b TYPE65280 \\# 3 010203\nc TYPE1 \\# 4 c0000201\n$INCLUDE more.zone\nd A 192.0.2.9\n\
+                $INCLUDE more.zone other.example.com.\n";
+    let owners: Vec<(String, String)> = read(text)
+        .unwrap()
+        .iter()
+        .map(|record| (record.owner.to_string(), record.file.clone()))
+        .collect();
+    let owners: Vec<(&str, &str)> =
+        owners.iter().map(|(owner, file)| (owner.as_str(), file.as_str())).collect();
+    assert_eq!(
+        owners,
+        [
+            ("a.sub.example.com.", "test.zone"),
+            ("b.example.com.", "test.zone"),
+            ("c.example.com.", "test.zone"),
+            ("included.example.com.", "more.zone"),
+            ("here.deep.example.com.", "more.zone"),
+            // RFC 1035 §5.1: an included file changes nothing of the origin here.
+            ("d.example.com.", "test.zone"),
+            ("included.other.example.com.", "more.zone"),
+            ("here.deep.other.example.com.", "more.zone"),
+        ]
+    );
+    let records = read(text).unwrap();
+    assert_eq!(records[1].rdata.as_wire(), [1, 2, 3]);
+    // RFC 3597 §5: a known type may be written as an unknown one.
+    assert_eq!(
+        (records[2].rtype, records[2].rdata.as_wire()),
+        (RecordType::A, &[192, 0, 2, 1][..])
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_told_with_its_place() {
+    for (text, expected) in [
+        ("a 60 A 192.0.2.256\n", "test.zone:1:19: expected IPv4 address"),
+        ("a 60 A 192.0.2.1\nb 60 NOPE x\n", "test.zone:2:10: expected rtype"),
+        ("$TTL 1h\n", "test.zone:1:8: expected decimal number"),
+        ("a 60 CH TXT x\n", "test.zone:1:13: different class: CH != IN"),
+        ("a 60 A 192.0.2.1 extra\n", "test.zone:1:18: trailing tokens"),
+        ("$INCLUDE circle.zone\n", "files include each other more than 8 deep"),
+        ("$INCLUDE gone.zone\n", "test.zone:1:1: cannot include `gone.zone`: no such file"),
+        ("$NOPE x\n", "unknown control"),
+        ("a 60 TXT \"open\n", "test.zone:1:10: what begins here never ends"),
+        ("a 60 TXT ( open\n", "test.zone:1:10: what begins here never ends"),
+        ("a 60 TXT \"one\"\"two\"\n", "test.zone:1:14: a quoted text touches"),
+    ] {
+        let told = read(text).unwrap_err();
+        assert!(told[0].contains(expected), "{text}: {told:?}");
+    }
+}
+
+/// A zone of A records, cuts (NS) and steered names.
+fn zone(records: &[(&str, RecordType)]) -> Result<Zone, Vec<ZoneProblem>> {
+    let mut builder = ZoneBuilder::new(name("example.com"));
+    builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
+    for (owner, rtype) in records {
+        let rdata = match *rtype {
+            RecordType::A => Rdata::new(RecordType::A, vec![192, 0, 2, 1]),
+            rtype => Rdata::new(rtype, name("ns1.example.net").as_wire()),
+        };
+        builder.add(&name(owner), Ttl::from_secs(60), *rtype, rdata);
+    }
+    builder.finish()
+}
+
+fn label() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just("a"), Just("b"), Just("c"), Just("*")]
+}
+
+fn owner() -> impl Strategy<Value = String> {
+    prop::collection::vec(label(), 1..4).prop_map(|labels| labels.join(".") + ".example.com")
+}
+
+/// What RFC 1034 §4.3.2 and RFC 4592 §3.3 say of a name, by searching all names for it.
+fn naive(names: &BTreeMap<String, RecordType>, asked: &str) -> String {
+    let labels: Vec<&str> = asked.split('.').collect();
+    let suffix = |from: usize| labels[from..].join(".");
+    let exists = |wanted: &str| {
+        names.keys().any(|known| known == wanted || known.ends_with(&format!(".{wanted}")))
+            || wanted == "example.com"
+    };
+    // The highest cut at or above the name.
+    for from in (0..labels.len() - 2).rev() {
+        if names.get(&suffix(from)) == Some(&RecordType::NS) {
+            return format!("cut at {}", suffix(from));
+        }
+    }
+    if exists(asked) {
+        return format!("node {asked}");
+    }
+    let encloser = (1..labels.len()).map(suffix).find(|suffix| exists(suffix)).unwrap();
+    let wildcard = format!("*.{encloser}");
+    if exists(&wildcard) { format!("node {wildcard}") } else { "no name".to_owned() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn names_are_found_as_the_rfcs_say(
+        owners in prop::collection::vec((owner(), prop::bool::weighted(0.15)), 0..8),
+        asked in prop::collection::vec(owner(), 12),
+    ) {
+        let mut names: BTreeMap<String, RecordType> = BTreeMap::new();
+        for (owner, is_cut) in owners {
+            names.insert(owner, if is_cut { RecordType::NS } else { RecordType::A });
+        }
+        let records: Vec<(&str, RecordType)> =
+            names.iter().map(|(owner, rtype)| (owner.as_str(), *rtype)).collect();
+        let zone = zone(&records).unwrap();
+        for asked in asked {
+            // Nodes are told apart by where they are.
+            let at = |wire: &[u8]| zone.nodes.get(wire).map(std::ptr::from_ref);
+            let found = match zone.find(&name(&asked).to_lower()) {
+                Found::NoName => "no name".to_owned(),
+                Found::Delegation(cut) => {
+                    let owner = Name::from_wire(cut.owner).unwrap().to_string();
+                    format!("cut at {}", owner.trim_end_matches('.'))
+                }
+                Found::Node(node) => {
+                    let expected = naive(&names, &asked);
+                    let wanted = expected.strip_prefix("node ").unwrap_or("example.com");
+                    let is_there = at(&name(wanted).to_lower()) == Some(std::ptr::from_ref(node));
+                    if is_there { expected } else { format!("another node than {wanted}") }
+                }
+            };
+            prop_assert_eq!(found, naive(&names, &asked), "{} in {:?}", asked, names);
+        }
+    }
+
+    /// Reading a name and printing it come back to the same, whatever octets it has.
+    #[test]
+    fn names_print_as_they_are_read(labels in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..8)) {
+        let mut wire: Vec<u8> = Vec::new();
+        for label in &labels {
+            wire.push(u8::try_from(label.len()).unwrap());
+            wire.extend(label);
+        }
+        wire.push(0);
+        let read = Name::from_wire(&wire).unwrap();
+        let again: Name = read.to_string().parse().unwrap();
+        prop_assert_eq!(again.as_wire(), wire.as_slice());
+    }
+}
+
+#[test]
+fn conflicts_are_all_told() {
+    let service = ServiceId::from_index(0).unwrap();
+    let faults = |records: &[(&str, RecordType)], steered: &[(&str, Steered)]| -> Vec<String> {
+        let mut builder = ZoneBuilder::new(name("example.com"));
+        builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
+        for (owner, rtype) in records {
+            let rdata = Rdata::new(*rtype, name("target.example.net").as_wire());
+            builder.add(&name(owner), Ttl::from_secs(60), *rtype, rdata);
+        }
+        steered.iter().for_each(|(owner, kind)| builder.steer(&name(owner), service, *kind));
+        let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|found| found);
+        problems.iter().map(ToString::to_string).collect()
+    };
+    let (cname, ns, txt) = (RecordType::CNAME, RecordType::NS, RecordType::TXT);
+    assert_eq!(faults(&[("a.example.com", cname)], &[("b.example.com", Steered::Alias)]), [""; 0]);
+    let rows = [
+        (vec![("a.example.com", cname), ("a.example.com", txt)], vec![], "a CNAME record beside"),
+        (vec![("a.example.net", txt)], vec![], "not in the zone example.com."),
+        (
+            vec![("a.example.com", RecordType::A)],
+            vec![("a.example.com", Steered::Addresses)],
+            "A records in the zone",
+        ),
+        (
+            vec![("a.example.com", cname)],
+            vec![("a.example.com", Steered::Addresses)],
+            "CNAME records in the zone",
+        ),
+        (
+            vec![("a.example.com", txt)],
+            vec![("a.example.com", Steered::Alias)],
+            "a service gives a CNAME record here",
+        ),
+        (vec![], vec![("example.com", Steered::Alias)], "a service gives a CNAME record here"),
+        (
+            vec![("sub.example.com", ns)],
+            vec![("sub.example.com", Steered::Addresses)],
+            "steered, and delegated",
+        ),
+        (
+            vec![("sub.example.com", ns)],
+            vec![("a.sub.example.com", Steered::Addresses)],
+            "below the delegation at sub.example.com.",
+        ),
+        (
+            vec![],
+            vec![("a.example.com", Steered::Alias), ("A.example.com", Steered::Alias)],
+            "steered by two services",
+        ),
+    ];
+    for (records, steered, expected) in rows {
+        let told = faults(&records, &steered);
+        assert!(told.len() == 1 && told[0].contains(expected), "{expected}: {told:?}");
+    }
+    let many = faults(
+        &[("a.example.com", cname), ("a.example.com", txt), ("b.example.net", txt)],
+        &[("c.example.net", Steered::Alias)],
+    );
+    assert_eq!(many.len(), 3, "{many:?}");
+    assert_eq!(
+        ZoneBuilder::new(name("example.com")).finish().unwrap_err().len(),
+        2,
+        "no SOA, no NS"
+    );
+}
