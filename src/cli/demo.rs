@@ -72,7 +72,8 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         let source = Source::Text("demo".to_owned(), configuration(ports));
         let routes = |_: &_| -> Router { backends.routes() };
         let server = Server::start(source, routes).await.map_err(|error| told(&error))?;
-        print(&guide(ports));
+        let program = std::env::args().next();
+        print(&guide(ports, program.as_deref().unwrap_or("meridian")));
         until_stopped(server).await
     })
 }

@@ -139,6 +139,23 @@ impl Config {
         }
     }
 
+    /// The keys that differ from `running` and are read at the start only.
+    pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
+        let addresses = |of: &Self| {
+            let encrypted = of.node.encrypted.as_ref();
+            encrypted.map(|of| (of.dot.clone(), of.doh.clone(), of.doq.clone()))
+        };
+        let (new, old) = (&self.node, &running.node);
+        let differs = [
+            ("node.listen", new.listen != old.listen),
+            ("node.workers", new.workers != old.workers),
+            ("tcp", new.tcp != old.tcp),
+            ("tls", addresses(self) != addresses(running)),
+            ("http", self.http != running.http),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+
     /// The region called `name`.
     pub fn region(&self, name: &str) -> Option<RegionId> {
         RegionId::from_index(self.regions.iter().position(|region| region.name == name)?)

@@ -262,7 +262,7 @@ fn duration(text: &str) -> Option<Duration> {
 fn written(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [(86_400, "d"), (3600, "h"), (60, "m")];
-    match units.iter().find(|(unit, _)| seconds >= *unit && seconds % unit == 0) {
+    match units.iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit)) {
         _ if span.subsec_millis() > 0 => format!("{}ms", span.as_millis()),
         Some((unit, name)) => format!("{}{name}", seconds / unit),
         None => format!("{seconds}s"),

@@ -149,7 +149,8 @@ proptest! {
     #[test]
     fn flipped_bits_do_no_harm(at in 0usize..400, bit in 0u8..8, cut in 0usize..400) {
         let value = Value::map([("country", code("US")), ("location", point(40.0, -75.0))]);
-        let mut bytes = database("GeoLite2-City", &[("8.8.0.0/16", value), ("2a00::/12", Value::map([("country", code("IE"))]))]);
+        let other = Value::map([("country", code("IE"))]);
+        let mut bytes = database("GeoLite2-City", &[("8.8.0.0/16", value), ("2a00::/12", other)]);
         let at = at % bytes.len();
         bytes[at] ^= 1 << bit;
         bytes.truncate(bytes.len().max(cut));
@@ -213,15 +214,15 @@ proptest! {
         let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
         for client in clients {
             let location = atlas.locate(client);
-            if location.source == Source::Private || special::located(client) != naive_located(client) {
+            let is_special = special::located(client) != naive_located(client);
+            if location.source == Source::Private || is_special {
                 continue;
             }
             let around = feed.entries().filter(|(network, _)| network.contains(&client));
             let expected = around.max_by_key(|(network, _)| network.prefix_len());
             let country = |place: &Place| place.country;
-            prop_assert_eq!(
-                location.place.and_then(country), expected.and_then(|(_, place)| country(place)), "{}", client
-            );
+            let expected = expected.and_then(|(_, place)| country(place));
+            prop_assert_eq!(location.place.and_then(country), expected, "{}", client);
             prop_assert!(location.network.contains(&client));
             for end in [location.network.network(), location.network.broadcast()] {
                 prop_assert_eq!(atlas.locate(end).place.map(country), location.place.map(country));
@@ -245,7 +246,8 @@ proptest! {
             region: region(row),
             at: Coordinates::new(*latitude, *longitude),
         });
-        let mut preferences = Preferences { nearest, default: vec![region(2), region(0), region(1)], ..Preferences::default() };
+        let default = vec![region(2), region(0), region(1)];
+        let mut preferences = Preferences { nearest, default, ..Preferences::default() };
         for (network, row) in rules {
             if preferences.prefixes.iter().all(|(known, _)| *known != network) {
                 preferences.prefixes.push((network, vec![region(row)]));
@@ -254,7 +256,8 @@ proptest! {
         for (country, row) in countries {
             preferences.countries.insert(COUNTRIES[country].parse().unwrap(), vec![region(row)]);
         }
-        let catchment = Catchment::build(&atlas, CatchmentSpec { sites: sites.collect(), preferences });
+        let spec = CatchmentSpec { sites: sites.collect(), preferences };
+        let catchment = Catchment::build(&atlas, spec);
         let map = catchment.map(|class| u16::try_from(class).unwrap());
         for client in clients {
             let one = catchment.rank(&atlas.locate(client), client);

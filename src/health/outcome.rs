@@ -42,7 +42,8 @@ pub enum Failure {
     TextMissing,
     /// What came is no HTTP.
     Malformed,
-    /// The prober itself could not probe: out of sockets or memory. Says nothing of the target.
+    /// The prober itself could not probe: out of sockets, memory or time. Says nothing of the
+    /// target.
     Local,
 }
 

@@ -321,6 +321,9 @@ impl Control {
         if !problems.is_empty() {
             return Err(Refused { what: What::Configuration, problems });
         }
+        for key in loaded.config.needs_restart(&self.loaded.config) {
+            warn!(key, "changed, which counts from the next start on; restart the node for it");
+        }
         let now = self.clock.now();
         let gone: Vec<TargetId> =
             self.monitor.targets().filter(|id| !loaded.probes.contains_key(id)).collect();

@@ -73,8 +73,8 @@ pub fn configuration(ports: Ports) -> String {
     text
 }
 
-/// What to type next.
-pub fn guide(ports: Ports) -> String {
+/// What to type next, where `program` is what was typed to start it.
+pub fn guide(ports: Ports, program: &str) -> String {
     let Ports { dns, http, backend } = ports;
     let dig = format!("dig @127.0.0.1 -p {dns} www.example.com +short +subnet=");
     let mut text = format!(
@@ -98,12 +98,12 @@ pub fn guide(ports: Ports) -> String {
         "\nKill the one in Europe, and ask again for {place}: within a second the answer is the \
          next nearest,\nwith a TTL of 30 s. Revive it: after ten good probes, five seconds, it is \
          back.\n  \
-         meridian demo{port} kill eu-west      # or `stall`, `fail`; or the buttons of the \
+         {program} demo{port} kill eu-west      # or `stall`, `fail`; or the buttons of the \
          dashboard\n  \
-         meridian demo{port} revive eu-west\n\n\
+         {program} demo{port} revive eu-west\n\n\
          Why does a client get what it gets?\n  \
-         meridian explain www.example.com --from {client}{server}\n  \
-         meridian explain www.example.com --from {client} --down eu-west{server}\n\n\
+         {program} explain www.example.com --from {client}{server}\n  \
+         {program} explain www.example.com --from {client} --down eu-west{server}\n\n\
          Ctrl-C ends it."
     );
     text

@@ -94,10 +94,17 @@ impl Deadline {
     }
 }
 
+/// How late a time-out may be noticed. Later than this the node itself was held up, so that it
+/// cannot tell who was late.
+const HELD_UP: Duration = Duration::from_millis(50);
+
 async fn carry_out(probe: &Probe, within: Duration) -> Outcome {
     let deadline = Deadline(Instant::now() + within);
     match attempt(probe, deadline).await {
         Ok(()) => Outcome::Success,
+        Err(Failure::TimedOut(_)) if Instant::now() > deadline.0 + HELD_UP => {
+            Outcome::Failure(Failure::Local)
+        }
         Err(failure) => Outcome::Failure(failure),
     }
 }

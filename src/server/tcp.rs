@@ -157,7 +157,14 @@ fn whole_message(bytes: &[u8]) -> Option<&[u8]> {
 /// How many connections there may be, and are.
 pub(super) struct Room {
     limits: TcpLimits,
-    taken: Mutex<HashMap<IpNet, usize>>,
+    taken: Mutex<Places>,
+}
+
+/// Connections that there are: in all, and by client.
+#[derive(Default)]
+struct Places {
+    total: usize,
+    by_client: HashMap<IpNet, usize>,
 }
 
 /// A place for one connection, given back when dropped.
@@ -169,21 +176,22 @@ struct Taken {
 impl Room {
     /// Room for as many as `limits` say.
     pub(super) fn new(limits: TcpLimits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::new(HashMap::new()) })
+        Arc::new(Self { limits, taken: Mutex::default() })
     }
 
     /// A place for `client`, or why there is none.
     fn take(self: &Arc<Self>, client: IpAddr) -> Result<Taken, &'static str> {
         let client = one_client(client);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.values().sum::<usize>() >= self.limits.connections {
+        if taken.total >= self.limits.connections {
             return Err("connections");
         }
-        let of_client = taken.entry(client).or_default();
+        let of_client = taken.by_client.entry(client).or_default();
         if *of_client >= self.limits.per_client {
             return Err("per_client");
         }
         *of_client += 1;
+        taken.total += 1;
         gauge!("meridian_tcp_connections").increment(1.0);
         Ok(Taken { room: self.clone(), client })
     }
@@ -192,10 +200,11 @@ impl Room {
 impl Drop for Taken {
     fn drop(&mut self) {
         let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(of_client) = taken.get_mut(&self.client) {
+        taken.total -= 1;
+        if let Some(of_client) = taken.by_client.get_mut(&self.client) {
             *of_client -= 1;
             if *of_client == 0 {
-                taken.remove(&self.client);
+                taken.by_client.remove(&self.client);
             }
         }
         gauge!("meridian_tcp_connections").decrement(1.0);

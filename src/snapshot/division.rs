@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::geo::{Catchment, NetworkMap};
 use crate::ids::{RegionId, RegionSet};
@@ -36,6 +36,8 @@ pub struct DivisionKey {
 pub struct Division {
     orders: Vec<Vec<RegionId>>,
     by: By,
+    /// Counted when somebody first asks.
+    shares: OnceLock<Vec<f64>>,
 }
 
 #[derive(Debug)]
@@ -50,12 +52,14 @@ impl Division {
         match &key.order {
             Order::Catchment(row) => match catchments.get(*row) {
                 Some(catchment) => Self::by_network(catchment, key),
-                None => {
-                    Self { orders: vec![key.regions.iter().collect()], by: By::Slot([].into()) }
-                }
+                None => Self::new(vec![key.regions.iter().collect()], By::Slot([].into())),
             },
             Order::Weights(contenders) => Self::by_slot(contenders, key),
         }
+    }
+
+    fn new(orders: Vec<Vec<RegionId>>, by: By) -> Self {
+        Self { orders, by, shares: OnceLock::new() }
     }
 
     /// The row of `client` in [`Self::orders`], and the widest prefix in which all share it.
@@ -79,7 +83,11 @@ impl Division {
 
     /// The share of clients in each row of [`Self::orders`]: of the IPv4 addresses where the
     /// client's place decides, else of the client prefixes.
-    pub fn shares(&self) -> Vec<f64> {
+    pub fn shares(&self) -> &[f64] {
+        self.shares.get_or_init(|| self.count_shares())
+    }
+
+    fn count_shares(&self) -> Vec<f64> {
         let counts = match &self.by {
             By::Network(map) => map.addresses_v4(),
             By::Slot(rows) => {
@@ -100,14 +108,14 @@ impl Division {
         let rankings = catchment.rankings();
         let (orders, rows) = distinct(key, rankings.iter().map(|ranking| ranking.as_ref()));
         let row_of = |class: u32| rows.get(class as usize).copied().unwrap_or(0);
-        Self { orders, by: By::Network(catchment.map(row_of)) }
+        Self::new(orders, By::Network(catchment.map(row_of)))
     }
 
     fn by_slot(contenders: &[Contender], key: &DivisionKey) -> Self {
         let ranked: Vec<Vec<RegionId>> =
             (0..SLOTS).map(|slot| slot_order(slot, contenders)).collect();
         let (orders, rows) = distinct(key, ranked.iter().map(Vec::as_slice));
-        Self { orders, by: By::Slot(rows.into()) }
+        Self::new(orders, By::Slot(rows.into()))
     }
 }
 

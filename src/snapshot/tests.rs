@@ -19,11 +19,16 @@ zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
 services:
   nearest: { names: [a.example.com], check: web, REGIONS }
   three: { names: [b.example.com], check: web, answers: 3, on_all_down: last_good, REGIONS }
-  failover: { names: [c.example.com], check: web, steer: failover, order: [ap, us, sa, eu], on_all_down: nodata, REGIONS }
+  failover: { names: [c.example.com], check: web, steer: failover, order: [ap, us, sa, eu],
+    on_all_down: nodata, REGIONS }
   weighted: { names: [d.example.com], check: web, steer: weighted, on_all_down: servfail, REGIONS }
-  geo: { names: [e.example.com], check: web, steer: geo, map: { countries: { DE: [eu, sa] }, default: [ap] }, on_all_down: { fixed: 192.0.2.99 }, REGIONS }
+  geo: { names: [e.example.com], check: web, steer: geo,
+    map: { countries: { DE: [eu, sa] }, default: [ap] }, on_all_down: { fixed: 192.0.2.99 },
+    REGIONS }
 "#;
-const REGIONS: &str = r#"regions: { us: [192.0.2.10, 192.0.2.11, "2001:db8::10"], eu: [192.0.2.20, "2001:db8::20"], ap: [192.0.2.30, 192.0.2.31], sa: 192.0.2.40 }"#;
+const REGIONS: &str = r#"regions: {
+    us: [192.0.2.10, 192.0.2.11, "2001:db8::10"], eu: [192.0.2.20, "2001:db8::20"],
+    ap: [192.0.2.30, 192.0.2.31], sa: 192.0.2.40 }"#;
 const FEED: &str =
     "8.8.0.0/25,US,,,\n8.8.0.128/25,IE,,,\n8.8.1.0/24,SG,,,\n8.8.2.0/23,DE,,,\n2a00::/16,IE,,,\n";
 
@@ -104,13 +109,16 @@ proptest! {
                     for client in &clients {
                         let order = order_of(&world, service, *client);
                         let alone = choose(service, family, &usable, &order, &health);
-                        let (ready, scope) = compiled.selector(family).unwrap().select(*client).unwrap();
-                        prop_assert_eq!(&ready.choice, &alone, "{} {:?} {}", &service.name, family, client);
+                        let selector = compiled.selector(family).unwrap();
+                        let (ready, scope) = selector.select(*client).unwrap();
+                        let who = (&service.name, family, client);
+                        prop_assert_eq!(&ready.choice, &alone, "{:?}", who);
                         let longest = if client.is_ipv4() { 32 } else { 128 };
                         prop_assert!(scope <= longest);
                         // A name never loses its last record but by its own policy.
-                        let may_be_empty = matches!(service.on_all_down, OnAllDown::NoData | OnAllDown::ServFail | OnAllDown::Fixed(_));
-                        prop_assert!(may_be_empty || !alone.addresses.is_empty());
+                        let must_answer =
+                            matches!(service.on_all_down, OnAllDown::AsIfUp | OnAllDown::LastGood);
+                        prop_assert!(!must_answer || !alone.addresses.is_empty());
                     }
                 }
             }
@@ -119,7 +127,10 @@ proptest! {
         for row in 0..world.plan.services.len() {
             let id = ServiceId::from_index(row).unwrap();
             for family in [Family::V4, Family::V6] {
-                let answers = |of: &Snapshot| of.service(id).and_then(|of| of.selector(family)).map(|of| of.answers().to_vec());
+                let answers = |of: &Snapshot| {
+                    let selector = of.service(id)?.selector(family)?;
+                    Some(selector.answers().to_vec())
+                };
                 prop_assert_eq!(answers(&anew), answers(&snapshot));
             }
         }

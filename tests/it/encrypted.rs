@@ -20,17 +20,19 @@ fn certify(folder: &Path) {
 fn serve() -> Meridian {
     let folder: TempDir = tempdir().unwrap();
     certify(folder.path());
-    let text = "x".repeat(250);
+    let texts: Vec<String> = (0..6).map(|row| format!("'\"{row}{}\"'", "x".repeat(250))).collect();
+    let (texts, any) = (texts.join(", "), "\"127.0.0.1:0\"");
     Meridian::serve_in(
         folder,
         &format!(
-            "tls: {{ certificate: cert.pem, key: key.pem, dot: \"127.0.0.1:0\", doh: \"127.0.0.1:0\", doq: \"127.0.0.1:0\" }}
+            "tls:
+  {{ certificate: cert.pem, key: key.pem, dot: {any}, doh: {any}, doq: {any} }}
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 zones:
   example.com:
     ns: [ns1.example.com, ns2.example.com]
     records:
-      big: {{ TXT: ['\"a{text}\"', '\"b{text}\"', '\"c{text}\"', '\"d{text}\"', '\"e{text}\"', '\"f{text}\"'] }}
+      big: {{ TXT: [{texts}] }}
 services:
   web: {{ names: [www.example.com], regions: {{ us: 192.0.2.10, eu: 192.0.2.20 }} }}
 "
@@ -75,7 +77,8 @@ fn kdig_is_answered_over_tls_https_and_quic() {
         let (good, told) = kdig(at, how, &ca, &["nope.example.com", "A"]);
         assert!(good && told.contains("NXDOMAIN"), "{how}: {told}");
         let metric = format!(
-            "meridian_queries_total{{transport=\"{label}\",rcode=\"NXDOMAIN\",service=\"\",region=\"\"}}"
+            "meridian_queries_total{{transport=\"{label}\",rcode=\"NXDOMAIN\",\
+             service=\"\",region=\"\"}}"
         );
         wait_for(&metric, || (server.metric(&metric) == 1.0).then_some(()));
     }

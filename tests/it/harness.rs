@@ -68,9 +68,13 @@ impl Process {
         Self(child.unwrap_or_else(|error| panic!("{program:?}: {error}; `tests/run` installs it")))
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Sends a signal: `STOP`, `CONT`, `HUP`, `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.0.id().to_string();
+        let id = self.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
     }
 
@@ -217,9 +221,17 @@ impl Meridian {
         data(&ask(self.dns, name, RecordType::A, Some(client)))
     }
 
-    /// Whether something like this was logged.
-    pub(crate) fn logged(&self, text: &str) -> bool {
-        self.logs.lock().unwrap().iter().any(|line| line.to_string().contains(text))
+    /// How many lines like this were logged.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.logs.lock().unwrap().iter().filter(|line| line.to_string().contains(text)).count()
+    }
+
+    /// The memory that it has, in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
     }
 }
 
@@ -307,7 +319,10 @@ impl Nginx {
                fastcgi_temp_path {path}/c; uwsgi_temp_path {path}/d; scgi_temp_path {path}/e;
                server {{
                  listen {address}:{port}{ssl}; {certificate} root {path};
-                 location = /healthz {{ if (-f {path}/fail) {{ return 500; }} return 200 \"ok\\n\"; }}
+                 location = /healthz {{
+                   if (-f {path}/fail) {{ return 500; }}
+                   return 200 \"ok\\n\";
+                 }}
                  location / {{ return 200 \"{address}\\n\"; }}
                }}
              }}"
@@ -315,6 +330,24 @@ impl Nginx {
         std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
         let process = Self::run(folder.path());
         let nginx = Self { address, port, process, folder };
+        nginx.wait();
+        nginx
+    }
+
+    /// On every address of the host, with what ten thousand probes at two a second need.
+    pub(crate) fn everywhere(port: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        let config = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log {path}/error.log;
+             worker_rlimit_nofile 60000;
+             events {{ worker_connections 30000; multi_accept on; }}
+             http {{ access_log off; server {{ listen 0.0.0.0:{port} backlog=65535;
+               location / {{ return 200 ok; }} }} }}"
+        );
+        std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
+        let process = Self::run(folder.path());
+        let nginx = Self { address: IpAddr::from([127, 0, 0, 1]), port, process, folder };
         nginx.wait();
         nginx
     }

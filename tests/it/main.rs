@@ -4,8 +4,16 @@
 //! `tests/run` installs what these tests need from Debian: unbound, knot-resolver, dnsmasq, nginx,
 //! kdig and promtool.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "what a test says must be, must be"
+)]
+
 mod configuration;
 mod demo;
+mod deploy;
 mod encrypted;
 mod failover;
 mod harness;

@@ -131,7 +131,8 @@ fn certificates_are_verified_unless_told_otherwise() {
     std::fs::write(folder.path().join("ca.pem"), &ours).unwrap();
     let service = |name: &str, check: &str, nginx: &Nginx| {
         format!(
-            "  {name}: {{ names: [{name}.example.com], check: {check}, regions: {{ here: {} }} }}\n",
+            "  {name}: {{ names: [{name}.example.com], check: {check}, \
+             regions: {{ here: {} }} }}\n",
             nginx.address
         )
     };
@@ -172,11 +173,12 @@ services:
 #[test]
 fn endpoints_share_the_probes_of_one_target() {
     let port = free_port();
-    let nginx = Nginx::start(port);
+    let nginx = Nginx::everywhere(port);
     let services: String = (0..50)
         .map(|row| {
             let at = nginx.address;
-            format!("  s{row}: {{ names: [s{row}.example.com], check: web, regions: {{ here: {at} }} }}\n")
+            let regions = format!("regions: {{ here: {at} }}");
+            format!("  s{row}: {{ names: [s{row}.example.com], check: web, {regions} }}\n")
         })
         .collect();
     let server = Meridian::serve(&format!(

@@ -50,7 +50,7 @@ fn a_changed_file_is_served_and_a_wrong_one_is_refused_logged_counted_and_shown(
     );
     assert_eq!(www(), ["192.0.2.11"], "what was good serves on");
     assert_eq!(server.metric("meridian_reload_refused{what=\"configuration\"}"), 1.0);
-    assert!(server.logged("regoins"));
+    assert!(server.logged("regoins") > 0);
 
     server.write_config(&config(&WWW.replace("192.0.2.10", "192.0.2.12"), ""));
     wait_until(&vec!["192.0.2.12".to_owned()], www);
@@ -72,6 +72,13 @@ fn a_live_name_keeps_a_record_unless_it_is_retired() {
     server.write_config(&config("", "retired: [www.example.com]"));
     wait_until(&Vec::<String>::new(), || server.addresses("www.example.com"));
     assert_eq!(server.addresses("mail.example.com"), ["192.0.2.25"]);
+}
+
+#[test]
+fn what_counts_from_the_next_start_on_is_said() {
+    let server = Meridian::serve(&config(WWW, ""));
+    server.write_config(&config(WWW, "tcp: { idle: 5s }"));
+    wait_for("a warning", || (server.logged("restart the node for it") > 0).then_some(()));
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn by_answer(snapshot: &Snapshot, rtype: &'static str, selector: &Selector) -> V
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),
         basis: ready.choice.basis.to_string(),
-        share: match &shares {
+        share: match shares {
             Some(shares) => shares.get(row).copied().unwrap_or(0.0),
             None => 1.0,
         },

@@ -101,13 +101,12 @@ pub(super) fn now(view: &View) -> String {
                     State::Down => 0,
                     State::Unknown => -1,
                 };
-                let _fine = writeln!(
-                    out,
-                    "meridian_endpoint_state{{service=\"{}\",region=\"{}\",endpoint=\"{}\"}} {state}",
-                    escaped(&service.name),
-                    escaped(region),
-                    endpoint.address,
+                let (service, region) = (escaped(&service.name), escaped(region));
+                let labels = format!(
+                    "service=\"{service}\",region=\"{region}\",endpoint=\"{}\"",
+                    endpoint.address
                 );
+                let _fine = writeln!(out, "meridian_endpoint_state{{{labels}}} {state}");
             }
         }
     }
