@@ -154,6 +154,6 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
         }
     }
     let untold: Vec<&String> =
-        code.difference(&docs).filter(|name| *name != "meridian_geoip").collect();
+        code.difference(&docs).filter(|name| !name.ends_with("_make")).collect();
     assert!(untold.is_empty(), "docs/OPERATING.md does not tell of {untold:?}");
 }
