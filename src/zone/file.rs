@@ -10,6 +10,7 @@ use domain::zonefile::inplace::{Entry, ScannedRecord, Zonefile};
 
 use super::name::Name;
 use super::record::{Rdata, RecordType};
+use super::words::in_seconds;
 use crate::time::Ttl;
 
 /// A record of a zone file.
@@ -76,11 +77,15 @@ struct Reading<'i> {
 
 impl Reading<'_> {
     fn file(&mut self, file: &str, text: &[u8], origin: &Name, depth: usize) {
-        if let Some((at, what)) = stumbling_block(text) {
-            let (file, what) = (file.to_owned(), what.to_owned());
-            self.problems.push(FileProblem { file, at: Some(at), what });
-            return;
-        }
+        let text = match in_seconds(text) {
+            Ok(text) => text,
+            Err((at, what)) => {
+                let (file, what) = (file.to_owned(), what.to_owned());
+                self.problems.push(FileProblem { file, at: Some(at), what });
+                return;
+            }
+        };
+        let text = text.as_ref();
         let mut zonefile = Zonefile::from(text);
         // A last line without its end is a line.
         zonefile.extend_from_slice(b"\n");
@@ -155,43 +160,6 @@ impl Reading<'_> {
         let rdata = Rdata::new(rtype, wire);
         self.records.push(FileRecord { owner, ttl, rtype, rdata, file: file.to_owned(), line });
     }
-}
-
-/// What the reader would stumble over, and where: a quote that has something directly before it,
-/// if it opens a text, or behind it, if it closes one; or what is opened and never closed. RFC 1035
-/// §5.1 has neither.
-fn stumbling_block(text: &[u8]) -> Option<((usize, usize), &'static str)> {
-    let apart = |octet: Option<&u8>| octet.is_none_or(|octet| b" \t\r\n();".contains(octet));
-    let (mut is_comment, mut is_escaped) = (false, false);
-    let (mut quote, mut parentheses) = (None, Vec::new());
-    let (mut line, mut line_start) = (1, 0);
-    for (at, octet) in text.iter().enumerate() {
-        let place = (line, at - line_start + 1);
-        let escaped = std::mem::take(&mut is_escaped);
-        match octet {
-            b'\n' => {
-                is_comment = false;
-                (line, line_start) = (line + 1, at + 1);
-            }
-            _ if is_comment || escaped => {}
-            b'\\' => is_escaped = true,
-            b'"' => {
-                let beside = if quote.is_some() { text.get(at + 1) } else { text[..at].last() };
-                if !apart(beside) {
-                    let what = "a quoted text touches what stands beside it; put a space between";
-                    return Some((place, what));
-                }
-                quote = if quote.is_some() { None } else { Some(place) };
-            }
-            _ if quote.is_some() => {}
-            b';' => is_comment = true,
-            b'(' => parentheses.push(place),
-            b')' => drop(parentheses.pop()),
-            _ => {}
-        }
-    }
-    let unclosed = "what begins here never ends; expected `)` or `\"` before the file does";
-    quote.or(parentheses.pop()).map(|place| (place, unclosed))
 }
 
 /// Where the last token that was read ends. The reader passes over the end of a line with it, and

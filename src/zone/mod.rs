@@ -17,6 +17,7 @@ mod name;
 mod record;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
