@@ -52,7 +52,7 @@ const CLIENTS: [(&str, &str); 3] = [
 pub fn configuration(ports: Ports) -> String {
     let Ports { dns, http, backend } = ports;
     let mut text = format!(
-        "node:    {{ name: demo, listen: [\"127.0.0.1:{dns}\", \"[::1]:{dns}\"] }}\n\
+        "node:    {{ name: demo, listen: \"127.0.0.1:{dns}\" }}\n\
          http:    {{ listen: \"127.0.0.1:{http}\" }}\n\nregions:\n"
     );
     // Writing to a string does not fail.

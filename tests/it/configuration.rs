@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::harness::meridian;
 
@@ -84,4 +85,34 @@ fn problems_can_be_had_as_json() {
     let problems = told["problems"].as_array().unwrap();
     let problem = problems.iter().find(|of| of["suggestion"] == "regions").unwrap();
     assert!(problem["line"].is_u64() && problem["column"].is_u64(), "{told}");
+}
+
+/// Root may read everything, so that somebody else asks.
+#[test]
+fn a_file_without_permission_is_said_to_be_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(folder.path(), open.clone()).unwrap();
+    let program = folder.path().join("meridian");
+    fs::copy(env!("CARGO_BIN_EXE_meridian"), &program).unwrap();
+    let (file, database) = (folder.path().join("a.yaml"), folder.path().join("a.mmdb"));
+    fs::write(
+        &file,
+        "geoip: { database: a.mmdb }\nregions: { here: {} }\nzones: {}\nservices: {}\n",
+    )
+    .unwrap();
+    fs::write(&database, "secret").unwrap();
+    for shut in [&database, &file] {
+        fs::set_permissions(shut, fs::Permissions::from_mode(0)).unwrap();
+        let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+        let mut command = Command::new(if is_root { "setpriv" } else { "env" });
+        if is_root {
+            command.args(["--reuid=65534", "--clear-groups"]);
+        }
+        let output = command.arg(&program).arg("check").arg(&file).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        let expected = format!("no permission to read {}", shut.display());
+        assert!(!output.status.success() && told.contains(&expected), "{told}");
+    }
 }

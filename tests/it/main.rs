@@ -21,5 +21,6 @@ mod http;
 mod probing;
 mod reload;
 mod resolvers;
+mod service;
 mod tidy;
 mod transport;

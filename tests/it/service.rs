@@ -1,0 +1,92 @@
+//! As a service of a host: readiness, watchdog, signals, addresses that are taken.
+
+use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hickory_proto::rr::RecordType;
+
+use crate::harness::{PATIENCE, Process, free_port, question, wait_for};
+
+const CONFIG: &str = "node: { listen: \"127.0.0.1:PORT\" }
+http: off
+regions: { here: {} }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
+";
+
+#[test]
+fn systemd_is_told_of_readiness_life_and_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, notify) = (folder.path().join("meridian.yaml"), folder.path().join("notify"));
+    std::fs::write(&file, CONFIG.replace("PORT", "0")).unwrap();
+    let socket = UnixDatagram::bind(&notify).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = |wanted: &str| {
+        let mut buffer = [0; 256];
+        wait_for(wanted, || {
+            let length = socket.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).contains(wanted).then_some(())
+        });
+    };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.arg("serve").arg("--config").arg(&file).stderr(Stdio::null());
+    command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "200000");
+    let mut process = Process::start(&mut command);
+    heard("READY=1");
+    heard("WATCHDOG=1");
+    heard("WATCHDOG=1");
+    process.signal("TERM");
+    heard("STOPPING=1");
+    let status = wait_for("its end", || process.ended());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_with_what_to_do() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("meridian.yaml");
+    std::fs::write(&file, CONFIG.replace("PORT", &port)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    let output = command.arg("serve").arg("--config").arg(&file).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.contains(&format!("cannot listen on 127.0.0.1:{port} (TCP)")), "{told}");
+    assert!(told.contains("another server"), "{told}");
+}
+
+#[test]
+fn queries_that_come_before_the_first_verdicts_wait_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("meridian.yaml");
+    let (port, http) = (free_port(), free_port());
+    // A target that refuses has its verdict after three re-probes: a second and a half here.
+    let config = CONFIG
+        .replace("PORT", &port.to_string())
+        .replace("http: off", &format!("http: {{ listen: \"127.0.0.1:{http}\" }}"))
+        .replace("regions: { here: 192.0.2.1 }", "check: web, regions: { here: 127.0.0.1 }");
+    let check = "checks: { web: { tcp: 1, reprobe_gap: 500ms } }\n";
+    std::fs::write(&file, format!("{config}{check}")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.arg("serve").arg("--config").arg(&file).stderr(Stdio::null());
+    let _process = Process::start(&mut command);
+    let readiness = || {
+        let url = format!("http://127.0.0.1:{http}/readyz");
+        let curl = ["-s", "-o", "/dev/null", "-w", "%{http_code}", &url];
+        String::from_utf8(Command::new("curl").args(curl).output().unwrap().stdout).unwrap()
+    };
+    wait_for("its HTTP address", || (readiness() == "503").then_some(()));
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(("127.0.0.1", port)).unwrap();
+    let wire = question("www.example.com", RecordType::A, None).to_vec().unwrap();
+    socket.send(&wire).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(socket.recv(&mut [0; 512]).is_err(), "an answer before the verdicts");
+    wait_for("readiness", || (readiness() == "200").then_some(()));
+    // What was asked then is answered now.
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(socket.recv(&mut [0; 512]).unwrap() > wire.len());
+}
