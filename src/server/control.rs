@@ -269,7 +269,10 @@ impl Control {
             (_, State::Down) => {
                 let why = outcome.map(|outcome| outcome.to_string()).unwrap_or_default();
                 let took = took.unwrap_or_default();
-                histogram!("meridian_failover_seconds").record(took);
+                // What was never up had no clients to move.
+                if change.from == State::Up {
+                    histogram!("meridian_failover_seconds").record(took);
+                }
                 warn!(endpoint = %target, %why, ?took, "down");
             }
             (from, to) => info!(endpoint = %target, was = %from, "{to}"),

@@ -104,7 +104,7 @@ fn a_file_without_permission_is_said_to_be_one() {
     .unwrap();
     fs::write(&database, "secret").unwrap();
     for shut in [&database, &file] {
-        fs::set_permissions(shut, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(shut, fs::Permissions::from_mode(0o000)).unwrap();
         let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
         let mut command = Command::new(if is_root { "setpriv" } else { "env" });
         if is_root {
