@@ -8,8 +8,9 @@
 //! ```
 //!
 //! [`answer`] is the only place where an answer is made, for every transport. It is synchronous,
-//! reads one [`Snapshot`] and allocates nothing but the growth of `out`. It answers every packet
-//! that is a query, whatever is in it, and is silent where an answer could make a loop.
+//! reads one [`Snapshot`] and, class CH apart, allocates nothing but the growth of `out`. It
+//! answers every packet that is a query, whatever is in it, and is silent where an answer could
+//! make a loop.
 
 use std::net::SocketAddr;
 

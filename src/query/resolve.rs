@@ -8,6 +8,7 @@
 //! ```
 
 use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
 use super::Rcode;
 use super::client::Client;
@@ -170,9 +171,7 @@ impl Walk<'_> {
                 message.required(written);
             }
             Body::Alias(_, _) if self.rtype == RecordType::ANY => self.minimise_any(message),
-            Body::Alias(target, ttl) => {
-                return Some(self.follow(&Rdata::name(target), *ttl, message));
-            }
+            Body::Alias(rdata, ttl) => return Some(self.follow(rdata, *ttl, message)),
             Body::NoData(ttl) => self.deny(zone, Some(*ttl), message),
             Body::ServFail => {
                 self.resolved.rcode = Rcode::ServFail;
@@ -203,8 +202,7 @@ impl Walk<'_> {
     fn minimise_any(&self, message: &mut Message<'_>) {
         let owner = self.name;
         let fixed = (RecordType::HINFO.0, CLASS_IN, ANY_TTL);
-        let hinfo = Rdata::strings(&[b"RFC8482", b""]);
-        let written = message.one(Section::Answer, owner.as_wire(), fixed, &hinfo);
+        let written = message.one(Section::Answer, owner.as_wire(), fixed, &ANY);
         message.required(written);
     }
 
@@ -236,6 +234,9 @@ impl Walk<'_> {
         }
     }
 }
+
+/// The data of the HINFO record.
+static ANY: LazyLock<Rdata> = LazyLock::new(|| Rdata::strings(&[b"RFC8482", b""]));
 
 /// How long the answer to ANY may be cached, in seconds: an hour, as it never changes, and not
 /// a day, as what replaces it one day may.

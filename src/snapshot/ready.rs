@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::steer::{Address, Basis, Choice, Family};
 use crate::time::Ttl;
-use crate::zone::{Name, RecordType};
+use crate::zone::{Rdata, RecordType};
 
 /// A choice and its encoding.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,8 +20,8 @@ pub struct Ready {
 pub enum Body {
     /// Address records, whose owner is a pointer to the question.
     Addresses(Addresses),
-    /// A CNAME record.
-    Alias(Name, Ttl),
+    /// A CNAME record: its data and TTL.
+    Alias(Rdata, Ttl),
     /// NOERROR without a record, which may be cached this long.
     NoData(Ttl),
     /// SERVFAIL.
@@ -83,7 +83,7 @@ impl Ready {
             .collect();
         let body = match (choice.basis, alias) {
             (Basis::ServFail, _) => Body::ServFail,
-            (_, Some(name)) => Body::Alias(name, choice.ttl),
+            (_, Some(name)) => Body::Alias(Rdata::name(&name), choice.ttl),
             (_, None) if ips.is_empty() => Body::NoData(choice.ttl),
             (_, None) => Body::Addresses(Addresses::encode(&ips, family, choice.ttl)),
         };

@@ -148,7 +148,14 @@ impl Zone {
     pub fn glue<'z>(&'z self, cut: &Cut<'z>) -> impl Iterator<Item = (&'z [u8], &'z RrSet)> {
         let targets = cut.ns.rdata.iter().filter_map(|rdata| rdata.target());
         targets.flat_map(|target| {
-            let node = self.nodes.get(target.to_ascii_lowercase().as_slice());
+            // A name has 255 octets at most.
+            let mut lower = [0u8; 255];
+            let lower = lower.get_mut(..target.len()).map(|lower| {
+                lower.copy_from_slice(target);
+                lower.make_ascii_lowercase();
+                &*lower
+            });
+            let node = lower.and_then(|lower| self.nodes.get(lower));
             let sets = node.into_iter().flat_map(|node| &node.sets);
             sets.filter(|set| matches!(set.rtype, RecordType::A | RecordType::AAAA))
                 .map(move |set| (target, set))
