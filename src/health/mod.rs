@@ -11,7 +11,8 @@
 //! believed differently), [`Monitor::poll_timeout`] (when to call [`Monitor::handle_timeout`]).
 //! Each order of a probe is answered by one `handle_probe`, however the probe ended.
 //!
-//! To this room an endpoint is a [`TargetId`](crate::ids::TargetId): it knows no names and no places.
+//! To this room an endpoint is a [`TargetId`](crate::ids::TargetId): it knows no names and no
+//! places.
 
 mod check;
 mod monitor;
