@@ -89,6 +89,7 @@ impl Reading<'_> {
         let mut zonefile = Zonefile::from(text);
         // A last line without its end is a line.
         zonefile.extend_from_slice(b"\n");
+        // Of any other class the reader tells that it is another.
         zonefile.set_default_class(Class::IN);
         let Ok(parsed) = domain::base::Name::from_octets(Bytes::copy_from_slice(origin.as_wire()))
         else {
@@ -142,9 +143,6 @@ impl Reading<'_> {
             let what = what.to_owned();
             self.problems.push(FileProblem { file: file.to_owned(), at: Some((line, 1)), what });
         };
-        if record.class() != Class::IN {
-            return problem("only class IN is served");
-        }
         let owner: Option<domain::base::Name<Vec<u8>>> = record.owner().try_to_name().ok();
         let Some(owner) = owner.and_then(|name| Name::from_wire(name.as_slice())) else {
             return problem("the owner's name is longer than 255 octets");
