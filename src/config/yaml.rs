@@ -3,6 +3,8 @@
 //! A small language on purpose: one document, no anchors, aliases or tags. An alias can make a
 //! kilobyte mean a terabyte, and no configuration is clearer with one.
 
+use std::collections::HashMap;
+
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::problem::Place;
@@ -117,6 +119,7 @@ impl<'t> Tree<'t> {
 
     fn map(&mut self, depth: usize) -> Result<Value, Fault> {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut lines: HashMap<String, usize> = HashMap::new();
         loop {
             let (event, key_at) = self.next()?;
             if event == Event::MappingEnd {
@@ -126,8 +129,8 @@ impl<'t> Tree<'t> {
             let Value::Text(key) = key.value else {
                 return Err(fault(key_at, "a key is a text"));
             };
-            if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                let what = format!("the key `{key}` stands in line {} already", first.key_at.line);
+            if let Some(line) = lines.insert(key.clone(), key_at.line) {
+                let what = format!("the key `{key}` stands in line {line} already");
                 return Err(Fault { at: key_at, what });
             }
             let (event, at) = self.next()?;

@@ -18,7 +18,7 @@ use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep_until;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::certificate::Newest;
 use super::clock::Clock;
@@ -273,7 +273,13 @@ impl Control {
                 if change.from == State::Up {
                     histogram!("meridian_failover_seconds").record(took);
                 }
-                warn!(endpoint = %target, %why, ?took, "down");
+                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                warn!(endpoint = %target, %why, took_ms, "down");
+            }
+            // The first verdict that is good is what everybody expects of everything.
+            (State::Unknown, _) => {
+                debug!(endpoint = %target, "up");
+                return;
             }
             (from, to) => info!(endpoint = %target, was = %from, "{to}"),
         }
