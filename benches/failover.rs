@@ -87,7 +87,15 @@ struct Target {
 }
 
 const PORT: u16 = 8080;
-const ELSEWHERE: &str = "10.78.0.250";
+const ELSEWHERE: &str = "10.78.99.1";
+
+fn name(kind: usize, row: usize) -> String {
+    format!("t{kind}-{row}.example.com")
+}
+
+fn address(kind: usize, row: usize) -> String {
+    format!("10.78.{kind}.{}", row + 1)
+}
 
 impl Lab {
     fn new(count: usize) -> Self {
@@ -107,7 +115,7 @@ impl Lab {
         lab_ip(&["address", "add", "10.77.0.2/24", "dev", "there"]);
         lab_ip(&["link", "set", "there", "up"]);
         lab_ip(&["link", "set", "lo", "up"]);
-        ip(&["route", "add", "10.78.0.0/24", "via", "10.77.0.2"]);
+        ip(&["route", "add", "10.78.0.0/16", "via", "10.77.0.2"]);
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = nginx_at(ELSEWHERE, &folder.path().join("elsewhere"), &other);
         let server = Meridian::serve(&config(count));
@@ -116,7 +124,9 @@ impl Lab {
 
     /// How long each fault of one kind was in the answers, and each recovery.
     fn run(&self, fault: &str) -> (Vec<Duration>, Vec<Duration>) {
-        let mut targets: Vec<Target> = (0..self.count).map(|row| self.target(row)).collect();
+        // Each kind has targets of its own: none of them has failed before.
+        let kind = FAULTS.iter().position(|known| *known == fault).unwrap();
+        let mut targets: Vec<Target> = (0..self.count).map(|row| self.target(kind, row)).collect();
         self.all_are(&targets, true);
         let down = self.each(&mut targets, false, |lab, target| lab.fail(target, fault));
         self.all_are(&targets, false);
@@ -124,8 +134,8 @@ impl Lab {
         (down, up)
     }
 
-    fn target(&self, row: usize) -> Target {
-        let (name, address) = (format!("t{row}.example.com"), format!("10.78.0.{}", row + 1));
+    fn target(&self, kind: usize, row: usize) -> Target {
+        let (name, address) = (name(kind, row), address(kind, row));
         let folder = self.folder.path().join(&name);
         let nginx = nginx_at(&address, &folder, &self.other);
         Target { name, address, folder, nginx }
@@ -217,8 +227,7 @@ impl Asking {
 
 /// A web server with this address, which is put on the other host.
 fn nginx_at(address: &str, folder: &Path, host: &Process) -> Process {
-    // It may be there from the kind before.
-    let _there = inside_try(host, "ip", &["address", "add", address, "dev", "lo"]);
+    inside(host, "ip", &["address", "add", address, "dev", "lo"]);
     fs::create_dir_all(folder).unwrap();
     let path = folder.display();
     let config = format!(
@@ -240,12 +249,15 @@ fn nginx(folder: &Path, host: &Process) -> Process {
 
 /// A service for each target, which is served elsewhere when its target fails.
 fn config(count: usize) -> String {
-    let services: String = (0..count)
-        .map(|row| {
+    let kinds = 0..FAULTS.len();
+    let services: String = kinds
+        .flat_map(|kind| (0..count).map(move |row| (kind, row)))
+        .map(|(kind, row)| {
             format!(
-                "  t{row}: {{ names: [t{row}.example.com], steer: failover, check: web, \
-                 regions: {{ here: 10.78.0.{}, elsewhere: {ELSEWHERE} }} }}\n",
-                row + 1
+                "  t{kind}-{row}: {{ names: [{}], steer: failover, check: web, \
+                 regions: {{ here: {}, elsewhere: {ELSEWHERE} }} }}\n",
+                name(kind, row),
+                address(kind, row)
             )
         })
         .collect();
@@ -262,13 +274,9 @@ fn ip(arguments: &[&str]) {
 }
 
 fn inside(host: &Process, program: &str, arguments: &[&str]) {
-    assert!(inside_try(host, program, arguments), "{program} {arguments:?}");
-}
-
-fn inside_try(host: &Process, program: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new("nsenter");
     command.args(["-t", &host.id().to_string(), "-n", program]).args(arguments);
-    command.stderr(Stdio::null()).status().unwrap().success()
+    assert!(command.status().unwrap().success(), "{program} {arguments:?}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "what is measured")]

@@ -178,6 +178,13 @@ fn schedule(fields: &mut Fields<'_>, problems: &mut Problems) -> Schedule {
         let gap = at.duration(Duration::from_millis(1), LONGEST_TIMEOUT, problems);
         schedule.reprobe_gap = gap.unwrap_or(schedule.reprobe_gap);
     }
+    if let Some(at) = fields.get("slow_after") {
+        schedule.slow_after = at.duration(SHORTEST, LONGEST_TIMEOUT, problems);
+    }
+    if let Some(at) = fields.get("hold_down") {
+        let hold = at.duration(Duration::ZERO, super::LONGEST, problems);
+        schedule.hold_down = hold.unwrap_or(schedule.hold_down);
+    }
     let mut number = |key, least, most, value: &mut u32| {
         let number = fields.get(key).and_then(|at| at.number(least, most, problems));
         *value = number.and_then(|number| u32::try_from(number).ok()).unwrap_or(*value);

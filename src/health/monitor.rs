@@ -61,6 +61,10 @@ struct Watch {
     due: Instant,
     stage: Stage,
     failures: u32,
+    /// When it last came back from "down".
+    came_back: Option<Instant>,
+    /// How often it went down soon after it had come back.
+    flaps: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +105,8 @@ impl Monitor {
             due: now,
             stage: Stage::Due,
             failures: 0,
+            came_back: None,
+            flaps: 0,
         };
         self.watched.insert(target, watch);
         *self.table.row(target) = TargetHealth { since: now, ..TargetHealth::default() };
@@ -190,13 +196,22 @@ impl Monitor {
 impl Watch {
     /// What is believed after `report`.
     fn learn(&mut self, before: TargetHealth, now: Instant, report: Report) -> TargetHealth {
+        if report.outcome.is_success() {
+            self.round_trip.learn(report.latency);
+        }
+        let is_slow = self.schedule.slow_after.is_some_and(|most| report.latency > most);
+        let report = match report.outcome {
+            Outcome::Success if is_slow => {
+                Report { outcome: Outcome::Failure(Failure::Slow), ..report }
+            }
+            _ => report,
+        };
         let mut health = TargetHealth { last: Some((now, report)), ..before };
         match report.outcome {
             // The node's own trouble is no word about the target.
             Outcome::Failure(Failure::Local) => return health,
             Outcome::Success => {
                 self.failures = 0;
-                self.round_trip.learn(report.latency);
                 health.failing_since = None;
                 health.risen = health.risen.saturating_add(1);
             }
@@ -210,15 +225,40 @@ impl Watch {
         let verdict = match before.state {
             State::Unknown if health.risen > 0 => State::Up,
             State::Unknown | State::Up if all_failed => State::Down,
-            State::Down if health.risen >= self.schedule.rise => State::Up,
+            State::Down
+                if health.risen >= self.schedule.rise
+                    && before.held_until.is_none_or(|until| now >= until) =>
+            {
+                State::Up
+            }
             unchanged => unchanged,
         };
         if verdict != before.state {
             health.state = verdict;
             health.since = now;
+            health.held_until = self.held_after(before.state, verdict, now);
         }
         health.suspected = verdict == State::Up && self.failures > 0;
         health
+    }
+
+    /// Until when a target whose verdict has changed stays down: one that comes and goes is held
+    /// longer each time, until it has been well for a while.
+    fn held_after(&mut self, from: State, to: State, now: Instant) -> Option<Instant> {
+        match (from, to) {
+            (State::Down, State::Up) => {
+                self.came_back = Some(now);
+                None
+            }
+            (State::Up, State::Down) => {
+                let is_soon =
+                    self.came_back.is_some_and(|at| now.since(at) < Schedule::FLAP_MEMORY);
+                self.flaps = if is_soon { self.flaps.saturating_add(1) } else { 0 };
+                let hold = self.schedule.hold(self.flaps);
+                (hold > Duration::ZERO).then_some(now + hold)
+            }
+            _ => None,
+        }
     }
 
     /// When the next probe comes: soon, while a failure is being looked into, else around the

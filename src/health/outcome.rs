@@ -42,6 +42,8 @@ pub enum Failure {
     TextMissing,
     /// What came is no HTTP.
     Malformed,
+    /// It did what is expected, and took longer than it may.
+    Slow,
     /// The prober itself could not probe: out of sockets, memory or time. Says nothing of the
     /// target.
     Local,
@@ -79,6 +81,7 @@ impl Outcome {
             Self::Failure(Failure::Status(_)) => "status",
             Self::Failure(Failure::TextMissing) => "text_missing",
             Self::Failure(Failure::Malformed) => "malformed",
+            Self::Failure(Failure::Slow) => "slow",
             Self::Failure(Failure::Local) => "local",
         }
     }
@@ -105,6 +108,7 @@ impl fmt::Display for Failure {
             Self::Status(status) => write!(f, "unexpected status {status}"),
             Self::TextMissing => f.write_str("expected text not in the body"),
             Self::Malformed => f.write_str("malformed HTTP"),
+            Self::Slow => f.write_str("right, but too slow"),
             Self::Local => f.write_str("this node could not probe"),
         }
     }

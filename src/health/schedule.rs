@@ -21,6 +21,11 @@ pub struct Schedule {
     pub reprobe_gap: Duration,
     /// How many successes in a row bring a target back from "down".
     pub rise: u32,
+    /// A success that took longer than this is a failure.
+    pub slow_after: Option<Duration>,
+    /// How long a target that goes down a second time stays down at least; twice as long each
+    /// time after that, up to [`Schedule::LONGEST_HOLD`].
+    pub hold_down: Duration,
 }
 
 /// How long a probe may take.
@@ -55,8 +60,24 @@ impl Schedule {
     pub const REPROBE_GAP: Duration = Duration::from_millis(50);
     /// Half the gap either way, so that re-probes do not fall into step with bursts of loss.
     pub const REPROBE_JITTER_PERCENT: u32 = 50;
+    /// Ten seconds, then twenty, forty: who flaps is away for longer than it is there, and one that
+    /// failed once is back as soon as it has risen.
+    pub const HOLD_DOWN: Duration = Duration::from_secs(10);
+    /// Five minutes: longer is an operator's decision.
+    pub const LONGEST_HOLD: Duration = Duration::from_secs(300);
+    /// Ten minutes without a fault, twice the longest hold, make a target as good as new.
+    pub const FLAP_MEMORY: Duration = Duration::from_secs(600);
     /// Ten successes, five seconds: coming back is not urgent, and one answer is not health.
     pub const RISE: u32 = 10;
+}
+
+impl Schedule {
+    /// How long a target is held down that went down `flaps` times soon after it had come back.
+    pub(super) fn hold(&self, flaps: u32) -> Duration {
+        let doublings = flaps.checked_sub(1).map(|doublings| 2u32.saturating_pow(doublings));
+        let hold = doublings.map_or(Duration::ZERO, |times| self.hold_down.saturating_mul(times));
+        hold.min(Self::LONGEST_HOLD.max(self.hold_down))
+    }
 }
 
 impl Default for Schedule {
@@ -68,6 +89,8 @@ impl Default for Schedule {
             reprobes: Self::REPROBES,
             reprobe_gap: Self::REPROBE_GAP,
             rise: Self::RISE,
+            slow_after: None,
+            hold_down: Self::HOLD_DOWN,
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct TargetHealth {
     pub failing_since: Option<Instant>,
     /// Successes in a row towards coming back up.
     pub risen: u32,
+    /// It is down at least until then, because it has come and gone.
+    pub held_until: Option<Instant>,
     /// What the last probe saw, and when.
     pub last: Option<(Instant, Report)>,
 }

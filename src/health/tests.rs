@@ -296,3 +296,80 @@ fn equal_seeds_give_equal_histories() {
     };
     assert_eq!(history(), history());
 }
+
+/// Up for `up`, down for `down`, over and over.
+fn flapping(up: Duration, down: Duration) -> impl FnMut(Instant, TargetId) -> (Outcome, Duration) {
+    move |now, _| {
+        let phase = now.since(start()).as_nanos() % (up + down).as_nanos();
+        (if phase < up.as_nanos() { UP } else { REFUSED }, MS)
+    }
+}
+
+/// How long the first target was down, each time.
+fn absences(world: &World) -> Vec<u64> {
+    let changes: Vec<&Change> =
+        world.changes.iter().filter(|change| change.from != change.to).collect();
+    let pairs = changes.windows(2).filter(|pair| pair[0].to == State::Down);
+    pairs.map(|pair| pair[1].at.since(pair[0].at).as_secs()).collect()
+}
+
+#[test]
+fn one_that_flaps_is_held_down_longer_each_time_and_forgiven_after_a_while() {
+    let schedule = Schedule::default();
+    let holds: Vec<u64> = (0..8).map(|flaps| schedule.hold(flaps).as_secs()).collect();
+    assert_eq!(holds, [0, 10, 20, 40, 80, 160, 300, 300]);
+
+    // 20 s well, 1 s not: the first absence is the rise, the others the holds.
+    let (well, ill) = (Duration::from_secs(20), Duration::from_secs(1));
+    let mut world = World::new(1, schedule, 5, flapping(well, ill));
+    world.run_for(Duration::from_secs(3600));
+    let away = absences(&world);
+    assert!((4..=7).contains(&away[0]), "{away:?}");
+    for (away, hold) in away[1..].iter().zip([10, 20, 40, 80, 160, 300, 300]) {
+        assert!((hold..hold + 30).contains(away), "{away} for {hold}");
+    }
+    // In an hour it moved its clients a few times, not 170.
+    assert!(world.changes.iter().filter(|change| change.to == State::Down).count() < 20);
+
+    // A fault each quarter of an hour is no flapping.
+    let mut world = World::new(1, schedule, 5, flapping(Duration::from_secs(900), ill));
+    world.run_for(Duration::from_secs(3600));
+    assert!(absences(&world).iter().all(|away| *away <= 7), "{:?}", absences(&world));
+
+    // Nor is it with `hold_down: 0s`.
+    let lenient = Schedule { hold_down: Duration::ZERO, ..schedule };
+    let mut world = World::new(1, lenient, 5, flapping(well, ill));
+    world.run_for(Duration::from_secs(3600));
+    assert!(absences(&world).iter().all(|away| *away <= 7), "{:?}", absences(&world));
+}
+
+#[test]
+fn until_when_it_is_held_is_known() {
+    let mut world = World::new(
+        1,
+        Schedule::default(),
+        5,
+        flapping(Duration::from_secs(20), Duration::from_secs(2)),
+    );
+    let held = |world: &World| world.monitor.table().get(target(0)).held_until;
+    world.run_until(start() + Duration::from_secs(21));
+    assert_eq!((world.state(0), held(&world)), (State::Down, None));
+    world.run_until(start() + Duration::from_secs(43));
+    assert_eq!(world.state(0), State::Down);
+    assert!(held(&world).is_some_and(|until| until > world.now));
+    world.run_until(start() + Duration::from_secs(60));
+    assert_eq!((world.state(0), held(&world)), (State::Up, None));
+}
+
+#[test]
+fn a_success_that_is_too_slow_is_a_failure() {
+    let schedule = Schedule { slow_after: Some(Duration::from_millis(200)), ..Schedule::default() };
+    let slows = start() + Duration::from_secs(5);
+    let mut world = World::new(1, schedule, 5, move |now, _| {
+        (UP, if now < slows { MS } else { Duration::from_millis(201) })
+    });
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(world.state(0), State::Down);
+    let last = world.monitor.table().get(target(0)).last.unwrap().1;
+    assert_eq!(last.outcome, Outcome::Failure(Failure::Slow));
+}

@@ -61,7 +61,7 @@ pub fn configuration(ports: Ports) -> String {
     }
     let _fine = write!(
         text,
-        "\nchecks:\n  web: {{ http: /healthz, port: {backend}, expect: 200 }}\n\n\
+        "\nchecks:\n  web: {{ http: /healthz, port: {backend}, expect: 200, hold_down: 0s }}\n\n\
          zones:\n  example.com:\n    ns: [ns1.example.com, ns2.example.com]\n    records:\n      \
          ns1: {{ A: 127.0.0.1 }}\n      ns2: {{ A: 127.0.0.1 }}\n\n\
          services:\n  web:\n    names: [www.example.com]\n    steer: nearest\n    check: web\n    \

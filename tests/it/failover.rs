@@ -20,7 +20,7 @@ const SINGAPORE: &str = "137.132.1.0/24";
 fn config(port: u16, check: &str, [us, eu, ap]: [IpAddr; 3]) -> String {
     format!(
         "{REGIONS}
-checks: {{ web: {{ {check}, port: {port}, rise: 2 }} }}
+checks: {{ web: {{ {check}, port: {port}, rise: 2, hold_down: 0s }} }}
 zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
 services:
   web:
@@ -88,6 +88,31 @@ fn a_killed_a_stopped_and_a_failing_region_lose_their_clients_and_get_them_back(
     assert_eq!(server.metric("meridian_failover_seconds_count"), 3.0);
 }
 
+#[test]
+fn a_region_that_comes_and_goes_is_held_down() {
+    let port = free_port();
+    let mut regions = [Nginx::start(port), Nginx::start(port), Nginx::start(port)];
+    let addresses = regions.each_ref().map(|region| region.address);
+    let text = config(port, "http: /healthz", addresses).replace("hold_down: 0s", "hold_down: 5m");
+    let server = Meridian::serve(&text);
+    let eu = &mut regions[1];
+    let state = |address| server.endpoint(address).0;
+    let held = || server.status()["services"][0]["endpoints"][1]["held_until"].clone();
+    eu.process.kill();
+    wait_until(&"down".to_owned(), || state(addresses[1]));
+    assert!(held().is_null(), "a first fault holds nobody");
+    eu.restart();
+    wait_until(&"up".to_owned(), || state(addresses[1]));
+    eu.process.kill();
+    wait_until(&"down".to_owned(), || state(addresses[1]));
+    assert!(held().is_string());
+    eu.restart();
+    // It answers well, and stays away.
+    wait_until(&("down".to_owned(), "ok".to_owned()), || server.endpoint(addresses[1]));
+    let dublin = server.addresses_for("www.example.com", DUBLIN);
+    assert_eq!(dublin, [addresses[0].to_string()]);
+}
+
 /// A listener whose queue is full: packets to it are dropped, as in a black hole.
 struct BlackHole(
     IpAddr,
@@ -148,8 +173,10 @@ fn tcp_checks_see_a_dead_process() {
     let mut regions = [Nginx::start(port), Nginx::start(port), Nginx::start(port)];
     let [us, eu, ap] = regions.each_ref().map(|region| region.address);
     let text = config(port, "web", [us, eu, ap]);
-    let text =
-        text.replace(&format!("{{ web, port: {port}, rise: 2 }}"), &format!("{{ tcp: {port} }}"));
+    let text = text.replace(
+        &format!("{{ web, port: {port}, rise: 2, hold_down: 0s }}"),
+        &format!("{{ tcp: {port} }}"),
+    );
     let server = Meridian::serve(&text);
     assert_eq!(server.addresses_for("www.example.com", DUBLIN), [eu.to_string()]);
     regions[1].process.kill();

@@ -115,6 +115,28 @@ services:
     }
 }
 
+fn late(stream: TcpStream) {
+    let mut answer = Some(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
+    say(stream, b"", SOON * 5, || answer.take().unwrap_or_default());
+}
+
+#[test]
+fn an_answer_that_is_right_and_late_is_told_apart() {
+    let port = free_port();
+    let (quick, slow) = (Nginx::start(port), misbehaving(port, late));
+    let server = Meridian::serve(&format!(
+        "regions: {{ here: {{ at: [0, 0] }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, slow_after: 50ms }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: web, regions: {{ here: [{slow}, {}] }} }}
+",
+        quick.address
+    ));
+    assert_eq!(server.addresses("www.example.com"), [quick.address.to_string()]);
+    assert_eq!(server.endpoint(slow), ("down".into(), "right, but too slow".into()));
+}
+
 #[test]
 fn certificates_are_verified_unless_told_otherwise() {
     let port = free_port();

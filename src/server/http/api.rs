@@ -124,6 +124,8 @@ pub struct EndpointStatus {
     pub last_at: Option<String>,
     /// How long it took.
     pub latency_ms: Option<f64>,
+    /// It has come and gone, and stays down at least until then.
+    pub held_until: Option<String>,
 }
 
 /// The clients of one family, by the answer that they get.
@@ -260,6 +262,7 @@ fn endpoint_status(view: &View, pool: &Pool, endpoint: &Endpoint) -> EndpointSta
         last: last.map(|(_, report)| report.outcome.to_string()),
         last_at: last.map(|(at, _)| timestamp(at)),
         latency_ms: last.map(|(_, report)| millis(report.latency)),
+        held_until: health.and_then(|health| health.held_until).map(timestamp),
     }
 }
 
