@@ -16,10 +16,10 @@ use crate::steer::Service;
 /// Where places come from.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct GeoIp {
-    /// A GeoIP database of places; `None`: the one in the box.
-    pub database: Option<PathBuf>,
-    /// One of autonomous systems.
-    pub asn: Option<PathBuf>,
+    /// GeoIP databases of places, later ones over earlier ones; none: the one in the box.
+    pub databases: Vec<PathBuf>,
+    /// Those of autonomous systems.
+    pub asns: Vec<PathBuf>,
     /// The operator's own geofeed (RFC 8805).
     pub geofeed: Option<PathBuf>,
 }
@@ -125,12 +125,17 @@ pub(super) fn geoip(at: Option<At<'_>>, problems: &mut Problems) -> GeoIp {
     let Some(mut fields) = at.and_then(|at| at.fields(problems)) else {
         return GeoIp::default();
     };
-    let mut path = |key| {
-        fields.get(key).and_then(|at| at.text("the path of a file", problems)).map(PathBuf::from)
+    let mut paths = |at: Option<At<'_>>| -> Vec<PathBuf> {
+        let items = at.map(|at| at.list()).unwrap_or_default();
+        let texts = items.iter().filter_map(|at| at.text("the path of a file", problems));
+        texts.map(PathBuf::from).collect()
     };
-    let geoip = GeoIp { database: path("database"), asn: path("asn"), geofeed: path("geofeed") };
+    let databases = paths(fields.get("database"));
+    let asns = paths(fields.get("asn"));
+    let geofeed = fields.get("geofeed");
+    let geofeed = geofeed.and_then(|at| at.text("the path of a file", problems)).map(PathBuf::from);
     fields.done(problems);
-    geoip
+    GeoIp { databases, asns, geofeed }
 }
 
 /// `steering`: what goes before distance, for all services.

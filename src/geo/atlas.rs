@@ -56,10 +56,10 @@ pub struct Location<'a> {
 /// What an atlas is made of.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sources<'a> {
-    /// Networks by place.
-    pub places: Option<&'a Database>,
-    /// Networks by autonomous system.
-    pub asns: Option<&'a Database>,
+    /// Networks by place; what a later one knows goes before what an earlier one does.
+    pub places: &'a [Database],
+    /// Networks by autonomous system, likewise.
+    pub asns: &'a [Database],
     /// The operator's own word about networks, which goes before the databases'.
     pub geofeed: Option<&'a Geofeed>,
 }
@@ -93,10 +93,9 @@ impl Atlas {
     /// The map that `sources` draw. Without any, nobody is located.
     pub fn build(sources: Sources<'_>) -> Self {
         let mut entries = Entries::new();
-        let (mut v4, mut v6) = match sources.places {
-            Some(database) => database.places(|place| entries.row(place, Source::Database)),
-            None => (Steps::all(UNLOCATED), Steps::all(UNLOCATED)),
-        };
+        let (mut v4, mut v6) = layered(sources.places, |database| {
+            database.places(|place| entries.row(place, Source::Database))
+        });
         let private = PRIVATE.iter().filter_map(|network| network.parse().ok());
         paint(&mut v4, &mut v6, private.map(|network| (network, PRIVATE_ROW)));
         if let Some(geofeed) = sources.geofeed {
@@ -106,8 +105,7 @@ impl Atlas {
                 .collect();
             paint(&mut v4, &mut v6, networks.into_iter());
         }
-        let (asns4, asns6) =
-            sources.asns.map_or_else(|| (Steps::all(0), Steps::all(0)), Database::asns);
+        let (asns4, asns6) = layered(sources.asns, Database::asns);
         Self {
             entries: entries.list,
             v4: Layers { places: v4, asns: asns4 },
@@ -167,6 +165,17 @@ impl<K: Key> Layers<K> {
         let (first, behind) = self.places.bounds(row);
         (self.places.values.get(row).copied().unwrap_or(UNLOCATED), widest(key, first, behind))
     }
+}
+
+/// What `read` finds in each database, the later over the earlier where it is not 0.
+fn layered(
+    databases: &[Database],
+    mut read: impl FnMut(&Database) -> (Steps<u32, u32>, Steps<u64, u32>),
+) -> (Steps<u32, u32>, Steps<u64, u32>) {
+    let over = |below: u32, above: u32| if above == 0 { below } else { above };
+    databases.iter().map(&mut read).fold((Steps::all(0), Steps::all(0)), |(v4, v6), (a, b)| {
+        (v4.with(&a, over), v6.with(&b, over))
+    })
 }
 
 /// Lays networks over what is there.

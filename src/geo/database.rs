@@ -64,6 +64,11 @@ pub enum DatabaseError {
     /// Its structure is broken.
     #[error("not an intact GeoIP database (.mmdb): {0}; fetch it again")]
     Broken(#[source] MaxMindDbError),
+    /// Its search tree has no end.
+    #[error(
+        "not an intact GeoIP database (.mmdb): its search tree leads in circles; fetch it again"
+    )]
+    Circular,
     /// No network has a record.
     #[error("the database has no records; expected networks with places")]
     NoRecords,
@@ -121,6 +126,7 @@ impl Database {
         if database.description.schema == Schema::Nested {
             return Err(database.purpose("places", "autonomous systems"));
         }
+        database.for_each(|_, _| (), |_| ())?;
         Ok(database)
     }
 
@@ -135,7 +141,7 @@ impl Database {
         }
         let size = bytes.len();
         let reader = Reader::from_source(bytes).map_err(DatabaseError::Broken)?;
-        reader.verify().map_err(DatabaseError::Broken)?;
+        verify_tree(&reader)?;
         let schema = schema(&reader)?;
         let metadata = reader.metadata();
         let description = Description {
@@ -230,6 +236,22 @@ fn lay<K: Key>(steps: &mut Steps<K, u32>, first: K, last: K, value: u32) {
     if let Some(behind) = last.next() {
         steps.push(behind, 0);
     }
+}
+
+/// Walks the whole search tree. Every record is read afterwards. The crate's own `verify` does
+/// that too, and refuses a file without a description, which many flat files are.
+fn verify_tree(reader: &Reader<Vec<u8>>) -> Result<(), DatabaseError> {
+    // N nodes have at most 2 N leaves; a tree that has more of them leads in circles.
+    let most = reader.metadata().node_count as usize * 3;
+    let options = WithinOptions::default().include_networks_without_data();
+    let networks = reader.networks(options).map_err(DatabaseError::Broken)?;
+    for (count, network) in networks.enumerate() {
+        network.map_err(DatabaseError::Broken)?;
+        if count > most {
+            return Err(DatabaseError::Circular);
+        }
+    }
+    Ok(())
 }
 
 /// What a record tells.

@@ -18,7 +18,8 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn database(kind: &str, rows: &[(&str, Value)]) -> Vec<u8> {
-    let mut writer = Writer::new(kind, "test", 1_700_000_000);
+    // Without a description, as many flat files are.
+    let mut writer = Writer::new(kind, "", 1_700_000_000);
     rows.iter().for_each(|(network, value)| writer.insert(net(network), value));
     writer.finish()
 }
@@ -34,7 +35,7 @@ fn point(latitude: f64, longitude: f64) -> Value {
 /// What an atlas of this one database says of an address.
 fn told(bytes: Vec<u8>, client: &str) -> String {
     let database = Database::read(bytes).unwrap();
-    let atlas = Atlas::build(Sources { places: Some(&database), ..Sources::default() });
+    let atlas = Atlas::build(Sources { places: &[database], ..Sources::default() });
     let location = atlas.locate(ip(client));
     let Some(place) = location.place else { return format!("{}", location.source) };
     let or_none = |part: Option<String>| part.unwrap_or_else(|| "-".to_owned());
@@ -102,7 +103,7 @@ fn autonomous_systems_come_from_their_own_database() {
     let row = |number| Value::map([("autonomous_system_number", Value::Uint32(number))]);
     let bytes = database("GeoLite2-ASN", &[("8.8.0.0/16", row(15169)), ("2a00::/12", row(1213))]);
     let asns = Database::read_asns(bytes.clone()).unwrap();
-    let atlas = Atlas::build(Sources { asns: Some(&asns), ..Sources::default() });
+    let atlas = Atlas::build(Sources { asns: &[asns], ..Sources::default() });
     assert_eq!(atlas.locate(ip("8.8.8.8")).asn, Some(15169));
     assert_eq!(atlas.locate(ip("2a00::1")).asn, Some(1213));
     assert_eq!(atlas.locate(ip("9.9.9.9")).asn, None);
@@ -113,6 +114,33 @@ fn autonomous_systems_come_from_their_own_database() {
         database("GeoLite2-City", &[("8.8.0.0/16", Value::map([("country", code("US"))]))]);
     let told = Database::read_asns(places).unwrap_err().to_string();
     assert!(told.contains("tells places; expected one that tells autonomous systems"), "{told}");
+}
+
+#[test]
+fn databases_that_come_one_a_family_are_one() {
+    let flat = |country| Value::map([("country_code", Value::text(country))]);
+    let v4 =
+        database("ip-location-db v4", &[("8.8.0.0/16", flat("US")), ("9.0.0.0/8", flat("DE"))]);
+    let v6 = database("ip-location-db v6", &[("2a00::/12", flat("IE"))]);
+    let newer = database("corrections", &[("9.9.0.0/16", flat("SG"))]);
+    let databases = [v4, v6, newer].map(|bytes| Database::read(bytes).unwrap());
+    let atlas = Atlas::build(Sources { places: &databases, ..Sources::default() });
+    for (client, country) in
+        [("8.8.8.8", "US"), ("2a00::1", "IE"), ("9.1.1.1", "DE"), ("9.9.9.9", "SG")]
+    {
+        let place = atlas.locate(ip(client)).place.unwrap();
+        assert_eq!(place.country, country.parse().ok(), "{client}");
+    }
+}
+
+#[test]
+fn a_tree_without_an_end_is_refused() {
+    let row = Value::map([("country", code("US"))]);
+    let mut bytes = database("GeoLite2-City", &[("8.8.0.0/16", row)]);
+    // Both sides of each of the first nodes lead back to the root: three octets a side.
+    bytes[..6 * 100].fill(0);
+    let told = Database::read(bytes).unwrap_err().to_string();
+    assert!(told.contains("not an intact GeoIP database"), "{told}");
 }
 
 #[test]
@@ -155,7 +183,7 @@ proptest! {
         bytes[at] ^= 1 << bit;
         bytes.truncate(bytes.len().max(cut));
         if let Ok(database) = Database::read(bytes) {
-            let atlas = Atlas::build(Sources { places: Some(&database), ..Sources::default() });
+            let atlas = Atlas::build(Sources { places: &[database], ..Sources::default() });
             for client in ["8.8.8.8", "2a00::1", "::1"] {
                 let _read = atlas.locate(ip(client));
             }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::files::{Print, read};
 use crate::config::{Config, GeoIp, Place, Problem};
 use crate::geo::{
-    Atlas, Catchment, CatchmentSpec, Database, Description, Geofeed, GeofeedError, Sources,
+    Atlas, Catchment, CatchmentSpec, Database, DatabaseError, Description, Geofeed, GeofeedError,
+    Sources,
 };
 
 /// The database in the box.
@@ -20,7 +21,7 @@ pub(super) struct Geography {
     pub atlas: Arc<Atlas>,
     /// What the databases say of themselves.
     pub databases: Vec<(Kind, Option<PathBuf>, Description)>,
-    prints: Vec<Print>,
+    prints: Prints,
     catchments: HashMap<CatchmentSpec, Arc<Catchment>>,
 }
 
@@ -52,33 +53,35 @@ impl Geography {
         let mut problems = Vec::new();
         // What is read was as it is afterwards, or the next look finds a change.
         let prints = prints(geoip, folder);
-        let places = match &geoip.database {
-            Some(file) => load(&folder.join(file), Database::read, &mut problems),
-            None => match Database::read(SHIPPED.to_vec()) {
-                Ok(database) => Some(database),
-                Err(error) => {
-                    problems.push(problem(Path::new("the database in the box"), &error));
-                    None
-                }
-            },
+        let mut all = |files: &[PathBuf], parse: fn(Vec<u8>) -> Result<Database, DatabaseError>| {
+            let read =
+                files.iter().filter_map(|file| load(&folder.join(file), parse, &mut problems));
+            read.collect::<Vec<Database>>()
         };
-        let asns = geoip.asn.as_ref();
-        let asns =
-            asns.and_then(|file| load(&folder.join(file), Database::read_asns, &mut problems));
+        let mut places = all(&geoip.databases, Database::read);
+        let asns = all(&geoip.asns, Database::read_asns);
+        if geoip.databases.is_empty() {
+            match Database::read(SHIPPED.to_vec()) {
+                Ok(database) => places.push(database),
+                Err(error) => problems.push(problem(Path::new("the database in the box"), &error)),
+            }
+        }
         let geofeed = geoip.geofeed.as_ref();
         let geofeed = geofeed.and_then(|file| load_feed(&folder.join(file), &mut problems));
         if !problems.is_empty() {
             return Err(problems);
         }
-        let sources =
-            Sources { places: places.as_ref(), asns: asns.as_ref(), geofeed: geofeed.as_ref() };
+        let sources = Sources { places: &places, asns: &asns, geofeed: geofeed.as_ref() };
         let atlas = Arc::new(Atlas::build(sources));
-        let of_places = places.as_ref().map(|database| (Kind::Places, &geoip.database, database));
-        let of_asns = asns.as_ref().map(|database| (Kind::Asns, &geoip.asn, database));
-        let databases = of_places.into_iter().chain(of_asns);
-        let databases = databases
-            .map(|(kind, file, database)| (kind, file.clone(), database.description().clone()));
-        Ok(Self { atlas, databases: databases.collect(), prints, catchments: HashMap::new() })
+        let described = |kind, files: &[PathBuf], databases: &[Database]| {
+            let files = files.iter().cloned().map(Some).chain([None]);
+            let pairs = databases.iter().zip(files);
+            let rows = pairs.map(|(database, file)| (kind, file, database.description().clone()));
+            rows.collect::<Vec<_>>()
+        };
+        let mut databases = described(Kind::Places, &geoip.databases, &places);
+        databases.extend(described(Kind::Asns, &geoip.asns, &asns));
+        Ok(Self { atlas, databases, prints, catchments: HashMap::new() })
     }
 
     /// Is this what reading the files of `geoip` again would give?
@@ -103,13 +106,20 @@ impl Geography {
     }
 }
 
+/// Files, as they were.
+#[derive(PartialEq, Eq, Debug)]
+struct Prints {
+    places: Vec<(PathBuf, Print)>,
+    asns: Vec<(PathBuf, Print)>,
+    geofeed: Option<(PathBuf, Print)>,
+}
+
 /// The files that `geoip` names, as they are now.
-fn prints(geoip: &GeoIp, folder: &Path) -> Vec<Print> {
-    let GeoIp { database, asn, geofeed } = geoip;
-    let files = [database, asn, geofeed].into_iter();
-    files
-        .map(|file| file.as_ref().map_or_else(Print::default, |file| Print::of(&folder.join(file))))
-        .collect()
+fn prints(geoip: &GeoIp, folder: &Path) -> Prints {
+    let GeoIp { databases, asns, geofeed } = geoip;
+    let print = |file: &PathBuf| (file.clone(), Print::of(&folder.join(file)));
+    let of = |files: &[PathBuf]| files.iter().map(print).collect();
+    Prints { places: of(databases), asns: of(asns), geofeed: geofeed.as_ref().map(print) }
 }
 
 fn load<E: std::fmt::Display>(

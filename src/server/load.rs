@@ -211,7 +211,7 @@ impl Loader {
             Check::Https { tls, .. } => tls.roots.as_ref(),
             Check::Tcp { .. } | Check::Http { .. } => None,
         });
-        let files = [&geoip.database, &geoip.asn, &geoip.geofeed].into_iter().flatten();
+        let files = geoip.databases.iter().chain(&geoip.asns).chain(&geoip.geofeed);
         for file in files.chain(certificates).chain(roots) {
             watched.add(self.folder.join(file));
         }

@@ -53,7 +53,8 @@ const SEPARATOR: usize = 16;
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 
 impl Writer {
-    /// A database that says it is a `database_type`, made `build_epoch` seconds after 1970.
+    /// A database that says it is a `database_type`, made `build_epoch` seconds after 1970. An
+    /// empty description is none.
     pub fn new(database_type: &str, description: &str, build_epoch: u64) -> Self {
         Self {
             database_type: database_type.to_owned(),
@@ -153,12 +154,16 @@ impl Writer {
     fn metadata(&self, nodes: usize, record_bits: u16) -> Value {
         let text = |text: &str| Value::Text(text.to_owned());
         let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+        let description = match self.description.as_str() {
+            "" => Value::map([]),
+            described => Value::map([("en", text(described))]),
+        };
         Value::map([
             ("binary_format_major_version", Value::Uint16(2)),
             ("binary_format_minor_version", Value::Uint16(0)),
             ("build_epoch", Value::Uint64(self.build_epoch)),
             ("database_type", text(&self.database_type)),
-            ("description", Value::map([("en", text(&self.description))])),
+            ("description", description),
             ("ip_version", Value::Uint16(6)),
             ("languages", Value::Array(vec![text("en")])),
             ("node_count", Value::Uint32(nodes)),

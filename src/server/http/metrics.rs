@@ -4,6 +4,7 @@
 //! endpoint, the age of a database) is written when it is asked for, from the same [`View`] as
 //! the dashboard, so that nothing of an endpoint that is gone stays behind.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
@@ -114,8 +115,13 @@ pub(super) fn now(view: &View) -> String {
     let _fine = writeln!(out, "meridian_generation {}", view.snapshot.generation());
     let name = "meridian_geoip_build_timestamp_seconds";
     head(&mut out, name, "When a GeoIP database was built");
+    // Of several of a kind the oldest.
+    let mut oldest: BTreeMap<&str, u64> = BTreeMap::new();
     for (kind, _, description) in &view.loaded.databases {
-        let (kind, built) = (kind.label(), description.build_epoch);
+        let built = oldest.entry(kind.label()).or_insert(u64::MAX);
+        *built = description.build_epoch.min(*built);
+    }
+    for (kind, built) in oldest {
         let _fine = writeln!(out, "{name}{{database=\"{kind}\"}} {built}");
     }
     head(&mut out, "meridian_build_info", "Which version this is");
