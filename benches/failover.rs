@@ -50,11 +50,11 @@ fn main() {
         panic!("cannot make a network namespace: {error}");
     }
     let count = if is_test { 2 } else { 20 };
-    let lab = Lab::new(count);
+    let (lab, mut targets) = Lab::new(count);
     println!("{count} faults of each kind, default settings; milliseconds, min / median / max\n");
     println!("| fault | fault → answers without it | end → answers with it |\n|---|---|---|");
-    for fault in FAULTS {
-        let (down, up) = lab.run(fault);
+    for (fault, targets) in FAULTS.into_iter().zip(&mut targets) {
+        let (down, up) = lab.run(fault, targets);
         println!("| {fault} | {} | {} |", row(down), row(up));
     }
 }
@@ -68,7 +68,7 @@ fn row(mut spans: Vec<Duration>) -> String {
 
 /// Two hosts: this one with Meridian, and one behind a link with the targets.
 struct Lab {
-    count: usize,
+    #[expect(dead_code, reason = "held")]
     folder: TempDir,
     /// Holds the other host's namespace.
     other: Process,
@@ -97,8 +97,14 @@ fn address(kind: usize, row: usize) -> String {
     format!("10.78.{kind}.{}", row + 1)
 }
 
+/// As `ip` wants it.
+fn with_length(address: &str) -> String {
+    format!("{address}/32")
+}
+
 impl Lab {
-    fn new(count: usize) -> Self {
+    /// Both hosts, and targets by kind of fault.
+    fn new(count: usize) -> (Self, Vec<Vec<Target>>) {
         ip(&["link", "set", "lo", "up"]);
         let other = Process::start(Command::new("unshare").args(["--net", "sleep", "3600"]));
         // The namespace is there once it differs from ours.
@@ -118,27 +124,28 @@ impl Lab {
         ip(&["route", "add", "10.78.0.0/16", "via", "10.77.0.2"]);
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = nginx_at(ELSEWHERE, &folder.path().join("elsewhere"), &other);
+        // Each kind of fault has targets of its own, all well when the server starts: one that
+        // has failed before is held down.
+        let target = |kind, row| {
+            let (name, address) = (name(kind, row), address(kind, row));
+            let folder = folder.path().join(&name);
+            let nginx = nginx_at(&address, &folder, &other);
+            Target { name, address, folder, nginx }
+        };
+        let targets =
+            (0..FAULTS.len()).map(|kind| (0..count).map(|row| target(kind, row)).collect());
+        let targets = targets.collect();
         let server = Meridian::serve(&config(count));
-        Self { count, folder, other, server, elsewhere }
+        (Self { folder, other, server, elsewhere }, targets)
     }
 
     /// How long each fault of one kind was in the answers, and each recovery.
-    fn run(&self, fault: &str) -> (Vec<Duration>, Vec<Duration>) {
-        // Each kind has targets of its own: none of them has failed before.
-        let kind = FAULTS.iter().position(|known| *known == fault).unwrap();
-        let mut targets: Vec<Target> = (0..self.count).map(|row| self.target(kind, row)).collect();
-        self.all_are(&targets, true);
-        let down = self.each(&mut targets, false, |lab, target| lab.fail(target, fault));
-        self.all_are(&targets, false);
-        let up = self.each(&mut targets, true, |lab, target| lab.heal(target, fault));
+    fn run(&self, fault: &str, targets: &mut [Target]) -> (Vec<Duration>, Vec<Duration>) {
+        self.all_are(targets, true);
+        let down = self.each(targets, false, |lab, target| lab.fail(target, fault));
+        self.all_are(targets, false);
+        let up = self.each(targets, true, |lab, target| lab.heal(target, fault));
         (down, up)
-    }
-
-    fn target(&self, kind: usize, row: usize) -> Target {
-        let (name, address) = (name(kind, row), address(kind, row));
-        let folder = self.folder.path().join(&name);
-        let nginx = nginx_at(&address, &folder, &self.other);
-        Target { name, address, folder, nginx }
     }
 
     /// Lets it fail; the moment at which it has.
@@ -148,7 +155,7 @@ impl Lab {
             "stopped" => target.nginx.signal("STOP"),
             "HTTP 500" => fs::write(target.folder.join("fail"), "").unwrap(),
             // Packets to it are then for nobody, and are dropped without a word.
-            _ => inside(&self.other, "ip", &["address", "del", &target.address, "dev", "lo"]),
+            _ => self.address("del", target),
         }
         now()
     }
@@ -162,9 +169,14 @@ impl Lab {
             }
             "stopped" => target.nginx.signal("CONT"),
             "HTTP 500" => fs::remove_file(target.folder.join("fail")).unwrap(),
-            _ => inside(&self.other, "ip", &["address", "add", &target.address, "dev", "lo"]),
+            _ => self.address("add", target),
         }
         now()
+    }
+
+    /// Gives the target's address to the other host, or takes it.
+    fn address(&self, change: &str, target: &Target) {
+        inside(&self.other, "ip", &["address", change, &with_length(&target.address), "dev", "lo"]);
     }
 
     /// Changes each target at a moment of its own, and how long after it the answer changed.
@@ -227,7 +239,7 @@ impl Asking {
 
 /// A web server with this address, which is put on the other host.
 fn nginx_at(address: &str, folder: &Path, host: &Process) -> Process {
-    inside(host, "ip", &["address", "add", address, "dev", "lo"]);
+    inside(host, "ip", &["address", "add", &with_length(address), "dev", "lo"]);
     fs::create_dir_all(folder).unwrap();
     let path = folder.display();
     let config = format!(

@@ -109,24 +109,30 @@ fn zone_files_are_watched_with_what_they_include() {
     assert_eq!(server.addresses("a.example.com"), ["192.0.2.2"]);
 }
 
-/// A database that says where 192.0.2.0/24 is.
-fn database(country: &str, at: (f64, f64)) -> Vec<u8> {
+/// A database that says where one network is.
+fn database(network: &str, country: &str, at: (f64, f64)) -> Vec<u8> {
     let [latitude, longitude] = [at.0, at.1].map(Value::Double);
     let place = Value::map([
         ("country", Value::map([("iso_code", Value::text(country))])),
         ("location", Value::map([("latitude", latitude), ("longitude", longitude)])),
     ]);
     let mut writer = Writer::new("GeoLite2-City", "test", 1_700_000_000);
-    writer.insert("8.8.8.0/24".parse().unwrap(), &place);
+    writer.insert(network.parse().unwrap(), &place);
     writer.finish()
 }
 
 #[test]
 fn a_new_database_is_swapped_in_and_a_broken_one_is_refused() {
     let folder = tempdir().unwrap();
-    let (america, europe) = (database("US", (40.0, -75.0)), database("IE", (53.0, -6.0)));
+    let america = database("8.8.8.0/24", "US", (40.0, -75.0));
+    let europe = database("8.8.8.0/24", "IE", (53.0, -6.0));
     std::fs::write(folder.path().join("city.mmdb"), &america).unwrap();
-    let server = Meridian::serve_in(folder, &config(WWW, "geoip: { database: city.mmdb }"));
+    // A file for each family, as some vendors have it.
+    let other = database("2a00::/12", "IE", (53.0, -6.0));
+    std::fs::write(folder.path().join("city-v6.mmdb"), &other).unwrap();
+    let geoip = "geoip: { database: [city.mmdb, city-v6.mmdb] }";
+    let server = Meridian::serve_in(folder, &config(WWW, geoip));
+    assert_eq!(server.addresses_for("www.example.com", "2a00::/48"), ["192.0.2.20"]);
     let client = || server.addresses_for("www.example.com", "8.8.8.0/24");
     assert_eq!(client(), ["192.0.2.10"]);
     server.write("city.mmdb", &europe);
