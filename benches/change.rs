@@ -20,6 +20,7 @@ use hickory_proto::rr::RecordType;
 use meridian::health::{HealthTable, State};
 use meridian::server::{Loader, Source};
 use meridian::snapshot::Snapshot;
+use meridian::steer::Facts;
 
 #[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../tests/it/harness.rs"]
@@ -45,13 +46,18 @@ fn decide(services: usize, rounds: usize) {
     let up = |table: HealthTable, id: &_| table.assuming(*id, State::Up);
     let all_up = ids.iter().fold(HealthTable::default(), up);
     let (whole, compiled) =
-        timed(|| Snapshot::compile(loaded.plan.clone(), &all_up, None, None, 1));
+        timed(|| Snapshot::compile(loaded.plan.clone(), &Facts::of(&all_up), None, None, 1));
     let after = |down: &[_]| {
         let health = down.iter().fold(all_up.clone(), |table, id| table.assuming(*id, State::Down));
+        let facts = Facts::of(&health);
         let mut spans: Vec<Duration> = (0..rounds)
             .map(|_| {
                 let plan = loaded.plan.clone();
-                timed(|| Snapshot::compile(plan, &health, Some(&whole), Some(down), 2)).1
+                let compile = || {
+                    let changed = plan.affected(down.iter().copied());
+                    Snapshot::compile(plan.clone(), &facts, Some(&whole), Some(&changed), 2)
+                };
+                timed(compile).1
             })
             .collect();
         spans.sort();

@@ -13,6 +13,7 @@ use meridian::geo::{Atlas, Catchment, Geofeed, Sources};
 use meridian::health::HealthTable;
 use meridian::query::{Outcome, Peer, Transport, answer};
 use meridian::snapshot::{Plan, Snapshot};
+use meridian::steer::Facts;
 use meridian::time::Instant;
 
 /// The system's allocator, which counts what each thread asks of it.
@@ -49,7 +50,7 @@ fn world() -> Snapshot {
     let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
     let Config { zones, services, regions, identity, .. } = config;
     let plan = Plan::new(zones, services, regions, catchments, identity);
-    Snapshot::compile(plan.into(), &HealthTable::default(), None, None, 1)
+    Snapshot::compile(plan.into(), &Facts::of(&HealthTable::default()), None, None, 1)
 }
 
 #[test]

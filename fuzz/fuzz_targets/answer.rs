@@ -14,6 +14,7 @@ use meridian::geo::{Atlas, Catchment, Geofeed, Sources};
 use meridian::health::{HealthTable, State};
 use meridian::query::{Outcome, Peer, Transport, answer};
 use meridian::snapshot::{Plan, Snapshot};
+use meridian::steer::Facts;
 use meridian::time::Instant;
 
 static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
@@ -32,7 +33,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Down));
     let Config { zones, services, regions, identity, .. } = config;
     let plan = Plan::new(zones, services, regions, catchments, identity);
-    Snapshot::compile(plan.into(), &health, None, None, 1)
+    Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1)
 });
 
 fuzz_target!(|input: &[u8]| {

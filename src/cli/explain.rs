@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use reqwest::blocking::Client;
+use reqwest::blocking::{Client, ClientBuilder};
 
 use super::{Explain, Failed, print};
 use crate::health::{HealthTable, State};
-use crate::query::{Explanation, Question, assuming_down, explain};
+use crate::query::{Explanation, Question, explain};
 use crate::server::{Loader, Source};
 use crate::snapshot::Snapshot;
+use crate::steer::{Facts, InForce};
 
 /// Explains by a configuration, or asks a server to.
 pub(super) fn run(asked: Explain) -> Result<(), Failed> {
@@ -46,10 +47,11 @@ fn by_config(config: &Path, asked: &Explain) -> Result<Explanation, Failed> {
         .targets
         .iter()
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Up));
-    let (plan, health) = assuming_down(&loaded.plan, &all_up, &down);
-    let snapshot = Snapshot::compile(plan.into(), &health, None, None, 1);
+    let overrides = InForce::NONE.assuming_down(&down);
+    let facts = Facts { health: &all_up, overrides: &overrides };
+    let snapshot = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
     let question = Question { name, rtype, client: asked.from };
-    Ok(explain(&snapshot, &loaded.atlas, &health, &question))
+    Ok(explain(&snapshot, &loaded.atlas, &facts, &question))
 }
 
 fn by_server(asked: &Explain) -> Result<Explanation, Failed> {
@@ -67,9 +69,14 @@ fn by_server(asked: &Explain) -> Result<Explanation, Failed> {
 
 /// A client for a running server's API.
 pub(super) fn client() -> Result<Client, Failed> {
+    Ok(client_builder().build()?)
+}
+
+/// What such a client is made of.
+pub(super) fn client_builder() -> ClientBuilder {
     // A library's TLS needs its provider, also where no TLS is spoken.
     let _installed_already = rustls::crypto::ring::default_provider().install_default();
-    Ok(Client::builder().timeout(std::time::Duration::from_secs(5)).build()?)
+    Client::builder().timeout(std::time::Duration::from_secs(5))
 }
 
 /// No server answers at `url`.

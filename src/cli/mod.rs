@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod ctl;
 mod demo;
 mod explain;
 mod log;
@@ -44,6 +45,8 @@ enum Command {
     },
     /// Tell what a client gets, and why.
     Explain(Explain),
+    /// Ask a running server, or tell it what to do.
+    Ctl(ctl::Ctl),
 }
 
 /// What to explain.
@@ -78,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => demo::run(demo),
         Command::Check { config, json } => check::run(config, json),
         Command::Explain(asked) => explain::run(asked),
+        Command::Ctl(ctl) => ctl::run(ctl),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

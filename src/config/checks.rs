@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::defaults;
 use super::problem::Place;
 use super::read::{At, Fields, Problems};
+use super::yaml::Value;
 use crate::health::{Check, Expect, HttpCheck, Schedule, StatusRange, Timeout, TlsCheck};
 use crate::zone::Name;
 
@@ -28,8 +29,50 @@ struct Named {
 }
 
 impl Checks {
+    /// The checks of an endpoint, and how many of them must be good: a name, a list of names
+    /// (all of them), or `{all: […]}`, `{any: […]}`, `{at_least: N, of: […]}`.
+    pub(super) fn rule(&self, at: &At<'_>, problems: &mut Problems) -> Rule {
+        let Value::Map(_) = &at.node.value else {
+            let checks = self.find_all(at, problems);
+            return Rule { need: checks.len(), checks };
+        };
+        let Some(mut fields) = at.fields(problems) else { return Rule::default() };
+        let kinds = (fields.get("all"), fields.get("any"), fields.get("at_least"));
+        let of = fields.get("of");
+        fields.done(problems);
+        match (kinds, of) {
+            ((Some(all), None, None), None) => {
+                let checks = self.find_all(&all, problems);
+                Rule { need: checks.len(), checks }
+            }
+            ((None, Some(any), None), None) => {
+                Rule { need: 1, checks: self.find_all(&any, problems) }
+            }
+            ((None, None, Some(least)), Some(of)) => {
+                let checks = self.find_all(&of, problems);
+                let most = u64::try_from(checks.len().max(1)).unwrap_or(u64::MAX);
+                let need = least.number(1, most, problems).and_then(|need| need.try_into().ok());
+                Rule { need: need.unwrap_or(1), checks }
+            }
+            _ => {
+                let what = "expected the name of a check, or one of `all: […]`, `any: […]` and \
+                            `at_least: N` with `of: […]`";
+                problems.error(at.place(), &at.key, what);
+                Rule::default()
+            }
+        }
+    }
+
+    fn find_all(&self, at: &At<'_>, problems: &mut Problems) -> Vec<(Check, Schedule)> {
+        let items = at.list();
+        if items.is_empty() {
+            problems.error(at.place(), &at.key, "an empty list; expected names of checks");
+        }
+        items.iter().filter_map(|item| self.find(item, problems).cloned()).collect()
+    }
+
     /// The check that a text names.
-    pub(super) fn find(&self, at: &At<'_>, problems: &mut Problems) -> Option<&(Check, Schedule)> {
+    fn find(&self, at: &At<'_>, problems: &mut Problems) -> Option<&(Check, Schedule)> {
         let name = at.text("the name of a check", problems)?;
         let Some(found) = self.list.iter().find(|check| check.name == name) else {
             let known = self.list.iter().map(|check| check.name.as_str());
@@ -46,6 +89,13 @@ impl Checks {
             problems.warning(check.at, &check.key, "no service uses this check");
         }
     }
+}
+
+/// Which checks an endpoint must pass; without any, it is up.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rule {
+    pub(super) checks: Vec<(Check, Schedule)>,
+    pub(super) need: usize,
 }
 
 /// `checks`: by name.

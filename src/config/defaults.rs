@@ -29,6 +29,10 @@ pub const NEGATIVE_TTL: Ttl = Ttl::from_secs(60);
 /// still unknown is neither up nor down.
 pub const READY_WITHIN: Duration = Duration::from_secs(5);
 
+/// Ten minutes: longer than an upgrade or a reboot takes, and shorter than an outage that
+/// operators have not noticed.
+pub const BELIEVE_STATE_FOR: Duration = Duration::from_secs(600);
+
 /// As many as fit in the usual limit of open files with room for probes.
 pub const TCP_CONNECTIONS: usize = 10_000;
 

@@ -9,7 +9,7 @@
 //! after this. It is had only when nothing is wrong.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,9 +35,10 @@ mod tests;
 mod yaml;
 mod zones;
 
-pub use node::{Encrypted, Node, TcpLimits};
+pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
 pub use problem::{Place, Problem};
+pub use read::duration;
 
 use read::{At, Problems};
 
@@ -49,8 +50,8 @@ pub type Loader<'l> = &'l mut dyn FnMut(&Path) -> Result<Vec<u8>, String>;
 pub struct Config {
     /// This node.
     pub node: Node,
-    /// Where the dashboard, the API and the metrics are; `None`: nowhere.
-    pub http: Option<SocketAddr>,
+    /// Where the dashboard, the API and the metrics are, and who may use them.
+    pub http: Http,
     /// Where places come from.
     pub geoip: GeoIp,
     /// The regions, by id.
@@ -86,6 +87,13 @@ pub struct Target {
     pub check: Check,
     /// When.
     pub schedule: Schedule,
+}
+
+impl Target {
+    /// What identifies it in every process: its address and all of its check.
+    pub fn key(&self) -> String {
+        format!("{} {}", self.address, self.check)
+    }
 }
 
 /// The ids of targets: equal ones have the same id over all reloads, so that what is known of a
@@ -149,6 +157,7 @@ impl Config {
         let differs = [
             ("node.listen", new.listen != old.listen),
             ("node.workers", new.workers != old.workers),
+            ("node.state", new.state != old.state),
             ("tcp", new.tcp != old.tcp),
             ("tls", addresses(self) != addresses(running)),
             ("http", self.http != running.http),
@@ -172,9 +181,9 @@ fn compile(
     let mut fields = root.fields(problems)?;
     let regions = places::regions(fields.need("regions", problems), problems);
     let node = node::read(fields.get("node"), &regions, problems);
-    let encrypted = node::encrypted(fields.get("tls"), problems);
-    let tcp = node::tcp(fields.get("tcp"), problems);
     let http = node::http(fields.get("http"), problems);
+    let encrypted = node::encrypted(fields.get("tls"), &http, problems);
+    let tcp = node::tcp(fields.get("tcp"), problems);
     let geoip = places::geoip(fields.get("geoip"), problems);
     let preferences = places::steering(fields.get("steering"), &regions, problems);
     let checks = checks::read(fields.get("checks"), problems);

@@ -24,6 +24,10 @@ pub struct Node {
     pub workers: Option<usize>,
     /// How long the first verdicts are waited for.
     pub ready_within: Duration,
+    /// The folder for what outlives the process; `None`: nothing does.
+    pub state: Option<PathBuf>,
+    /// How old the last state may be, at a start, to be believed until the probes say otherwise.
+    pub believe_state_for: Duration,
     /// What TCP clients may take.
     pub tcp: TcpLimits,
     /// Where it answers encrypted, if it does.
@@ -68,6 +72,8 @@ pub(super) fn read(
         listen: defaults::LISTEN.iter().filter_map(|address| address.parse().ok()).collect(),
         workers: None,
         ready_within: defaults::READY_WITHIN,
+        state: None,
+        believe_state_for: defaults::BELIEVE_STATE_FOR,
         tcp: tcp(None, problems),
         encrypted: None,
     };
@@ -89,6 +95,12 @@ pub(super) fn read(
     if let Some(at) = fields.get("ready_within") {
         node.ready_within =
             at.duration(Duration::ZERO, LONGEST, problems).unwrap_or(node.ready_within);
+    }
+    let state = fields.get("state").and_then(|at| at.text("the path of a folder", problems));
+    node.state = state.map(PathBuf::from);
+    if let Some(at) = fields.get("believe_state_for") {
+        let age = at.duration(Duration::ZERO, LONGEST, problems);
+        node.believe_state_for = age.unwrap_or(node.believe_state_for);
     }
     let mut own_text = |key| {
         let at = fields.get(key)?;
@@ -129,7 +141,16 @@ pub(super) fn tcp(at: Option<At<'_>>, problems: &mut Problems) -> TcpLimits {
 }
 
 /// `tls`: where the node answers encrypted.
-pub(super) fn encrypted(at: Option<At<'_>>, problems: &mut Problems) -> Option<Encrypted> {
+pub(super) fn encrypted(
+    at: Option<At<'_>>,
+    http: &Http,
+    problems: &mut Problems,
+) -> Option<Encrypted> {
+    if at.is_none() && http.tls {
+        let at = super::problem::Place { line: 1, column: 1 };
+        let what = "HTTP is to speak TLS, and there is no certificate; expected `tls` with one";
+        problems.error(at, "http.tls", what);
+    }
     let at = at?;
     let mut fields = at.fields(problems)?;
     let certificate = fields.need("certificate", problems);
@@ -137,7 +158,7 @@ pub(super) fn encrypted(at: Option<At<'_>>, problems: &mut Problems) -> Option<E
     let mut listen = |key| fields.get(key).map(|at| at.listen(problems)).unwrap_or_default();
     let (dot, doh, doq) = (listen("dot"), listen("doh"), listen("doq"));
     fields.done(problems);
-    if dot.is_empty() && doh.is_empty() && doq.is_empty() {
+    if dot.is_empty() && doh.is_empty() && doq.is_empty() && !http.tls {
         let what = "no address to answer on; expected one under `dot`, `doh` or `doq`";
         problems.error(at.place(), &at.key, what);
     }
@@ -153,18 +174,52 @@ pub(super) fn encrypted(at: Option<At<'_>>, problems: &mut Problems) -> Option<E
     })
 }
 
+/// Where the dashboard, the API and the metrics are, and who may use them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Http {
+    /// The address; `None`: not over the network.
+    pub listen: Option<SocketAddr>,
+    /// Whether that address speaks TLS, with the certificate of `tls`.
+    pub tls: bool,
+    /// A Unix socket; who may open it may do everything.
+    pub socket: Option<PathBuf>,
+    /// The file of tokens, by which changes are made over the network.
+    pub tokens: Option<PathBuf>,
+    /// Whether reading needs no token.
+    pub open: bool,
+}
+
 /// `http`: where the dashboard, the API and the metrics are.
-pub(super) fn http(at: Option<At<'_>>, problems: &mut Problems) -> Option<SocketAddr> {
-    let default = defaults::HTTP_LISTEN.parse().ok();
-    let Some(at) = at else { return default };
+pub(super) fn http(at: Option<At<'_>>, problems: &mut Problems) -> Http {
+    let listen = defaults::HTTP_LISTEN.parse().ok();
+    let mut http = Http { listen, open: true, ..Http::default() };
+    let Some(at) = at else { return http };
     if matches!(&at.node.value, super::yaml::Value::Text(text) if text == "off") {
-        return None;
+        return Http::default();
     }
-    let mut fields = at.fields(problems)?;
-    let listen = fields.get("listen");
+    let Some(mut fields) = at.fields(problems) else { return http };
+    if let Some(at) = fields.get("listen") {
+        let is_off = matches!(&at.node.value, super::yaml::Value::Text(text) if text == "off");
+        let expected = "an address and a port, such as 127.0.0.1:8053, or off";
+        http.listen = if is_off { None } else { at.parsed(expected, problems) };
+    }
+    http.tls = fields.get("tls").and_then(|at| at.boolean(problems)).unwrap_or(false);
+    let mut path = |key, what| fields.get(key).and_then(|at| at.text(what, problems));
+    http.socket = path("socket", "the path of a socket").map(PathBuf::from);
+    http.tokens = path("tokens", "the path of a file").map(PathBuf::from);
+    if let Some(at) = fields.get("read") {
+        match at.text("open or token", problems) {
+            Some("open") | None => {}
+            Some("token") => http.open = false,
+            Some(given) => {
+                problems.unknown((at.place(), &at.key), ("way to read", given), ["open", "token"]);
+            }
+        }
+        if !http.open && http.tokens.is_none() {
+            let what = "reading needs a token, and there is no file of them; expected `tokens`";
+            problems.error(at.place(), &at.key, what);
+        }
+    }
     fields.done(problems);
-    match listen {
-        Some(at) => at.parsed("an address and a port, such as 127.0.0.1:8053", problems),
-        None => default,
-    }
+    http
 }

@@ -242,7 +242,7 @@ fn join(path: &str, key: &str) -> String {
 }
 
 /// `500ms`, `30s`, `5m`, `2h`, `1d`; a number alone is seconds.
-fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

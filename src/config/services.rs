@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU8;
 
-use super::checks::Checks;
+use super::checks::{Checks, Rule};
 use super::places::{Regions, preferences};
 use super::read::{At, Fields, Problems};
 use super::yaml::Value;
@@ -12,7 +12,7 @@ use super::{Target, Targets, defaults};
 use crate::geo::{CatchmentSpec, Preferences, Site};
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, ServiceId, TargetId};
-use crate::steer::{Address, Endpoint, OnAllDown, Policy, Pool, Service};
+use crate::steer::{Address, Endpoint, MinUp, OnAllDown, Policy, Pool, Probed, Service};
 use crate::zone::{Name, Steered};
 
 /// What services refer to.
@@ -48,12 +48,12 @@ pub(super) fn read(
     for (name, _, at) in at.map(|at| at.named(problems)).unwrap_or_default() {
         let Some(mut fields) = at.fields(problems) else { continue };
         let id = ServiceId::from_index(services.list.len());
-        let check = fields.get("check").map(|at| (world.checks.find(&at, problems), at));
+        let check = fields.get("check");
         if check.is_none() {
             problems.warning(at.place(), &at.key, "no `check`: its endpoints count as up always");
         }
-        let check = check.and_then(|(check, _)| check).cloned();
-        let mut probing = Probing { check, targets, services: &mut services };
+        let rule = check.map(|at| world.checks.rule(&at, problems)).unwrap_or_default();
+        let mut probing = Probing { rule, targets, services: &mut services };
         let pools = pools(&mut fields, world, &mut probing, problems);
         let names = names(&mut fields, problems);
         let service = service(name, &at, &mut fields, pools, world, &mut services, problems);
@@ -119,8 +119,24 @@ fn service(
         suspect_ttl: suspect_ttl.unwrap_or(defaults::SUSPECT_TTL),
         ecs: fields.get("ecs").and_then(|at| at.boolean(problems)).unwrap_or(true),
         catchment,
+        min_up: min_up(fields, problems),
         pools,
     }
+}
+
+/// `min_up`: a number, or a share such as `50%`.
+fn min_up(fields: &mut Fields<'_>, problems: &mut Problems) -> MinUp {
+    let Some(at) = fields.get("min_up") else { return MinUp::Number(1) };
+    let expected = "how many endpoints of a region must be up, such as 2 or 50%";
+    let Some(text) = at.text(expected, problems) else { return MinUp::Number(1) };
+    let read = match text.trim().strip_suffix('%') {
+        Some(share) => share.parse().ok().filter(|of| (1..=100).contains(of)).map(MinUp::Percent),
+        None => text.trim().parse().ok().filter(|of| (1..=1000).contains(of)).map(MinUp::Number),
+    };
+    read.unwrap_or_else(|| {
+        problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
+        MinUp::Number(1)
+    })
 }
 
 /// The preferences as far as they are about the regions of a service. What is not named in the
@@ -239,24 +255,22 @@ fn on_all_down(fields: &mut Fields<'_>, problems: &mut Problems) -> OnAllDown {
 
 /// Gives endpoints their targets.
 struct Probing<'p> {
-    check: Option<(Check, Schedule)>,
+    rule: Rule,
     targets: &'p mut Targets,
     services: &'p mut Services,
 }
 
 impl Probing<'_> {
     fn endpoint(&mut self, address: Address) -> Endpoint {
-        let target = match (&self.check, &address) {
-            (Some((check, schedule)), Address::Ip(ip)) => {
-                let id = self.targets.id(*ip, check);
-                if let Some(id) = id {
-                    self.services.target(id, *ip, check, *schedule);
-                }
-                id
-            }
-            _ => None,
+        let mut target = |ip, (check, schedule): &(Check, Schedule)| {
+            let id = self.targets.id(ip, check)?;
+            self.services.target(id, ip, check, *schedule);
+            Some(id)
         };
-        Endpoint { address, target }
+        let checks = self.rule.checks.iter();
+        let targets = address.ip().map(|ip| checks.filter_map(|check| target(ip, check)).collect());
+        let probed = targets.map(|targets| Probed { targets, need: self.rule.need });
+        Endpoint { address, probed: probed.filter(|probed| !probed.targets.is_empty()) }
     }
 }
 

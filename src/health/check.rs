@@ -1,5 +1,6 @@
 //! What a probe does, described: the prober carries it out.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -88,5 +89,37 @@ impl Check {
         match self {
             Self::Tcp { port } | Self::Http { port, .. } | Self::Https { port, .. } => *port,
         }
+    }
+}
+
+/// All of a check in words: two checks are equal when these are.
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { port } => write!(f, "tcp {port}"),
+            Self::Http { port, request } => write!(f, "http {port} {request}"),
+            Self::Https { port, request, tls } => write!(f, "https {port} {request} {tls}"),
+        }
+    }
+}
+
+impl fmt::Display for HttpCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path)?;
+        if let Some(host) = &self.host {
+            write!(f, " host {host}")?;
+        }
+        for StatusRange { first, last } in &self.expect.statuses {
+            write!(f, " expect {first}-{last}")?;
+        }
+        self.expect.contains.iter().try_for_each(|text| write!(f, " contains {text:?}"))
+    }
+}
+
+impl fmt::Display for TlsCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.verify { "verified" } else { "unverified" })?;
+        self.server_name.iter().try_for_each(|name| write!(f, " as {name}"))?;
+        self.roots.iter().try_for_each(|roots| write!(f, " by {}", roots.display()))
     }
 }

@@ -61,6 +61,8 @@ struct Watch {
     due: Instant,
     stage: Stage,
     failures: u32,
+    /// What is believed of it rests on its probes, not on what was recalled.
+    confirmed: bool,
     /// When it last came back from "down".
     came_back: Option<Instant>,
     /// How often it went down soon after it had come back.
@@ -105,12 +107,22 @@ impl Monitor {
             due: now,
             stage: Stage::Due,
             failures: 0,
+            confirmed: false,
             came_back: None,
             flaps: 0,
         };
         self.watched.insert(target, watch);
         *self.table.row(target) = TargetHealth { since: now, ..TargetHealth::default() };
         self.due.push_back(target);
+    }
+
+    /// What an earlier process believed of a target that is not probed yet: it stands until the
+    /// probes have said otherwise, by the same rules as any belief.
+    pub fn recall(&mut self, target: TargetId, state: State, since: Instant) {
+        if self.watched.get(&target).is_some_and(|watch| !watch.confirmed) {
+            let row = self.table.row(target);
+            *row = TargetHealth { state, since, ..*row };
+        }
     }
 
     /// Watches `target` no longer, and forgets what was known of it.
@@ -187,9 +199,9 @@ impl Monitor {
         &self.table
     }
 
-    /// Does every target have its first verdict?
+    /// Has every target its first verdict, or been seen to be as it was recalled?
     pub fn settled(&self) -> bool {
-        self.watched.keys().all(|target| self.table.get(*target).state != State::Unknown)
+        self.watched.values().all(|watch| watch.confirmed)
     }
 }
 
@@ -239,6 +251,7 @@ impl Watch {
             health.held_until = self.held_after(before.state, verdict, now);
         }
         health.suspected = verdict == State::Up && self.failures > 0;
+        self.confirmed |= verdict != State::Unknown && !health.suspected;
         health
     }
 

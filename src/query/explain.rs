@@ -9,10 +9,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::geo::Atlas;
-use crate::health::{HealthTable, State};
-use crate::ids::{RegionId, ServiceId, TargetId};
+use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Ready, Selector, Snapshot};
-use crate::steer::{Family, Policy, Service, state_of};
+use crate::steer::{Facts, Family, Policy, Service, Standing, ramp_slot};
 use crate::zone::{Found, Name, RecordType};
 
 /// What is asked, and by whom.
@@ -127,11 +126,11 @@ pub struct Candidate {
     pub why: String,
 }
 
-/// The decision on `question`, as `snapshot` has it. `health` is what it was compiled from.
+/// The decision on `question`, as `snapshot` has it. `facts` are what it was compiled from.
 pub fn explain(
     snapshot: &Snapshot,
     atlas: &Atlas,
-    health: &HealthTable,
+    facts: &Facts<'_>,
     question: &Question,
 ) -> Explanation {
     let location = atlas.locate(question.client);
@@ -151,14 +150,14 @@ pub fn explain(
         rtype: question.rtype.to_string(),
         client: question.client,
         location,
-        outcome: outcome(snapshot, atlas, health, question),
+        outcome: outcome(snapshot, atlas, facts, question),
     }
 }
 
 fn outcome(
     snapshot: &Snapshot,
     atlas: &Atlas,
-    health: &HealthTable,
+    facts: &Facts<'_>,
     question: &Question,
 ) -> Explained {
     let name = question.name.to_lower();
@@ -169,7 +168,7 @@ fn outcome(
         Found::Delegation(_) => return Explained::Delegated { zone: origin },
         Found::Node(node) => node,
     };
-    let steered = node.steered.and_then(|id| steering(snapshot, atlas, health, question, id));
+    let steered = node.steered.and_then(|id| steering(snapshot, atlas, facts, question, id));
     match steered {
         Some(steering) => Explained::Steered(steering),
         None => {
@@ -183,7 +182,7 @@ fn outcome(
 fn steering(
     snapshot: &Snapshot,
     atlas: &Atlas,
-    health: &HealthTable,
+    facts: &Facts<'_>,
     question: &Question,
     id: ServiceId,
 ) -> Option<Steering> {
@@ -200,10 +199,17 @@ fn steering(
         .find_map(|family| Some((family, compiled.selector(family)?)))?;
     let (ready, prefix) = selector.select(question.client)?;
     let (rule, order) = order(plan, atlas, service, question.client);
+    let (slot, _) = ramp_slot(question.client);
     let regions = order.into_iter().map(|(region, distance_km)| {
+        let pools = service.pools.iter().filter(|pool| pool.region == region);
+        let endpoints = pools.flat_map(|pool| &pool.endpoints);
+        let standings = endpoints
+            .filter(|endpoint| endpoint.address.family() == family)
+            .map(|endpoint| facts.standing(id, region, endpoint, slot))
+            .collect::<Vec<Standing>>();
+        let why = why(service, &standings, region, ready);
         let chosen = ready.choice.regions.contains(&region);
-        let (name, why) = (region_name(plan, region), why(service, family, region, health, ready));
-        Candidate { region: name, distance_km, chosen, why }
+        Candidate { region: region_name(plan, region), distance_km, chosen, why }
     });
     Some(Steering {
         service: service.name.clone(),
@@ -250,70 +256,29 @@ fn order(
     }
 }
 
-/// Why a region is in the answer, or not.
-fn why(
-    service: &Service,
-    family: Family,
-    region: RegionId,
-    health: &HealthTable,
-    ready: &Ready,
-) -> String {
-    let pools = service.pools.iter().filter(|pool| pool.region == region);
-    let endpoints: Vec<_> = pools
-        .flat_map(|pool| &pool.endpoints)
-        .filter(|endpoint| endpoint.address.family() == family)
-        .collect();
-    if endpoints.is_empty() {
-        return "no endpoint of this family".to_owned();
-    }
-    let in_state =
-        |state| endpoints.iter().filter(|endpoint| state_of(endpoint, health) == state).count();
-    let (up, down) = (in_state(State::Up), in_state(State::Down));
-    let health = match (up, down) {
-        (0, 0) => "no verdict yet".to_owned(),
-        (0, _) => "down".to_owned(),
-        (_, 0) => "up".to_owned(),
-        _ => format!("{up} of {} endpoints up", endpoints.len()),
+/// Why a region whose endpoints count as these is in the answer, or not.
+fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Ready) -> String {
+    let all = standings.len();
+    let count = |wanted| standings.iter().filter(|standing| **standing == wanted).count();
+    let (up, need) = (count(Standing::Up), service.min_up.of(all));
+    let standing = match (up, count(Standing::Drained), count(Standing::Unknown)) {
+        _ if all == 0 => return "no endpoint of this family".to_owned(),
+        (0, 0, 0) => "down".to_owned(),
+        (0, 0, _) => "no verdict yet".to_owned(),
+        (0, ..) => "drained by an operator".to_owned(),
+        _ if up < need => format!("{up} of {all} endpoints up; {need} are needed"),
+        _ if up == all => "up".to_owned(),
+        _ => format!("{up} of {all} endpoints up"),
     };
-    if ready.choice.regions.contains(&region) || up == 0 {
-        health
+    if ready.choice.regions.contains(&region) || up < need {
+        standing
     } else {
-        format!("{health}; not needed")
+        format!("{standing}; not needed")
     }
 }
 
 fn region_name(plan: &Plan, region: RegionId) -> String {
     plan.regions.get(region.index()).map_or_else(String::new, |region| region.name.clone())
-}
-
-/// The same plan and health, should `regions` be down. Endpoints without a check get one that
-/// fails.
-pub fn assuming_down(
-    plan: &Plan,
-    health: &HealthTable,
-    regions: &[RegionId],
-) -> (Plan, HealthTable) {
-    let mut services = plan.services.clone();
-    let mut health = health.clone();
-    let used = services.iter().flat_map(|service| &service.pools).flat_map(|pool| &pool.endpoints);
-    let targets = used.filter_map(|endpoint| endpoint.target).map(|target| target.index() + 1);
-    let unused = TargetId::from_index(targets.max().unwrap_or(0));
-    if let Some(unused) = unused {
-        health = health.assuming(unused, State::Down);
-    }
-    for pool in services.iter_mut().flat_map(|service| &mut service.pools) {
-        if regions.contains(&pool.region) {
-            pool.endpoints.iter_mut().for_each(|endpoint| endpoint.target = unused);
-        }
-    }
-    let plan = Plan::new(
-        plan.zones.clone(),
-        services,
-        plan.regions.clone(),
-        plan.catchments.clone(),
-        plan.identity.clone(),
-    );
-    (plan, health)
 }
 
 impl fmt::Display for Explanation {

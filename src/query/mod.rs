@@ -18,8 +18,8 @@ use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::Snapshot;
 use crate::time::Instant;
 
+pub use explain::explain;
 pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
-pub use explain::{assuming_down, explain};
 pub use receive::Silence;
 
 mod chaos;

@@ -12,6 +12,7 @@ use crate::config::{Config, Targets};
 use crate::geo::{Atlas, Catchment, Geofeed, Sources};
 use crate::health::{HealthTable, State};
 use crate::snapshot::Plan;
+use crate::steer::Facts;
 
 /// The world that the fuzzer answers from too.
 static WORLD: LazyLock<Snapshot> = LazyLock::new(|| world(&["192.0.2.13"]));
@@ -31,7 +32,7 @@ fn world(down: &[&str]) -> Snapshot {
     });
     let plan =
         Plan::new(config.zones, config.services, config.regions, catchments, config.identity);
-    Snapshot::compile(plan.into(), &health, None, None, 1)
+    Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1)
 }
 
 /// A query, to be changed and sent.
@@ -276,7 +277,7 @@ fn chaos_tells_only_what_the_operator_lets_it() {
             crate::snapshot::Identity::default(),
         )
         .into(),
-        &HealthTable::default(),
+        &Facts::of(&HealthTable::default()),
         None,
         None,
         1,

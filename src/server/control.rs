@@ -2,77 +2,40 @@
 //!
 //! ```text
 //! order → prober → report ─┐
-//! a new configuration ─────┼→ Monitor → what changed → compile → publish
-//! time ────────────────────┘
+//! a new configuration ─────┼→ Monitor, overrides → what changed → compile → publish
+//! an operator's word, time ┘                                          └→ log, history, state
 //! ```
 //!
 //! One task owns the monitor and everything that is decided; others send it requests and get
 //! values back. What it publishes, the sockets' threads read without waiting for it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use metrics::{counter, gauge, histogram};
-use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, channel};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::certificate::Newest;
 use super::clock::Clock;
+use super::handle::{Handle, Request, View};
+use super::history::{Kind, Level, Record};
 use super::load::{Loaded, Refused, What};
+use super::overrides::{self, Impact, Said};
 use super::prober::Prober;
 use super::responder::Published;
-use crate::config::Problem;
-use crate::health::{Change, HealthTable, Monitor, Outcome, Report, State};
-use crate::ids::TargetId;
+use super::store::{Kept, Recalled, Store};
+use crate::config::{Config, Problem};
+use crate::health::{Change, Monitor, Report, State};
+use crate::ids::{ServiceId, TargetId};
 use crate::rng::Seed;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Plan, Snapshot};
+use crate::steer::{Facts, InForce, Overrides};
 use crate::time::Instant;
-
-/// What the control task is asked.
-enum Request {
-    /// Serve this from now on, or know that it was refused.
-    Apply(Box<Result<Loaded, Refused>>, oneshot::Sender<Result<(), Refused>>),
-    /// Tell how things are.
-    View(oneshot::Sender<View>),
-}
-
-/// How things are at one moment.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// That moment.
-    pub now: Instant,
-    /// When the server started.
-    pub started: Instant,
-    /// Whether the first verdicts are in.
-    pub ready: bool,
-    /// What is served.
-    pub loaded: Arc<Loaded>,
-    /// When it was applied.
-    pub applied: Instant,
-    /// What is answered.
-    pub snapshot: Arc<Snapshot>,
-    /// What is believed of the targets.
-    pub health: HealthTable,
-    /// What happened lately, the newest first.
-    pub events: Vec<Event>,
-    /// What of the newest files on disk is refused.
-    pub refused: Vec<(What, Instant, Vec<Problem>)>,
-}
-
-/// A target that came up or went down.
-#[derive(Clone, Copy, Debug)]
-pub struct Event {
-    /// What is believed differently.
-    pub change: Change,
-    /// The probe that decided.
-    pub outcome: Option<Outcome>,
-    /// From the first failed probe, if it went down, to the answers that knew of it.
-    pub took: Option<Duration>,
-}
 
 /// How many events are remembered.
 const EVENTS: usize = 200;
@@ -80,46 +43,9 @@ const EVENTS: usize = 200;
 /// Reports that are taken at once before what they change is published.
 const BURST: usize = 1024;
 
-/// The way to the control task.
-#[derive(Clone)]
-pub struct Handle {
-    requests: Sender<Request>,
-    published: Published,
-    ready: watch::Receiver<bool>,
-}
-
-impl Handle {
-    /// What is published.
-    pub fn published(&self) -> &Published {
-        &self.published
-    }
-
-    /// Whether the first verdicts are in.
-    pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
-    }
-
-    /// Waits for the first verdicts, as long as the configuration lets it.
-    pub async fn ready(&self) {
-        // An error means that the control task has ended, and the server with it.
-        let mut ready = self.ready.clone();
-        let _ended = ready.wait_for(|ready| *ready).await;
-    }
-
-    /// How things are; `None` when the server ends.
-    pub async fn view(&self) -> Option<View> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::View(reply)).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Serves what was loaded, or tells that it was refused; for threads outside the runtime.
-    pub fn apply(&self, loaded: Result<Loaded, Refused>) -> Option<Result<(), Refused>> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.blocking_send(Request::Apply(Box::new(loaded), reply)).ok()?;
-        answer.blocking_recv().ok()
-    }
-}
+/// How often the state on disk is told that it is still true: this much older than it was it may
+/// look after a crash.
+const ALIVE: Duration = Duration::from_secs(5);
 
 /// The control task.
 pub(super) struct Control {
@@ -134,7 +60,13 @@ pub(super) struct Control {
     applied: Instant,
     started: Instant,
     ready: watch::Sender<bool>,
-    events: VecDeque<Event>,
+    store: Store,
+    said: Vec<Said>,
+    overrides: Overrides,
+    in_force: InForce,
+    /// When the state on disk is next told that it is true.
+    alive_at: Instant,
+    events: VecDeque<Record>,
     refused: Vec<(What, Instant, Vec<Problem>)>,
 }
 
@@ -146,20 +78,31 @@ impl Control {
         loaded: Loaded,
         (prober, reports): (Prober, UnboundedReceiver<(TargetId, Report)>),
         certificate: Arc<Newest>,
+        (store, recalled): (Store, Recalled),
     ) -> (Self, Handle) {
         let now = clock.now();
         let mut monitor = Monitor::new(seed);
         for target in &loaded.config.targets {
             monitor.watch(now, target.id, target.schedule);
         }
+        recall(&mut monitor, &loaded.config, &recalled, now);
         if let Some(newest) = &loaded.certificate {
             certificate.set(newest.clone());
         }
-        let first = Snapshot::compile(loaded.plan.clone(), monitor.table(), None, None, 1);
+        let overrides = overrides::resolve(&recalled.said, &loaded.config);
+        let in_force = overrides.at(now);
+        let facts = Facts { health: monitor.table(), overrides: &in_force };
+        let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (sender, requests) = channel(64);
         let (ready, is_ready) = watch::channel(false);
-        let handle = Handle { requests: sender, published: published.clone(), ready: is_ready };
+        let handle = Handle {
+            requests: sender,
+            published: published.clone(),
+            ready: is_ready,
+            store: store.clone(),
+            desk: Arc::default(),
+        };
         let control = Self {
             clock,
             monitor,
@@ -172,6 +115,11 @@ impl Control {
             applied: now,
             started: now,
             ready,
+            store,
+            said: recalled.said,
+            overrides,
+            in_force,
+            alive_at: now,
             events: VecDeque::new(),
             refused: Vec::new(),
         };
@@ -183,7 +131,9 @@ impl Control {
         loop {
             self.turn();
             let deadline = self.ready_by().filter(|_| !*self.ready.borrow());
-            let wake = [self.monitor.poll_timeout(), deadline].into_iter().flatten().min();
+            let word = self.overrides.next_change(self.clock.now());
+            let wakes = [self.monitor.poll_timeout(), deadline, word, Some(self.alive_at)];
+            let wake = wakes.into_iter().flatten().min();
             let wake = wake.map(|moment| self.clock.on_tokio(moment));
             let wait = async {
                 match wake {
@@ -208,10 +158,13 @@ impl Control {
         while let Some(order) = self.monitor.poll_probe() {
             self.prober.launch(order, self.loaded.probes.get(&order.target).cloned());
         }
+        self.expire();
         let changes: Vec<Change> = std::iter::from_fn(|| self.monitor.poll_change()).collect();
-        if !changes.is_empty() {
-            self.publish(&changes);
+        if !self.heed() && !changes.is_empty() {
+            let targets = changes.iter().map(|change| change.target);
+            self.publish(Some(&self.loaded.plan.affected(targets)));
         }
+        self.tell_of(&changes);
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {
             self.ready.send_replace(true);
@@ -236,55 +189,114 @@ impl Control {
         }
     }
 
-    /// Decides anew what depends on `changes`, and lets it be answered.
-    fn publish(&mut self, changes: &[Change]) {
+    /// Decides everything anew if another word is in force than before.
+    fn heed(&mut self) -> bool {
+        let in_force = self.overrides.at(self.clock.now());
+        let is_other = in_force != self.in_force;
+        if is_other {
+            self.in_force = in_force;
+            self.publish(None);
+        }
+        is_other
+    }
+
+    /// Decides `changed` services anew, or all, and lets that be answered.
+    fn publish(&mut self, changed: Option<&[ServiceId]>) {
         let began = self.clock.now();
+        self.compile(&self.loaded.plan, changed);
+        histogram!("meridian_publish_seconds").record(self.clock.now().since(began));
+    }
+
+    fn compile(&self, plan: &Arc<Plan>, changed: Option<&[ServiceId]>) {
         let previous = self.published.load_full();
-        let mut targets: Vec<TargetId> = changes.iter().map(|change| change.target).collect();
-        targets.sort_unstable();
-        targets.dedup();
-        self.published.store(Arc::new(Snapshot::compile(
-            self.loaded.plan.clone(),
-            self.monitor.table(),
-            Some(&previous),
-            Some(&targets),
-            previous.generation() + 1,
-        )));
-        let now = self.clock.now();
-        histogram!("meridian_publish_seconds").record(now.since(began));
+        let facts = Facts { health: self.monitor.table(), overrides: &self.in_force };
+        let generation = previous.generation() + 1;
+        let next = Snapshot::compile(plan.clone(), &facts, Some(&previous), changed, generation);
+        self.published.store(Arc::new(next));
+    }
+
+    /// Tells of targets that came up or went down, and keeps what is believed now.
+    fn tell_of(&mut self, changes: &[Change]) {
+        let published = self.clock.now();
+        let mut kept = Vec::new();
         for change in changes.iter().filter(|change| change.from != change.to) {
-            self.tell(*change, now);
+            self.tell_of_target(*change, published);
+            let mut targets = self.loaded.config.targets.iter();
+            if let Some(target) = targets.find(|target| target.id == change.target) {
+                kept.push(Kept { target: target.key(), state: change.to, since: change.at });
+            }
+        }
+        if !kept.is_empty() {
+            self.store.keep(kept);
+        }
+        if published >= self.alive_at {
+            self.store.alive(published);
+            self.alive_at = published + ALIVE;
         }
     }
 
-    /// Logs and remembers that a target came up or went down.
-    fn tell(&mut self, change: Change, published: Instant) {
-        let last = self.monitor.table().get(change.target).last;
-        let outcome = last.map(|(_, report)| report.outcome);
+    fn tell_of_target(&mut self, change: Change, published: Instant) {
         let took = change.failing_since.map(|since| published.since(since));
-        let target = self.loaded.config.targets.iter().find(|target| target.id == change.target);
-        let target = target.map(|of| format!("{} port {}", of.address, of.check.port()));
-        let target = target.unwrap_or_default();
-        match (change.from, change.to) {
-            (_, State::Down) => {
-                let why = outcome.map(|outcome| outcome.to_string()).unwrap_or_default();
-                let took = took.unwrap_or_default();
+        let level = match (change.from, change.to) {
+            (from, State::Down) => {
                 // What was never up had no clients to move.
-                if change.from == State::Up {
+                if from == State::Up {
+                    let took = took.unwrap_or_default();
                     histogram!("meridian_failover_seconds").record(took);
                 }
-                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                warn!(endpoint = %target, %why, took_ms, "down");
+                Level::Warn
             }
             // The first verdict that is good is what everybody expects of everything.
             (State::Unknown, _) => {
-                debug!(endpoint = %target, "up");
+                debug!(target = change.target.index(), "up");
                 return;
             }
-            (from, to) => info!(endpoint = %target, was = %from, "{to}"),
-        }
-        self.events.push_front(Event { change, outcome, took });
+            _ => Level::Info,
+        };
+        let last = self.monitor.table().get(change.target).last;
+        let why = last.map(|(_, report)| report.outcome.to_string()).unwrap_or_default();
+        let subject = named(&self.loaded, change.target);
+        self.tell(level, Kind::State, (subject, change.to.to_string()), (why, String::new()), took);
+    }
+
+    /// Logs what happened, and remembers it.
+    fn tell(
+        &mut self,
+        level: Level,
+        kind: Kind,
+        (subject, what): (String, String),
+        (why, who): (String, String),
+        took: Option<Duration>,
+    ) {
+        let at = self.clock.now();
+        let generation = self.published.load().generation();
+        let record = Record { at, kind, subject, what, why, who, took, generation };
+        record.log(level);
+        self.store.tell(record.clone());
+        self.events.push_front(record);
         self.events.truncate(EVENTS);
+    }
+
+    /// Takes back what was said until a moment that has passed.
+    fn expire(&mut self) {
+        let now = self.clock.now();
+        let is_over = |said: &Said| said.until.is_some_and(|until| now >= until);
+        if !self.said.iter().any(is_over) {
+            return;
+        }
+        let (over, said) = std::mem::take(&mut self.said).into_iter().partition(is_over);
+        self.said = said;
+        self.overrides = overrides::resolve(&self.said, &self.loaded.config);
+        let over: Vec<Said> = over;
+        for said in over {
+            let subject = said.subject.to_string();
+            // A word that is over is over after a restart too, forgotten or not.
+            let (store, forgotten) = (self.store.clone(), subject.clone());
+            tokio::spawn(async move { store.clear(forgotten).await });
+            let why = format!("{} until now: {}", said.word, said.reason);
+            let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner));
+            self.tell(Level::Info, Kind::Override, told, who, None);
+        }
     }
 
     fn serve(&mut self, request: Request) {
@@ -298,7 +310,45 @@ impl Control {
                 self.account(&result);
                 let _gone = reply.send(result);
             }
+            Request::Weigh(said, reply) => {
+                let _gone = reply.send(self.weigh(*said));
+            }
+            Request::Say(said, who, reply) => {
+                let told = (said.subject.to_string(), said.word.to_string());
+                let why = said.reason.clone();
+                self.said.retain(|other| other.subject != said.subject);
+                self.said.push(*said);
+                self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
+                self.overrides = overrides::resolve(&self.said, &self.loaded.config);
+                self.heed();
+                self.tell(Level::Warn, Kind::Override, told, (why, who), None);
+                let _gone = reply.send(());
+            }
+            Request::Clear(subject, who, why, reply) => {
+                self.said.retain(|said| said.subject != subject);
+                self.overrides = overrides::resolve(&self.said, &self.loaded.config);
+                self.heed();
+                let told = (subject.to_string(), "cleared".to_owned());
+                self.tell(Level::Info, Kind::Override, told, (why, who), None);
+                let _gone = reply.send(());
+            }
         }
+    }
+
+    /// What `said` would do, once it has reached everybody.
+    fn weigh(&self, said: Said) -> Result<Impact, String> {
+        let config = &self.loaded.config;
+        overrides::scope(&said.subject, config)?;
+        let now = self.clock.now();
+        if said.until.is_some_and(|until| until <= now) {
+            return Err("it would be over already".to_owned());
+        }
+        let whole = Said { ramp: None, until: None, since: now, ..said };
+        let others = self.said.iter().filter(|other| other.subject != whole.subject);
+        let all: Vec<Said> = others.cloned().chain([whole.clone()]).collect();
+        let in_force = overrides::resolve(&all, config).at(now);
+        let facts = Facts { health: self.monitor.table(), overrides: &in_force };
+        Ok(overrides::impact(&self.published.load(), &facts))
     }
 
     fn view(&self) -> View {
@@ -310,7 +360,9 @@ impl Control {
             applied: self.applied,
             snapshot: self.published.load_full(),
             health: self.monitor.table().clone(),
-            events: self.events.iter().copied().collect(),
+            said: self.said.clone(),
+            overrides: self.in_force.clone(),
+            events: self.events.iter().cloned().collect(),
             refused: self.refused.clone(),
         }
     }
@@ -342,14 +394,9 @@ impl Control {
         if let Some(newest) = &loaded.certificate {
             self.certificate.set(newest.clone());
         }
-        let previous = self.published.load_full();
-        self.published.store(Arc::new(Snapshot::compile(
-            loaded.plan.clone(),
-            self.monitor.table(),
-            Some(&previous),
-            None,
-            previous.generation() + 1,
-        )));
+        self.overrides = overrides::resolve(&self.said, &loaded.config);
+        self.in_force = self.overrides.at(now);
+        self.compile(&loaded.plan, None);
         for target in gone {
             self.monitor.forget(target);
         }
@@ -365,12 +412,22 @@ impl Control {
             counter!("meridian_reloads_total", "what" => what, "outcome" => outcome).increment(1);
         };
         self.refused.clear();
+        let file = self.loaded.file.clone();
         match result {
-            Ok(()) => What::ALL.into_iter().for_each(|what| count(what, "applied")),
+            Ok(()) => {
+                What::ALL.into_iter().for_each(|what| count(what, "applied"));
+                let hash = format!("configuration {:016x}", self.loaded.config.hash);
+                let told = (file, "reloaded".to_owned());
+                self.tell(Level::Info, Kind::Reload, told, (hash, String::new()), None);
+            }
             Err(refused) => {
                 count(refused.what, "refused");
                 let problems = refused.problems.clone();
+                let why: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                let told = (file, "reload refused; what was good before serves on".to_owned());
+                let why = (why.join("\n"), String::new());
                 self.refused.push((refused.what, self.clock.now(), problems));
+                self.tell(Level::Error, Kind::Reload, told, why, None);
             }
         }
         for what in What::ALL {
@@ -380,3 +437,35 @@ impl Control {
         }
     }
 }
+
+/// Gives `monitor` back what an earlier process believed, if that is not too old.
+fn recall(monitor: &mut Monitor, config: &Config, recalled: &Recalled, now: Instant) {
+    let is_young = |at: Instant| now.since(at) <= config.node.believe_state_for;
+    if !recalled.alive.is_some_and(is_young) {
+        return;
+    }
+    let states: HashMap<&str, &Kept> =
+        recalled.states.iter().map(|kept| (kept.target.as_str(), kept)).collect();
+    for target in &config.targets {
+        if let Some(kept) = states.get(target.key().as_str()) {
+            monitor.recall(target.id, kept.state, kept.since);
+        }
+    }
+}
+
+/// What operators call a target: where it is, and what it is for.
+fn named(loaded: &Loaded, target: TargetId) -> String {
+    let mut targets = loaded.config.targets.iter();
+    let Some(found) = targets.find(|of| of.id == target) else { return String::new() };
+    let uses = loaded.plan.uses(target);
+    let shown = uses.iter().take(SHOWN_USES).map(|(service, region)| format!("{service}/{region}"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = match uses.len().saturating_sub(SHOWN_USES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{} port {} ({shown}{more})", found.address, found.check.port())
+}
+
+/// How many uses of a target are named in its name.
+const SHOWN_USES: usize = 3;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::future::pending;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Router;
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::http::Refusal;
-use super::{StartError, socket};
+use super::{StartError, socket as bind};
 
 /// The ports of a demo.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,8 @@ pub fn configuration(ports: Ports) -> String {
     let Ports { dns, http, backend } = ports;
     let mut text = format!(
         "node:    {{ name: demo, listen: \"127.0.0.1:{dns}\" }}\n\
-         http:    {{ listen: \"127.0.0.1:{http}\" }}\n\nregions:\n"
+         http:    {{ listen: \"127.0.0.1:{http}\", socket: {} }}\n\nregions:\n",
+        socket(ports).display()
     );
     // Writing to a string does not fail.
     for (name, (latitude, longitude), _) in REGIONS {
@@ -71,6 +73,11 @@ pub fn configuration(ports: Ports) -> String {
         let _fine = writeln!(text, "      {name}: {address}");
     }
     text
+}
+
+/// The demo's Unix socket: for whoever started it.
+fn socket(ports: Ports) -> PathBuf {
+    std::env::temp_dir().join(format!("meridian-demo-{}.sock", ports.http))
 }
 
 /// What to type next, where `program` is what was typed to start it.
@@ -93,6 +100,8 @@ pub fn guide(ports: Ports, program: &str) -> String {
     let port = if http == 8053 { String::new() } else { format!(" --http-port {http}") };
     let server =
         if http == 8053 { String::new() } else { format!(" --server http://127.0.0.1:{http}") };
+    let socket = socket(ports);
+    let socket = socket.display();
     let _fine = write!(
         text,
         "\nKill the one in Europe, and ask again for {place}: within a second the answer is the \
@@ -101,6 +110,9 @@ pub fn guide(ports: Ports, program: &str) -> String {
          {program} demo{port} kill eu-west      # or `stall`, `fail`; or the buttons of the \
          dashboard\n  \
          {program} demo{port} revive eu-west\n\n\
+         Drain it: no new clients, nothing is cut. First ask who would move.\n  \
+         {program} ctl drain eu-west --reason trying --dry-run --socket {socket}\n  \
+         {program} ctl drain eu-west --reason trying --for 1m --socket {socket}\n\n\
          Why does a client get what it gets?\n  \
          {program} explain www.example.com --from {client}{server}\n  \
          {program} explain www.example.com --from {client} --down eu-west{server}\n\n\
@@ -186,7 +198,7 @@ fn serve(
     address: SocketAddr,
     mode: &watch::Sender<Mode>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let listener = TcpListener::from_std(socket::tcp(address)?)?;
+    let listener = TcpListener::from_std(bind::tcp(address)?)?;
     let answer = move |State(mode): State<watch::Receiver<Mode>>| async move {
         let mode = *mode.borrow();
         match mode {

@@ -32,6 +32,8 @@ pub enum Source {
 pub struct Loaded {
     /// The name of the configuration's file.
     pub file: String,
+    /// The folder that its paths are relative to.
+    pub folder: PathBuf,
     /// What it says.
     pub config: Config,
     /// What snapshots are compiled from.
@@ -152,6 +154,7 @@ impl Loader {
         let catchments = geography.catchments(&config);
         let loaded = Loaded {
             file: self.name(),
+            folder: self.folder.clone(),
             plan: Arc::new(Plan::new(
                 config.zones.clone(),
                 config.services.clone(),

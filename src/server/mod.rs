@@ -12,27 +12,30 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use thiserror::Error;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Config, Encrypted, Problem};
+use crate::config::{Encrypted, Problem};
 use crate::rng::Seed;
 
-pub use control::{Event, Handle, View};
+pub use handle::{Handle, Unheard, View};
 pub use load::{Loaded, Loader, Source, What};
+pub use overrides::{Said, Subject};
 pub use socket::BindError;
 
 use certificate::Newest;
 use clock::Clock;
 use control::Control;
 use prober::Prober;
+use store::Store;
 
 mod certificate;
 mod clock;
@@ -41,14 +44,18 @@ pub mod demo;
 mod encrypted;
 mod files;
 mod geoip;
+mod handle;
+mod history;
 pub mod http;
 mod limits;
 mod load;
 mod mmsg;
+mod overrides;
 mod prober;
 mod reload;
 mod responder;
 mod socket;
+mod store;
 mod tcp;
 mod tls;
 mod udp;
@@ -62,6 +69,12 @@ pub enum StartError {
     /// An address cannot be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The folder for the state cannot be used.
+    #[error("node.state: {0}; it must be a folder that this user may write to")]
+    State(String),
+    /// The Unix socket of the API cannot be had.
+    #[error("http.socket: {0}: {1}")]
+    Socket(PathBuf, io::Error),
     /// The system refuses something else.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -99,7 +112,9 @@ struct Sockets {
     dot: Vec<TcpListener>,
     doh: Vec<TcpListener>,
     doq: Vec<UdpSocket>,
-    http: Option<TcpListener>,
+    /// Also whether it speaks TLS.
+    http: Option<(TcpListener, bool)>,
+    socket: Option<UnixListener>,
 }
 
 impl Server {
@@ -118,20 +133,30 @@ impl Server {
             warn!(%warning, "configuration");
         }
         let sockets = limits::raise();
-        let (bound, addresses) = bind(&loaded.config)?;
+        let (bound, addresses) = bind(&loaded)?;
         let tcp_limits = loaded.config.node.tcp;
         let recorder = http::metrics::install();
 
         let (reports_in, reports) = tokio::sync::mpsc::unbounded_channel();
         let prober = Prober::new(clock, sockets / 2, reports_in);
         let certificate = Arc::new(Newest::default());
+        let rules = loaded.config.http.clone();
+        let tokens = rules.tokens.map(|file| loaded.folder.join(file));
+        let state = loaded.config.node.state.as_ref().map(|state| loaded.folder.join(state));
+        let store = Store::open(state.as_deref()).map_err(StartError::State)?;
         let (control, handle) =
-            Control::new(clock, seed(), loaded, (prober, reports), certificate.clone());
+            Control::new(clock, seed(), loaded, (prober, reports), certificate.clone(), store);
+        let acceptor = encrypted::acceptor(certificate.clone())?;
         let mut tasks = JoinSet::new();
         tasks.spawn(control.run());
-        if let Some(listener) = bound.http {
-            let router = http::router(handle.clone(), recorder).merge(routes(&handle));
-            tasks.spawn(http::serve(listener, router));
+        let rules = (tokens, rules.open);
+        let router = http::router(handle.clone(), recorder, rules, routes(&handle));
+        if let Some((listener, is_tls)) = bound.http {
+            let tls = is_tls.then(|| acceptor.clone());
+            tasks.spawn(http::listen::tcp(listener, tls, router.clone()));
+        }
+        if let Some(listener) = bound.socket {
+            tasks.spawn(http::listen::local(listener, router));
         }
         let (reload, asked) = mpsc::channel();
         let watching = handle.clone();
@@ -146,7 +171,6 @@ impl Server {
             workers.map(|socket| udp::spawn(socket, published.clone(), clock, stop.clone()));
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
         let room = tcp::Room::new(tcp_limits);
-        let acceptor = encrypted::acceptor(certificate.clone())?;
         let plain = bound.tcp.into_iter().map(|listener| (listener, None));
         let dot = bound.dot.into_iter().map(|listener| (listener, Some(acceptor.clone())));
         for (listener, tls) in plain.chain(dot) {
@@ -205,7 +229,8 @@ impl Drop for Server {
 
 /// Binds every address that `config` names, before anything else is done: an address that cannot
 /// be had is known at once, and queries wait while the first verdicts come in.
-fn bind(config: &Config) -> Result<(Sockets, Addresses), StartError> {
+fn bind(loaded: &Loaded) -> Result<(Sockets, Addresses), StartError> {
+    let config = &loaded.config;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let workers = config.node.workers.unwrap_or(cores);
     let mut addresses = Addresses::default();
@@ -239,9 +264,14 @@ fn bind(config: &Config) -> Result<(Sockets, Addresses), StartError> {
         doq.push(socket);
     }
     let mut bound = Vec::new();
-    let http = streams(config.http.into_iter().collect(), &mut bound)?.pop();
+    let http = streams(config.http.listen.into_iter().collect(), &mut bound)?.pop();
+    let http = http.map(|listener| (listener, config.http.tls));
     addresses.http = bound.pop();
-    Ok((Sockets { udp, tcp, dot, doh, doq, http }, addresses))
+    let path = config.http.socket.as_ref().map(|path| loaded.folder.join(path));
+    let socket = path.map(|path| {
+        http::listen::unix(&path).map_err(|error| StartError::Socket(path.clone(), error))
+    });
+    Ok((Sockets { udp, tcp, dot, doh, doq, http, socket: socket.transpose()? }, addresses))
 }
 
 /// What jitter is drawn from: the standard library's own entropy, new in each process.

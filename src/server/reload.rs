@@ -3,10 +3,10 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use super::control::Handle;
 use super::files::Print;
+use super::handle::Handle;
 use super::load::{Loader, Refused};
 
 /// How often files are looked at. A change counts when it looks the same twice: a file that is
@@ -35,19 +35,14 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
     }
 }
 
+/// Logs every problem; that there was a reload is told where it is counted.
 fn tell(result: &Result<(), Refused>) {
-    match result {
-        Ok(()) => info!("reloaded"),
-        Err(refused) => {
-            for problem in &refused.problems {
-                if problem.is_warning {
-                    warn!(%problem, "reload");
-                } else {
-                    error!(%problem, "reload");
-                }
-            }
-            let what = refused.what.label();
-            error!(what, "reload refused; what was good before serves on");
+    let problems = result.as_ref().err().map(|refused| refused.problems.as_slice());
+    for problem in problems.unwrap_or_default() {
+        if problem.is_warning {
+            warn!(%problem, "reload");
+        } else {
+            error!(%problem, "reload");
         }
     }
 }

@@ -2,23 +2,26 @@
 //!
 //! ```text
 //! Plan (configuration, places)  ┐
-//! HealthTable                   ┴→ Snapshot::compile → a Selector per service and family
+//! Facts (health, overrides)     ┴→ Snapshot::compile → a Selector per service and family
 //! Selector::select(client)      → the ready answer, and the prefix for which it is true
 //! ```
 //!
 //! A service has few distinct answers (with N regions the distinct orders of those still usable,
 //! not the networks of the world, count), so each is chosen and encoded once, here. What maps a
 //! client to its answer is a [`Division`]; services with the same usable regions share one. A
-//! change of health compiles only the services that depend on the changed targets.
+//! change compiles only the services that depend on what changed. While an operator's word reaches
+//! the clients share by share, a service has a band for those reached and one for the others.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use crate::geo::{Catchment, Coordinates};
-use crate::health::HealthTable;
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
-use crate::steer::weighted::{Contender, name_hash};
-use crate::steer::{Family, Policy, Service, Usable, choose, usable};
+use crate::steer::weighted::{Contender, SLOTS, name_hash};
+use crate::steer::{
+    Basis, Facts, Family, Policy, Pool, Service, Usable, choose, ramp_slot, usable,
+};
 use crate::zone::{Found, Name, RecordType, Zones};
 
 pub use division::{Division, DivisionKey, Order};
@@ -80,10 +83,11 @@ impl Plan {
         for (row, service) in services.iter().enumerate() {
             let Some(id) = ServiceId::from_index(row) else { break };
             for endpoint in service.pools.iter().flat_map(|pool| &pool.endpoints) {
-                let Some(target) = endpoint.target else { continue };
-                let of_target = dependents.entry(target).or_default();
-                if of_target.last() != Some(&id) {
-                    of_target.push(id);
+                for target in endpoint.probed.iter().flat_map(|probed| &probed.targets) {
+                    let of_target = dependents.entry(*target).or_default();
+                    if of_target.last() != Some(&id) {
+                        of_target.push(id);
+                    }
                 }
             }
         }
@@ -93,6 +97,29 @@ impl Plan {
     /// The services with an endpoint that `target` probes.
     pub fn dependents(&self, target: TargetId) -> &[ServiceId] {
         self.dependents.get(&target).map_or(&[], Vec::as_slice)
+    }
+
+    /// The services that depend on one of `targets`.
+    pub fn affected(&self, targets: impl IntoIterator<Item = TargetId>) -> Vec<ServiceId> {
+        let services = targets.into_iter().flat_map(|target| self.dependents(target));
+        let mut services: Vec<ServiceId> = services.copied().collect();
+        services.sort_unstable();
+        services.dedup();
+        services
+    }
+
+    /// What `target` is probed for: services and regions, by name.
+    pub fn uses(&self, target: TargetId) -> Vec<(&str, &str)> {
+        let services =
+            self.dependents(target).iter().filter_map(|id| self.services.get(id.index()));
+        let pools = services.flat_map(|of| of.pools.iter().map(move |pool| (of, pool)));
+        let probes = |pool: &Pool| {
+            let mut probed = pool.endpoints.iter().flat_map(|endpoint| &endpoint.probed);
+            probed.any(|probed| probed.targets.contains(&target))
+        };
+        let region = |id: RegionId| self.regions.get(id.index()).map_or("", |of| &of.name);
+        let used = pools.filter(|(_, pool)| probes(pool));
+        used.map(|(service, pool)| (service.name.as_str(), region(pool.region))).collect()
     }
 
     /// The steered names of this plan that have no record to give in `newer`.
@@ -162,6 +189,15 @@ struct Steered {
 /// Finds a client's answer.
 #[derive(Debug)]
 pub struct Selector {
+    /// At least one; the last one ends at [`SLOTS`].
+    bands: Vec<Band>,
+}
+
+/// The clients up to some slot of a ramp, and their answers.
+#[derive(Debug)]
+struct Band {
+    /// The first slot that is not in it.
+    end: usize,
     /// `None`: everybody gets the first answer.
     division: Option<Arc<Division>>,
     answers: Vec<Ready>,
@@ -170,22 +206,37 @@ pub struct Selector {
 impl Selector {
     /// The answer of `client`, and the length of the widest prefix around it in which every
     /// client gets the same: the SCOPE PREFIX-LENGTH of RFC 7871.
-    pub fn select(&self, client: std::net::IpAddr) -> Option<(&Ready, u8)> {
+    pub fn select(&self, client: IpAddr) -> Option<(&Ready, u8)> {
+        if let [everybody] = self.bands.as_slice() {
+            return everybody.select(client);
+        }
+        let (slot, prefix) = ramp_slot(client);
+        let (ready, scope) = self.bands.iter().find(|band| slot < band.end)?.select(client)?;
+        Some((ready, scope.max(prefix)))
+    }
+
+    /// All answers, each with the share of all IPv4 addresses whose clients get it.
+    pub fn answers(&self) -> impl Iterator<Item = (&Ready, f64)> {
+        let mut start = 0;
+        self.bands.iter().flat_map(move |band| {
+            let share = (band.end - start) as f64 / SLOTS as f64;
+            start = band.end;
+            let shares = band.division.as_ref().map(|division| division.shares());
+            band.answers.iter().enumerate().map(move |(row, ready)| {
+                let within = shares.map_or(1.0, |shares| shares.get(row).copied().unwrap_or(0.0));
+                (ready, share * within)
+            })
+        })
+    }
+}
+
+impl Band {
+    fn select(&self, client: IpAddr) -> Option<(&Ready, u8)> {
         let (row, scope) = match &self.division {
             Some(division) if self.answers.len() > 1 => division.find(client),
             _ => (0, 0),
         };
         Some((self.answers.get(row)?, scope))
-    }
-
-    /// All distinct answers.
-    pub fn answers(&self) -> &[Ready] {
-        &self.answers
-    }
-
-    /// How clients are told apart; `None`: they are not.
-    pub fn division(&self) -> Option<&Division> {
-        self.division.as_deref()
     }
 }
 
@@ -205,14 +256,13 @@ impl CompiledService {
 }
 
 impl Snapshot {
-    /// Decides every service anew under `health`; with `changed`, only those that depend on one
-    /// of these targets, if `previous` is of the same plan. `previous` also says what was last
-    /// good.
+    /// Decides every service anew by `facts`; with `changed`, only these services, if `previous`
+    /// is of the same plan. `previous` also says what was last good.
     pub fn compile(
         plan: Arc<Plan>,
-        health: &HealthTable,
+        facts: &Facts<'_>,
         previous: Option<&Self>,
-        changed: Option<&[TargetId]>,
+        changed: Option<&[ServiceId]>,
         generation: u64,
     ) -> Self {
         let same_plan = previous.filter(|previous| Arc::ptr_eq(&previous.plan, &plan));
@@ -220,13 +270,14 @@ impl Snapshot {
         divisions.retain(|_, division| division.strong_count() > 0);
 
         let mut compile = |row: usize, service: &Service| {
+            let Some(id) = ServiceId::from_index(row) else { return Arc::default() };
             let before = previous.and_then(|previous| previous.of_before(&plan, row, service));
-            Arc::new(compile_service(&plan, service, health, before, &mut divisions))
+            Arc::new(compile_service(&plan, (id, service), facts, before, &mut divisions))
         };
         let services = match (same_plan, changed) {
             (Some(same), Some(changed)) => {
                 let mut services = same.services.clone();
-                for id in affected(&plan, changed) {
+                for id in changed {
                     if let Some(service) = plan.services.get(id.index())
                         && let Some(slot) = services.get_mut(id.index())
                     {
@@ -272,29 +323,31 @@ impl Snapshot {
     }
 }
 
-fn affected(plan: &Plan, changed: &[TargetId]) -> Vec<ServiceId> {
-    let mut services: Vec<ServiceId> =
-        changed.iter().flat_map(|target| plan.dependents(*target)).copied().collect();
-    services.sort_unstable();
-    services.dedup();
-    services
-}
-
 fn compile_service(
     plan: &Plan,
-    service: &Service,
-    health: &HealthTable,
+    (id, service): (ServiceId, &Service),
+    facts: &Facts<'_>,
     before: Option<&CompiledService>,
     divisions: &mut HashMap<DivisionKey, Weak<Division>>,
 ) -> CompiledService {
     let mut compiled = CompiledService::default();
+    let starts = facts.overrides.bands(id, &service.pools);
+    let ends = starts.iter().skip(1).copied().chain([SLOTS]);
+    let bands: Vec<(usize, usize)> = starts.iter().copied().zip(ends).collect();
     for family in service.families() {
-        let last_good =
-            before.and_then(|before| before.steered(family)).and_then(|of| of.last_good.as_ref());
-        let usable = usable(service, family, health, last_good);
-        let selector = select_among(plan, service, family, &usable, health, divisions);
-        let last_good =
-            if usable.basis == crate::steer::Basis::Up { Some(usable) } else { last_good.cloned() };
+        let mut last_good =
+            before.and_then(|before| before.steered(family)).and_then(|of| of.last_good.clone());
+        let band = |&(start, end): &(usize, usize)| {
+            let usable = usable((id, service), family, facts, start, last_good.as_ref());
+            let (division, answers) =
+                select_among(plan, service, family, &usable, facts, divisions);
+            // Where a ramp has reached some clients, the others' answer is the one of before.
+            if usable.basis == Basis::Up {
+                last_good = Some(usable);
+            }
+            Band { end, division, answers }
+        };
+        let selector = Selector { bands: bands.iter().map(band).collect() };
         let steered = Some(Steered { selector, last_good });
         match family {
             Family::V4 => compiled.v4 = steered,
@@ -311,11 +364,11 @@ fn select_among(
     service: &Service,
     family: Family,
     usable: &Usable,
-    health: &HealthTable,
+    facts: &Facts<'_>,
     divisions: &mut HashMap<DivisionKey, Weak<Division>>,
-) -> Selector {
+) -> (Option<Arc<Division>>, Vec<Ready>) {
     let ready =
-        |order: &[RegionId]| Ready::encode(family, choose(service, family, usable, order, health));
+        |order: &[RegionId]| Ready::encode(family, choose(service, family, usable, order, facts));
     let regions: RegionSet = usable.regions(service);
     let order = plan.order(service).filter(|_| !regions.is_empty());
     let Some(order) = order else {
@@ -323,7 +376,7 @@ fn select_among(
             Policy::Failover(order) => order.as_slice(),
             _ => &[],
         };
-        return Selector { division: None, answers: vec![ready(order)] };
+        return (None, vec![ready(order)]);
     };
     let depth = match (family, service.answers) {
         (Family::Alias, _) | (_, None) => 1,
@@ -336,5 +389,5 @@ fn select_among(
         division
     });
     let answers = division.orders().iter().map(|order| ready(order)).collect();
-    Selector { division: Some(division), answers }
+    (Some(division), answers)
 }

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Config, Targets};
 use crate::geo::{Atlas, Geofeed, Sources};
-use crate::health::State;
+use crate::health::{HealthTable, State};
+use crate::steer::Facts;
 use crate::steer::{Basis, OnAllDown};
 
 /// Four regions of which three have two endpoints, and a service for each policy.
@@ -89,26 +90,30 @@ proptest! {
     ) {
         let world = world();
         let mut health = HealthTable::default();
-        let mut snapshot = Snapshot::compile(world.plan.clone(), &health, None, None, 1);
+        let none = Facts::of(&health);
+        let mut snapshot = Snapshot::compile(world.plan.clone(), &none, None, None, 1);
         let mut last_good: HashMap<(usize, Family), Usable> = HashMap::new();
         for (row, state) in changes {
             let target = world.targets[row % world.targets.len()];
             health = health.assuming(target, state);
             let generation = snapshot.generation() + 1;
+            let facts = Facts::of(&health);
+            let changed = world.plan.affected([target]);
             snapshot = Snapshot::compile(
-                world.plan.clone(), &health, Some(&snapshot), Some(&[target]), generation,
+                world.plan.clone(), &facts, Some(&snapshot), Some(&changed), generation,
             );
             for (row, service) in world.plan.services.iter().enumerate() {
                 let compiled = snapshot.service(ServiceId::from_index(row).unwrap()).unwrap();
                 for family in service.families() {
                     let before = last_good.get(&(row, family));
-                    let usable = usable(service, family, &health, before);
+                    let id = ServiceId::from_index(row).unwrap();
+                    let usable = usable((id, service), family, &facts, 0, before);
                     if usable.basis == Basis::Up {
                         last_good.insert((row, family), usable.clone());
                     }
                     for client in &clients {
                         let order = order_of(&world, service, *client);
-                        let alone = choose(service, family, &usable, &order, &health);
+                        let alone = choose(service, family, &usable, &order, &facts);
                         let selector = compiled.selector(family).unwrap();
                         let (ready, scope) = selector.select(*client).unwrap();
                         let who = (&service.name, family, client);
@@ -123,13 +128,15 @@ proptest! {
                 }
             }
         }
-        let anew = Snapshot::compile(world.plan.clone(), &health, Some(&snapshot), None, 1);
+        let anew = Snapshot::compile(
+            world.plan.clone(), &Facts::of(&health), Some(&snapshot), None, 1,
+        );
         for row in 0..world.plan.services.len() {
             let id = ServiceId::from_index(row).unwrap();
             for family in [Family::V4, Family::V6] {
                 let answers = |of: &Snapshot| {
                     let selector = of.service(id)?.selector(family)?;
-                    Some(selector.answers().to_vec())
+                    Some(selector.answers().map(|(ready, _)| ready.clone()).collect::<Vec<_>>())
                 };
                 prop_assert_eq!(answers(&anew), answers(&snapshot));
             }
@@ -141,8 +148,9 @@ proptest! {
 fn what_does_not_depend_on_a_change_is_not_compiled_again() {
     let world = world();
     let health = HealthTable::default();
-    let first = Snapshot::compile(world.plan.clone(), &health, None, None, 1);
-    let second = Snapshot::compile(world.plan.clone(), &health, Some(&first), Some(&[]), 2);
+    let facts = Facts::of(&health);
+    let first = Snapshot::compile(world.plan.clone(), &facts, None, None, 1);
+    let second = Snapshot::compile(world.plan.clone(), &facts, Some(&first), Some(&[]), 2);
     for (before, after) in first.services.iter().zip(&second.services) {
         assert!(Arc::ptr_eq(before, after));
     }

@@ -1,11 +1,11 @@
 //! Where both ways meet: which endpoints a client gets, and why. Pure.
 //!
 //! ```text
-//! health table → usable(service, family)      which endpoints may be handed out, on what basis
-//! ranking      → choose(service, usable, …)   the best of them in this client's order: a Choice
+//! health table, overrides, holds → usable(service, family)     which endpoints may be handed out
+//! ranking                        → choose(service, usable, …)  the best of them: a Choice
 //! ```
 //!
-//! `usable` depends on health alone and `choose` on the order alone, so the snapshot runs the
+//! `usable` depends on the facts alone and `choose` on the order alone, so the snapshot runs the
 //! first once a service and the second once for each distinct order, not for each client. The
 //! order comes from the policy: from the client's ranking ([`Policy::Nearest`], [`Policy::Geo`]),
 //! from the operator ([`Policy::Failover`]), or from the hash of the client's prefix
@@ -15,11 +15,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 
-use crate::health::{HealthTable, State};
-use crate::ids::{RegionId, RegionSet, TargetId};
+use crate::health::{HealthTable, State, TargetHealth};
+use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::time::Ttl;
 use crate::zone::Name;
 
+pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
+
+mod overrides;
 #[cfg(test)]
 mod tests;
 pub mod weighted;
@@ -35,6 +38,8 @@ pub struct Service {
     pub policy: Policy,
     /// Its endpoints by region, one pool a region.
     pub pools: Vec<Pool>,
+    /// How many endpoints of a pool must be up for the pool to be used.
+    pub min_up: MinUp,
     /// How many endpoints an answer names, over the regions in the client's order;
     /// `None`: all usable ones of the first region.
     pub answers: Option<NonZeroU8>,
@@ -66,8 +71,40 @@ pub struct Pool {
 pub struct Endpoint {
     /// What the answer says.
     pub address: Address,
-    /// Who probes it; `None`: it has no check and is always up.
-    pub target: Option<TargetId>,
+    /// What is probed of it; `None`: it has no check and is always up.
+    pub probed: Option<Probed>,
+}
+
+/// What is probed of an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Probed {
+    /// Its targets, one a check.
+    pub targets: Vec<TargetId>,
+    /// How many of them must be up for the endpoint to be up.
+    pub need: usize,
+}
+
+/// How many endpoints of a region, in the family that is asked for, must be up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MinUp {
+    /// So many, or all of them if there are fewer.
+    Number(u32),
+    /// So many percent of them, rounded up.
+    Percent(u32),
+}
+
+impl MinUp {
+    /// How many of `all` endpoints; at least one.
+    pub fn of(self, all: usize) -> usize {
+        let number = match self {
+            Self::Number(number) => usize::try_from(number).unwrap_or(usize::MAX),
+            Self::Percent(percent) => {
+                let percent = usize::try_from(percent).unwrap_or(100);
+                (all * percent).div_ceil(100)
+            }
+        };
+        number.min(all).max(1)
+    }
 }
 
 /// What an answer names: an address, or another name.
@@ -132,8 +169,12 @@ pub struct Usable {
 pub enum Basis {
     /// They are up.
     Up,
+    /// No region has enough endpoints up; these are up all the same.
+    Scarce,
     /// None is known to be up; these have no verdict yet, which is not "down".
     Unknown,
+    /// Nothing else is left; these are up, and an operator drains them.
+    Drained,
     /// All are down, and the service answers as if all were up.
     AsIfUp,
     /// All are down; these were the last to be up.
@@ -178,6 +219,58 @@ pub enum TtlReason {
     Suspected,
     /// Nothing in the answer is known to be up, so better may come at any moment.
     NothingUp,
+    /// It is up, and not what should be answered: better may come at any moment.
+    Makeshift,
+}
+
+/// What a service is decided by, besides the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'f> {
+    /// What is believed of the targets.
+    pub health: &'f HealthTable,
+    /// What operators have said.
+    pub overrides: &'f InForce,
+}
+
+impl<'f> Facts<'f> {
+    /// Health alone.
+    pub fn of(health: &'f HealthTable) -> Self {
+        Self { health, overrides: InForce::NONE }
+    }
+
+    /// What an endpoint of `service` in `region` counts as, for the clients in `slot` of a ramp.
+    pub fn standing(
+        &self,
+        service: ServiceId,
+        region: RegionId,
+        endpoint: &Endpoint,
+        slot: usize,
+    ) -> Standing {
+        let by_health = match state_of(endpoint, self.health) {
+            State::Up => Standing::Up,
+            State::Unknown => Standing::Unknown,
+            State::Down => Standing::Down,
+        };
+        match self.overrides.word(service, region, endpoint.address.ip(), slot) {
+            Some(Word::Up) => Standing::Up,
+            Some(Word::Down) => Standing::Down,
+            Some(Word::Drain) if by_health != Standing::Down => Standing::Drained,
+            _ => by_health,
+        }
+    }
+}
+
+/// What an endpoint counts as.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Standing {
+    /// It may be handed out.
+    Up,
+    /// Nobody knows yet.
+    Unknown,
+    /// It is down.
+    Down,
+    /// It is not down, and an operator wants no new clients there.
+    Drained,
 }
 
 impl Service {
@@ -190,10 +283,14 @@ impl Service {
     }
 
     /// The endpoints of `family` that `wanted` accepts, by pool.
-    fn endpoints(&self, family: Family, wanted: impl Fn(&Endpoint) -> bool) -> Vec<Vec<usize>> {
+    fn endpoints(
+        &self,
+        family: Family,
+        wanted: impl Fn(&Pool, &Endpoint) -> bool,
+    ) -> Vec<Vec<usize>> {
         let of_pool = |pool: &Pool| {
             let rows = pool.endpoints.iter().enumerate();
-            rows.filter(|(_, endpoint)| endpoint.address.family() == family && wanted(endpoint))
+            rows.filter(|(_, of)| of.address.family() == family && wanted(pool, of))
                 .map(|(row, _)| row)
                 .collect()
         };
@@ -210,28 +307,54 @@ impl Address {
             Self::Alias(_) => Family::Alias,
         }
     }
+
+    /// The address, if it is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(ip) => Some(*ip),
+            Self::Alias(_) => None,
+        }
+    }
 }
 
-/// Which endpoints of `service` in `family` may be handed out: those that are up; if none is,
-/// those without a verdict; if there is none of those either, what `on_all_down` says.
-/// `last_good` is what this function gave when something was last up.
+/// Which endpoints of `service` in `family` may be handed out to the clients in `slot` of a ramp:
+/// those that are up, in regions where enough are; if there is none, what is next best; if
+/// everything is down, what `on_all_down` says. `last_good` is what this function gave when
+/// something was last up.
 pub fn usable(
-    service: &Service,
+    (id, service): (ServiceId, &Service),
     family: Family,
-    health: &HealthTable,
+    facts: &Facts<'_>,
+    slot: usize,
     last_good: Option<&Usable>,
 ) -> Usable {
-    let in_state = |state| {
-        let endpoints = service.endpoints(family, |endpoint| state_of(endpoint, health) == state);
+    let standing = |wanted: Standing| {
+        service.endpoints(family, |pool, endpoint| {
+            facts.standing(id, pool.region, endpoint, slot) == wanted
+        })
+    };
+    let some = |endpoints: Vec<Vec<usize>>| {
         endpoints.iter().any(|pool| !pool.is_empty()).then_some(endpoints)
     };
-    if let Some(endpoints) = in_state(State::Up) {
-        return Usable { basis: Basis::Up, endpoints };
+    let everything = || service.endpoints(family, |_, _| true);
+    let up = standing(Standing::Up);
+    let enough = || {
+        let pools = up.iter().zip(everything());
+        let enough = pools.map(|(up, all)| {
+            let is_enough = up.len() >= service.min_up.of(all.len());
+            if is_enough { up.clone() } else { Vec::new() }
+        });
+        enough.collect()
+    };
+    let of = |basis| move |endpoints| Usable { basis, endpoints };
+    let best = some(enough())
+        .map(of(Basis::Up))
+        .or_else(|| some(up.clone()).map(of(Basis::Scarce)))
+        .or_else(|| some(standing(Standing::Unknown)).map(of(Basis::Unknown)))
+        .or_else(|| some(standing(Standing::Drained)).map(of(Basis::Drained)));
+    if let Some(best) = best {
+        return best;
     }
-    if let Some(endpoints) = in_state(State::Unknown) {
-        return Usable { basis: Basis::Unknown, endpoints };
-    }
-    let everything = || service.endpoints(family, |_| true);
     let nothing = |basis| Usable { basis, endpoints: vec![Vec::new(); service.pools.len()] };
     match &service.on_all_down {
         OnAllDown::AsIfUp => Usable { basis: Basis::AsIfUp, endpoints: everything() },
@@ -251,7 +374,7 @@ pub fn choose(
     family: Family,
     usable: &Usable,
     order: &[RegionId],
-    health: &HealthTable,
+    facts: &Facts<'_>,
 ) -> Choice {
     if usable.basis == Basis::Fixed {
         return fixed(service, family);
@@ -282,12 +405,13 @@ pub fn choose(
     if family == Family::Alias {
         chosen.truncate(1);
     }
-    let suspected = chosen
-        .iter()
-        .any(|endpoint| endpoint.target.is_some_and(|target| health.get(target).suspected));
+    let suspected = chosen.iter().any(|endpoint| is_suspected(endpoint, facts.health));
     let (ttl, ttl_reason) = match usable.basis {
         Basis::Up if !suspected => (service.ttl, TtlReason::Configured),
         Basis::Up => (service.ttl.min(service.suspect_ttl), TtlReason::Suspected),
+        Basis::Scarce | Basis::Drained => {
+            (service.ttl.min(service.suspect_ttl), TtlReason::Makeshift)
+        }
         _ => (service.ttl.min(service.suspect_ttl), TtlReason::NothingUp),
     };
     let addresses = chosen.iter().map(|endpoint| endpoint.address.clone()).collect();
@@ -310,9 +434,29 @@ fn fixed(service: &Service, family: Family) -> Choice {
     }
 }
 
-/// What is believed of an endpoint; one without a check is up.
+/// What the probes say of an endpoint; one without a check is up.
 pub fn state_of(endpoint: &Endpoint, health: &HealthTable) -> State {
-    endpoint.target.map_or(State::Up, |target| health.get(target).state)
+    let Some(probed) = &endpoint.probed else { return State::Up };
+    let in_state = |state| {
+        let states = probed.targets.iter().map(|target| health.get(*target).state);
+        states.filter(|found| *found == state).count()
+    };
+    if in_state(State::Up) >= probed.need {
+        State::Up
+    } else if probed.targets.len() - in_state(State::Down) < probed.need {
+        State::Down
+    } else {
+        State::Unknown
+    }
+}
+
+/// Would it be down if the suspicions against its targets were right?
+pub fn is_suspected(endpoint: &Endpoint, health: &HealthTable) -> bool {
+    let Some(probed) = &endpoint.probed else { return false };
+    let of = |target: &TargetId| health.get(*target);
+    let sound = |health: TargetHealth| health.state == State::Up && !health.suspected;
+    let some = probed.targets.iter().any(|target| of(target).suspected);
+    some && probed.targets.iter().filter(|target| sound(of(target))).count() < probed.need
 }
 
 impl fmt::Display for Policy {
@@ -330,7 +474,9 @@ impl fmt::Display for Basis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Up => "up",
+            Self::Scarce => "up, though in no region enough is up",
             Self::Unknown => "no verdict yet, which is not down",
+            Self::Drained => "drained by an operator, and nothing else is up",
             Self::AsIfUp => "all down: answered as if all were up",
             Self::LastGood => "all down: answered with the last that were up",
             Self::Fixed => "all down: answered with the fixed addresses",
@@ -346,6 +492,7 @@ impl fmt::Display for TtlReason {
             Self::Configured => "as configured",
             Self::Suspected => "lowered: an endpoint of the answer failed its last probe",
             Self::NothingUp => "lowered: nothing in the answer is known to be up",
+            Self::Makeshift => "lowered: the answer is a makeshift",
         })
     }
 }

@@ -50,6 +50,10 @@ fn target(row: usize) -> TargetId {
     TargetId::from_index(row).unwrap()
 }
 
+fn web() -> ServiceId {
+    ServiceId::from_index(0).unwrap()
+}
+
 fn region(row: usize) -> RegionId {
     RegionId::from_index(row).unwrap()
 }
@@ -66,7 +70,8 @@ fn service(pools: &[&[&str]]) -> Service {
             .map(|address| {
                 next += 1;
                 let address = Address::Ip(address.parse().unwrap());
-                Endpoint { address, target: Some(target(next - 1)) }
+                let targets = vec![target(next - 1)];
+                Endpoint { address, probed: Some(Probed { targets, need: 1 }) }
             })
             .collect(),
     });
@@ -75,6 +80,7 @@ fn service(pools: &[&[&str]]) -> Service {
         names: Vec::new(),
         policy: Policy::Nearest,
         pools: pools.collect(),
+        min_up: MinUp::Number(1),
         answers: None,
         on_all_down: OnAllDown::AsIfUp,
         ttl: Ttl::from_secs(30),
@@ -85,9 +91,10 @@ fn service(pools: &[&[&str]]) -> Service {
 }
 
 fn chosen(service: &Service, order: &[usize], health: &HealthTable) -> String {
-    let usable = usable(service, Family::V4, health, None);
+    let facts = Facts::of(health);
+    let usable = usable((web(), service), Family::V4, &facts, 0, None);
     let order: Vec<RegionId> = order.iter().map(|row| region(*row)).collect();
-    let choice = choose(service, Family::V4, &usable, &order, health);
+    let choice = choose(service, Family::V4, &usable, &order, &facts);
     let addresses: Vec<String> = choice.addresses.iter().map(Address::to_string).collect();
     format!("{} {}", addresses.join(","), choice.ttl)
 }
@@ -139,7 +146,7 @@ fn all_down_is_answered_as_the_service_says() {
     let mut service = service(&THREE);
     let down = health("dddd");
     let usable_under = |service: &Service, health: &HealthTable, last_good: Option<&Usable>| {
-        usable(service, Family::V4, health, last_good)
+        usable((web(), service), Family::V4, &Facts::of(health), 0, last_good)
     };
     service.on_all_down = OnAllDown::LastGood;
     let last_good = usable_under(&service, &health("dudd"), None);
@@ -165,8 +172,9 @@ fn each_family_is_steered_for_itself() {
     let health = health("uduu");
     let order = [region(0), region(1)];
     let of = |family| {
-        let usable = usable(&service, family, &health, None);
-        choose(&service, family, &usable, &order, &health).regions
+        let facts = Facts::of(&health);
+        let usable = usable((web(), &service), family, &facts, 0, None);
+        choose(&service, family, &usable, &order, &facts).regions
     };
     assert_eq!(of(Family::V4), [region(0)]);
     assert_eq!(of(Family::V6), [region(1)]);
@@ -175,6 +183,6 @@ fn each_family_is_steered_for_itself() {
 #[test]
 fn an_endpoint_without_a_check_is_up() {
     let mut service = service(&[&["10.0.0.1"], &["10.0.1.1"]]);
-    service.pools[1].endpoints[0].target = None;
+    service.pools[1].endpoints[0].probed = None;
     assert_eq!(chosen(&service, &[0, 1], &health("d?")), "10.0.1.1 30s");
 }

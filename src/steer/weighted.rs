@@ -36,14 +36,19 @@ pub struct Contender {
 
 /// The slot of a client, and the length of the prefix that decided it.
 pub fn slot(client: IpAddr) -> (usize, u8) {
-    let (hash, prefix) = match client {
+    let (hash, prefix) = spread(client);
+    (usize::try_from(hash).map_or(0, |hash| hash % SLOTS), prefix)
+}
+
+/// The hash of a client's prefix, and the length of that prefix.
+pub(super) fn spread(client: IpAddr) -> (u64, u8) {
+    match client {
         IpAddr::V4(ip) => (mix(u64::from(u32::from(ip) >> (32 - PREFIX_V4))), PREFIX_V4),
         IpAddr::V6(ip) => {
             let kept = u128::from(ip) >> (128 - u32::from(PREFIX_V6));
             (mix(!u64::try_from(kept).unwrap_or(0)), PREFIX_V6)
         }
-    };
-    (usize::try_from(hash).map_or(0, |hash| hash % SLOTS), prefix)
+    }
 }
 
 /// The regions in the order in which `client` prefers them.

@@ -82,7 +82,7 @@ fn a_killed_a_stopped_and_a_failing_region_lose_their_clients_and_get_them_back(
 
     let status = server.status();
     let events = status["events"].as_array().unwrap();
-    let downs: Vec<_> = events.iter().filter(|event| event["to"] == "down").collect();
+    let downs: Vec<_> = events.iter().filter(|event| event["what"] == "down").collect();
     assert_eq!(downs.len(), 3, "{events:?}");
     assert!(downs.iter().all(|event| event["took_ms"].as_f64().unwrap() < 2000.0), "{downs:?}");
     assert_eq!(server.metric("meridian_failover_seconds_count"), 3.0);

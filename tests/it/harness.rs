@@ -188,6 +188,25 @@ impl Meridian {
         (status.parse().unwrap(), body.to_owned())
     }
 
+    /// What `meridian ctl` prints for these arguments, over the Unix socket, and whether it went
+    /// well.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> (bool, String) {
+        let socket = self.path("ctl.sock");
+        let mut all = vec!["ctl", "--socket", socket.to_str().unwrap()];
+        all.extend(arguments);
+        let Output { status, stdout, stderr } = meridian(&all);
+        let text = [stdout, stderr].concat();
+        (status.success(), String::from_utf8(text).unwrap().trim_end().to_owned())
+    }
+
+    /// Ends it at once, as a power cut does, and starts it anew.
+    pub(crate) fn restart(self) -> Self {
+        let Self { mut process, folder, .. } = self;
+        process.kill();
+        let config = std::fs::read_to_string(folder.path().join("meridian.yaml")).unwrap();
+        Self::start(folder, &config)
+    }
+
     pub(crate) fn status(&self) -> Value {
         let (code, body) = self.get("/api/v1/status");
         assert_eq!(code, 200, "{body}");
@@ -236,8 +255,8 @@ impl Meridian {
 }
 
 /// Where the tests' servers listen.
-const NODE: &str =
-    "node: { name: test, listen: \"127.0.0.1:0\" }\nhttp: { listen: \"127.0.0.1:0\" }\n";
+const NODE: &str = "node: { name: test, listen: \"127.0.0.1:0\", state: state }\n\
+                    http: { listen: \"127.0.0.1:0\", socket: ctl.sock }\n";
 
 /// A question in a message.
 pub(crate) fn question(name: &str, rtype: RecordType, client: Option<&str>) -> Message {

@@ -48,7 +48,7 @@ fn the_status_tells_regions_endpoints_shares_and_events() {
     assert_eq!(shares(&status), [1.0]);
     let event = &status["events"][0];
     assert_eq!(
-        (event["to"].as_str(), event["why"].as_str()),
+        (event["what"].as_str(), event["why"].as_str()),
         (Some("down"), Some("connection refused"))
     );
     assert!(event["took_ms"].as_f64().unwrap() > 0.0);

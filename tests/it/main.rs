@@ -11,6 +11,7 @@
     reason = "what a test says must be, must be"
 )]
 
+mod api;
 mod configuration;
 mod demo;
 mod deploy;
@@ -18,6 +19,7 @@ mod encrypted;
 mod failover;
 mod harness;
 mod http;
+mod operators;
 mod probing;
 mod reload;
 mod resolvers;

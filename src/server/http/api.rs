@@ -1,14 +1,14 @@
 //! The shapes of `/api/v1/status`, made from one view.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::super::control::{Event, View};
-use crate::health::TargetHealth;
-use crate::ids::{RegionId, TargetId};
+use super::super::handle::View;
+use super::changes::{Happened, Standing};
+use crate::health::State;
+use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Selector, Snapshot};
 use crate::steer::{Endpoint, Family, Pool, Service, state_of};
 use crate::time::Instant;
@@ -30,6 +30,8 @@ pub struct Status {
     pub ready: bool,
     /// Which change of the world is answered.
     pub generation: u64,
+    /// What somebody should look at now.
+    pub alarms: Vec<String>,
     /// What is served.
     pub config: Configured,
     /// Which databases tell who is where.
@@ -38,6 +40,8 @@ pub struct Status {
     pub regions: Vec<Region>,
     /// The services.
     pub services: Vec<ServiceStatus>,
+    /// What operators have said.
+    pub overrides: Vec<Standing>,
     /// What happened lately, the newest first.
     pub events: Vec<Happened>,
 }
@@ -126,6 +130,9 @@ pub struct EndpointStatus {
     pub latency_ms: Option<f64>,
     /// It has come and gone, and stays down at least until then.
     pub held_until: Option<String>,
+    /// What an operator says of it, which counts: `up`, `down` or `drain`.
+    #[serde(rename = "override")]
+    pub word: Option<String>,
 }
 
 /// The clients of one family, by the answer that they get.
@@ -146,25 +153,6 @@ pub struct Served {
     pub share: f64,
 }
 
-/// A target that came up or went down.
-#[derive(Debug, Serialize)]
-pub struct Happened {
-    /// When.
-    pub at: String,
-    /// The target's address.
-    pub address: Option<IpAddr>,
-    /// The endpoints that it stands for: service and region.
-    pub endpoints: Vec<(String, String)>,
-    /// What was believed.
-    pub from: String,
-    /// What is believed.
-    pub to: String,
-    /// What the deciding probe saw.
-    pub why: Option<String>,
-    /// From the first failed probe to the answers that knew of it.
-    pub took_ms: Option<f64>,
-}
-
 impl Status {
     /// What `view` shows.
     pub fn of(view: &View) -> Self {
@@ -183,6 +171,7 @@ impl Status {
             started: timestamp(view.started),
             ready: view.ready,
             generation: view.snapshot.generation(),
+            alarms: alarms(view),
             config: Configured {
                 file: view.loaded.file.clone(),
                 hash: format!("{:016x}", config.hash),
@@ -204,9 +193,28 @@ impl Status {
                 .collect(),
             regions: regions(view),
             services: services(view),
-            events: view.events.iter().map(|event| happened(view, event)).collect(),
+            overrides: view.said.iter().map(Standing::of).collect(),
+            events: view.events.iter().map(|of| Happened::of(of, None)).collect(),
         }
     }
+}
+
+/// What somebody should look at now.
+fn alarms(view: &View) -> Vec<String> {
+    let mut alarms = Vec::new();
+    if !view.ready {
+        alarms.push("not ready: the first verdicts are awaited, no query is answered yet".into());
+    }
+    if !view.refused.is_empty() {
+        alarms.push("the newest files are refused; what was good before serves on".to_owned());
+    }
+    for service in &view.snapshot.plan().services {
+        let mut endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
+        if endpoints.all(|of| state_of(of, &view.health) == State::Down) {
+            alarms.push(format!("{}: every endpoint is down", service.name));
+        }
+    }
+    alarms
 }
 
 fn regions(view: &View) -> Vec<Region> {
@@ -234,6 +242,7 @@ fn regions(view: &View) -> Vec<Region> {
 
 fn services(view: &View) -> Vec<ServiceStatus> {
     let plan = view.snapshot.plan();
+    let id = |row| ServiceId::from_index(row);
     let status = |(row, service): (usize, &Service)| ServiceStatus {
         name: service.name.clone(),
         names: service.names.iter().map(ToString::to_string).collect(),
@@ -242,20 +251,39 @@ fn services(view: &View) -> Vec<ServiceStatus> {
             .pools
             .iter()
             .flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (pool, endpoint)))
-            .map(|(pool, endpoint)| endpoint_status(view, pool, endpoint))
+            .map(|(pool, endpoint)| endpoint_status(view, id(row), pool, endpoint))
             .collect(),
         served: served(&view.snapshot, row),
     };
     plan.services.iter().enumerate().map(status).collect()
 }
 
-fn endpoint_status(view: &View, pool: &Pool, endpoint: &Endpoint) -> EndpointStatus {
-    let health: Option<TargetHealth> = endpoint.target.map(|target| view.health.get(target));
+fn endpoint_status(
+    view: &View,
+    service: Option<ServiceId>,
+    pool: &Pool,
+    endpoint: &Endpoint,
+) -> EndpointStatus {
+    // A word on a ramp reaches the clients in slot 0 first.
+    let word = service
+        .and_then(|id| view.overrides.word(id, pool.region, endpoint.address.ip(), 0))
+        .map(|word| word.to_string());
+    let probed = endpoint.probed.iter().flat_map(|probed| &probed.targets);
+    // Of several checks the one that has most to tell.
+    let health = probed.map(|target| view.health.get(*target)).min_by_key(|health| {
+        let rank = match health.state {
+            State::Down => 0,
+            State::Up if health.suspected => 1,
+            State::Unknown => 2,
+            State::Up => 3,
+        };
+        (rank, std::cmp::Reverse(health.since))
+    });
     let last = health.and_then(|health| health.last);
     EndpointStatus {
         region: region_name(view.snapshot.plan(), pool.region),
         address: endpoint.address.to_string(),
-        probed: endpoint.target.is_some(),
+        probed: endpoint.probed.is_some(),
         state: state_of(endpoint, &view.health).to_string(),
         suspected: health.is_some_and(|health| health.suspected),
         since: health.map(|health| timestamp(health.since)),
@@ -263,12 +291,13 @@ fn endpoint_status(view: &View, pool: &Pool, endpoint: &Endpoint) -> EndpointSta
         last_at: last.map(|(at, _)| timestamp(at)),
         latency_ms: last.map(|(_, report)| millis(report.latency)),
         held_until: health.and_then(|health| health.held_until).map(timestamp),
+        word,
     }
 }
 
 /// Who is served where, by the service in this row.
 fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
-    let id = crate::ids::ServiceId::from_index(row);
+    let id = ServiceId::from_index(row);
     let Some(service) = id.and_then(|id| snapshot.service(id)) else { return Vec::new() };
     let families = [(Family::V4, "A"), (Family::V6, "AAAA"), (Family::Alias, "CNAME")];
     let found =
@@ -277,56 +306,26 @@ fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
 }
 
 fn by_answer(snapshot: &Snapshot, rtype: &'static str, selector: &Selector) -> Vec<Served> {
-    let shares = selector.division().map(|division| division.shares());
-    let answers = selector.answers().iter().enumerate();
-    let served = answers.map(|(row, ready)| Served {
+    let served = selector.answers().map(|(ready, share)| Served {
         rtype,
         region: ready.choice.regions.first().map(|region| region_name(snapshot.plan(), *region)),
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),
         basis: ready.choice.basis.to_string(),
-        share: match shares {
-            Some(shares) => shares.get(row).copied().unwrap_or(0.0),
-            None => 1.0,
-        },
+        share,
     });
     served.filter(|served| served.share > 0.0).collect()
 }
 
-fn happened(view: &View, event: &Event) -> Happened {
-    let target = event.change.target;
-    let targets = view.loaded.config.targets.iter();
-    let address = targets.filter(|of| of.id == target).map(|of| of.address).next();
-    Happened {
-        at: timestamp(event.change.at),
-        address,
-        endpoints: endpoints_of(view.snapshot.plan(), target),
-        from: event.change.from.to_string(),
-        to: event.change.to.to_string(),
-        why: event.outcome.map(|outcome| outcome.to_string()),
-        took_ms: event.took.map(millis),
-    }
-}
-
-/// The endpoints that a target stands for.
-fn endpoints_of(plan: &Plan, target: TargetId) -> Vec<(String, String)> {
-    let services = plan.dependents(target).iter().filter_map(|id| plan.services.get(id.index()));
-    let pools = services.flat_map(|service| service.pools.iter().map(move |pool| (service, pool)));
-    pools
-        .filter(|(_, pool)| pool.endpoints.iter().any(|of| of.target == Some(target)))
-        .map(|(service, pool)| (service.name.clone(), region_name(plan, pool.region)))
-        .collect()
-}
-
-fn region_name(plan: &Plan, region: RegionId) -> String {
+pub(super) fn region_name(plan: &Plan, region: RegionId) -> String {
     plan.regions.get(region.index()).map_or_else(String::new, |region| region.name.clone())
 }
 
-fn millis(span: Duration) -> f64 {
+pub(super) fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn timestamp(moment: Instant) -> String {
+pub(super) fn timestamp(moment: Instant) -> String {
     of_epoch(Duration::from_nanos(moment.as_nanos()))
 }
 

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use super::super::control::View;
+use super::super::handle::View;
 use crate::health::State;
 use crate::steer::state_of;
 

@@ -1,31 +1,38 @@
 //! The HTTP address: the dashboard, the same as JSON, the metrics, and two words for probes.
 //!
 //! ```text
-//! /            the dashboard            /api/v1/status    everything on it
-//! /metrics     for Prometheus           /api/v1/explain   one client's decision
-//! /healthz     it lives                 /readyz           it answers, after the first verdicts
+//! /            the dashboard            /api/v1/status       everything on it
+//! /metrics     for Prometheus           /api/v1/explain      one client's decision
+//! /healthz     it lives                 /api/v1/overrides    what operators say: GET, PUT, DELETE
+//! /readyz      it answers               /api/v1/history      what happened
+//!                                       /api/v1/openapi.json what all of these are
 //! ```
 //!
 //! Every page is made from one [`View`](super::View), so that nothing on it contradicts itself.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{HeaderName, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 use tokio::time::interval;
-use tracing::error;
 
-use super::control::Handle;
-use crate::query::{Question, assuming_down, explain};
+use super::handle::Handle;
+use crate::query::{Question, explain};
 use crate::snapshot::Snapshot;
+use crate::steer::Facts;
 
 pub mod api;
+pub mod changes;
+mod guard;
+pub(super) mod listen;
 pub(super) mod metrics;
 
 /// The page, with its style and script.
@@ -40,8 +47,21 @@ struct Shared {
     recorder: PrometheusHandle,
 }
 
-/// The routes of the HTTP address.
-pub(super) fn router(control: Handle, recorder: PrometheusHandle) -> Router {
+/// What the API is, in OpenAPI 3.1.
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// A request is a line of words, and this a hundred times as much.
+const LARGEST_BODY: usize = 64 * 1024;
+
+/// The routes of the HTTP address, and `more`, for those who may.
+pub(super) fn router(
+    control: Handle,
+    recorder: PrometheusHandle,
+    rules: (Option<PathBuf>, bool),
+    more: Router,
+) -> Router {
+    let (tokens, open) = rules;
+    let guard = Arc::new(guard::Guard { tokens, open });
     let upkeep = recorder.clone();
     tokio::spawn(async move {
         let mut ticks = interval(UPKEEP);
@@ -57,15 +77,16 @@ pub(super) fn router(control: Handle, recorder: PrometheusHandle) -> Router {
         .route("/metrics", get(scrape))
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", get(explanation))
+        .route("/api/v1/history", get(changes::history))
+        .route("/api/v1/overrides", get(changes::said).put(changes::say).delete(changes::clear))
+        .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
         .with_state(Shared { control, recorder })
+        .layer(from_fn_with_state(guard, guard::check))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .merge(more)
 }
 
-/// Serves `router` for ever.
-pub(super) async fn serve(listener: TcpListener, router: Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        error!(%error, "the HTTP address has ended");
-    }
-}
+const JSON: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
 
 /// A request that cannot be answered, as JSON and with its reason.
 #[derive(Debug, Serialize)]
@@ -79,6 +100,18 @@ impl Refusal {
     /// A request that is wrong.
     pub fn bad(error: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error: error.into() }
+    }
+
+    fn unauthorized(error: String) -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, error }
+    }
+
+    fn conflict(error: String) -> Self {
+        Self { status: StatusCode::CONFLICT, error }
+    }
+
+    fn broken(error: String) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, error }
     }
 
     fn stopping() -> Self {
@@ -147,10 +180,12 @@ async fn explanation(
     let down = down.collect::<Result<Vec<_>, _>>()?;
     let atlas = &view.loaded.atlas;
     if down.is_empty() {
-        let told = explain(&view.snapshot, atlas, &view.health, &question);
+        let told = explain(&view.snapshot, atlas, &view.facts(), &question);
         return Ok(Json(told).into_response());
     }
-    let (plan, health) = assuming_down(&view.loaded.plan, &view.health, &down);
-    let snapshot = Snapshot::compile(plan.into(), &health, None, None, view.snapshot.generation());
-    Ok(Json(explain(&snapshot, atlas, &health, &question)).into_response())
+    let overrides = view.overrides.assuming_down(&down);
+    let facts = Facts { overrides: &overrides, ..view.facts() };
+    let (plan, now) = (view.snapshot.plan().clone(), view.snapshot.generation());
+    let snapshot = Snapshot::compile(plan, &facts, Some(&view.snapshot), None, now);
+    Ok(Json(explain(&snapshot, atlas, &facts, &question)).into_response())
 }

@@ -1,0 +1,341 @@
+//! `meridian ctl`: an operator's way to a running server.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use reqwest::blocking::{Client, RequestBuilder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::explain::{refused, unreachable};
+use super::{Failed, print};
+use crate::config::duration;
+use crate::server::http::changes::{Clearing, Effect, Happened, Saying, Standing, Steps};
+
+/// What is asked of a running server.
+#[derive(Args)]
+pub(super) struct Ctl {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which server, and who asks.
+#[derive(Args)]
+struct ServerArguments {
+    /// The server's HTTP address.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8053", global = true)]
+    server: String,
+    /// Its Unix socket, instead: who may open it needs no token.
+    #[arg(long, value_name = "PATH", env = "MERIDIAN_SOCKET", global = true)]
+    socket: Option<PathBuf>,
+    /// A file with a token on its first line.
+    #[arg(long, value_name = "FILE", env = "MERIDIAN_TOKEN_FILE", global = true)]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tell what is up, what operators have said, and what is wrong.
+    Status,
+    /// Send no new clients there, unless nothing else is up.
+    Drain(Word),
+    /// Take it for up, whatever the probes say.
+    Up(Word),
+    /// Take it for down, whatever the probes say.
+    Down(Word),
+    /// Take back what was said.
+    Clear {
+        /// What it was about: REGION, SERVICE/REGION or an address.
+        subject: String,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Who says so.
+        #[arg(long, env = "USER", default_value = "unknown")]
+        owner: String,
+    },
+    /// Tell what operators have said.
+    Overrides,
+    /// Tell what happened, the newest last.
+    History {
+        /// At most so many.
+        #[arg(long, default_value_t = 30)]
+        limit: usize,
+        /// Only this kind: state, override, reload or node.
+        #[arg(long)]
+        kind: Option<String>,
+    },
+}
+
+/// What an operator says.
+#[derive(Args)]
+struct Word {
+    /// What it is about: REGION, SERVICE/REGION or an address.
+    subject: String,
+    /// Why: whoever is paged next wants to know.
+    #[arg(long)]
+    reason: String,
+    /// Who says so.
+    #[arg(long, env = "USER", default_value = "unknown")]
+    owner: String,
+    /// For how long, such as 90s, 30m or 2h.
+    #[arg(long = "for", value_name = "TIME", value_parser = span, conflicts_with = "until")]
+    span: Option<Duration>,
+    /// Until when, such as 2030-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// A share of the clients at a time, such as 10%/30s; the same clients on every node.
+    #[arg(long, value_name = "SHARE/TIME", value_parser = steps)]
+    ramp: Option<Steps>,
+    /// Also if that leaves services with nothing that is up.
+    #[arg(long)]
+    force: bool,
+    /// Only tell what it would do.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    duration(text).ok_or_else(|| "expected a time such as 90s, 30m or 2h".to_owned())
+}
+
+fn steps(text: &str) -> Result<Steps, String> {
+    let read = || {
+        let (percent, every) = text.split_once('/')?;
+        let percent = percent.trim().strip_suffix('%')?.parse().ok()?;
+        Some(Steps { percent, every_seconds: duration(every)?.as_secs() })
+    };
+    read().ok_or_else(|| "expected a share and a time such as 10%/30s".to_owned())
+}
+
+/// Asks, and prints what is told.
+pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
+    let server = Server::of(ctl.server)?;
+    let json = ctl.json;
+    match ctl.command {
+        Command::Status => {
+            let status: Value = server.get("/api/v1/status", &[])?;
+            show(json, &status, status_text)
+        }
+        Command::Drain(word) => say(&server, json, "drain", word),
+        Command::Up(word) => say(&server, json, "up", word),
+        Command::Down(word) => say(&server, json, "down", word),
+        Command::Clear { subject, reason, owner } => {
+            let told = format!("{subject}: cleared");
+            server.send("DELETE", "/api/v1/overrides", &Clearing { subject, reason, owner })?;
+            print(&told);
+            Ok(())
+        }
+        Command::Overrides => {
+            let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
+            show(json, &said, |said| overrides_text(said))
+        }
+        Command::History { limit, kind } => {
+            let limit = limit.to_string();
+            let kind = kind.as_deref().map(|kind| ("kind", kind));
+            let query: Vec<_> = [("limit", limit.as_str())].into_iter().chain(kind).collect();
+            let happened: Vec<Happened> = server.get("/api/v1/history", &query)?;
+            show(json, &happened, |happened| history_text(happened))
+        }
+    }
+}
+
+fn say(server: &Server, json: bool, what: &str, word: Word) -> Result<(), Failed> {
+    let saying = Saying {
+        subject: word.subject,
+        word: what.to_owned(),
+        reason: word.reason,
+        owner: word.owner,
+        until: word.until,
+        for_seconds: word.span.map(|span| span.as_secs()),
+        ramp: word.ramp,
+        force: word.force,
+        dry_run: word.dry_run,
+    };
+    let answer = server.send("PUT", "/api/v1/overrides", &saying)?;
+    let effect: Effect = answer.json()?;
+    show(json, &effect, |effect| effect_text(&saying, effect))
+}
+
+fn show<T: Serialize + ?Sized>(
+    json: bool,
+    value: &T,
+    text: impl Fn(&T) -> String,
+) -> Result<(), Failed> {
+    let shown = if json { serde_json::to_string_pretty(value)? } else { text(value) };
+    print(&shown);
+    Ok(())
+}
+
+/// A running server.
+struct Server {
+    client: Client,
+    base: String,
+    token: Option<String>,
+}
+
+impl Server {
+    fn of(arguments: ServerArguments) -> Result<Self, Failed> {
+        let token = arguments.token_file.map(|file| first_token(&file)).transpose()?;
+        let mut client = super::explain::client_builder();
+        let mut base = arguments.server.trim_end_matches('/').to_owned();
+        if let Some(socket) = arguments.socket {
+            // The path is the whole address; the name is never looked up.
+            client = client.unix_socket(socket);
+            "http://meridian".clone_into(&mut base);
+        }
+        Ok(Self { client: client.build()?, base, token })
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Failed> {
+        let url = format!("{}{path}", self.base);
+        let response = self.answer(&url, self.client.get(&url).query(query))?;
+        Ok(response.json()?)
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<reqwest::blocking::Response, Failed> {
+        let url = format!("{}{path}", self.base);
+        let method = method.parse().unwrap_or_default();
+        self.answer(&url, self.client.request(method, &url).json(body))
+    }
+
+    fn answer(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+    ) -> Result<reqwest::blocking::Response, Failed> {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let response = request.send().map_err(|error| unreachable(url, &error))?;
+        if response.status().is_success() { Ok(response) } else { Err(refused(response)) }
+    }
+}
+
+/// The last word of the first line: `TOKEN`, or `NAME TOKEN` as the server's file has it.
+fn first_token(file: &Path) -> Result<String, Failed> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failed(format!("error: the token file {shown}: {error}")))?;
+    let token = text.lines().next().and_then(|line| line.split_whitespace().last());
+    let token = token.ok_or_else(|| Failed(format!("error: {shown} holds no token")))?;
+    Ok(token.to_owned())
+}
+
+/// What a word does, for people.
+fn effect_text(saying: &Saying, effect: &Effect) -> String {
+    let Saying { subject, word, .. } = saying;
+    let tense = if effect.done { "" } else { " (dry run: nothing has changed)" };
+    let mut lines = vec![format!("{subject}: {word}{tense}")];
+    if let Some(Steps { percent, every_seconds }) = saying.ramp {
+        lines.push(format!("  ramp      {percent} % of the clients every {every_seconds} s"));
+    }
+    for service in &effect.left_with_nothing {
+        lines
+            .push(format!("  DANGER    {service} is left with nothing that is up and not drained"));
+    }
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    lines.push("  Clients, by the share of all IPv4 addresses:".to_owned());
+    for moved in &effect.shares {
+        let region = moved.region.as_deref().unwrap_or("no region");
+        let (before, after) = (percent(moved.before), percent(moved.after));
+        let sign = if before == after { "" } else { "  ←" };
+        let what = format!("{} {}", moved.service, moved.rtype);
+        lines.push(format!("    {what:<20} {region:<16} {before:>8} → {after:>8}{sign}"));
+    }
+    if effect.regions.iter().any(|load| load.capacity.is_some()) {
+        lines.push(
+            "  Regions, every service counting alike, beside their share of capacity:".into(),
+        );
+        for load in &effect.regions {
+            let (before, after) = (percent(load.before), percent(load.after));
+            let capacity = load.capacity.map(percent).unwrap_or_default();
+            let over = load.capacity.is_some_and(|capacity| load.after > capacity);
+            let sign = if over { "  ← more than its share" } else { "" };
+            let region = &load.region;
+            let shown = format!("{before:>8} → {after:>8}  of {capacity:>8}{sign}");
+            lines.push(format!("    {region:<16} {shown}"));
+        }
+    }
+    lines.join("\n")
+}
+
+fn overrides_text(said: &[Standing]) -> String {
+    if said.is_empty() {
+        return "nothing is overridden".to_owned();
+    }
+    let line = |said: &Standing| {
+        let until =
+            said.until.as_ref().map_or("until cleared".to_owned(), |of| format!("until {of}"));
+        let ramp = said.ramp.map_or(String::new(), |Steps { percent, every_seconds }| {
+            format!(", {percent} %/{every_seconds} s")
+        });
+        let Standing { subject, word, reason, owner, since, .. } = said;
+        format!("{subject}: {word}{ramp} since {since} {until}, by {owner}: {reason}")
+    };
+    said.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn history_text(happened: &[Happened]) -> String {
+    let line = |of: &Happened| {
+        let Happened { at, kind, subject, what, why, who, .. } = of;
+        let took =
+            of.took_ms.map_or(String::new(), |ms| format!(", {ms:.0} ms after its first sign"));
+        let who = if who.is_empty() { String::new() } else { format!(", by {who}") };
+        format!("{at}  {kind:<8}  {subject}: {what} ({why}{took}{who})")
+    };
+    happened.iter().rev().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The status in the words that a tired person looks for.
+fn status_text(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut lines = vec![format!(
+        "{} {}, generation {}, since {}",
+        text(&status["node"]),
+        text(&status["version"]),
+        status["generation"],
+        text(&status["started"]),
+    )];
+    for problem in list(&status["config"]["refused"]) {
+        lines.push(format!("  REFUSED   {}", text(&problem)));
+    }
+    for alarm in list(&status["alarms"]) {
+        lines.push(format!("  ALARM     {}", text(&alarm)));
+    }
+    for said in list(&status["overrides"]) {
+        let (subject, word) = (text(&said["subject"]), text(&said["word"]));
+        let (owner, reason) = (text(&said["owner"]), text(&said["reason"]));
+        lines.push(format!("  override  {subject}: {word}, by {owner}: {reason}"));
+    }
+    for service in list(&status["services"]) {
+        lines.push(format!("  {} ({})", text(&service["name"]), text(&service["policy"])));
+        for endpoint in list(&service["endpoints"]) {
+            let word =
+                endpoint["override"].as_str().map(|word| format!(" [{word} by an operator]"));
+            lines.push(format!(
+                "    {:<16} {:<24} {:<8} {}{}",
+                text(&endpoint["region"]),
+                text(&endpoint["address"]),
+                text(&endpoint["state"]),
+                text(&endpoint["last"]),
+                word.unwrap_or_default(),
+            ));
+        }
+    }
+    lines.join("\n")
+}

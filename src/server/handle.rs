@@ -1,0 +1,175 @@
+//! The way to the control task: requests in, values out.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::Sender;
+use tokio::sync::{Mutex, oneshot, watch};
+
+use super::history::Record;
+use super::load::{Loaded, Refused, What};
+use super::overrides::{Impact, Said, Subject};
+use super::responder::Published;
+use super::store::Store;
+use crate::config::Problem;
+use crate::health::HealthTable;
+use crate::snapshot::Snapshot;
+use crate::steer::{Facts, InForce};
+use crate::time::Instant;
+
+/// What the control task is asked.
+pub(super) enum Request {
+    /// Serve this from now on, or know that it was refused.
+    Apply(Box<Result<Loaded, Refused>>, oneshot::Sender<Result<(), Refused>>),
+    /// Tell how things are.
+    View(oneshot::Sender<View>),
+    /// Tell what an operator's word would do, once it has reached everybody.
+    Weigh(Box<Said>, oneshot::Sender<Result<Impact, String>>),
+    /// Follow it, on whose behalf; it is on disk.
+    Say(Box<Said>, String, oneshot::Sender<()>),
+    /// Follow it no more: who says so, and why.
+    Clear(Subject, String, String, oneshot::Sender<()>),
+}
+
+/// How things are at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// That moment.
+    pub now: Instant,
+    /// When the server started.
+    pub started: Instant,
+    /// Whether the first verdicts are in.
+    pub ready: bool,
+    /// What is served.
+    pub loaded: Arc<Loaded>,
+    /// When it was applied.
+    pub applied: Instant,
+    /// What is answered.
+    pub snapshot: Arc<Snapshot>,
+    /// What is believed of the targets.
+    pub health: HealthTable,
+    /// What operators have said.
+    pub said: Vec<Said>,
+    /// What of that is in force.
+    pub overrides: InForce,
+    /// What happened lately, the newest first.
+    pub events: Vec<Record>,
+    /// What of the newest files on disk is refused.
+    pub refused: Vec<(What, Instant, Vec<Problem>)>,
+}
+
+impl View {
+    /// What the snapshot was compiled from.
+    pub fn facts(&self) -> Facts<'_> {
+        Facts { health: &self.health, overrides: &self.overrides }
+    }
+}
+
+/// The way to the control task.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) requests: Sender<Request>,
+    pub(super) published: Published,
+    pub(super) ready: watch::Receiver<bool>,
+    pub(super) store: Store,
+    /// Held from the weighing of an operator's word until it is followed: two words that are
+    /// harmless alone may leave a name with nothing together.
+    pub(super) desk: Arc<Mutex<()>>,
+}
+
+/// Why an operator's word is not followed.
+#[derive(Debug)]
+pub enum Unheard {
+    /// It makes no sense here.
+    Senseless(String),
+    /// It would leave these services with nothing that is up.
+    Dangerous(Vec<String>),
+    /// It cannot be kept.
+    Unkept(String),
+    /// The server stops.
+    Stopping,
+}
+
+impl Handle {
+    /// What is published.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// Whether the first verdicts are in.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Waits for the first verdicts, as long as the configuration lets it.
+    pub async fn ready(&self) {
+        // An error means that the control task has ended, and the server with it.
+        let mut ready = self.ready.clone();
+        let _ended = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// How things are; `None` when the server ends.
+    pub async fn view(&self) -> Option<View> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::View(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// What `said` would do, once it has reached everybody.
+    ///
+    /// # Errors
+    /// It makes no sense.
+    pub async fn weigh(&self, said: Said) -> Result<Impact, Unheard> {
+        let (reply, answer) = oneshot::channel();
+        let asked = self.requests.send(Request::Weigh(Box::new(said), reply)).await;
+        asked.map_err(|_| Unheard::Stopping)?;
+        answer.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)
+    }
+
+    /// Follows an operator's word, on behalf of `who`: when this returns, it is on disk and in the
+    /// answers. `force`: even if it leaves services with nothing.
+    ///
+    /// # Errors
+    /// It makes no sense, is refused, or cannot be kept; then nothing has changed.
+    pub async fn say(&self, said: Said, who: String, force: bool) -> Result<Impact, Unheard> {
+        let _one_at_a_time = self.desk.lock().await;
+        let impact = self.weigh(said.clone()).await?;
+        if !force && !impact.left_with_nothing.is_empty() {
+            return Err(Unheard::Dangerous(impact.left_with_nothing));
+        }
+        self.store.say(said.clone()).await.map_err(Unheard::Unkept)?;
+        let (reply, done) = oneshot::channel();
+        let followed = self.requests.send(Request::Say(Box::new(said), who, reply)).await;
+        followed.map_err(|_| Unheard::Stopping)?;
+        done.await.map_err(|_| Unheard::Stopping)?;
+        Ok(impact)
+    }
+
+    /// Takes back what was said of `subject`.
+    ///
+    /// # Errors
+    /// Nothing was said of it, or that cannot be forgotten; then nothing has changed.
+    pub async fn clear(&self, subject: Subject, who: String, why: String) -> Result<(), Unheard> {
+        let _one_at_a_time = self.desk.lock().await;
+        let view = self.view().await.ok_or(Unheard::Stopping)?;
+        if !view.said.iter().any(|said| said.subject == subject) {
+            return Err(Unheard::Senseless(format!("nothing is said of {subject}")));
+        }
+        self.store.clear(subject.to_string()).await.map_err(Unheard::Unkept)?;
+        let (reply, done) = oneshot::channel();
+        let followed = self.requests.send(Request::Clear(subject, who, why, reply)).await;
+        followed.map_err(|_| Unheard::Stopping)?;
+        done.await.map_err(|_| Unheard::Stopping)
+    }
+
+    /// What outlives the process.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Serves what was loaded, or tells that it was refused; for threads outside the runtime.
+    pub fn apply(&self, loaded: Result<Loaded, Refused>) -> Option<Result<(), Refused>> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.blocking_send(Request::Apply(Box::new(loaded), reply)).ok()?;
+        answer.blocking_recv().ok()
+    }
+}

@@ -1,0 +1,353 @@
+//! `/api/v1/overrides` and `/api/v1/history`: what operators say, and what happened.
+
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::response::Json;
+use axum::{Extension, http::StatusCode};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::api::{millis, region_name, timestamp};
+use super::guard::Caller;
+use super::{Refusal, Shared};
+use crate::server::handle::{Unheard, View};
+use crate::server::history::{Kind, Record};
+use crate::server::overrides::{Impact, Said};
+use crate::server::store::Page;
+use crate::steer::{Family, Ramp, Word};
+use crate::time::Instant;
+
+/// What an operator says of something.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saying {
+    /// A region, `SERVICE/REGION`, or an address.
+    pub subject: String,
+    /// `up`, `down` or `drain`.
+    pub word: String,
+    /// Why.
+    pub reason: String,
+    /// Who says so.
+    pub owner: String,
+    /// Until when (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// For how many seconds from now, instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<u64>,
+    /// How fast it reaches all clients; none: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<Steps>,
+    /// Also if that leaves services with nothing that is up.
+    #[serde(default)]
+    pub force: bool,
+    /// Only tell what it would do.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A share of the clients at a time.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Steps {
+    /// How many percent each step adds.
+    pub percent: u8,
+    /// From one step to the next.
+    pub every_seconds: u64,
+}
+
+/// A word that stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Standing {
+    /// What it is about.
+    pub subject: String,
+    /// What is said.
+    pub word: String,
+    /// Why.
+    pub reason: String,
+    /// Who says so.
+    pub owner: String,
+    /// Since when.
+    pub since: String,
+    /// Until when; none: until it is taken back.
+    pub until: Option<String>,
+    /// How fast it reaches all clients.
+    pub ramp: Option<Steps>,
+}
+
+/// What a word does.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Effect {
+    /// Whether it is followed; if not, this is what it would do.
+    pub done: bool,
+    /// The services left with nothing that is up and not drained.
+    pub left_with_nothing: Vec<String>,
+    /// Who is sent where, by service and region.
+    pub shares: Vec<Moved>,
+    /// What becomes of the regions, over all services.
+    pub regions: Vec<Load>,
+}
+
+/// The clients of a service that a region gets.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved {
+    /// The service.
+    pub service: String,
+    /// `A`, `AAAA` or `CNAME`.
+    #[serde(rename = "type")]
+    pub rtype: String,
+    /// The region; none: answers that are in none.
+    pub region: Option<String>,
+    /// The share of all IPv4 addresses whose clients are sent there, before.
+    pub before: f64,
+    /// The same, once the word has reached everybody.
+    pub after: f64,
+}
+
+/// The clients of all services that a region gets, each service counting alike.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Load {
+    /// The region.
+    pub region: String,
+    /// Its share before.
+    pub before: f64,
+    /// Its share after.
+    pub after: f64,
+    /// Its share of all capacity, if every region of the answers has a `capacity`.
+    pub capacity: Option<f64>,
+}
+
+/// What is to be taken back.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clearing {
+    /// What it was about.
+    pub subject: String,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+    /// Who says so.
+    pub owner: String,
+}
+
+/// A part of the history.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    before: Option<i64>,
+    kind: Option<String>,
+    limit: Option<usize>,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Happened {
+    /// Its number in the history; none while it is only remembered.
+    pub number: Option<i64>,
+    /// When.
+    pub at: String,
+    /// `state`, `override`, `reload` or `node`.
+    pub kind: String,
+    /// What it happened to.
+    pub subject: String,
+    /// What it is now.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// Who did it; empty: Meridian by itself.
+    pub who: String,
+    /// From the first sign of it to the answers that knew of it.
+    pub took_ms: Option<f64>,
+    /// The generation that knew of it.
+    pub generation: u64,
+}
+
+/// How much of the history is told at once.
+const MOST: usize = 1000;
+
+pub(super) async fn said(State(shared): State<Shared>) -> Result<Json<Vec<Standing>>, Refusal> {
+    let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
+    Ok(Json(view.said.iter().map(Standing::of).collect()))
+}
+
+pub(super) async fn say(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Json(saying): Json<Saying>,
+) -> Result<Json<Effect>, Refusal> {
+    let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
+    let said = saying.read(view.now).map_err(Refusal::bad)?;
+    let done = !saying.dry_run;
+    let impact = if done {
+        let who = format!("{} ({})", said.owner, caller.0);
+        shared.control.say(said, who, saying.force).await
+    } else {
+        shared.control.weigh(said).await
+    };
+    Ok(Json(Effect::of(&view, &impact.map_err(Refusal::from)?, done)))
+}
+
+pub(super) async fn clear(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Json(clearing): Json<Clearing>,
+) -> Result<StatusCode, Refusal> {
+    let Clearing { subject, reason, owner } = clearing;
+    let subject = subject.parse().map_err(Refusal::bad)?;
+    let who = format!("{owner} ({})", caller.0);
+    shared.control.clear(subject, who, reason).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn history(
+    State(shared): State<Shared>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Vec<Happened>>, Refusal> {
+    let kind = asked.kind.map(|given| {
+        let labels = Kind::ALL.map(Kind::label).join(", ");
+        let known = Kind::ALL.into_iter().find(|kind| kind.label() == given);
+        known.ok_or(Refusal::bad(format!("no kind `{given}`; there are: {labels}")))
+    });
+    let kind = kind.transpose()?;
+    let limit = asked.limit.unwrap_or(100).min(MOST);
+    let page = Page { before: asked.before, kind, limit };
+    let records = shared.control.store().read(page).await;
+    let records = records.map_err(Refusal::broken)?;
+    Ok(Json(records.iter().map(|(number, of)| Happened::of(of, Some(*number))).collect()))
+}
+
+impl Saying {
+    /// What is said, from `now` on.
+    fn read(&self, now: Instant) -> Result<Said, String> {
+        let subject = self.subject.parse()?;
+        let word: Word = self
+            .word
+            .parse()
+            .map_err(|()| format!("no word `{}`; expected up, down or drain", self.word))?;
+        let needed = [("reason", &self.reason), ("owner", &self.owner)];
+        if let Some((key, _)) = needed.iter().find(|(_, text)| text.trim().is_empty()) {
+            return Err(format!("no `{key}`; whoever is paged next wants to know"));
+        }
+        let until = match (&self.until, self.for_seconds) {
+            (Some(_), Some(_)) => return Err("both `until` and `for_seconds`".to_owned()),
+            (Some(until), None) => Some(moment(until)?),
+            (None, span) => span.map(|seconds| now + Duration::from_secs(seconds)),
+        };
+        let ramp = match self.ramp {
+            Some(Steps { percent, every_seconds }) => {
+                if !(1..=100).contains(&percent) || !(1..=86_400).contains(&every_seconds) {
+                    return Err("a ramp takes 1 to 100 percent, each 1 s to a day".to_owned());
+                }
+                if word == Word::Up {
+                    return Err("a ramp is for `drain` and `down`".to_owned());
+                }
+                Some(Ramp { percent, every: Duration::from_secs(every_seconds) })
+            }
+            None => None,
+        };
+        let (reason, owner) = (self.reason.clone(), self.owner.clone());
+        Ok(Said { subject, word, reason, owner, since: now, until, ramp })
+    }
+}
+
+fn moment(text: &str) -> Result<Instant, String> {
+    let read: Result<Timestamp, _> = text.parse();
+    let read = read.map_err(|_| format!("`{text}` is no time such as 2030-01-31T12:00:00Z"))?;
+    let nanos =
+        u64::try_from(read.as_nanosecond()).map_err(|_| format!("{text} is out of range"))?;
+    Ok(Instant::from_nanos(nanos))
+}
+
+impl Standing {
+    /// `said`, to be shown.
+    pub(super) fn of(said: &Said) -> Self {
+        let steps =
+            |ramp: Ramp| Steps { percent: ramp.percent, every_seconds: ramp.every.as_secs() };
+        Self {
+            subject: said.subject.to_string(),
+            word: said.word.to_string(),
+            reason: said.reason.clone(),
+            owner: said.owner.clone(),
+            since: timestamp(said.since),
+            until: said.until.map(timestamp),
+            ramp: said.ramp.map(steps),
+        }
+    }
+}
+
+impl Happened {
+    /// `record`, to be shown.
+    pub(super) fn of(record: &Record, number: Option<i64>) -> Self {
+        Self {
+            number,
+            at: timestamp(record.at),
+            kind: record.kind.label().to_owned(),
+            subject: record.subject.clone(),
+            what: record.what.clone(),
+            why: record.why.clone(),
+            who: record.who.clone(),
+            took_ms: record.took.map(millis),
+            generation: record.generation,
+        }
+    }
+}
+
+impl Effect {
+    fn of(view: &View, impact: &Impact, done: bool) -> Self {
+        let plan = view.snapshot.plan();
+        let shares = impact.shares.iter().map(|share| Moved {
+            service: share.service.clone(),
+            rtype: match share.family {
+                Family::V4 => "A".to_owned(),
+                Family::V6 => "AAAA".to_owned(),
+                Family::Alias => "CNAME".to_owned(),
+            },
+            region: share.region.map(|region| region_name(plan, region)),
+            before: share.before,
+            after: share.after,
+        });
+        let used = |name: &str| {
+            let mut shares = impact.shares.iter().filter_map(|share| share.region);
+            shares.any(|region| region_name(plan, region) == name)
+        };
+        let regions: Vec<_> = plan.regions.iter().filter(|region| used(&region.name)).collect();
+        let capacity: Option<u64> = regions.iter().map(|region| region.capacity).sum();
+        let all: f64 = impact.shares.iter().map(|share| share.before).sum();
+        let sum = |name: &str, of: fn(&crate::server::overrides::Share) -> f64| {
+            let shares = impact.shares.iter().filter(|share| {
+                share.region.is_some_and(|region| region_name(plan, region) == name)
+            });
+            shares.map(of).sum::<f64>() / all.max(f64::MIN_POSITIVE)
+        };
+        let load = |region: &&crate::snapshot::Region| Load {
+            region: region.name.clone(),
+            before: sum(&region.name, |share| share.before),
+            after: sum(&region.name, |share| share.after),
+            capacity: capacity.and_then(|all| Some(region.capacity? as f64 / all as f64)),
+        };
+        Self {
+            done,
+            left_with_nothing: impact.left_with_nothing.clone(),
+            shares: shares.collect(),
+            regions: regions.iter().map(load).collect(),
+        }
+    }
+}
+
+impl From<Unheard> for Refusal {
+    fn from(unheard: Unheard) -> Self {
+        match unheard {
+            Unheard::Senseless(what) => Self::bad(what),
+            Unheard::Dangerous(services) => Self::conflict(format!(
+                "this would leave nothing that is up and not drained to: {}; `force` does it \
+                 all the same",
+                services.join(", ")
+            )),
+            Unheard::Unkept(reason) => {
+                Self::broken(format!("it cannot be kept, so it is not followed: {reason}"))
+            }
+            Unheard::Stopping => Self::stopping(),
+        }
+    }
+}

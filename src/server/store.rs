@@ -1,0 +1,376 @@
+//! What outlives the process: operators' words, the last state and the history, in SQLite.
+//!
+//! One thread owns the database; who has something to keep sends it a job. What an operator is
+//! told is kept has been written and synced before. Health and history are written soon after,
+//! and what cannot be written is counted and lost: a full disk stops no failover. A file that is
+//! no database is put aside, and costs what was in it and nothing else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use metrics::counter;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::history::{Kind, Record};
+use super::overrides::Said;
+use crate::health::State;
+use crate::steer::Ramp;
+use crate::time::Instant;
+
+/// How many records of the history are kept: at ten a minute, a week.
+const KEPT: i64 = 100_000;
+
+/// After how many new records those beyond [`KEPT`] are deleted.
+const TRIM_EVERY: u32 = 1_000;
+
+/// A target's last state, as it is kept: by what identifies the target in any process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Kept {
+    /// [`Target::key`](crate::config::Target::key).
+    pub target: String,
+    /// What was believed.
+    pub state: State,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// What an earlier process knew.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Recalled {
+    /// What operators have said.
+    pub said: Vec<Said>,
+    /// The last state of the targets, and when it was last known to be true.
+    pub states: Vec<Kept>,
+    /// When it was last alive.
+    pub alive: Option<Instant>,
+}
+
+/// What part of the history is asked for: the newest first.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    /// Only those with lower numbers.
+    pub before: Option<i64>,
+    /// Only this kind.
+    pub kind: Option<Kind>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+enum Job {
+    Say(Box<Said>, oneshot::Sender<Result<(), String>>),
+    Clear(String, oneshot::Sender<Result<(), String>>),
+    Tell(Box<Record>),
+    States(Vec<Kept>),
+    Alive(Instant),
+    Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
+}
+
+/// The way to the database. Its thread ends when the last of these is gone, after the last job.
+#[derive(Clone, Debug)]
+pub struct Store(Sender<Job>);
+
+impl Store {
+    /// Opens the database in `folder`, or one in memory, and reads what it knows.
+    ///
+    /// # Errors
+    /// Why there can be none.
+    pub(super) fn open(folder: Option<&Path>) -> Result<(Self, Recalled), String> {
+        let database = match folder {
+            None => Database::of(Connection::open_in_memory()).map_err(|error| error.to_string()),
+            Some(folder) => Database::in_folder(folder)
+                .map_err(|reason| format!("{}: {reason}", folder.display())),
+        };
+        let database = database?;
+        let recalled = database.recall().map_err(|error| error.to_string())?;
+        let (jobs, taken) = channel();
+        let thread = thread::Builder::new().name("store".to_owned());
+        thread.spawn(move || database.work(&taken)).map_err(|error| error.to_string())?;
+        Ok((Self(jobs), recalled))
+    }
+
+    /// Keeps an operator's word: it is on disk when this returns.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) async fn say(&self, said: Said) -> Result<(), String> {
+        self.ask(|reply| Job::Say(Box::new(said), reply)).await
+    }
+
+    /// Forgets an operator's word, the same way.
+    ///
+    /// # Errors
+    /// Why it is still known.
+    pub(super) async fn clear(&self, subject: String) -> Result<(), String> {
+        self.ask(|reply| Job::Clear(subject, reply)).await
+    }
+
+    /// Writes to the history, soon.
+    pub(super) fn tell(&self, record: Record) {
+        self.send(Job::Tell(Box::new(record)));
+    }
+
+    /// Keeps what is believed now, soon.
+    pub(super) fn keep(&self, states: Vec<Kept>) {
+        self.send(Job::States(states));
+    }
+
+    /// What is kept was true at `now`.
+    pub(super) fn alive(&self, now: Instant) {
+        self.send(Job::Alive(now));
+    }
+
+    /// A part of the history, each record with its number.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub(super) async fn read(&self, page: Page) -> Result<Vec<(i64, Record)>, String> {
+        self.ask(|reply| Job::Read(page, reply)).await
+    }
+
+    fn send(&self, job: Job) {
+        // The thread ends after the last sender.
+        let _ended = self.0.send(job);
+    }
+
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Job,
+    ) -> Result<T, String> {
+        let (reply, answer) = oneshot::channel();
+        self.send(job(reply));
+        answer.await.unwrap_or_else(|_| Err("the state's thread has ended".to_owned()))
+    }
+}
+
+/// Renames a file that is no database of ours, with what SQLite keeps beside it.
+fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<(), String> {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let is_broken = match reason.sqlite_error_code() {
+        Some(code) => matches!(code, DatabaseCorrupt | NotADatabase),
+        // Tables that are not ours.
+        None => true,
+    };
+    if !is_broken {
+        return Err(reason.to_string());
+    }
+    for tail in ["", "-wal", "-shm"] {
+        let named = |end: &str| PathBuf::from(format!("{}{tail}{end}", file.display()));
+        if named("").exists() {
+            fs::rename(named(""), named(".broken")).map_err(|error| error.to_string())?;
+        }
+    }
+    counter!("meridian_state_lost_total").increment(1);
+    warn!(file = %file.display(), %reason, "the state cannot be read; put aside as .broken");
+    Ok(())
+}
+
+struct Database {
+    connection: Connection,
+    told: u32,
+}
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS overrides (
+        subject TEXT PRIMARY KEY, word TEXT NOT NULL, reason TEXT NOT NULL, owner TEXT NOT NULL,
+        since INTEGER NOT NULL, until INTEGER, ramp_percent INTEGER, ramp_every INTEGER) STRICT;
+    CREATE TABLE IF NOT EXISTS states (
+        target TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS alive (one INTEGER PRIMARY KEY CHECK (one = 1), at INTEGER) STRICT;
+    CREATE TABLE IF NOT EXISTS history (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, kind TEXT NOT NULL,
+        subject TEXT NOT NULL, what TEXT NOT NULL, why TEXT NOT NULL, who TEXT NOT NULL,
+        took INTEGER, generation INTEGER NOT NULL) STRICT;
+";
+
+impl Database {
+    fn in_folder(folder: &Path) -> Result<Self, String> {
+        fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+        let file = folder.join("meridian.db");
+        Self::of(Connection::open(&file)).or_else(|error| {
+            put_aside(&file, &error)?;
+            Self::of(Connection::open(&file)).map_err(|error| error.to_string())
+        })
+    }
+
+    fn of(connection: rusqlite::Result<Connection>) -> rusqlite::Result<Self> {
+        let connection = connection?;
+        // A write-ahead log that is synced at every commit: what was acknowledged survives a
+        // power cut (SQLite, "PRAGMA synchronous").
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.busy_timeout(Duration::from_secs(1))?;
+        connection.execute_batch(TABLES)?;
+        let database = Self { connection, told: 0 };
+        // Whatever is wrong with it is wrong now, and not when it is needed.
+        database.recall()?;
+        database.read(&Page { before: None, kind: None, limit: 1 })?;
+        Ok(database)
+    }
+
+    fn recall(&self) -> rusqlite::Result<Recalled> {
+        let rows = "SELECT subject, word, reason, owner, since, until, ramp_percent, ramp_every \
+                    FROM overrides ORDER BY subject";
+        let mut statement = self.connection.prepare(rows)?;
+        let said = statement.query_map([], said)?.collect::<Result<Vec<_>, _>>()?;
+        let mut statement = self.connection.prepare("SELECT target, state, since FROM states")?;
+        let kept = |row: &Row<'_>| {
+            let state = match row.get_ref(1)?.as_str()? {
+                "up" => State::Up,
+                "down" => State::Down,
+                _ => State::Unknown,
+            };
+            Ok(Kept { target: row.get(0)?, state, since: moment(row.get(2)?) })
+        };
+        let states = statement.query_map([], kept)?.collect::<Result<Vec<_>, _>>()?;
+        let alive = self.connection.query_row("SELECT at FROM alive", [], |row| row.get(0));
+        let alive: Option<i64> = alive.optional()?;
+        Ok(Recalled { said, states, alive: alive.map(moment) })
+    }
+
+    fn work(mut self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            let done = match job {
+                // Who asked may have stopped waiting.
+                Job::Say(said, reply) => {
+                    let _gone = reply.send(self.say(&said).map_err(|error| error.to_string()));
+                    Ok(())
+                }
+                Job::Clear(subject, reply) => {
+                    let sql = "DELETE FROM overrides WHERE subject = ?1";
+                    let done = self.connection.execute(sql, [subject]).map(drop);
+                    let _gone = reply.send(done.map_err(|error| error.to_string()));
+                    Ok(())
+                }
+                Job::Read(page, reply) => {
+                    let read = self.read(&page).map_err(|error| error.to_string());
+                    let _gone = reply.send(read);
+                    Ok(())
+                }
+                Job::Tell(record) => self.tell(&record),
+                Job::States(states) => self.keep(&states),
+                Job::Alive(now) => {
+                    let sql = "INSERT OR REPLACE INTO alive VALUES (1, ?1)";
+                    self.connection.execute(sql, [number(now)]).map(drop)
+                }
+            };
+            if let Err(error) = done {
+                counter!("meridian_state_lost_total").increment(1);
+                warn!(%error, "something that happened could not be kept");
+            }
+        }
+    }
+
+    fn say(&self, said: &Said) -> rusqlite::Result<()> {
+        let sql = "INSERT OR REPLACE INTO overrides VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let every = said.ramp.map(|ramp| i64::try_from(ramp.every.as_millis()).unwrap_or(i64::MAX));
+        self.connection.execute(
+            sql,
+            params![
+                said.subject.to_string(),
+                said.word.to_string(),
+                said.reason,
+                said.owner,
+                number(said.since),
+                said.until.map(number),
+                said.ramp.map(|ramp| ramp.percent),
+                every,
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn keep(&mut self, states: &[Kept]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        let sql = "INSERT OR REPLACE INTO states VALUES (?1, ?2, ?3)";
+        for kept in states {
+            let state = kept.state.to_string();
+            transaction.execute(sql, params![kept.target, state, number(kept.since)])?;
+        }
+        transaction.commit()
+    }
+
+    fn tell(&mut self, record: &Record) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO history (at, kind, subject, what, why, who, took, generation) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let Record { subject, what, why, who, .. } = record;
+        let took = record.took.map(|took| i64::try_from(took.as_micros()).unwrap_or(i64::MAX));
+        let generation = i64::try_from(record.generation).unwrap_or(i64::MAX);
+        self.connection.execute(
+            sql,
+            params![
+                number(record.at),
+                record.kind.label(),
+                subject,
+                what,
+                why,
+                who,
+                took,
+                generation
+            ],
+        )?;
+        self.told += 1;
+        if self.told.is_multiple_of(TRIM_EVERY) {
+            let newest = self.connection.last_insert_rowid();
+            let sql = "DELETE FROM history WHERE number <= ?1";
+            self.connection.execute(sql, [newest - KEPT])?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, page: &Page) -> rusqlite::Result<Vec<(i64, Record)>> {
+        let sql = "SELECT number, at, kind, subject, what, why, who, took, generation \
+                   FROM history WHERE number < ?1 AND (?2 IS NULL OR kind = ?2) \
+                   ORDER BY number DESC LIMIT ?3";
+        let mut statement = self.connection.prepare(sql)?;
+        let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+        let before = page.before.unwrap_or(i64::MAX);
+        let kind = page.kind.map(Kind::label);
+        statement.query_map(params![before, kind, limit], record)?.collect()
+    }
+}
+
+fn said(row: &Row<'_>) -> rusqlite::Result<Said> {
+    let text = |column| row.get::<_, String>(column);
+    let (percent, every): (Option<u8>, Option<i64>) = (row.get(6)?, row.get(7)?);
+    let every = every.and_then(|every| u64::try_from(every).ok()).map(Duration::from_millis);
+    Ok(Said {
+        subject: text(0)?.parse().map_err(|_| rusqlite::Error::InvalidQuery)?,
+        word: text(1)?.parse().map_err(|()| rusqlite::Error::InvalidQuery)?,
+        reason: text(2)?,
+        owner: text(3)?,
+        since: moment(row.get(4)?),
+        until: row.get::<_, Option<i64>>(5)?.map(moment),
+        ramp: percent.zip(every).map(|(percent, every)| Ramp { percent, every }),
+    })
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<(i64, Record)> {
+    let kind = row.get_ref(2)?.as_str()?;
+    let kind = Kind::ALL.into_iter().find(|known| known.label() == kind).unwrap_or(Kind::Node);
+    let took: Option<i64> = row.get(7)?;
+    let record = Record {
+        at: moment(row.get(1)?),
+        kind,
+        subject: row.get(3)?,
+        what: row.get(4)?,
+        why: row.get(5)?,
+        who: row.get(6)?,
+        took: took.and_then(|took| u64::try_from(took).ok()).map(Duration::from_micros),
+        generation: row.get::<_, i64>(8)?.unsigned_abs(),
+    };
+    Ok((row.get(0)?, record))
+}
+
+/// A moment as SQLite keeps it: nanoseconds since the Unix epoch.
+fn number(moment: Instant) -> i64 {
+    i64::try_from(moment.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn moment(number: i64) -> Instant {
+    Instant::from_nanos(u64::try_from(number).unwrap_or(0))
+}

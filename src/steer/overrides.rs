@@ -1,0 +1,211 @@
+//! The operator's word over health: up, down or drain, of a region, of a service's region, or of
+//! an address.
+//!
+//! ```text
+//! Overrides (all that stand) → at(now) → InForce → word(…)   what counts for one endpoint
+//!            └ next_change(now)                      └ bands(…)  where clients part during a ramp
+//! ```
+//!
+//! The narrowest word counts: an address before a service's region before a region. A ramp lets a
+//! word reach a growing share of the clients. Who is reached is decided by the hash of the
+//! client's prefix, so that the same clients move, and none moves twice.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::Pool;
+use super::weighted::{SLOTS, spread};
+use crate::ids::{RegionId, ServiceId};
+use crate::time::Instant;
+
+/// What an operator says of something.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Word {
+    /// It is up, whatever the probes say.
+    Up,
+    /// It is down, whatever the probes say.
+    Down,
+    /// It gets no new clients, unless nothing else is up.
+    Drain,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Drain => "drain",
+        })
+    }
+}
+
+impl FromStr for Word {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let all = [Self::Up, Self::Down, Self::Drain];
+        all.into_iter().find(|word| word.to_string() == text).ok_or(())
+    }
+}
+
+/// What a word is about; a wider scope comes before a narrower one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Scope {
+    /// Every service's endpoints in a region.
+    Region(RegionId),
+    /// One service's endpoints in a region.
+    Pool(ServiceId, RegionId),
+    /// An address, whoever uses it.
+    Address(IpAddr),
+}
+
+/// How fast a word reaches all clients.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ramp {
+    /// How many percent of the clients each step adds; the first one at once. 1 to 100.
+    pub percent: u8,
+    /// From one step to the next.
+    pub every: Duration,
+}
+
+/// A word that stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Override {
+    /// What it is about.
+    pub scope: Scope,
+    /// What is said.
+    pub word: Word,
+    /// Since when.
+    pub since: Instant,
+    /// Until when; `None`: until it is taken back.
+    pub until: Option<Instant>,
+    /// How fast it reaches all clients; `None`: at once.
+    pub ramp: Option<Ramp>,
+}
+
+impl Override {
+    /// How many of the [`SLOTS`] it reaches at `now`.
+    fn reach(&self, now: Instant) -> usize {
+        if now < self.since || self.until.is_some_and(|until| now >= until) {
+            return 0;
+        }
+        let Some(ramp) = self.ramp else { return SLOTS };
+        let percent = u128::from(ramp.percent) * (self.steps(ramp, now) + 1);
+        usize::try_from(percent.min(100)).map_or(SLOTS, |percent| SLOTS * percent / 100)
+    }
+
+    /// How many steps have followed the first.
+    fn steps(&self, ramp: Ramp, now: Instant) -> u128 {
+        now.since(self.since).as_nanos() / ramp.every.as_nanos().max(1)
+    }
+
+    /// When its reach is next different.
+    fn next_change(&self, now: Instant) -> Option<Instant> {
+        if now < self.since {
+            return Some(self.since);
+        }
+        let step = self.ramp.filter(|_| (1..SLOTS).contains(&self.reach(now))).and_then(|ramp| {
+            let steps = u32::try_from(self.steps(ramp, now) + 1).ok()?;
+            Some(self.since + ramp.every.saturating_mul(steps))
+        });
+        let end = self.until.filter(|until| *until > now);
+        step.into_iter().chain(end).min()
+    }
+}
+
+/// All words that stand.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Overrides {
+    list: Vec<Override>,
+}
+
+impl FromIterator<Override> for Overrides {
+    fn from_iter<I: IntoIterator<Item = Override>>(list: I) -> Self {
+        Self { list: list.into_iter().collect() }
+    }
+}
+
+impl Overrides {
+    /// What is in force at `now`.
+    pub fn at(&self, now: Instant) -> InForce {
+        let reaching = self.list.iter().map(|one| (one.scope, one.word, one.reach(now)));
+        let mut rows: Vec<_> = reaching.filter(|(.., reach)| *reach > 0).collect();
+        // The narrowest first.
+        rows.sort_by_key(|(scope, ..)| std::cmp::Reverse(*scope));
+        InForce { rows }
+    }
+
+    /// When something else is in force next.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        self.list.iter().filter_map(|one| one.next_change(now)).min()
+    }
+}
+
+/// The words that are in force at one moment, the narrowest first, each with the number of slots
+/// that it reaches.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct InForce {
+    rows: Vec<(Scope, Word, usize)>,
+}
+
+impl InForce {
+    /// No word.
+    pub const NONE: &'static Self = &Self { rows: Vec::new() };
+
+    /// The same, with every one of `regions` down.
+    #[must_use]
+    pub fn assuming_down(&self, regions: &[RegionId]) -> Self {
+        let down = regions.iter().map(|region| (Scope::Region(*region), Word::Down, SLOTS));
+        let others = self.rows.iter().filter(|(scope, ..)| match scope {
+            Scope::Region(region) | Scope::Pool(_, region) => !regions.contains(region),
+            Scope::Address(_) => true,
+        });
+        Self { rows: others.copied().chain(down).collect() }
+    }
+
+    /// What counts for an endpoint, for the clients in `slot`.
+    pub fn word(
+        &self,
+        service: ServiceId,
+        region: RegionId,
+        address: Option<IpAddr>,
+        slot: usize,
+    ) -> Option<Word> {
+        let is_about = |scope: &Scope| match *scope {
+            Scope::Region(of) => of == region,
+            Scope::Pool(of, at) => (of, at) == (service, region),
+            Scope::Address(of) => Some(of) == address,
+        };
+        let mut words =
+            self.rows.iter().filter(|(scope, _, reach)| is_about(scope) && slot < *reach);
+        words.next().map(|(_, word, _)| *word)
+    }
+
+    /// The slots at which the clients of a service part: everybody from one of these up to the
+    /// next is told the same. The first is 0.
+    pub fn bands(&self, service: ServiceId, pools: &[Pool]) -> Vec<usize> {
+        let is_about = |scope: &Scope| match *scope {
+            Scope::Region(region) => pools.iter().any(|pool| pool.region == region),
+            Scope::Pool(of, _) => of == service,
+            Scope::Address(ip) => {
+                let mut endpoints = pools.iter().flat_map(|pool| &pool.endpoints);
+                endpoints.any(|endpoint| endpoint.address.ip() == Some(ip))
+            }
+        };
+        let ends = self.rows.iter().filter(|(scope, ..)| is_about(scope)).map(|(.., reach)| *reach);
+        let mut bands: Vec<usize> = ends.filter(|end| *end < SLOTS).chain([0]).collect();
+        bands.sort_unstable();
+        bands.dedup();
+        bands
+    }
+}
+
+/// The slot of a client on a ramp, and the length of the prefix that decided it. It says nothing
+/// of the slot under which a `weighted` service finds its region.
+pub fn ramp_slot(client: IpAddr) -> (usize, u8) {
+    let (hash, prefix) = spread(client);
+    // The upper half: the weighted slot is made of the lower.
+    (usize::try_from(hash >> 32).map_or(0, |hash| hash % SLOTS), prefix)
+}

@@ -1,0 +1,289 @@
+//! What operators say: over the API and by `ctl`, kept over restarts, refused where it would hurt.
+
+use std::process::Command;
+
+use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::opt::EdnsCode;
+use serde_json::Value;
+
+use crate::harness::{Meridian, Nginx, ask, data, free_port, meridian, wait_for, wait_until};
+
+const DUBLIN: &str = "134.226.1.0/24";
+
+fn config(port: u16, [us, eu]: [&str; 2]) -> String {
+    format!(
+        "regions:
+  us: {{ at: [39, -77], capacity: 100 }}
+  eu: {{ at: [53, -6], capacity: 300 }}
+checks: {{ web: {{ http: /healthz, port: {port}, rise: 2, hold_down: 0s }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: web, regions: {{ us: {us}, eu: {eu} }} }}
+  api: {{ names: [api.example.com], check: web, regions: {{ us: {us}, eu: {eu} }} }}
+"
+    )
+}
+
+fn world() -> (Meridian, [Nginx; 2]) {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = regions.each_ref().map(|region| region.address.to_string());
+    (Meridian::serve(&config(port, [&us, &eu])), regions)
+}
+
+fn because(word: &[&'static str]) -> Vec<&'static str> {
+    [word, &["--reason", "maintenance", "--owner", "alice"]].concat()
+}
+
+#[test]
+fn a_drained_region_loses_its_clients_and_gets_them_back_when_that_is_cleared() {
+    let (server, [us, eu]) = world();
+    let (us, eu) = (vec![us.address.to_string()], vec![eu.address.to_string()]);
+    let web = || server.addresses_for("www.example.com", DUBLIN);
+    let api = || server.addresses_for("api.example.com", DUBLIN);
+    assert_eq!(web(), eu);
+
+    let (fine, told) = server.ctl(&because(&["drain", "web/eu"]));
+    assert!(fine && told.starts_with("web/eu: drain\n"), "{told}");
+    wait_until(&us, web);
+    assert_eq!(api(), eu, "the other service goes on");
+    let (_, explained) = server.get("/api/v1/explain?name=www.example.com&from=134.226.1.1");
+    assert!(explained.contains("drained by an operator"), "{explained}");
+    let (_, status) = server.ctl(&["status"]);
+    assert!(status.contains("override  web/eu: drain, by alice: maintenance"), "{status}");
+
+    // The narrower word counts.
+    assert!(server.ctl(&because(&["drain", "eu"])).0);
+    wait_until(&us, api);
+    assert!(server.ctl(&because(&["up", "api/eu"])).0);
+    wait_until(&eu, api);
+    for subject in ["eu", "web/eu", "api/eu"] {
+        assert_eq!(server.ctl(&["clear", subject]), (true, format!("{subject}: cleared")));
+    }
+    wait_until(&eu, web);
+    assert_eq!(server.ctl(&["overrides"]), (true, "nothing is overridden".to_owned()));
+    let (fine, told) = server.ctl(&["clear", "eu"]);
+    assert!(!fine && told.contains("nothing is said of eu"), "{told}");
+}
+
+#[test]
+fn the_word_of_an_operator_goes_over_the_probes() {
+    let (server, [us, mut eu]) = world();
+    let dublin = || server.addresses_for("www.example.com", DUBLIN);
+    let address = eu.address.to_string();
+    let say = |word: &str, subject: &str| {
+        let (fine, told) = server.ctl(&[word, subject, "--reason", "test", "--owner", "bob"]);
+        assert!(fine, "{told}");
+    };
+    say("down", &address);
+    wait_until(&vec![us.address.to_string()], dublin);
+    say("up", &address);
+    wait_until(&vec![address.clone()], dublin);
+    eu.process.kill();
+    wait_until(&"down".to_owned(), || server.endpoint(eu.address).0);
+    assert_eq!(dublin(), std::slice::from_ref(&address));
+    assert!(server.ctl(&["clear", &address]).0);
+    wait_until(&vec![us.address.to_string()], dublin);
+}
+
+#[test]
+fn what_would_leave_a_name_with_nothing_is_refused_unless_forced() {
+    let (server, [us, eu]) = world();
+    let dublin = || server.addresses_for("www.example.com", DUBLIN);
+    assert!(server.ctl(&because(&["drain", "us"])).0);
+    for word in ["drain", "down"] {
+        let (fine, told) = server.ctl(&because(&[word, "eu"]));
+        assert!(!fine && told.contains("web, api") && told.contains("`force`"), "{told}");
+    }
+    assert_eq!(dublin(), [eu.address.to_string()], "nothing has changed");
+    let (fine, told) = server.ctl(&because(&["drain", "eu", "--force"]));
+    assert!(fine && told.contains("DANGER    web is left with nothing"), "{told}");
+    // Drained is not gone: a name keeps its record.
+    assert_eq!(dublin(), [eu.address.to_string()]);
+    // Of two that are drained, the one that is down is no choice.
+    drop(eu);
+    wait_until(&vec![us.address.to_string()], dublin);
+}
+
+#[test]
+fn senseless_words_are_refused_with_what_there_is() {
+    let (server, _regions) = world();
+    for (word, expected) in [
+        (&["drain", "asia"][..], "no region `asia`; there are: us, eu"),
+        (&["drain", "shop/eu"], "no service `shop`; there are: web, api"),
+        (&["drain", "192.0.2.1"], "no endpoint has 192.0.2.1"),
+        (&["drain", "/eu"], "expected REGION, SERVICE/REGION or an address"),
+        (&["drain", "eu", "--until", "2001-01-01T00:00:00Z"], "it would be over already"),
+        (&["drain", "eu", "--until", "tomorrow"], "`tomorrow` is no time"),
+        (&["up", "eu", "--ramp", "10%/30s"], "a ramp is for `drain` and `down`"),
+        (&["drain", "eu", "--ramp", "fast"], "expected a share and a time such as 10%/30s"),
+        (&["drain", "eu", "--for", "long"], "expected a time such as 90s, 30m or 2h"),
+    ] {
+        let (fine, told) = server.ctl(&because(word));
+        assert!(!fine && told.contains(expected), "{word:?}: {told}");
+    }
+    let (fine, told) = server.ctl(&["drain", "eu"]);
+    assert!(!fine && told.contains("--reason"), "{told}");
+    assert_eq!(server.status()["overrides"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_dry_run_tells_who_would_move_and_moves_nobody() {
+    let (server, [_us, eu]) = world();
+    let (fine, told) = server.ctl(&because(&["drain", "web/eu", "--dry-run", "--json"]));
+    let effect: Value = serde_json::from_str(&told).unwrap();
+    assert!(fine && effect["done"] == false, "{told}");
+    let moved = |service: &str, region: &str| -> (f64, f64) {
+        let shares = effect["shares"].as_array().unwrap().iter();
+        let found = shares.clone().find(|of| of["service"] == service && of["region"] == region);
+        let found = found.unwrap();
+        (found["before"].as_f64().unwrap(), found["after"].as_f64().unwrap())
+    };
+    let (us, eu_share) = (moved("web", "us"), moved("web", "eu"));
+    assert!(eu_share.0 > 0.2 && eu_share.1 == 0.0, "{told}");
+    assert!((us.1 - 1.0).abs() < 1e-9 && (us.0 + eu_share.0 - 1.0).abs() < 1e-9, "{told}");
+    assert_eq!(moved("api", "eu").0, moved("api", "eu").1);
+    let eu_load = &effect["regions"][1];
+    assert_eq!((&eu_load["region"], &eu_load["capacity"]), (&"eu".into(), &0.75.into()));
+    assert_eq!(server.addresses_for("www.example.com", DUBLIN), [eu.address.to_string()]);
+    assert_eq!(server.ctl(&["overrides"]).1, "nothing is overridden");
+}
+
+#[test]
+fn a_ramp_moves_the_same_share_of_clients_on_every_node() {
+    let (server, [us, eu]) = world();
+    let other =
+        Meridian::serve(&config(us.port, [&us.address.to_string(), &eu.address.to_string()]));
+    let moved = |server: &Meridian| -> Vec<u8> {
+        let is_moved = |third: &u8| {
+            let client = format!("134.226.{third}.0/24");
+            let answer = ask(server.dns, "www.example.com", RecordType::A, Some(&client));
+            let subnet = answer.edns.as_ref().unwrap().option(EdnsCode::Subnet).unwrap();
+            let subnet: Vec<u8> = subnet.try_into().unwrap();
+            // A neighbour may be on the other side of the ramp.
+            assert_eq!(subnet[3], 24);
+            data(&answer) == [us.address.to_string()]
+        };
+        (0..=255).filter(is_moved).collect()
+    };
+    for server in [&server, &other] {
+        assert!(server.ctl(&because(&["drain", "eu", "--ramp", "30%/1h"])).0);
+    }
+    let (here, there) = (moved(&server), moved(&other));
+    assert_eq!(here, there);
+    // 30 % of 256 is 77; five standard deviations are 37.
+    assert!((40..=114).contains(&here.len()), "{}", here.len());
+}
+
+#[test]
+fn words_and_history_outlive_the_process_and_a_word_ends_in_time() {
+    let (server, [us, eu]) = world();
+    assert!(server.ctl(&because(&["drain", "web/eu"])).0);
+    assert!(server.ctl(&because(&["drain", "api/eu", "--for", "2s"])).0);
+    let server = server.restart();
+    let us = vec![us.address.to_string()];
+    assert_eq!(server.addresses_for("www.example.com", DUBLIN), us, "from the first answer on");
+    let api = || server.addresses_for("api.example.com", DUBLIN);
+    wait_until(&vec![eu.address.to_string()], api);
+    assert_eq!(server.addresses_for("www.example.com", DUBLIN), us);
+    let (_, told) = server.ctl(&["history", "--kind", "override"]);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 3, "{told}");
+    assert!(lines[0].contains("web/eu: drain (maintenance, by alice (uid "), "{told}");
+    assert!(lines[2].contains("api/eu: cleared (drain until now: maintenance"), "{told}");
+    assert!(server.logged("\"kind\":\"override\"") > 0);
+}
+
+#[test]
+fn a_restart_in_an_outage_never_answers_with_the_dead_region() {
+    let port = free_port();
+    let [us, mut eu] = [Nginx::start(port), Nginx::start(port)];
+    let text = config(port, [&us.address.to_string(), &eu.address.to_string()]);
+    // It answers before any probe has ended: only what was kept can be known.
+    let head = "node: { listen: \"127.0.0.1:0\", state: state, ready_within: 0s }\n\
+                http: { listen: \"127.0.0.1:0\" }\n";
+    let server = Meridian::start(tempfile::tempdir().unwrap(), &format!("{head}{text}"));
+    eu.process.kill();
+    let us = vec![us.address.to_string()];
+    wait_until(&us, || server.addresses_for("www.example.com", DUBLIN));
+    // Stopped, it takes connections and says nothing: the first verdict takes its time.
+    eu.restart();
+    eu.process.signal("STOP");
+    let server = server.restart();
+    assert_eq!(server.addresses_for("www.example.com", DUBLIN), us);
+    eu.process.signal("CONT");
+    let own = vec![eu.address.to_string()];
+    wait_until(&own, || server.addresses_for("www.example.com", DUBLIN));
+}
+
+#[test]
+fn a_broken_state_file_costs_what_was_in_it_and_nothing_else() {
+    let (server, [_us, eu]) = world();
+    assert!(server.ctl(&because(&["drain", "eu"])).0);
+    let file = server.path("state/meridian.db");
+    std::fs::remove_file(server.path("state/meridian.db-wal")).ok();
+    std::fs::write(
+        &file,
+        "this is no database, and long enough to be looked at as one. ".repeat(99),
+    )
+    .unwrap();
+    let server = server.restart();
+    assert_eq!(server.addresses_for("www.example.com", DUBLIN), [eu.address.to_string()]);
+    assert!(server.path("state/meridian.db.broken").exists());
+    assert_eq!(server.logged("put aside"), 1);
+    assert!(server.ctl(&because(&["drain", "eu"])).0, "and a new one is kept");
+}
+
+/// What curl prints for a change over the network.
+fn change(server: &Meridian, token: Option<&str>, body: &str) -> (String, String) {
+    let header = format!("Authorization: Bearer {}", token.unwrap_or_default());
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-m", "10", "-w", "\n%{http_code}", "-X", "PUT", "-d", body])
+        .args(["-H", "Content-Type: application/json"]);
+    if token.is_some() {
+        curl.args(["-H", &header]);
+    }
+    let output = curl.arg(server.url("/api/v1/overrides")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, code) = text.rsplit_once('\n').unwrap();
+    (code.to_owned(), body.to_owned())
+}
+
+#[test]
+fn over_the_network_a_change_needs_a_token_and_is_its_owner_s() {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = regions.each_ref().map(|region| region.address.to_string());
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, "carol s3cret\n").unwrap();
+    let head = "node: { listen: \"127.0.0.1:0\" }\n\
+                http: { listen: \"127.0.0.1:0\", tokens: tokens, read: token }\n";
+    let server = Meridian::start(folder, &format!("{head}{}", config(port, [&us, &eu])));
+    let body = r#"{"subject": "eu", "word": "drain", "reason": "test", "owner": "carol"}"#;
+    for (token, expected) in [(None, "needs a token"), (Some("guess"), "unknown token")] {
+        let (code, told) = change(&server, token, body);
+        assert!(code == "401" && told.contains(expected), "{code} {told}");
+    }
+    assert_eq!(server.get("/api/v1/status").0, 401);
+    assert_eq!(server.get("/metrics").0, 401);
+    assert_eq!(server.get("/readyz").0, 200, "supervisors carry no token");
+
+    let (code, told) = change(&server, Some("s3cret"), body);
+    assert_eq!(code, "200", "{told}");
+    let file = tokens.to_str().unwrap();
+    let ctl = ["ctl", "--server", &server.url(""), "--token-file", file, "history"];
+    let wait = || {
+        let told = String::from_utf8(meridian(&ctl).stdout).unwrap();
+        told.contains("eu: drain (test, by carol (carol))").then_some(())
+    };
+    wait_for("the history", wait);
+    for wrong in ["", "{}", r#"{"subject": "eu"}"#, "no json", &body.replace("drain", "explode")] {
+        let (code, _) = change(&server, Some("s3cret"), wrong);
+        assert!(code.starts_with('4'), "{code}: {wrong}");
+    }
+    // A token that is taken out of the file counts no more.
+    std::fs::write(&tokens, "carol other\n").unwrap();
+    assert_eq!(change(&server, Some("s3cret"), body).0, "401");
+    assert_eq!(change(&server, Some("other"), body).0, "200");
+}
