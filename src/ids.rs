@@ -35,6 +35,10 @@ id!(
     ServiceId(u32)
 );
 id!(
+    /// A node of the cluster, by its place in the list of all.
+    NodeId(u8)
+);
+id!(
     /// A probe target: one address probed in one way, shared by all endpoints that ask for it.
     TargetId(u32)
 );

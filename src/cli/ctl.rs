@@ -61,6 +61,17 @@ enum Command {
         #[arg(long, env = "USER", default_value = "unknown")]
         owner: String,
     },
+    /// Let a service's region back that is well again and waits for that (`failback: manual`).
+    Failback {
+        /// SERVICE/REGION.
+        subject: String,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Who says so.
+        #[arg(long, env = "USER", default_value = "unknown")]
+        owner: String,
+    },
     /// Tell what operators have said.
     Overrides,
     /// Tell what happened, the newest last.
@@ -130,6 +141,12 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Clear { subject, reason, owner } => {
             let told = format!("{subject}: cleared");
             server.send("DELETE", "/api/v1/overrides", &Clearing { subject, reason, owner })?;
+            print(&told);
+            Ok(())
+        }
+        Command::Failback { subject, reason, owner } => {
+            let told = format!("{subject}: let back");
+            server.send("POST", "/api/v1/failback", &Clearing { subject, reason, owner })?;
             print(&told);
             Ok(())
         }
@@ -327,6 +344,7 @@ fn status_text(status: &Value) -> String {
         for endpoint in list(&service["endpoints"]) {
             let word =
                 endpoint["override"].as_str().map(|word| format!(" [{word} by an operator]"));
+            let word = word.or_else(|| endpoint["hold"].as_str().map(|hold| format!(" [{hold}]")));
             lines.push(format!(
                 "    {:<16} {:<24} {:<8} {}{}",
                 text(&endpoint["region"]),

@@ -48,7 +48,7 @@ fn by_config(config: &Path, asked: &Explain) -> Result<Explanation, Failed> {
         .iter()
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Up));
     let overrides = InForce::NONE.assuming_down(&down);
-    let facts = Facts { health: &all_up, overrides: &overrides };
+    let facts = Facts { overrides: &overrides, ..Facts::of(&all_up) };
     let snapshot = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
     let question = Question { name, rtype, client: asked.from };
     Ok(explain(&snapshot, &loaded.atlas, &facts, &question))

@@ -72,7 +72,7 @@ impl Checks {
     }
 
     /// The check that a text names.
-    fn find(&self, at: &At<'_>, problems: &mut Problems) -> Option<&(Check, Schedule)> {
+    pub(super) fn find(&self, at: &At<'_>, problems: &mut Problems) -> Option<&(Check, Schedule)> {
         let name = at.text("the name of a check", problems)?;
         let Some(found) = self.list.iter().find(|check| check.name == name) else {
             let known = self.list.iter().map(|check| check.name.as_str());

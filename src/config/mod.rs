@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use crate::geo::CatchmentSpec;
 use crate::health::{Check, Schedule};
-use crate::ids::{RegionId, TargetId};
+use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::fnv1a;
 use crate::snapshot::{Identity, Region};
-use crate::steer::Service;
+use crate::steer::{MaxMoves, Service};
 use crate::zone::{Name, Zones};
 
 pub mod defaults;
@@ -64,6 +64,10 @@ pub struct Config {
     pub catchments: Vec<CatchmentSpec>,
     /// What is probed.
     pub targets: Vec<Target>,
+    /// Those of the targets that serve nobody, and tell whether this node sees anything.
+    pub canaries: Vec<TargetId>,
+    /// How many regions may leave in what time, by health alone.
+    pub max_moves: Option<MaxMoves>,
     /// What the server says of itself.
     pub identity: Identity,
     /// Steered names that may go away: any other that is live must keep a record.
@@ -165,6 +169,11 @@ impl Config {
         differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 
+    /// The service called `name`.
+    pub fn service(&self, name: &str) -> Option<ServiceId> {
+        ServiceId::from_index(self.services.iter().position(|service| service.name == name)?)
+    }
+
     /// The region called `name`.
     pub fn region(&self, name: &str) -> Option<RegionId> {
         RegionId::from_index(self.regions.iter().position(|region| region.name == name)?)
@@ -189,13 +198,16 @@ fn compile(
     let checks = checks::read(fields.get("checks"), problems);
     let zones = fields.need("zones", problems);
     let services = fields.need("services", problems);
+    let canaries = fields.get("canaries");
+    let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
     let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
     fields.done(problems);
 
     let mut zones = zones::read(zones, load, problems);
     let world = services::World { regions: &regions, checks: &checks, preferences: &preferences };
-    let services = services::read(services, &world, &mut zones, targets, problems);
+    let mut services = services::read(services, &world, &mut zones, targets, problems);
+    let canaries = services::canaries(canaries, &checks, targets, &mut services, problems);
     checks.unused(problems);
     regions.unused(&services.list, problems);
     let files = zones.files.clone();
@@ -210,6 +222,8 @@ fn compile(
         zones,
         catchments: services.catchments,
         targets: services.targets,
+        canaries,
+        max_moves,
         identity,
         retired,
         files,

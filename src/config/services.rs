@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU8;
+use std::time::Duration;
 
 use super::checks::{Checks, Rule};
 use super::places::{Regions, preferences};
@@ -12,7 +13,9 @@ use super::{Target, Targets, defaults};
 use crate::geo::{CatchmentSpec, Preferences, Site};
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, ServiceId, TargetId};
-use crate::steer::{Address, Endpoint, MinUp, OnAllDown, Policy, Pool, Probed, Service};
+use crate::steer::{
+    Address, Endpoint, Failback, MaxMoves, MinUp, OnAllDown, Policy, Pool, Probed, Service,
+};
 use crate::zone::{Name, Steered};
 
 /// What services refer to.
@@ -120,8 +123,58 @@ fn service(
         ecs: fields.get("ecs").and_then(|at| at.boolean(problems)).unwrap_or(true),
         catchment,
         min_up: min_up(fields, problems),
+        failback: failback(fields, problems),
         pools,
     }
+}
+
+/// `failback`: a time, or `manual`.
+fn failback(fields: &mut Fields<'_>, problems: &mut Problems) -> Failback {
+    let Some(at) = fields.get("failback") else { return Failback::After(Duration::ZERO) };
+    if matches!(&at.node.value, Value::Text(text) if text == "manual") {
+        return Failback::Manual;
+    }
+    let span = at.duration(Duration::ZERO, super::LONGEST, problems);
+    Failback::After(span.unwrap_or_default())
+}
+
+/// `max_moves`: how many regions may leave in what time.
+pub(super) fn max_moves(at: Option<At<'_>>, problems: &mut Problems) -> Option<MaxMoves> {
+    let mut fields = at?.fields(problems)?;
+    let regions = fields.need("regions", problems);
+    let within = fields.need("within", problems);
+    fields.done(problems);
+    let regions = regions?.number(1, 64, problems)?;
+    let within = within?.duration(Duration::from_secs(1), super::LONGEST, problems)?;
+    Some(MaxMoves { regions: usize::try_from(regions).ok()?, within })
+}
+
+/// `canaries`: addresses that tell whether this node sees anything.
+pub(super) fn canaries(
+    at: Option<At<'_>>,
+    checks: &Checks,
+    targets: &mut Targets,
+    services: &mut Services,
+    problems: &mut Problems,
+) -> Vec<TargetId> {
+    let mut canaries = Vec::new();
+    for (_, _, at) in at.map(|at| at.named(problems)).unwrap_or_default() {
+        let Some(mut fields) = at.fields(problems) else { continue };
+        let address = fields.need("address", problems);
+        let check = fields.need("check", problems);
+        fields.done(problems);
+        let address = address.and_then(|at| at.unicast(problems));
+        let check = check.and_then(|at| checks.find(&at, problems));
+        let (Some(ip), Some((check, schedule))) = (address, check) else { continue };
+        let Some(id) = targets.id(ip, check) else { continue };
+        if services.known_targets.contains_key(&id) {
+            let what = format!("{ip} is probed in this way as an endpoint; a canary is none");
+            problems.error(at.place(), &at.key, what);
+        }
+        services.target(id, ip, check, *schedule);
+        canaries.push(id);
+    }
+    canaries
 }
 
 /// `min_up`: a number, or a share such as `50%`.

@@ -1,12 +1,14 @@
-//! The monitor: who is probed when, and what the outcomes mean.
+//! The monitor: who is probed when, what this node concludes, and what the nodes believe together.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::outcome::{Failure, Outcome, Report};
-use super::schedule::{RoundTrip, Schedule};
+use super::outcome::Report;
+use super::quorum::{Electorate, Votes};
+use super::schedule::Schedule;
 use super::table::{HealthTable, State, TargetHealth};
-use crate::ids::TargetId;
+use super::watch::{Stage, Watch};
+use crate::ids::{NodeId, TargetId};
 use crate::rng::{Seed, Stream};
 use crate::time::Instant;
 
@@ -19,7 +21,47 @@ pub struct Monitor {
     timers: BTreeSet<(Instant, TargetId)>,
     due: VecDeque<TargetId>,
     changes: VecDeque<Change>,
+    /// Own opinions that others have not been told.
+    opinions: BTreeSet<TargetId>,
     jitter: Stream,
+    canaries: BTreeSet<TargetId>,
+    sight: Sight,
+    abstains: bool,
+    electorate: Electorate,
+    /// What other nodes see.
+    others: HashMap<TargetId, BTreeMap<NodeId, State>>,
+    /// The other nodes whose opinions are fresh.
+    fresh: BTreeSet<NodeId>,
+}
+
+/// How much this node sees of what it watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Sight {
+    /// Targets that this node does not believe to be down; canaries apart.
+    living: usize,
+    /// Those of them that are silent.
+    silent: usize,
+    canaries: usize,
+    /// Those of them that fail.
+    blind: usize,
+}
+
+impl Sight {
+    /// Can this node trust what it sees?
+    fn is_lost(self) -> bool {
+        if self.canaries > 0 {
+            self.blind == self.canaries
+        } else {
+            self.silent >= FEWEST_SILENT && self.silent * 2 > self.living
+        }
+    }
+
+    fn change(&mut self, from: Self, to: Self) {
+        self.living = self.living + to.living - from.living;
+        self.silent = self.silent + to.silent - from.silent;
+        self.canaries = self.canaries + to.canaries - from.canaries;
+        self.blind = self.blind + to.blind - from.blind;
+    }
 }
 
 /// A probe to be carried out now.
@@ -50,35 +92,6 @@ pub struct Change {
     pub failing_since: Option<Instant>,
 }
 
-/// One target's course.
-#[derive(Debug)]
-struct Watch {
-    schedule: Schedule,
-    round_trip: RoundTrip,
-    /// The moment around which its next regular probe is; one interval after the other.
-    slot: Instant,
-    /// When the next probe is due, or the one that is on the way was.
-    due: Instant,
-    stage: Stage,
-    failures: u32,
-    /// What is believed of it rests on its probes, not on what was recalled.
-    confirmed: bool,
-    /// When it last came back from "down".
-    came_back: Option<Instant>,
-    /// How often it went down soon after it had come back.
-    flaps: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stage {
-    /// In `timers`.
-    Waiting,
-    /// In `due`.
-    Due,
-    /// With the driver.
-    Probing,
-}
-
 impl Monitor {
     /// A monitor that watches nobody. Jitter is drawn from `seed`.
     pub fn new(seed: Seed) -> Self {
@@ -88,8 +101,21 @@ impl Monitor {
             timers: BTreeSet::new(),
             due: VecDeque::new(),
             changes: VecDeque::new(),
+            opinions: BTreeSet::new(),
             jitter: seed.stream("health jitter"),
+            canaries: BTreeSet::new(),
+            sight: Sight::default(),
+            abstains: false,
+            electorate: Electorate::default(),
+            others: HashMap::new(),
+            fresh: BTreeSet::new(),
         }
+    }
+
+    /// Who decides from now on: this node alone, or several.
+    pub fn elect(&mut self, now: Instant, electorate: Electorate) {
+        self.electorate = electorate;
+        self.settle_all(now);
     }
 
     /// Watches `target` from now on, the first probe at once. One that is watched already keeps
@@ -99,38 +125,44 @@ impl Monitor {
             watch.schedule = schedule;
             return;
         }
-        let slot = now + phase(target, schedule.interval);
-        let watch = Watch {
-            schedule,
-            round_trip: RoundTrip::default(),
-            slot,
-            due: now,
-            stage: Stage::Due,
-            failures: 0,
-            confirmed: false,
-            came_back: None,
-            flaps: 0,
-        };
-        self.watched.insert(target, watch);
-        *self.table.row(target) = TargetHealth { since: now, ..TargetHealth::default() };
+        let watch = Watch::new(now, target, schedule);
+        self.changing(target, |monitor| {
+            monitor.watched.insert(target, watch);
+            *monitor.table.row(target) = TargetHealth { since: now, ..TargetHealth::default() };
+        });
         self.due.push_back(target);
+    }
+
+    /// Takes these of the watched targets for canaries: they serve nobody, and tell whether this
+    /// node sees anything at all.
+    pub fn set_canaries(&mut self, canaries: impl IntoIterator<Item = TargetId>) {
+        self.canaries = canaries.into_iter().collect();
+        let sights = self.watched.keys().map(|target| self.sight_of(*target));
+        self.sight = sights.fold(Sight::default(), |mut all, one| {
+            all.change(Sight::default(), one);
+            all
+        });
+        self.look_at_myself();
     }
 
     /// What an earlier process believed of a target that is not probed yet: it stands until the
     /// probes have said otherwise, by the same rules as any belief.
     pub fn recall(&mut self, target: TargetId, state: State, since: Instant) {
         if self.watched.get(&target).is_some_and(|watch| !watch.confirmed) {
-            let row = self.table.row(target);
-            *row = TargetHealth { state, since, ..*row };
+            self.changing(target, |monitor| {
+                let row = monitor.table.row(target);
+                *row = TargetHealth { state, own: state, since, ..*row };
+            });
         }
     }
 
     /// Watches `target` no longer, and forgets what was known of it.
     pub fn forget(&mut self, target: TargetId) {
-        if let Some(watch) = self.watched.remove(&target) {
+        if let Some(watch) = self.changing(target, |monitor| monitor.watched.remove(&target)) {
             self.timers.remove(&(watch.due, target));
             self.due.retain(|due| *due != target);
             *self.table.row(target) = TargetHealth::default();
+            self.others.remove(&target);
         }
     }
 
@@ -144,44 +176,190 @@ impl Monitor {
         while let Some((due, target)) = self.timers.first().copied().filter(|(due, _)| *due <= now)
         {
             self.timers.remove(&(due, target));
-            if let Some(watch) = self.watched.get_mut(&target) {
-                watch.stage = Stage::Due;
-                self.due.push_back(target);
+            let Some(watch) = self.watched.get_mut(&target) else { continue };
+            if watch.stage == Stage::Probing {
+                // The driver owes a report. It is asked again, but seldom, so that orders do not
+                // pile up where they are not carried out.
+                watch.stage = Stage::Lost;
+                watch.due = now + watch.schedule.validity() * ASK_AGAIN;
+                self.timers.insert((watch.due, target));
+                self.table.row(target).stale = true;
+                self.opinions.insert(target);
+                continue;
             }
+            watch.stage = Stage::Due;
+            self.due.push_back(target);
         }
     }
 
     /// A probe that [`Self::poll_probe`] ordered has ended. One of a target that is no longer
     /// watched, or that was not ordered, is passed over.
     pub fn handle_probe(&mut self, now: Instant, target: TargetId, report: Report) {
-        let Some(watch) = self.watched.get_mut(&target) else { return };
-        if watch.stage != Stage::Probing {
+        let Some(watch) = self.watched.get(&target) else { return };
+        if !matches!(watch.stage, Stage::Probing | Stage::Lost) {
             return;
         }
+        self.timers.remove(&(watch.due, target));
         let before = self.table.get(target);
-        let after = watch.learn(before, now, report);
-        *self.table.row(target) = after;
-        if (before.state, before.suspected) != (after.state, after.suspected) {
+        self.changing(target, |monitor| {
+            let Some(watch) = monitor.watched.get_mut(&target) else { return };
+            let after = watch.learn(before, now, report, monitor.abstains);
+            watch.plan_next(now, after.own, &mut monitor.jitter);
+            monitor.timers.insert((watch.due, target));
+            *monitor.table.row(target) = after;
+            if (before.own, before.stale) != (after.own, after.stale) {
+                monitor.opinions.insert(target);
+            }
+        });
+        self.settle(now, target, before);
+    }
+
+    /// What another node sees of a target; nothing, if it says nothing.
+    pub fn handle_opinion(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        target: TargetId,
+        opinion: Option<State>,
+    ) {
+        let others = self.others.entry(target).or_default();
+        match opinion {
+            Some(state) => others.insert(node, state),
+            None => others.remove(&node),
+        };
+        let before = self.table.get(target);
+        self.settle(now, target, before);
+    }
+
+    /// The other nodes whose opinions are fresh from now on.
+    pub fn handle_peers(&mut self, now: Instant, fresh: BTreeSet<NodeId>) {
+        if fresh != self.fresh {
+            self.fresh = fresh;
+            self.settle_all(now);
+        }
+    }
+
+    /// Does this node count its own sight for nothing, as most of what it watches went silent at
+    /// once, or all of its canaries did?
+    pub fn abstains(&self) -> bool {
+        self.abstains
+    }
+
+    /// Are too few other nodes heard for a decision?
+    pub fn is_isolated(&self) -> bool {
+        self.electorate.is_isolated(self.fresh.len())
+    }
+
+    /// How many targets are stale.
+    pub fn stale(&self) -> usize {
+        self.watched.keys().filter(|target| self.table.get(**target).stale).count()
+    }
+
+    /// Who sees what of a target: this node (`None`) and others, as far as they are fresh.
+    pub fn sights(&self, target: TargetId) -> Vec<(Option<NodeId>, State)> {
+        let own = self.own_vote(target).map(|state| (None, state));
+        let others = self.others.get(&target).into_iter().flatten();
+        let fresh = others.filter(|(node, _)| self.fresh.contains(node));
+        own.into_iter().chain(fresh.map(|(node, state)| (Some(*node), *state))).collect()
+    }
+
+    /// What this node says of a target, if it has anything to say.
+    fn own_vote(&self, target: TargetId) -> Option<State> {
+        let health = self.table.get(target);
+        let speaks = !self.abstains && !health.stale && health.own != State::Unknown;
+        speaks.then_some(health.own)
+    }
+
+    /// Believes of `target` what the nodes together see; `before` is what was known of it.
+    fn settle(&mut self, now: Instant, target: TargetId, before: TargetHealth) {
+        let Some(watch) = self.watched.get(&target) else { return };
+        let sights = self.sights(target);
+        let votes = Votes::count(sights.iter().map(|(_, state)| *state));
+        let own = self.own_vote(target);
+        let decided = self.electorate.decide(before.state, votes, own, self.fresh.len());
+        let failing = watch.failures > 0;
+        let row = self.table.row(target);
+        if decided != before.state {
+            row.state = decided;
+            row.since = now;
+        }
+        row.votes = votes;
+        // Somebody sees it down, or is about to.
+        row.suspected = decided == State::Up && (failing || votes.down > 0);
+        if (before.state, before.suspected) != (row.state, row.suspected) {
             self.changes.push_back(Change {
                 target,
                 from: before.state,
-                to: after.state,
-                suspected: after.suspected,
+                to: row.state,
+                suspected: row.suspected,
                 at: now,
-                failing_since: after.failing_since,
+                failing_since: row.failing_since,
             });
         }
-        watch.plan_next(now, after.state, &mut self.jitter);
-        self.timers.insert((watch.due, target));
+    }
+
+    fn settle_all(&mut self, now: Instant) {
+        let targets: Vec<TargetId> = self.watched.keys().copied().collect();
+        for target in targets {
+            let before = self.table.get(target);
+            self.settle(now, target, before);
+        }
+    }
+
+    /// What one target adds to what this node sees.
+    fn sight_of(&self, target: TargetId) -> Sight {
+        let Some(watch) = self.watched.get(&target) else { return Sight::default() };
+        if self.canaries.contains(&target) {
+            return Sight {
+                canaries: 1,
+                blind: usize::from(watch.failures > 0),
+                ..Sight::default()
+            };
+        }
+        let lives = self.table.get(target).own != State::Down;
+        let silent = usize::from(lives && watch.is_silent());
+        Sight { living: usize::from(lives), silent, ..Sight::default() }
+    }
+
+    /// Does what changes a target, and decides again whether this node can trust its own sight.
+    fn changing<T>(&mut self, target: TargetId, change: impl FnOnce(&mut Self) -> T) -> T {
+        let before = self.sight_of(target);
+        let done = change(self);
+        self.sight.change(before, self.sight_of(target));
+        self.look_at_myself();
+        done
+    }
+
+    fn look_at_myself(&mut self) {
+        let abstains = self.sight.is_lost();
+        if abstains != self.abstains {
+            self.abstains = abstains;
+            self.opinions.extend(self.watched.keys().copied());
+            if !abstains {
+                // What was not seen while nothing could be seen is held against nobody: else the
+                // last to be heard again would go down when the first are.
+                self.watched.values_mut().for_each(Watch::forgive_silence);
+            }
+        }
     }
 
     /// The next probe to carry out now.
-    pub fn poll_probe(&mut self) -> Option<Order> {
+    pub fn poll_probe(&mut self, now: Instant) -> Option<Order> {
         let target = self.due.pop_front()?;
         let watch = self.watched.get_mut(&target)?;
         watch.stage = Stage::Probing;
         let timeout = watch.round_trip.timeout(watch.schedule.timeout);
-        Some(Order { target, timeout, due: watch.due })
+        let order = Order { target, timeout, due: watch.due };
+        watch.due = now + timeout + watch.schedule.interval;
+        self.timers.insert((watch.due, target));
+        Some(order)
+    }
+
+    /// The next opinion of this node that others should know: what it sees of a target, or that it
+    /// has nothing to say.
+    pub fn poll_opinion(&mut self) -> Option<(TargetId, Option<State>)> {
+        let target = self.opinions.pop_first()?;
+        Some((target, self.own_vote(target)))
     }
 
     /// The next thing that is believed differently.
@@ -205,101 +383,8 @@ impl Monitor {
     }
 }
 
-impl Watch {
-    /// What is believed after `report`.
-    fn learn(&mut self, before: TargetHealth, now: Instant, report: Report) -> TargetHealth {
-        if report.outcome.is_success() {
-            self.round_trip.learn(report.latency);
-        }
-        let is_slow = self.schedule.slow_after.is_some_and(|most| report.latency > most);
-        let report = match report.outcome {
-            Outcome::Success if is_slow => {
-                Report { outcome: Outcome::Failure(Failure::Slow), ..report }
-            }
-            _ => report,
-        };
-        let mut health = TargetHealth { last: Some((now, report)), ..before };
-        match report.outcome {
-            // The node's own trouble is no word about the target.
-            Outcome::Failure(Failure::Local) => return health,
-            Outcome::Success => {
-                self.failures = 0;
-                health.failing_since = None;
-                health.risen = health.risen.saturating_add(1);
-            }
-            Outcome::Failure(_) => {
-                self.failures = self.failures.saturating_add(1);
-                health.failing_since = before.failing_since.or(Some(now));
-                health.risen = 0;
-            }
-        }
-        let all_failed = self.failures > self.schedule.reprobes;
-        let verdict = match before.state {
-            State::Unknown if health.risen > 0 => State::Up,
-            State::Unknown | State::Up if all_failed => State::Down,
-            State::Down
-                if health.risen >= self.schedule.rise
-                    && before.held_until.is_none_or(|until| now >= until) =>
-            {
-                State::Up
-            }
-            unchanged => unchanged,
-        };
-        if verdict != before.state {
-            health.state = verdict;
-            health.since = now;
-            health.held_until = self.held_after(before.state, verdict, now);
-        }
-        health.suspected = verdict == State::Up && self.failures > 0;
-        self.confirmed |= verdict != State::Unknown && !health.suspected;
-        health
-    }
+/// Fewer silent targets than this are no sign of anything but themselves.
+const FEWEST_SILENT: usize = 2;
 
-    /// Until when a target whose verdict has changed stays down: one that comes and goes is held
-    /// longer each time, until it has been well for a while.
-    fn held_after(&mut self, from: State, to: State, now: Instant) -> Option<Instant> {
-        match (from, to) {
-            (State::Down, State::Up) => {
-                self.came_back = Some(now);
-                None
-            }
-            (State::Up, State::Down) => {
-                let is_soon =
-                    self.came_back.is_some_and(|at| now.since(at) < Schedule::FLAP_MEMORY);
-                self.flaps = if is_soon { self.flaps.saturating_add(1) } else { 0 };
-                let hold = self.schedule.hold(self.flaps);
-                (hold > Duration::ZERO).then_some(now + hold)
-            }
-            _ => None,
-        }
-    }
-
-    /// When the next probe comes: soon, while a failure is being looked into, else around the
-    /// next slot. Slots that have passed are passed over.
-    fn plan_next(&mut self, now: Instant, state: State, jitter: &mut Stream) {
-        self.stage = Stage::Waiting;
-        let looked_into = state != State::Down && self.failures > 0;
-        self.due = if looked_into {
-            let gap = self.schedule.reprobe_gap;
-            now + jitter.jitter(gap, Schedule::REPROBE_JITTER_PERCENT)
-        } else {
-            let interval = self.schedule.interval.max(Duration::from_millis(1));
-            // A probe may come before its slot by the jitter: the slot it was for has then passed.
-            let reach = interval * self.schedule.jitter_percent.min(100) / 100;
-            while self.slot <= now + reach {
-                let late = (now + reach).since(self.slot).as_nanos() / interval.as_nanos();
-                let slots = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
-                self.slot = self.slot + interval.saturating_mul(slots);
-            }
-            self.slot - reach + jitter.jitter(reach, 100)
-        };
-    }
-}
-
-/// Where in the interval a target's slots are. Multiples of the golden ratio modulo 1 are spread
-/// evenly for any number of successive ids (Knuth, TAOCP 3, §6.4).
-fn phase(target: TargetId, interval: Duration) -> Duration {
-    let turn = (target.index() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let nanos = (u128::from(turn) * interval.as_nanos()) >> 64;
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
-}
+/// A driver that owes a report is asked again after so many times the validity of one.
+const ASK_AGAIN: u32 = 10;

@@ -62,6 +62,14 @@ pub enum Stage {
     Body,
 }
 
+impl Failure {
+    /// Did nothing come back from the target, so that this node's own network may be at fault? A
+    /// refusal or a wrong answer came from somewhere.
+    pub fn is_silent(self) -> bool {
+        matches!(self, Self::TimedOut(_) | Self::Unreachable)
+    }
+}
+
 impl Outcome {
     /// Is it a success?
     pub fn is_success(self) -> bool {

@@ -72,6 +72,15 @@ impl Schedule {
 }
 
 impl Schedule {
+    /// How long what a probe saw may be believed: two intervals, and the probe itself.
+    pub(super) fn validity(&self) -> Duration {
+        let longest = match self.timeout {
+            Timeout::Auto { max, .. } => max,
+            Timeout::Fixed(timeout) => timeout,
+        };
+        self.interval * 2 + longest
+    }
+
     /// How long a target is held down that went down `flaps` times soon after it had come back.
     pub(super) fn hold(&self, flaps: u32) -> Duration {
         let doublings = flaps.checked_sub(1).map(|doublings| 2u32.saturating_pow(doublings));

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::outcome::Report;
+use super::quorum::Votes;
 use crate::ids::TargetId;
 use crate::time::Instant;
 
@@ -25,8 +26,14 @@ pub struct TargetHealth {
     pub state: State,
     /// Since when.
     pub since: Instant,
-    /// It is up and has failed a probe; the re-probes are on their way.
+    /// What this node alone concludes.
+    pub own: State,
+    /// Who sees it how, this node among them.
+    pub votes: Votes,
+    /// It is up and has failed a probe, here or elsewhere; the re-probes are on their way.
     pub suspected: bool,
+    /// Nothing has been seen of it for longer than what is seen may be believed.
+    pub stale: bool,
     /// When the failures in a row began, if the last outcome was one.
     pub failing_since: Option<Instant>,
     /// Successes in a row towards coming back up.
@@ -52,7 +59,7 @@ impl HealthTable {
     /// The same table, should `target` be in `state`: for what-if questions.
     #[must_use]
     pub fn assuming(mut self, target: TargetId, state: State) -> Self {
-        *self.row(target) = TargetHealth { state, ..TargetHealth::default() };
+        *self.row(target) = TargetHealth { state, own: state, ..TargetHealth::default() };
         self
     }
 

@@ -67,7 +67,7 @@ impl World {
     fn run_until(&mut self, end: Instant) {
         loop {
             self.monitor.handle_timeout(self.now);
-            while let Some(order) = self.monitor.poll_probe() {
+            while let Some(order) = self.monitor.poll_probe(self.now) {
                 self.probes.push((self.now, order.target));
                 let (outcome, latency) = (self.behaviour)(self.now, order.target);
                 let is_late = outcome == SILENT || latency > order.timeout;
@@ -372,4 +372,174 @@ fn a_success_that_is_too_slow_is_a_failure() {
     assert_eq!(world.state(0), State::Down);
     let last = world.monitor.table().get(target(0)).last.unwrap().1;
     assert_eq!(last.outcome, Outcome::Failure(Failure::Slow));
+}
+
+/// Everything is well but from `from` to `until`, when `fault` is what is seen of these targets.
+fn outage(
+    (from, until): (u64, u64),
+    fault: Outcome,
+    of: impl Fn(usize) -> bool + 'static,
+) -> impl FnMut(Instant, TargetId) -> (Outcome, Duration) {
+    let at = |second| start() + Duration::from_secs(second);
+    move |now, target| {
+        let is_hit = of(target.index()) && (at(from)..at(until)).contains(&now);
+        (if is_hit { fault } else { UP }, 20 * MS)
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_believes_what_it_believed() {
+    // Six of ten go silent at once, or all: that is more likely here than there.
+    for hit in [6, 10] {
+        let mut world =
+            World::new(10, Schedule::default(), 1, outage((5, 65), SILENT, move |row| row < hit));
+        world.run_for(Duration::from_secs(30));
+        assert!(world.monitor.abstains());
+        assert!((0..10).all(|row| world.state(row) == State::Up));
+        world.run_for(Duration::from_secs(60));
+        assert!(!world.monitor.abstains());
+        let moves = world.changes.iter().filter(|change| change.from != change.to);
+        assert_eq!(moves.filter(|change| change.from != State::Unknown).count(), 0);
+    }
+    // Half of them are no majority, one alone is none either, and a refusal came from there.
+    for (hit, fault) in [(5, SILENT), (10, REFUSED)] {
+        let mut world =
+            World::new(10, Schedule::default(), 1, outage((5, 65), fault, move |row| row < hit));
+        world.run_for(Duration::from_secs(10));
+        assert_eq!((0..10).filter(|row| world.state(*row) == State::Down).count(), hit);
+    }
+    let mut world = World::new(1, Schedule::default(), 1, outage((5, 65), SILENT, |_| true));
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(world.state(0), State::Down);
+}
+
+#[test]
+fn targets_that_went_down_before_count_no_more() {
+    // One after the other: each is a minority of those that are left, until two are.
+    let at = |second| start() + Duration::from_secs(second);
+    let mut world = World::new(5, Schedule::default(), 1, move |now, target| {
+        let dies = at(5 + 5 * target.index() as u64);
+        (if now >= dies { SILENT } else { UP }, 20 * MS)
+    });
+    world.run_for(Duration::from_secs(40));
+    let down = (0..5).filter(|row| world.state(*row) == State::Down).count();
+    assert_eq!((down, world.monitor.abstains()), (5, false));
+}
+
+#[test]
+fn canaries_tell_the_uplink_from_the_targets() {
+    let run = |canary_is_hit: bool| {
+        // The last one is the canary.
+        let hit = move |row| row < 4 || canary_is_hit;
+        let mut world = World::new(5, Schedule::default(), 1, outage((5, 65), SILENT, hit));
+        world.monitor.set_canaries([target(4)]);
+        world.run_for(Duration::from_secs(20));
+        ((0..4).filter(|row| world.state(*row) == State::Down).count(), world.monitor.abstains())
+    };
+    assert_eq!(run(false), (4, false), "the canary sings: all four are dead indeed");
+    assert_eq!(run(true), (0, true));
+}
+
+#[test]
+fn a_target_that_fails_in_part_is_found() {
+    let failing = |share: u64, seed| {
+        let mut dice = Seed::new(seed).stream("faults");
+        let mut world = World::new(1, Schedule::default(), seed, move |now, _| {
+            let is_failing = now >= start() + Duration::from_secs(60) && dice.below(100) < share;
+            (if is_failing { REFUSED } else { UP }, 20 * MS)
+        });
+        world.run_for(Duration::from_secs(60 + 600));
+        let fault = start() + Duration::from_secs(60);
+        world.seen_after(fault, State::Down).map(|after| after.as_secs_f64())
+    };
+    let spans: Vec<f64> = (0..40).filter_map(|seed| failing(50, seed)).collect();
+    assert_eq!(spans.len(), 40, "each is found");
+    let mean = spans.iter().sum::<f64>() / 40.0;
+    // Four in a row alone would take thirty probes, and re-probes come fast.
+    assert!(mean < 10.0, "{mean}");
+    let sound = (0..40).filter_map(|seed| failing(4, seed)).count();
+    assert_eq!(sound, 0, "4 % is what loss alone makes of HTTP probes");
+}
+
+#[test]
+fn a_prober_that_stops_is_noticed_within_two_intervals() {
+    let schedule = Schedule::default();
+    let mut world = World::new(3, schedule, 1, |_, _| (UP, 20 * MS));
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.monitor.stale(), 0);
+    // From now on no report comes: the driver takes orders and says nothing.
+    let stopped = world.now;
+    world.under_way.clear();
+    let mut orders = 0;
+    while world.monitor.stale() < 3 {
+        world.now = world.monitor.poll_timeout().unwrap();
+        world.monitor.handle_timeout(world.now);
+        while world.monitor.poll_probe(world.now).is_some() {
+            orders += 1;
+        }
+    }
+    // An order, its timeout (300 ms after some probes) and an interval.
+    assert!(world.now.since(stopped) < schedule.interval * 2 + 400 * MS, "{:?}", world.now);
+    assert!((0..3).all(|row| world.state(row) == State::Up), "the last decision stands");
+    // It is asked again, but does not drown in orders.
+    let noticed = world.now;
+    while world.now.since(noticed) < Duration::from_secs(600) {
+        world.now = world.monitor.poll_timeout().unwrap();
+        world.monitor.handle_timeout(world.now);
+        while world.monitor.poll_probe(world.now).is_some() {
+            orders += 1;
+        }
+    }
+    assert!((20..150).contains(&orders), "{orders}");
+    // When it works again, so does everything.
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.monitor.stale(), 0);
+}
+
+/// Three nodes that watch the same targets and hear each other at once.
+fn three(mut sees: impl FnMut(usize, Instant, usize) -> Outcome, span: Duration) -> Vec<Monitor> {
+    let mut nodes: Vec<Monitor> = (0..3).map(|seed| Monitor::new(Seed::new(seed))).collect();
+    let id = |row| crate::ids::NodeId::from_index(row).unwrap();
+    for (row, node) in nodes.iter_mut().enumerate() {
+        node.elect(start(), Electorate { nodes: 3, ..Electorate::default() });
+        let others = (0..3).filter(|other| *other != row).map(id);
+        node.handle_peers(start(), others.collect());
+        (0..4).for_each(|of| node.watch(start(), target(of), Schedule::default()));
+    }
+    let mut now = start();
+    while now < start() + span {
+        now = now + 10 * MS;
+        for row in 0..3 {
+            nodes[row].handle_timeout(now);
+            while let Some(order) = nodes[row].poll_probe(now) {
+                let outcome = sees(row, now, order.target.index());
+                let report = Report { outcome, latency: 5 * MS };
+                nodes[row].handle_probe(now, order.target, report);
+            }
+            while let Some((target, opinion)) = nodes[row].poll_opinion() {
+                for other in (0..3).filter(|other| *other != row) {
+                    nodes[other].handle_opinion(now, id(row), target, opinion);
+                }
+            }
+        }
+    }
+    nodes
+}
+
+#[test]
+fn what_one_of_three_sees_moves_nothing_and_what_two_see_moves_all() {
+    for seeing in 0..=3 {
+        let sees = move |node: usize, now: Instant, of: usize| {
+            let is_dead = now > start() + Duration::from_secs(5) && node < seeing && of == 0;
+            if is_dead { REFUSED } else { UP }
+        };
+        let expected = if seeing >= 2 { State::Down } else { State::Up };
+        for (row, node) in three(sees, Duration::from_secs(15)).iter().enumerate() {
+            let health = node.table().get(target(0));
+            assert_eq!(health.state, expected, "{seeing} see it, says node {row}");
+            assert_eq!(health.votes, Votes { up: 3 - seeing, down: seeing });
+            assert_eq!(health.suspected, seeing == 1, "but everybody is warned");
+            assert_eq!(node.table().get(target(1)).state, State::Up);
+        }
+    }
 }

@@ -263,6 +263,7 @@ fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Read
     let (up, need) = (count(Standing::Up), service.min_up.of(all));
     let standing = match (up, count(Standing::Drained), count(Standing::Unknown)) {
         _ if all == 0 => return "no endpoint of this family".to_owned(),
+        (0, ..) if count(Standing::Held) > 0 => "up again, and not let back yet".to_owned(),
         (0, 0, 0) => "down".to_owned(),
         (0, 0, _) => "no verdict yet".to_owned(),
         (0, ..) => "drained by an operator".to_owned(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Mutex, oneshot, watch};
 
+use super::control::Condition;
 use super::history::Record;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, Said, Subject};
@@ -13,7 +14,7 @@ use super::store::Store;
 use crate::config::Problem;
 use crate::health::HealthTable;
 use crate::snapshot::Snapshot;
-use crate::steer::{Facts, InForce};
+use crate::steer::{Facts, Holds, InForce};
 use crate::time::Instant;
 
 /// What the control task is asked.
@@ -26,6 +27,8 @@ pub(super) enum Request {
     Weigh(Box<Said>, oneshot::Sender<Result<Impact, String>>),
     /// Follow it, on whose behalf; it is on disk.
     Say(Box<Said>, String, oneshot::Sender<()>),
+    /// Let a service's region back that waits for an operator: who says so, and why.
+    Release(Subject, String, String, oneshot::Sender<Result<(), String>>),
     /// Follow it no more: who says so, and why.
     Clear(Subject, String, String, oneshot::Sender<()>),
 }
@@ -51,6 +54,12 @@ pub struct View {
     pub said: Vec<Said>,
     /// What of that is in force.
     pub overrides: InForce,
+    /// What is held back or kept.
+    pub holds: Holds,
+    /// What the node thinks of itself.
+    pub condition: Condition,
+    /// How many targets are stale.
+    pub stale: usize,
     /// What happened lately, the newest first.
     pub events: Vec<Record>,
     /// What of the newest files on disk is refused.
@@ -60,7 +69,12 @@ pub struct View {
 impl View {
     /// What the snapshot was compiled from.
     pub fn facts(&self) -> Facts<'_> {
-        Facts { health: &self.health, overrides: &self.overrides }
+        Facts {
+            health: &self.health,
+            overrides: &self.overrides,
+            holds: &self.holds,
+            is_isolated: self.condition.isolated,
+        }
     }
 }
 
@@ -159,6 +173,17 @@ impl Handle {
         let followed = self.requests.send(Request::Clear(subject, who, why, reply)).await;
         followed.map_err(|_| Unheard::Stopping)?;
         done.await.map_err(|_| Unheard::Stopping)
+    }
+
+    /// Lets a service's region back that waits for an operator.
+    ///
+    /// # Errors
+    /// It does not wait.
+    pub async fn release(&self, subject: Subject, who: String, why: String) -> Result<(), Unheard> {
+        let (reply, done) = oneshot::channel();
+        let asked = self.requests.send(Request::Release(subject, who, why, reply)).await;
+        asked.map_err(|_| Unheard::Stopping)?;
+        done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)
     }
 
     /// What outlives the process.

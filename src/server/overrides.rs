@@ -97,9 +97,9 @@ pub(super) fn scope(subject: &Subject, config: &Config) -> Result<Scope, String>
     match subject {
         Subject::Region(name) => Ok(Scope::Region(region(name)?)),
         Subject::Pool(service, name) => {
-            let mut services = config.services.iter().enumerate();
-            let found = services.find(|(_, of)| of.name == *service);
-            let Some((row, found)) = found else {
+            let id = config.service(service);
+            let found = id.and_then(|id| Some((id, config.services.get(id.index())?)));
+            let Some((id, found)) = found else {
                 let known = config.services.iter().map(|service| service.name.as_str());
                 let known = known.collect::<Vec<_>>().join(", ");
                 return Err(format!("no service `{service}`; there are: {known}"));
@@ -108,7 +108,6 @@ pub(super) fn scope(subject: &Subject, config: &Config) -> Result<Scope, String>
             if !found.pools.iter().any(|pool| pool.region == region) {
                 return Err(format!("the service {service} has no endpoint in {name}"));
             }
-            let id = ServiceId::from_index(row).ok_or("too many services")?;
             Ok(Scope::Pool(id, region))
         }
         Subject::Address(ip) => {

@@ -48,6 +48,8 @@ pub(super) struct Recalled {
     pub states: Vec<Kept>,
     /// When it was last alive.
     pub alive: Option<Instant>,
+    /// The services' regions that were out.
+    pub out: Vec<String>,
 }
 
 /// What part of the history is asked for: the newest first.
@@ -67,6 +69,7 @@ enum Job {
     Tell(Box<Record>),
     States(Vec<Kept>),
     Alive(Instant),
+    Out(Vec<String>),
     Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
 }
 
@@ -117,6 +120,11 @@ impl Store {
     /// Keeps what is believed now, soon.
     pub(super) fn keep(&self, states: Vec<Kept>) {
         self.send(Job::States(states));
+    }
+
+    /// These services' regions are out, and no others.
+    pub(super) fn out(&self, pools: Vec<String>) {
+        self.send(Job::Out(pools));
     }
 
     /// What is kept was true at `now`.
@@ -180,6 +188,7 @@ const TABLES: &str = "
         since INTEGER NOT NULL, until INTEGER, ramp_percent INTEGER, ramp_every INTEGER) STRICT;
     CREATE TABLE IF NOT EXISTS states (
         target TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS out (pool TEXT PRIMARY KEY) STRICT;
     CREATE TABLE IF NOT EXISTS alive (one INTEGER PRIMARY KEY CHECK (one = 1), at INTEGER) STRICT;
     CREATE TABLE IF NOT EXISTS history (
         number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, kind TEXT NOT NULL,
@@ -229,7 +238,9 @@ impl Database {
         let states = statement.query_map([], kept)?.collect::<Result<Vec<_>, _>>()?;
         let alive = self.connection.query_row("SELECT at FROM alive", [], |row| row.get(0));
         let alive: Option<i64> = alive.optional()?;
-        Ok(Recalled { said, states, alive: alive.map(moment) })
+        let mut statement = self.connection.prepare("SELECT pool FROM out")?;
+        let out = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<_>, _>>()?;
+        Ok(Recalled { said, states, alive: alive.map(moment), out })
     }
 
     fn work(mut self, jobs: &Receiver<Job>) {
@@ -253,6 +264,7 @@ impl Database {
                 }
                 Job::Tell(record) => self.tell(&record),
                 Job::States(states) => self.keep(&states),
+                Job::Out(pools) => self.keep_out(&pools),
                 Job::Alive(now) => {
                     let sql = "INSERT OR REPLACE INTO alive VALUES (1, ?1)";
                     self.connection.execute(sql, [number(now)]).map(drop)
@@ -290,6 +302,15 @@ impl Database {
         for kept in states {
             let state = kept.state.to_string();
             transaction.execute(sql, params![kept.target, state, number(kept.since)])?;
+        }
+        transaction.commit()
+    }
+
+    fn keep_out(&mut self, pools: &[String]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM out", [])?;
+        for pool in pools {
+            transaction.execute("INSERT OR REPLACE INTO out VALUES (?1)", [pool])?;
         }
         transaction.commit()
     }

@@ -108,6 +108,18 @@ impl Plan {
         services
     }
 
+    /// The ids of all services.
+    pub fn ids(&self) -> impl Iterator<Item = ServiceId> + use<> {
+        (0..self.services.len()).map_while(ServiceId::from_index)
+    }
+
+    /// What operators call a service's region.
+    pub fn pool_name(&self, service: ServiceId, region: RegionId) -> String {
+        let service = self.services.get(service.index()).map_or("", |of| &of.name);
+        let region = self.regions.get(region.index()).map_or("", |of| &of.name);
+        format!("{service}/{region}")
+    }
+
     /// What `target` is probed for: services and regions, by name.
     pub fn uses(&self, target: TargetId) -> Vec<(&str, &str)> {
         let services =

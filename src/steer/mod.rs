@@ -20,8 +20,10 @@ use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::time::Ttl;
 use crate::zone::Name;
 
+pub use holds::{Failback, Hold, Holds, MaxMoves};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
 
+mod holds;
 mod overrides;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,8 @@ pub struct Service {
     pub pools: Vec<Pool>,
     /// How many endpoints of a pool must be up for the pool to be used.
     pub min_up: MinUp,
+    /// When a region that was out comes back.
+    pub failback: Failback,
     /// How many endpoints an answer names, over the regions in the client's order;
     /// `None`: all usable ones of the first region.
     pub answers: Option<NonZeroU8>,
@@ -169,6 +173,8 @@ pub struct Usable {
 pub enum Basis {
     /// They are up.
     Up,
+    /// Nothing else is up; these are, and their service does not let them back yet.
+    Held,
     /// No region has enough endpoints up; these are up all the same.
     Scarce,
     /// None is known to be up; these have no verdict yet, which is not "down".
@@ -221,6 +227,8 @@ pub enum TtlReason {
     NothingUp,
     /// It is up, and not what should be answered: better may come at any moment.
     Makeshift,
+    /// This node hears too few others to decide anything: it may be wrong at any moment.
+    Isolated,
 }
 
 /// What a service is decided by, besides the configuration.
@@ -230,12 +238,16 @@ pub struct Facts<'f> {
     pub health: &'f HealthTable,
     /// What operators have said.
     pub overrides: &'f InForce,
+    /// What is held back or kept.
+    pub holds: &'f Holds,
+    /// Whether this node hears too few others to decide.
+    pub is_isolated: bool,
 }
 
 impl<'f> Facts<'f> {
     /// Health alone.
     pub fn of(health: &'f HealthTable) -> Self {
-        Self { health, overrides: InForce::NONE }
+        Self { health, overrides: InForce::NONE, holds: Holds::none(), is_isolated: false }
     }
 
     /// What an endpoint of `service` in `region` counts as, for the clients in `slot` of a ramp.
@@ -255,7 +267,12 @@ impl<'f> Facts<'f> {
             Some(Word::Up) => Standing::Up,
             Some(Word::Down) => Standing::Down,
             Some(Word::Drain) if by_health != Standing::Down => Standing::Drained,
-            _ => by_health,
+            Some(Word::Drain) => by_health,
+            None => match self.holds.of(service, region) {
+                Some(Hold::Back(_)) if by_health == Standing::Up => Standing::Held,
+                Some(Hold::Kept) if by_health == Standing::Down => Standing::Up,
+                _ => by_health,
+            },
         }
     }
 }
@@ -269,6 +286,8 @@ pub enum Standing {
     Unknown,
     /// It is down.
     Down,
+    /// It is up again, and its service does not let it back yet.
+    Held,
     /// It is not down, and an operator wants no new clients there.
     Drained,
 }
@@ -349,6 +368,7 @@ pub fn usable(
     let of = |basis| move |endpoints| Usable { basis, endpoints };
     let best = some(enough())
         .map(of(Basis::Up))
+        .or_else(|| some(standing(Standing::Held)).map(of(Basis::Held)))
         .or_else(|| some(up.clone()).map(of(Basis::Scarce)))
         .or_else(|| some(standing(Standing::Unknown)).map(of(Basis::Unknown)))
         .or_else(|| some(standing(Standing::Drained)).map(of(Basis::Drained)));
@@ -407,9 +427,10 @@ pub fn choose(
     }
     let suspected = chosen.iter().any(|endpoint| is_suspected(endpoint, facts.health));
     let (ttl, ttl_reason) = match usable.basis {
+        _ if facts.is_isolated => (service.ttl.min(service.suspect_ttl), TtlReason::Isolated),
         Basis::Up if !suspected => (service.ttl, TtlReason::Configured),
         Basis::Up => (service.ttl.min(service.suspect_ttl), TtlReason::Suspected),
-        Basis::Scarce | Basis::Drained => {
+        Basis::Held | Basis::Scarce | Basis::Drained => {
             (service.ttl.min(service.suspect_ttl), TtlReason::Makeshift)
         }
         _ => (service.ttl.min(service.suspect_ttl), TtlReason::NothingUp),
@@ -474,6 +495,7 @@ impl fmt::Display for Basis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Up => "up",
+            Self::Held => "up again and not let back yet, and nothing else is up",
             Self::Scarce => "up, though in no region enough is up",
             Self::Unknown => "no verdict yet, which is not down",
             Self::Drained => "drained by an operator, and nothing else is up",
@@ -493,6 +515,7 @@ impl fmt::Display for TtlReason {
             Self::Suspected => "lowered: an endpoint of the answer failed its last probe",
             Self::NothingUp => "lowered: nothing in the answer is known to be up",
             Self::Makeshift => "lowered: the answer is a makeshift",
+            Self::Isolated => "lowered: this node hears too few others to decide",
         })
     }
 }

@@ -18,7 +18,7 @@ fn health(states: &str) -> HealthTable {
         now = now + Duration::from_secs(1);
         monitor.handle_timeout(now);
         let mut orders = Vec::new();
-        while let Some(order) = monitor.poll_probe() {
+        while let Some(order) = monitor.poll_probe(now) {
             orders.push(order.target);
         }
         for (row, state) in states.chars().enumerate() {
@@ -37,7 +37,7 @@ fn health(states: &str) -> HealthTable {
         while !monitor.table().get(target(row)).suspected {
             now = now + Duration::from_secs(1);
             monitor.handle_timeout(now);
-            while monitor.poll_probe().is_some() {}
+            while monitor.poll_probe(now).is_some() {}
             let outcome = Outcome::Failure(Failure::Refused);
             let report = Report { outcome, latency: Duration::from_millis(1) };
             monitor.handle_probe(now, target(row), report);
@@ -81,6 +81,7 @@ fn service(pools: &[&[&str]]) -> Service {
         policy: Policy::Nearest,
         pools: pools.collect(),
         min_up: MinUp::Number(1),
+        failback: Failback::After(Duration::ZERO),
         answers: None,
         on_all_down: OnAllDown::AsIfUp,
         ttl: Ttl::from_secs(30),
@@ -185,4 +186,157 @@ fn an_endpoint_without_a_check_is_up() {
     let mut service = service(&[&["10.0.0.1"], &["10.0.1.1"]]);
     service.pools[1].endpoints[0].probed = None;
     assert_eq!(chosen(&service, &[0, 1], &health("d?")), "10.0.1.1 30s");
+}
+
+/// Two services over three regions, one endpoint each, with these failbacks; service `s` in region
+/// `r` is probed by target 3 · s + r.
+fn two_services(failback: Failback) -> Vec<Service> {
+    let one = |first: usize| {
+        let mut of = service(&[&["10.0.0.1"], &["10.0.1.1"], &["10.0.2.1"]]);
+        for (row, pool) in of.pools.iter_mut().enumerate() {
+            pool.endpoints[0].probed = Some(Probed { targets: vec![target(first + row)], need: 1 });
+        }
+        Service { failback, ..of }
+    };
+    vec![one(0), one(3)]
+}
+
+fn states(states: &str) -> HealthTable {
+    let state = |c| match c {
+        'u' => State::Up,
+        'd' => State::Down,
+        _ => State::Unknown,
+    };
+    let rows = states.chars().enumerate();
+    rows.fold(HealthTable::default(), |table, (row, c)| table.assuming(target(row), state(c)))
+}
+
+fn at(seconds: u64) -> Instant {
+    Instant::from_nanos(seconds * 1_000_000_000)
+}
+
+fn id(row: usize) -> ServiceId {
+    ServiceId::from_index(row).unwrap()
+}
+
+#[test]
+fn a_region_that_was_out_waits_for_its_failback() {
+    let services = two_services(Failback::After(Duration::from_secs(60)));
+    let mut holds = Holds::default();
+    let follow = |holds: &mut Holds, second, table: &str| {
+        holds.follow(at(second), &services, [id(0), id(1)], &states(table));
+        holds.of(id(0), region(0))
+    };
+    assert_eq!(follow(&mut holds, 0, "uuuuuu"), None, "never out");
+    assert_eq!(follow(&mut holds, 10, "duuuuu"), None, "down by itself");
+    let held = Some(Hold::Back(Some(at(80))));
+    assert_eq!(follow(&mut holds, 20, "uuuuuu"), held);
+    assert_eq!(holds.next_change(), Some(at(80)));
+    assert_eq!(follow(&mut holds, 79, "uuuuuu"), held);
+    // It must be well all the time.
+    assert_eq!(follow(&mut holds, 79, "duuuuu"), None);
+    assert_eq!(follow(&mut holds, 100, "uuuuuu"), Some(Hold::Back(Some(at(160)))));
+    assert_eq!(follow(&mut holds, 160, "uuuuuu"), None);
+    assert_eq!(holds.next_change(), None);
+
+    let health = states("uuuuuu");
+    let held = {
+        follow(&mut holds, 200, "duuuuu");
+        follow(&mut holds, 201, "uuuuuu");
+        Facts { holds: &holds, ..Facts::of(&health) }
+    };
+    let usable_of = |facts: &Facts<'_>| usable((id(0), &services[0]), Family::V4, facts, 0, None);
+    assert_eq!(usable_of(&held).endpoints, vec![vec![], vec![0], vec![0]]);
+    // Nothing else is up: it is not left waiting.
+    let alone = states("udduuu");
+    let usable = usable_of(&Facts { health: &alone, ..held });
+    assert_eq!((usable.basis, usable.endpoints), (Basis::Held, vec![vec![0], vec![], vec![]]));
+}
+
+#[test]
+fn a_manual_failback_waits_for_the_operator() {
+    let services = two_services(Failback::Manual);
+    let mut holds = Holds::default();
+    for (second, table) in [(0, "uuuuuu"), (1, "duuuuu"), (2, "uuuuuu"), (9999, "uuuuuu")] {
+        holds.follow(at(second), &services, [id(0), id(1)], &states(table));
+    }
+    assert_eq!(holds.of(id(0), region(0)), Some(Hold::Back(None)));
+    assert!(!holds.release(id(1), region(0)), "that one does not wait");
+    assert!(holds.release(id(0), region(0)));
+    holds.follow(at(10_000), &services, [id(0), id(1)], &states("uuuuuu"));
+    assert_eq!(holds.of(id(0), region(0)), None);
+    // What an earlier process knew to be out waits too.
+    let mut later = Holds::default();
+    later.recall(holds.out().chain([(id(1), region(2))]));
+    later.follow(at(0), &services, [id(0), id(1)], &states("uuuuuu"));
+    assert_eq!(later.of(id(1), region(2)), Some(Hold::Back(None)));
+}
+
+#[test]
+fn no_more_regions_leave_than_may() {
+    let services = two_services(Failback::After(Duration::ZERO));
+    let mut holds = Holds::default();
+    holds.limit(Some(MaxMoves { regions: 1, within: Duration::from_secs(300) }));
+    let follow = |holds: &mut Holds, second, table: &str| {
+        let table = states(table);
+        holds.follow(at(second), &services, [id(0), id(1)], &table);
+        let facts = Facts { holds, ..Facts::of(&table) };
+        let standing = |of: usize, row: usize| {
+            facts.standing(id(of), region(row), &services[of].pools[row].endpoints[0], 0)
+        };
+        (standing(0, 0), standing(0, 1), standing(1, 0))
+    };
+    use Standing::{Down, Up};
+    assert_eq!(follow(&mut holds, 0, "uuuuuu"), (Up, Up, Up));
+    assert_eq!(follow(&mut holds, 1, "duuuuu"), (Down, Up, Up));
+    // The same region of another service is no further move; another region is, and is kept.
+    assert_eq!(follow(&mut holds, 2, "dduduu"), (Down, Up, Down));
+    assert_eq!(holds.of(id(0), region(1)), Some(Hold::Kept));
+    assert_eq!(holds.next_change(), Some(at(301)));
+    // When the time has passed, it may go.
+    assert_eq!(follow(&mut holds, 301, "dduduu"), (Down, Down, Down));
+    // One that gets well while it is kept was never out.
+    assert_eq!(follow(&mut holds, 302, "ddddud"), (Down, Down, Down));
+    assert_eq!(holds.of(id(1), region(2)), Some(Hold::Kept));
+    follow(&mut holds, 303, "ddddud");
+    follow(&mut holds, 304, "dddduu");
+    assert_eq!(holds.of(id(1), region(2)), None);
+}
+
+#[test]
+fn a_region_is_used_when_enough_of_it_is_up() {
+    let mut service = service(&[&["10.0.0.1", "10.0.0.2", "10.0.0.3"], &["10.0.1.1"]]);
+    let order = [0, 1];
+    for (min_up, states, expected) in [
+        (MinUp::Number(2), "uduu", "10.0.0.1,10.0.0.3 30s"),
+        (MinUp::Number(2), "dduu", "10.0.1.1 30s"),
+        (MinUp::Percent(100), "uduu", "10.0.1.1 30s"),
+        (MinUp::Percent(50), "uduu", "10.0.0.1,10.0.0.3 30s"),
+        // Nowhere is enough up: what is up is answered all the same, for a short time.
+        (MinUp::Number(2), "dudd", "10.0.0.2 5s"),
+    ] {
+        service.min_up = min_up;
+        assert_eq!(chosen(&service, &order, &health(states)), expected, "{min_up:?} {states}");
+    }
+}
+
+#[test]
+fn several_checks_are_combined_as_they_are_told() {
+    let endpoint = |need| Endpoint {
+        address: Address::Ip("10.0.0.1".parse().unwrap()),
+        probed: Some(Probed { targets: (0..3).map(target).collect(), need }),
+    };
+    for (table, all, any, two) in [
+        ("uuu", State::Up, State::Up, State::Up),
+        ("uud", State::Down, State::Up, State::Up),
+        ("udd", State::Down, State::Up, State::Down),
+        ("ddd", State::Down, State::Down, State::Down),
+        ("uu?", State::Unknown, State::Up, State::Up),
+        ("u??", State::Unknown, State::Up, State::Unknown),
+        ("d??", State::Down, State::Unknown, State::Unknown),
+        ("dd?", State::Down, State::Unknown, State::Down),
+    ] {
+        let given = [3, 1, 2].map(|need| state_of(&endpoint(need), &states(table)));
+        assert_eq!(given, [all, any, two], "{table}");
+    }
 }

@@ -182,3 +182,29 @@ fn tcp_checks_see_a_dead_process() {
     regions[1].process.kill();
     wait_until(&vec![us.to_string()], || server.addresses_for("www.example.com", DUBLIN));
 }
+
+#[test]
+fn a_node_whose_network_is_at_fault_moves_nobody_and_canaries_tell_when_it_is_not() {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port), Nginx::start(port)];
+    let addresses = regions.each_ref().map(|region| region.address);
+    let canary = Nginx::start(port);
+    let text = config(port, "http: /healthz", addresses);
+    let with_canary =
+        format!("{text}canaries: {{ uplink: {{ address: {}, check: web }} }}\n", canary.address);
+    let (alone, told) = (Meridian::serve(&text), Meridian::serve(&with_canary));
+    // Two of three say nothing any more, at once.
+    regions[1].process.signal("STOP");
+    regions[2].process.signal("STOP");
+    let [us, eu, _] = addresses.map(|address| vec![address.to_string()]);
+    wait_until(&us, || told.addresses_for("www.example.com", DUBLIN));
+    wait_until(&1.0, || alone.metric("meridian_abstains"));
+    assert_eq!(alone.addresses_for("www.example.com", DUBLIN), eu);
+    let alarms = alone.status()["alarms"].to_string();
+    assert!(alarms.contains("this node abstains"), "{alarms}");
+    regions[1].process.signal("CONT");
+    regions[2].process.signal("CONT");
+    wait_until(&0.0, || alone.metric("meridian_abstains"));
+    wait_until(&eu, || told.addresses_for("www.example.com", DUBLIN));
+    assert_eq!(alone.logged("\"kind\":\"state\""), 0, "and nothing moved when it was over");
+}

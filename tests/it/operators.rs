@@ -287,3 +287,30 @@ fn over_the_network_a_change_needs_a_token_and_is_its_owner_s() {
     assert_eq!(change(&server, Some("s3cret"), body).0, "401");
     assert_eq!(change(&server, Some("other"), body).0, "200");
 }
+
+#[test]
+fn a_manual_failback_waits_for_the_operator_also_over_a_restart() {
+    let port = free_port();
+    let [us, mut eu] = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu_address] = [&us, &eu].map(|region| vec![region.address.to_string()]);
+    let text = config(port, [&us[0], &eu_address[0]]);
+    let text = text.replace("www.example.com], check", "www.example.com], failback: manual, check");
+    let server = Meridian::serve(&text);
+    let web = |server: &Meridian| server.addresses_for("www.example.com", DUBLIN);
+    let api = |server: &Meridian| server.addresses_for("api.example.com", DUBLIN);
+    eu.process.kill();
+    wait_until(&us, || web(&server));
+    eu.restart();
+    wait_until(&eu_address, || api(&server));
+    assert_eq!(web(&server), us);
+    let server = server.restart();
+    wait_until(&eu_address, || api(&server));
+    assert_eq!(web(&server), us);
+    let (_, status) = server.ctl(&["status"]);
+    assert!(status.contains("ALARM     web/eu is well and waits: ctl failback"), "{status}");
+    let (fine, told) = server.ctl(&["failback", "api/eu", "--owner", "alice"]);
+    assert!(!fine && told.contains("does not wait"), "{told}");
+    let (fine, told) = server.ctl(&["failback", "web/eu", "--owner", "alice"]);
+    assert!(fine && told == "web/eu: let back", "{told}");
+    assert_eq!(web(&server), eu_address);
+}

@@ -10,7 +10,7 @@ use super::changes::{Happened, Standing};
 use crate::health::State;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Selector, Snapshot};
-use crate::steer::{Endpoint, Family, Pool, Service, state_of};
+use crate::steer::{Endpoint, Family, Hold, Pool, Service, state_of};
 use crate::time::Instant;
 
 /// Everything on the dashboard. Times are in RFC 3339, durations in milliseconds.
@@ -133,6 +133,10 @@ pub struct EndpointStatus {
     /// What an operator says of it, which counts: `up`, `down` or `drain`.
     #[serde(rename = "override")]
     pub word: Option<String>,
+    /// Why its region is not treated by its health.
+    pub hold: Option<String>,
+    /// Nothing has been seen of it for too long.
+    pub stale: bool,
 }
 
 /// The clients of one family, by the answer that they get.
@@ -207,6 +211,25 @@ fn alarms(view: &View) -> Vec<String> {
     }
     if !view.refused.is_empty() {
         alarms.push("the newest files are refused; what was good before serves on".to_owned());
+    }
+    let condition = view.condition;
+    if condition.abstains {
+        let why = "most targets are silent at once, or all canaries fail";
+        alarms.push(format!("this node abstains: {why}; what was believed stands"));
+    }
+    if condition.isolated {
+        alarms.push("this node hears too few others for a quorum".to_owned());
+    }
+    if view.stale > 0 {
+        alarms.push(format!("{} targets are stale: no probe of them comes back", view.stale));
+    }
+    for (service, region, hold) in view.holds.all() {
+        let name = view.snapshot.plan().pool_name(service, region);
+        match hold {
+            Hold::Kept => alarms.push(format!("{name} is down and kept: too many regions left")),
+            Hold::Back(None) => alarms.push(format!("{name} is well and waits: ctl failback")),
+            Hold::Back(Some(_)) => {}
+        }
     }
     for service in &view.snapshot.plan().services {
         let mut endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
@@ -292,6 +315,16 @@ fn endpoint_status(
         latency_ms: last.map(|(_, report)| millis(report.latency)),
         held_until: health.and_then(|health| health.held_until).map(timestamp),
         word,
+        hold: service.and_then(|id| view.holds.of(id, pool.region)).map(told_hold),
+        stale: health.is_some_and(|health| health.stale),
+    }
+}
+
+fn told_hold(hold: Hold) -> String {
+    match hold {
+        Hold::Back(Some(until)) => format!("well again, back at {}", timestamp(until)),
+        Hold::Back(None) => "well again, back when an operator says so".to_owned(),
+        Hold::Kept => "kept, as too many regions have left".to_owned(),
     }
 }
 

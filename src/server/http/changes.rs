@@ -200,6 +200,18 @@ pub(super) async fn clear(
     Ok(StatusCode::NO_CONTENT)
 }
 
+pub(super) async fn release(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Json(clearing): Json<Clearing>,
+) -> Result<StatusCode, Refusal> {
+    let Clearing { subject, reason, owner } = clearing;
+    let subject = subject.parse().map_err(Refusal::bad)?;
+    let who = format!("{owner} ({})", caller.0);
+    shared.control.release(subject, who, reason).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(super) async fn history(
     State(shared): State<Shared>,
     Query(asked): Query<Asked>,

@@ -13,7 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::super::handle::View;
 use crate::health::State;
-use crate::steer::state_of;
+use crate::steer::{Hold, state_of};
 
 /// Seconds, for what should take microseconds.
 const QUICK: &[f64] =
@@ -111,6 +111,23 @@ pub(super) fn now(view: &View) -> String {
             }
         }
     }
+    let condition = view.condition;
+    for (name, text, value) in [
+        ("meridian_abstains", "1 while this node does not trust its own sight", condition.abstains),
+        ("meridian_isolated", "1 while too few other nodes are heard", condition.isolated),
+    ] {
+        head(&mut out, name, text);
+        let _fine = writeln!(out, "{name} {}", u8::from(value));
+    }
+    head(&mut out, "meridian_stale_targets", "Targets of which no probe comes back");
+    let _fine = writeln!(out, "meridian_stale_targets {}", view.stale);
+    head(&mut out, "meridian_held_regions", "Services' regions that health alone does not move");
+    let kept = view.holds.all().filter(|(.., hold)| *hold == Hold::Kept).count();
+    let back = view.holds.all().count() - kept;
+    let _fine = writeln!(out, "meridian_held_regions{{why=\"kept\"}} {kept}");
+    let _fine = writeln!(out, "meridian_held_regions{{why=\"failback\"}} {back}");
+    head(&mut out, "meridian_overrides", "Operators' words that stand");
+    let _fine = writeln!(out, "meridian_overrides {}", view.said.len());
     head(&mut out, "meridian_generation", "Which change of the world is answered");
     let _fine = writeln!(out, "meridian_generation {}", view.snapshot.generation());
     let name = "meridian_geoip_build_timestamp_seconds";

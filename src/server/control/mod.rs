@@ -20,22 +20,24 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::{debug, warn};
 
-use super::certificate::Newest;
-use super::clock::Clock;
-use super::handle::{Handle, Request, View};
-use super::history::{Kind, Level, Record};
-use super::load::{Loaded, Refused, What};
-use super::overrides::{self, Impact, Said};
-use super::prober::Prober;
-use super::responder::Published;
-use super::store::{Kept, Recalled, Store};
 use crate::config::{Config, Problem};
 use crate::health::{Change, Monitor, Report, State};
-use crate::ids::{ServiceId, TargetId};
+use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
+use crate::server::certificate::Newest;
+use crate::server::clock::Clock;
+use crate::server::handle::{Handle, Request, View};
+use crate::server::history::{Kind, Level, Record};
+use crate::server::load::{Loaded, Refused, What};
+use crate::server::overrides::{self, Said};
+use crate::server::prober::Prober;
+use crate::server::responder::Published;
+use crate::server::store::{Kept, Recalled, Store};
 use crate::snapshot::{Plan, Snapshot};
-use crate::steer::{Facts, InForce, Overrides};
+use crate::steer::{Facts, Hold, Holds, InForce, Overrides, Scope};
 use crate::time::Instant;
+
+mod desk;
 
 /// How many events are remembered.
 const EVENTS: usize = 200;
@@ -64,6 +66,9 @@ pub(super) struct Control {
     said: Vec<Said>,
     overrides: Overrides,
     in_force: InForce,
+    holds: Holds,
+    /// What of this node's own condition was last told.
+    told: Condition,
     /// When the state on disk is next told that it is true.
     alive_at: Instant,
     events: VecDeque<Record>,
@@ -85,13 +90,19 @@ impl Control {
         for target in &loaded.config.targets {
             monitor.watch(now, target.id, target.schedule);
         }
+        monitor.set_canaries(loaded.config.canaries.iter().copied());
         recall(&mut monitor, &loaded.config, &recalled, now);
+        let mut holds = Holds::default();
+        holds.limit(loaded.config.max_moves);
+        holds.recall(recalled.out.iter().filter_map(|subject| pool(subject, &loaded.config)));
         if let Some(newest) = &loaded.certificate {
             certificate.set(newest.clone());
         }
+        holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
         let overrides = overrides::resolve(&recalled.said, &loaded.config);
         let in_force = overrides.at(now);
-        let facts = Facts { health: monitor.table(), overrides: &in_force };
+        let health = monitor.table();
+        let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(health) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (sender, requests) = channel(64);
@@ -119,6 +130,8 @@ impl Control {
             said: recalled.said,
             overrides,
             in_force,
+            holds,
+            told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),
             refused: Vec::new(),
@@ -132,7 +145,8 @@ impl Control {
             self.turn();
             let deadline = self.ready_by().filter(|_| !*self.ready.borrow());
             let word = self.overrides.next_change(self.clock.now());
-            let wakes = [self.monitor.poll_timeout(), deadline, word, Some(self.alive_at)];
+            let hold = self.holds.next_change();
+            let wakes = [self.monitor.poll_timeout(), deadline, word, hold, Some(self.alive_at)];
             let wake = wakes.into_iter().flatten().min();
             let wake = wake.map(|moment| self.clock.on_tokio(moment));
             let wait = async {
@@ -154,17 +168,23 @@ impl Control {
 
     /// Polls the monitor, in the order that it asks for.
     fn turn(&mut self) {
-        self.monitor.handle_timeout(self.clock.now());
-        while let Some(order) = self.monitor.poll_probe() {
+        let now = self.clock.now();
+        self.monitor.handle_timeout(now);
+        while let Some(order) = self.monitor.poll_probe(now) {
             self.prober.launch(order, self.loaded.probes.get(&order.target).cloned());
         }
         self.expire();
         let changes: Vec<Change> = std::iter::from_fn(|| self.monitor.poll_change()).collect();
-        if !self.heed() && !changes.is_empty() {
-            let targets = changes.iter().map(|change| change.target);
-            self.publish(Some(&self.loaded.plan.affected(targets)));
+        let affected = self.loaded.plan.affected(changes.iter().map(|change| change.target));
+        let held = self.follow(&affected);
+        let mut both = [affected, held].concat();
+        if !self.heed() && !both.is_empty() {
+            both.sort_unstable();
+            both.dedup();
+            self.publish(Some(&both));
         }
         self.tell_of(&changes);
+        self.tell_of_myself();
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {
             self.ready.send_replace(true);
@@ -189,15 +209,48 @@ impl Control {
         }
     }
 
-    /// Decides everything anew if another word is in force than before.
+    /// Decides everything anew if another word is in force than before, or this node is cut off
+    /// or is so no longer.
     fn heed(&mut self) -> bool {
         let in_force = self.overrides.at(self.clock.now());
-        let is_other = in_force != self.in_force;
+        let isolated = self.monitor.is_isolated();
+        let is_other = (&in_force, isolated) != (&self.in_force, self.told.isolated);
         if is_other {
             self.in_force = in_force;
             self.publish(None);
         }
         is_other
+    }
+
+    /// Lets the holds follow health, for these services and for those whose time has come; tells
+    /// for which something is held otherwise.
+    fn follow(&mut self, affected: &[ServiceId]) -> Vec<ServiceId> {
+        let now = self.clock.now();
+        let is_due = self.holds.next_change().is_some_and(|at| now >= at);
+        let timed = self.holds.all().filter(|_| is_due).map(|(service, ..)| service);
+        let mut which: Vec<ServiceId> = timed.chain(affected.iter().copied()).collect();
+        which.sort_unstable();
+        which.dedup();
+        if which.is_empty() {
+            return which;
+        }
+        let before: Vec<_> = self.holds.out().collect();
+        let services = &self.loaded.plan.services;
+        let changed = self.holds.follow(now, services, which, self.monitor.table());
+        if before != self.holds.out().collect::<Vec<_>>() {
+            let names = self.holds.out().map(|(of, at)| self.loaded.plan.pool_name(of, at));
+            self.store.out(names.collect());
+        }
+        for id in &changed {
+            let kept = self.holds.all().filter(|(of, _, hold)| of == id && *hold == Hold::Kept);
+            for (service, region, _) in kept.collect::<Vec<_>>() {
+                let subject = self.loaded.plan.pool_name(service, region);
+                let why = "down, but `max_moves` regions have left already".to_owned();
+                let what = (subject, "kept".to_owned());
+                self.tell(Level::Error, Kind::State, what, (why, String::new()), None);
+            }
+        }
+        changed
     }
 
     /// Decides `changed` services anew, or all, and lets that be answered.
@@ -207,9 +260,18 @@ impl Control {
         histogram!("meridian_publish_seconds").record(self.clock.now().since(began));
     }
 
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            health: self.monitor.table(),
+            overrides: &self.in_force,
+            holds: &self.holds,
+            is_isolated: self.monitor.is_isolated(),
+        }
+    }
+
     fn compile(&self, plan: &Arc<Plan>, changed: Option<&[ServiceId]>) {
         let previous = self.published.load_full();
-        let facts = Facts { health: self.monitor.table(), overrides: &self.in_force };
+        let facts = self.facts();
         let generation = previous.generation() + 1;
         let next = Snapshot::compile(plan.clone(), &facts, Some(&previous), changed, generation);
         self.published.store(Arc::new(next));
@@ -259,6 +321,28 @@ impl Control {
         self.tell(level, Kind::State, (subject, change.to.to_string()), (why, String::new()), took);
     }
 
+    /// Tells when this node begins or ends to doubt itself.
+    fn tell_of_myself(&mut self) {
+        let now = Condition {
+            abstains: self.monitor.abstains(),
+            isolated: self.monitor.is_isolated(),
+            is_stale: self.monitor.stale() > 0,
+        };
+        let then = std::mem::replace(&mut self.told, now);
+        let node = self.loaded.config.node.name.clone();
+        for (was, is, begins, ends, why) in [
+            (then.abstains, now.abstains, "abstains", "sees again", ABSTAINS),
+            (then.isolated, now.isolated, "isolated", "heard again", ISOLATED),
+            (then.is_stale, now.is_stale, "stale", "fresh again", STALE),
+        ] {
+            if was != is {
+                let level = if is { Level::Error } else { Level::Info };
+                let what = (node.clone(), if is { begins } else { ends }.to_owned());
+                self.tell(level, Kind::Node, what, (why.to_owned(), String::new()), None);
+            }
+        }
+    }
+
     /// Logs what happened, and remembers it.
     fn tell(
         &mut self,
@@ -277,28 +361,6 @@ impl Control {
         self.events.truncate(EVENTS);
     }
 
-    /// Takes back what was said until a moment that has passed.
-    fn expire(&mut self) {
-        let now = self.clock.now();
-        let is_over = |said: &Said| said.until.is_some_and(|until| now >= until);
-        if !self.said.iter().any(is_over) {
-            return;
-        }
-        let (over, said) = std::mem::take(&mut self.said).into_iter().partition(is_over);
-        self.said = said;
-        self.overrides = overrides::resolve(&self.said, &self.loaded.config);
-        let over: Vec<Said> = over;
-        for said in over {
-            let subject = said.subject.to_string();
-            // A word that is over is over after a restart too, forgotten or not.
-            let (store, forgotten) = (self.store.clone(), subject.clone());
-            tokio::spawn(async move { store.clear(forgotten).await });
-            let why = format!("{} until now: {}", said.word, said.reason);
-            let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner));
-            self.tell(Level::Info, Kind::Override, told, who, None);
-        }
-    }
-
     fn serve(&mut self, request: Request) {
         match request {
             // Who asked may have stopped waiting.
@@ -314,41 +376,17 @@ impl Control {
                 let _gone = reply.send(self.weigh(*said));
             }
             Request::Say(said, who, reply) => {
-                let told = (said.subject.to_string(), said.word.to_string());
-                let why = said.reason.clone();
-                self.said.retain(|other| other.subject != said.subject);
-                self.said.push(*said);
-                self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
-                self.overrides = overrides::resolve(&self.said, &self.loaded.config);
-                self.heed();
-                self.tell(Level::Warn, Kind::Override, told, (why, who), None);
+                self.say(*said, who);
                 let _gone = reply.send(());
+            }
+            Request::Release(subject, who, why, reply) => {
+                let _gone = reply.send(self.release(&subject, who, why));
             }
             Request::Clear(subject, who, why, reply) => {
-                self.said.retain(|said| said.subject != subject);
-                self.overrides = overrides::resolve(&self.said, &self.loaded.config);
-                self.heed();
-                let told = (subject.to_string(), "cleared".to_owned());
-                self.tell(Level::Info, Kind::Override, told, (why, who), None);
+                self.clear(&subject, who, why);
                 let _gone = reply.send(());
             }
         }
-    }
-
-    /// What `said` would do, once it has reached everybody.
-    fn weigh(&self, said: Said) -> Result<Impact, String> {
-        let config = &self.loaded.config;
-        overrides::scope(&said.subject, config)?;
-        let now = self.clock.now();
-        if said.until.is_some_and(|until| until <= now) {
-            return Err("it would be over already".to_owned());
-        }
-        let whole = Said { ramp: None, until: None, since: now, ..said };
-        let others = self.said.iter().filter(|other| other.subject != whole.subject);
-        let all: Vec<Said> = others.cloned().chain([whole.clone()]).collect();
-        let in_force = overrides::resolve(&all, config).at(now);
-        let facts = Facts { health: self.monitor.table(), overrides: &in_force };
-        Ok(overrides::impact(&self.published.load(), &facts))
     }
 
     fn view(&self) -> View {
@@ -362,6 +400,9 @@ impl Control {
             health: self.monitor.table().clone(),
             said: self.said.clone(),
             overrides: self.in_force.clone(),
+            holds: self.holds.clone(),
+            condition: self.told,
+            stale: self.monitor.stale(),
             events: self.events.iter().cloned().collect(),
             refused: self.refused.clone(),
         }
@@ -394,6 +435,14 @@ impl Control {
         if let Some(newest) = &loaded.certificate {
             self.certificate.set(newest.clone());
         }
+        self.monitor.set_canaries(loaded.config.canaries.iter().copied());
+        let (old, new) = (&self.loaded.config, &loaded.config);
+        self.holds.limit(new.max_moves);
+        self.holds.rekey(
+            |id| new.region(&old.regions.get(id.index())?.name),
+            |id| new.service(&old.services.get(id.index())?.name),
+        );
+        self.holds.follow(now, &loaded.plan.services, loaded.plan.ids(), self.monitor.table());
         self.overrides = overrides::resolve(&self.said, &loaded.config);
         self.in_force = self.overrides.at(now);
         self.compile(&loaded.plan, None);
@@ -435,6 +484,30 @@ impl Control {
             let value = if is_refused { 1.0 } else { 0.0 };
             gauge!("meridian_reload_refused", "what" => what.label()).set(value);
         }
+    }
+}
+
+/// What this node thinks of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Condition {
+    /// It counts its own sight for nothing.
+    pub abstains: bool,
+    /// It hears too few other nodes to decide.
+    pub isolated: bool,
+    /// Something that it believes is older than it may be.
+    pub is_stale: bool,
+}
+
+const ABSTAINS: &str = "most targets are silent at once, or all canaries fail: that is more likely \
+                        to be this node's network; what was believed stands";
+const ISOLATED: &str = "too few other nodes are heard for a quorum";
+const STALE: &str = "probes do not come back from the prober; what was believed stands";
+
+/// The service's region that `subject` names.
+fn pool(subject: &str, config: &Config) -> Option<(ServiceId, RegionId)> {
+    match overrides::scope(&subject.parse().ok()?, config).ok()? {
+        Scope::Pool(service, region) => Some((service, region)),
+        _ => None,
     }
 }
 

@@ -1,0 +1,196 @@
+//! What several nodes believe together. Each computes it by itself, from the same opinions.
+//!
+//! With N nodes and a threshold q, a target is down when q of them see it down, and up when so
+//! many see it up that q could not. Between the two what was believed stands, so that no single
+//! node that comes, goes or errs moves anything.
+
+use super::table::State;
+
+/// Who decides.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Electorate {
+    /// How many nodes there are, this one among them.
+    pub nodes: usize,
+    /// How many of them must see a target down.
+    pub rule: Rule,
+    /// What a node does that hears too few others.
+    pub when_isolated: WhenIsolated,
+}
+
+/// How many nodes must see a target down.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Rule {
+    /// More than half of all.
+    Majority,
+    /// One.
+    Any,
+    /// Each.
+    All,
+    /// So many.
+    Number(usize),
+}
+
+/// What a node does that hears too few others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum WhenIsolated {
+    /// What was believed stands.
+    Freeze,
+    /// It decides by its own sight.
+    Alone,
+}
+
+/// What the nodes see of a target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Votes {
+    /// How many see it up.
+    pub up: usize,
+    /// How many see it down.
+    pub down: usize,
+}
+
+impl Votes {
+    /// Counts opinions.
+    pub(super) fn count(opinions: impl IntoIterator<Item = State>) -> Self {
+        opinions.into_iter().fold(Self::default(), |votes, opinion| match opinion {
+            State::Up => Self { up: votes.up + 1, ..votes },
+            State::Down => Self { down: votes.down + 1, ..votes },
+            State::Unknown => votes,
+        })
+    }
+}
+
+impl Default for Electorate {
+    fn default() -> Self {
+        Self { nodes: 1, rule: Rule::Majority, when_isolated: WhenIsolated::Freeze }
+    }
+}
+
+impl Electorate {
+    fn majority(&self) -> usize {
+        self.nodes / 2 + 1
+    }
+
+    /// How many must see a target down.
+    pub fn threshold(&self) -> usize {
+        match self.rule {
+            Rule::Majority => self.majority(),
+            Rule::Any => 1,
+            Rule::All => self.nodes,
+            Rule::Number(number) => number.clamp(1, self.nodes.max(1)),
+        }
+    }
+
+    /// Are these too few others for a decision? Without more than half of all nodes another half
+    /// could decide otherwise.
+    pub fn is_isolated(&self, heard: usize) -> bool {
+        heard + 1 < self.majority()
+    }
+
+    /// What is believed after these votes, of which `own` is one; `heard`: how many other nodes
+    /// are heard at all.
+    pub fn decide(&self, believed: State, votes: Votes, own: Option<State>, heard: usize) -> State {
+        if self.is_isolated(heard) {
+            // Before anything is known, one sight is better than none.
+            let is_alone = self.when_isolated == WhenIsolated::Alone || believed == State::Unknown;
+            return own.filter(|_| is_alone).unwrap_or(believed);
+        }
+        let threshold = self.threshold();
+        // So many that see it up leave fewer than the threshold; of nodes that are not heard,
+        // none is waited for.
+        let enough = (self.nodes + 1 - threshold).min(heard + 1);
+        if votes.down >= threshold {
+            State::Down
+        } else if votes.up >= enough {
+            State::Up
+        } else {
+            believed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decide(nodes: usize, rule: Rule, (up, down): (usize, usize), heard: usize) -> [State; 2] {
+        let electorate = Electorate { nodes, rule, when_isolated: WhenIsolated::Freeze };
+        let votes = Votes { up, down };
+        [State::Up, State::Down].map(|believed| electorate.decide(believed, votes, None, heard))
+    }
+
+    /// Every rule, for one to seven nodes and every number of them that see it up, see it down, or
+    /// are silent, against what the rules say in words.
+    #[test]
+    fn the_whole_table() {
+        for nodes in 1..=7usize {
+            for rule in [Rule::Majority, Rule::Any, Rule::All, Rule::Number(2), Rule::Number(9)] {
+                for down in 0..=nodes {
+                    for up in 0..=nodes - down {
+                        for heard in (up + down).saturating_sub(1)..nodes {
+                            let needed = match rule {
+                                Rule::Majority => nodes / 2 + 1,
+                                Rule::Any => 1,
+                                Rule::All => nodes,
+                                Rule::Number(number) => number.min(nodes),
+                            };
+                            let cut_off = 2 * (heard + 1) <= nodes;
+                            let goes_down = !cut_off && down >= needed;
+                            // All others together could not make it.
+                            let goes_up =
+                                !cut_off && !goes_down && (nodes - up < needed || up == heard + 1);
+                            let expected = match (goes_down, goes_up) {
+                                (true, _) => [State::Down, State::Down],
+                                (_, true) => [State::Up, State::Up],
+                                _ => [State::Up, State::Down],
+                            };
+                            let given = decide(nodes, rule, (up, down), heard);
+                            let case = (nodes, rule, up, down, heard);
+                            assert_eq!(given, expected, "{case:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_node_decides_alone() {
+        let one = Electorate::default();
+        for state in [State::Up, State::Down] {
+            let votes = Votes::count([state]);
+            assert_eq!(one.decide(State::Unknown, votes, Some(state), 0), state);
+        }
+        assert_eq!(one.decide(State::Up, Votes::default(), None, 0), State::Up, "it abstains");
+    }
+
+    #[test]
+    fn a_minority_never_moves_anything() {
+        for nodes in 2..=9usize {
+            for minority in 0..nodes.div_ceil(2) {
+                for believed in [State::Up, State::Down] {
+                    let electorate = Electorate { nodes, ..Electorate::default() };
+                    for state in [State::Up, State::Down] {
+                        // Alone among themselves, or heard beside all others that are silent.
+                        for heard in [minority.saturating_sub(1), nodes - 1] {
+                            let votes = Votes::count(vec![state; minority]);
+                            let after = electorate.decide(believed, votes, Some(state), heard);
+                            assert_eq!(after, believed, "{nodes} {minority} {state:?} {heard}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_cut_off_stands_still_or_decides_alone_as_it_was_told() {
+        let down = (Votes { up: 0, down: 1 }, Some(State::Down));
+        let decide = |when_isolated, believed| {
+            let electorate = Electorate { nodes: 3, rule: Rule::Majority, when_isolated };
+            electorate.decide(believed, down.0, down.1, 0)
+        };
+        assert_eq!(decide(WhenIsolated::Freeze, State::Up), State::Up);
+        assert_eq!(decide(WhenIsolated::Alone, State::Up), State::Down);
+        assert_eq!(decide(WhenIsolated::Freeze, State::Unknown), State::Down);
+    }
+}

@@ -1,0 +1,213 @@
+//! One target's course: when it is probed, and what this node concludes from what it sees.
+
+use std::time::Duration;
+
+use super::outcome::{Failure, Outcome, Report};
+use super::schedule::{RoundTrip, Schedule};
+use super::table::{State, TargetHealth};
+use crate::ids::TargetId;
+use crate::rng::Stream;
+use crate::time::Instant;
+
+/// One target's course.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) schedule: Schedule,
+    pub(super) round_trip: RoundTrip,
+    /// The moment around which its next regular probe is; one interval after the other.
+    slot: Instant,
+    /// When the next probe is due, or the one that is on the way was; or when that one is given
+    /// up.
+    pub(super) due: Instant,
+    pub(super) stage: Stage,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// The last of them may be this node's own: nothing came back from the target.
+    is_silent: bool,
+    /// How much the failures weigh, in a row or not ([`PARTIAL`]).
+    score: u32,
+    /// What is believed of it rests on its probes, not on what was recalled.
+    pub(super) confirmed: bool,
+    /// When a probe last said anything of it.
+    seen: Instant,
+    /// When it last came back from "down".
+    came_back: Option<Instant>,
+    /// How often it went down soon after it had come back.
+    flaps: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// In the monitor's timers.
+    Waiting,
+    /// In its queue.
+    Due,
+    /// With the driver, which is given until `Watch::due`.
+    Probing,
+    /// With the driver, which did not report in time; at `Watch::due` it is asked again.
+    Lost,
+}
+
+/// A detector of partial failure beside the failures in a row, which are blind to it: the
+/// cumulative sum of log-likelihood ratios (Page, Biometrika 1954) between a target that fails 4 %
+/// of its probes and one that fails half of them, in thousandths. At the threshold, ln of the
+/// probes in a year, a sound target is called partly failing less than once a year; one that fails
+/// half of its probes is found after some twenty.
+struct Partial {
+    /// ln(0.50 / 0.04).
+    failure: u32,
+    /// −ln(0.50 / 0.96).
+    success: u32,
+    /// ln(63,000,000).
+    threshold: u32,
+}
+
+const PARTIAL: Partial = Partial { failure: 2526, success: 652, threshold: 17_959 };
+
+impl Watch {
+    /// The course of a target that is watched from `now` on.
+    pub(super) fn new(now: Instant, target: TargetId, schedule: Schedule) -> Self {
+        Self {
+            schedule,
+            round_trip: RoundTrip::default(),
+            slot: now + phase(target, schedule.interval),
+            due: now,
+            stage: Stage::Due,
+            failures: 0,
+            is_silent: false,
+            score: 0,
+            confirmed: false,
+            seen: now,
+            came_back: None,
+            flaps: 0,
+        }
+    }
+
+    /// Takes its silence so far for one failure, of which the next probes are to tell.
+    pub(super) fn forgive_silence(&mut self) {
+        if self.is_silent() {
+            self.failures = 1;
+            self.score = 0;
+        }
+    }
+
+    /// Is it failing in a way that this node's own network could explain?
+    pub(super) fn is_silent(&self) -> bool {
+        self.failures > 0 && self.is_silent
+    }
+
+    /// What is believed after `report`. While this node abstains, nothing goes down.
+    pub(super) fn learn(
+        &mut self,
+        before: TargetHealth,
+        now: Instant,
+        report: Report,
+        abstains: bool,
+    ) -> TargetHealth {
+        let report = self.judged(report);
+        let mut health = TargetHealth { last: Some((now, report)), ..before };
+        let failure = match report.outcome {
+            Outcome::Success => None,
+            Outcome::Failure(Failure::Local) => {
+                // The node's own trouble is no word about the target; but it has none for long.
+                health.stale |= now.since(self.seen) > self.schedule.validity();
+                return health;
+            }
+            Outcome::Failure(failure) => Some(failure),
+        };
+        self.seen = now;
+        health.stale = false;
+        if let Some(failure) = failure {
+            self.failures = self.failures.saturating_add(1);
+            self.is_silent = failure.is_silent();
+            self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
+            health.failing_since = before.failing_since.or(Some(now));
+            health.risen = 0;
+        } else {
+            self.round_trip.learn(report.latency);
+            self.failures = 0;
+            self.score = self.score.saturating_sub(PARTIAL.success);
+            health.failing_since = None;
+            health.risen = health.risen.saturating_add(1);
+        }
+        let is_bad = self.failures > self.schedule.reprobes || self.score >= PARTIAL.threshold;
+        let verdict = match before.own {
+            State::Unknown if health.risen > 0 => State::Up,
+            State::Unknown | State::Up if is_bad && failure.is_some() && !abstains => State::Down,
+            State::Down
+                if health.risen >= self.schedule.rise
+                    && before.held_until.is_none_or(|until| now >= until) =>
+            {
+                State::Up
+            }
+            unchanged => unchanged,
+        };
+        if verdict != before.own {
+            health.own = verdict;
+            health.held_until = self.held_after(before.own, verdict, now);
+            self.score = 0;
+        }
+        self.confirmed |=
+            verdict != State::Unknown && (verdict == State::Down || self.failures == 0);
+        health
+    }
+
+    /// A success that took too long is a failure.
+    fn judged(&self, report: Report) -> Report {
+        let is_slow = self.schedule.slow_after.is_some_and(|most| report.latency > most);
+        match report.outcome {
+            Outcome::Success if is_slow => {
+                Report { outcome: Outcome::Failure(Failure::Slow), ..report }
+            }
+            _ => report,
+        }
+    }
+
+    /// Until when a target whose verdict has changed stays down: one that comes and goes is held
+    /// longer each time, until it has been well for a while.
+    fn held_after(&mut self, from: State, to: State, now: Instant) -> Option<Instant> {
+        match (from, to) {
+            (State::Down, State::Up) => {
+                self.came_back = Some(now);
+                None
+            }
+            (State::Up, State::Down) => {
+                let is_soon =
+                    self.came_back.is_some_and(|at| now.since(at) < Schedule::FLAP_MEMORY);
+                self.flaps = if is_soon { self.flaps.saturating_add(1) } else { 0 };
+                let hold = self.schedule.hold(self.flaps);
+                (hold > Duration::ZERO).then_some(now + hold)
+            }
+            _ => None,
+        }
+    }
+
+    /// When the next probe comes: soon, while a failure is being looked into, else around the
+    /// next slot. Slots that have passed are passed over.
+    pub(super) fn plan_next(&mut self, now: Instant, state: State, jitter: &mut Stream) {
+        self.stage = Stage::Waiting;
+        let looked_into = state != State::Down && self.failures > 0;
+        self.due = if looked_into {
+            let gap = self.schedule.reprobe_gap;
+            now + jitter.jitter(gap, Schedule::REPROBE_JITTER_PERCENT)
+        } else {
+            let interval = self.schedule.interval.max(Duration::from_millis(1));
+            // A probe may come before its slot by the jitter: the slot it was for has then passed.
+            let reach = interval * self.schedule.jitter_percent.min(100) / 100;
+            while self.slot <= now + reach {
+                let late = (now + reach).since(self.slot).as_nanos() / interval.as_nanos();
+                let slots = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
+                self.slot = self.slot + interval.saturating_mul(slots);
+            }
+            self.slot - reach + jitter.jitter(reach, 100)
+        };
+    }
+}
+
+/// Where in the interval a target's slots are. Multiples of the golden ratio modulo 1 are spread
+/// evenly for any number of successive ids (Knuth, TAOCP 3, §6.4).
+fn phase(target: TargetId, interval: Duration) -> Duration {
+    let turn = (target.index() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let nanos = (u128::from(turn) * interval.as_nanos()) >> 64;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+}

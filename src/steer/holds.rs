@@ -1,0 +1,239 @@
+//! What slows down automatic moves: regions come back when their service's `failback` lets them,
+//! and no more of them leave in a time than `max_moves` lets.
+//!
+//! ```text
+//! in ── not well ──→ out        or, past the limit: in, and kept, until the limit lets it go
+//! out ─ well ──────→ back       held, until the failback lets it in
+//! ```
+//!
+//! Health alone counts here: an operator's word goes over all of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use super::{Family, Pool, Service, state_of};
+use crate::health::{HealthTable, State};
+use crate::ids::{RegionId, ServiceId};
+use crate::time::Instant;
+
+/// When a region that was out may come back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Failback {
+    /// When it has been well for so long.
+    After(Duration),
+    /// When an operator says so.
+    Manual,
+}
+
+/// How many regions may leave in what time, by health alone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MaxMoves {
+    /// So many.
+    pub regions: usize,
+    /// Within so long.
+    pub within: Duration,
+}
+
+/// Why a service's region is not treated by its health.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Hold {
+    /// It is well again, and may not come back before this; `None`: before an operator says so.
+    Back(Option<Instant>),
+    /// It is not well, and is kept, as too many regions have left.
+    Kept,
+}
+
+/// The course of a service's region that is not simply in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Course {
+    /// It is out, and well since then, if it is.
+    Out(Option<Instant>),
+    Kept,
+}
+
+/// Who is held, and why.
+#[derive(Clone, Debug, Default)]
+pub struct Holds {
+    limit: Option<MaxMoves>,
+    courses: HashMap<(ServiceId, RegionId), Course>,
+    held: HashMap<(ServiceId, RegionId), Hold>,
+    /// The regions that left lately, and when each did.
+    left: VecDeque<(Instant, RegionId)>,
+}
+
+impl Holds {
+    /// No hold.
+    pub fn none() -> &'static Self {
+        static NONE: std::sync::LazyLock<Holds> = std::sync::LazyLock::new(Holds::default);
+        &NONE
+    }
+
+    /// So many regions may leave from now on.
+    pub fn limit(&mut self, limit: Option<MaxMoves>) {
+        self.limit = limit;
+    }
+
+    /// Why a service's region is not treated by its health, if it is not.
+    pub fn of(&self, service: ServiceId, region: RegionId) -> Option<Hold> {
+        self.held.get(&(service, region)).copied()
+    }
+
+    /// Everything that is held.
+    pub fn all(&self) -> impl Iterator<Item = (ServiceId, RegionId, Hold)> {
+        self.held.iter().map(|((service, region), hold)| (*service, *region, *hold))
+    }
+
+    /// What is out, well or not.
+    pub fn out(&self) -> impl Iterator<Item = (ServiceId, RegionId)> {
+        let courses = self.courses.iter();
+        courses.filter(|(_, course)| matches!(course, Course::Out(_))).map(|(key, _)| *key)
+    }
+
+    /// Takes these for out, as an earlier process did.
+    pub fn recall(&mut self, out: impl IntoIterator<Item = (ServiceId, RegionId)>) {
+        self.courses.extend(out.into_iter().map(|key| (key, Course::Out(None))));
+    }
+
+    /// The same holds under other ids; those without any end.
+    pub fn rekey(
+        &mut self,
+        region: impl Fn(RegionId) -> Option<RegionId>,
+        service: impl Fn(ServiceId) -> Option<ServiceId>,
+    ) {
+        let key = |(of, at): (ServiceId, RegionId)| Some((service(of)?, region(at)?));
+        let courses = std::mem::take(&mut self.courses).into_iter();
+        self.courses = courses.filter_map(|(from, course)| Some((key(from)?, course))).collect();
+        let held = std::mem::take(&mut self.held).into_iter();
+        self.held = held.filter_map(|(from, hold)| Some((key(from)?, hold))).collect();
+        let left = std::mem::take(&mut self.left).into_iter();
+        self.left = left.filter_map(|(at, of)| Some((at, region(of)?))).collect();
+    }
+
+    /// An operator lets a service's region back. Was it held?
+    pub fn release(&mut self, service: ServiceId, region: RegionId) -> bool {
+        let key = (service, region);
+        let is_back = matches!(self.held.get(&key), Some(Hold::Back(_)));
+        if is_back {
+            self.courses.remove(&key);
+            self.held.remove(&key);
+        }
+        is_back
+    }
+
+    /// Follows health at `now`, for all services or these; returns those for which something is
+    /// held otherwise than before.
+    pub fn follow(
+        &mut self,
+        now: Instant,
+        services: &[Service],
+        which: impl IntoIterator<Item = ServiceId>,
+        health: &HealthTable,
+    ) -> Vec<ServiceId> {
+        let mut changed = Vec::new();
+        for id in which {
+            let Some(service) = services.get(id.index()) else { continue };
+            let mut is_other = false;
+            for pool in &service.pools {
+                let key = (id, pool.region);
+                let course = self.next(now, key, wellness(service, pool, health), service.failback);
+                let hold = match course {
+                    Some(Course::Kept) => Some(Hold::Kept),
+                    Some(Course::Out(Some(since))) => Some(Hold::Back(match service.failback {
+                        Failback::After(span) => Some(since + span),
+                        Failback::Manual => None,
+                    })),
+                    Some(Course::Out(None)) | None => None,
+                };
+                match course {
+                    Some(course) => self.courses.insert(key, course),
+                    None => self.courses.remove(&key),
+                };
+                is_other |= hold != self.held.get(&key).copied();
+                match hold {
+                    Some(hold) => self.held.insert(key, hold),
+                    None => self.held.remove(&key),
+                };
+            }
+            if is_other {
+                changed.push(id);
+            }
+        }
+        changed
+    }
+
+    /// Where a service's region is next.
+    fn next(
+        &mut self,
+        now: Instant,
+        key: (ServiceId, RegionId),
+        wellness: State,
+        failback: Failback,
+    ) -> Option<Course> {
+        let course = self.courses.get(&key).copied();
+        match (course, wellness) {
+            (None | Some(Course::Kept), State::Down) => {
+                let may_leave = self.may_leave(now, key.1);
+                Some(if may_leave { Course::Out(None) } else { Course::Kept })
+            }
+            (None | Some(Course::Kept), _) => None,
+            (Some(Course::Out(since)), State::Up) => {
+                let since = since.unwrap_or(now);
+                let is_over = match failback {
+                    Failback::After(span) => now >= since + span,
+                    Failback::Manual => false,
+                };
+                (!is_over).then_some(Course::Out(Some(since)))
+            }
+            (Some(Course::Out(_)), _) => Some(Course::Out(None)),
+        }
+    }
+
+    /// May a region leave now? If so, it counts.
+    fn may_leave(&mut self, now: Instant, region: RegionId) -> bool {
+        let Some(limit) = self.limit else { return true };
+        self.left.retain(|(at, _)| now.since(*at) < limit.within);
+        let has_left = self.left.iter().any(|(_, of)| *of == region);
+        if !has_left && self.left.len() >= limit.regions {
+            return false;
+        }
+        if !has_left {
+            self.left.push_back((now, region));
+        }
+        true
+    }
+
+    /// When something may be held otherwise by time alone.
+    pub fn next_change(&self) -> Option<Instant> {
+        let back = self.held.values().filter_map(|hold| match hold {
+            Hold::Back(until) => *until,
+            Hold::Kept => {
+                let (oldest, _) = self.left.front()?;
+                Some(*oldest + self.limit?.within)
+            }
+        });
+        back.min()
+    }
+}
+
+/// Is a region of a service well: are enough of its endpoints up, in some family?
+fn wellness(service: &Service, pool: &Pool, health: &HealthTable) -> State {
+    let of_family = |family: Family| {
+        let endpoints = pool.endpoints.iter().filter(|of| of.address.family() == family);
+        let states: Vec<State> = endpoints.map(|of| state_of(of, health)).collect();
+        let count = |state| states.iter().filter(|of| **of == state).count();
+        let need = service.min_up.of(states.len());
+        match (count(State::Up) >= need, states.len() - count(State::Down) < need) {
+            _ if states.is_empty() => None,
+            (true, _) => Some(State::Up),
+            (_, true) => Some(State::Down),
+            _ => Some(State::Unknown),
+        }
+    };
+    let families = [Family::V4, Family::V6, Family::Alias].into_iter().filter_map(of_family);
+    let rank = |state: &State| match state {
+        State::Up => 0,
+        State::Unknown => 1,
+        State::Down => 2,
+    };
+    families.min_by_key(rank).unwrap_or(State::Up)
+}
