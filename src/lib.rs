@@ -6,15 +6,17 @@
 //! ```text
 //! THE WAY OF A QUERY   socket → receive → client → locate → resolve → respond → socket
 //!                                         (reads one Snapshot, decides nothing)
-//! THE WAY OF A FACT    probe → verdict → health table ─────────────┐
-//!                      configuration, GeoIP file, signal ──────────┴→ steer → compile → publish
+//! THE WAY OF A FACT    probe → verdict → opinion → quorum → health ┐
+//!                      configuration, GeoIP, override, signal ─────┴→ steer → compile → publish
 //! ```
 //!
 //! [`query`] is the first way, [`health`] the second; [`steer`] is where both meet, and
-//! [`snapshot`] is what the second hands to the first. [`server`] alone touches the real world.
+//! [`snapshot`] is what the second hands to the first. [`cluster`] is how nodes hear each other.
+//! [`server`] alone touches the real world.
 //! Who may import whom is a table in `docs/ARCHITECTURE.md`, and a test.
 
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod geo;
 pub mod health;

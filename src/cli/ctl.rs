@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::explain::{refused, unreachable};
 use super::{Failed, print};
 use crate::config::duration;
+use crate::server::http::api::NodeStatus;
 use crate::server::http::changes::{Clearing, Effect, Happened, Saying, Standing, Steps};
 
 /// What is asked of a running server.
@@ -74,6 +75,8 @@ enum Command {
     },
     /// Tell what operators have said.
     Overrides,
+    /// Tell who decides together, and who answers differently.
+    Nodes,
     /// Tell what happened, the newest last.
     History {
         /// At most so many.
@@ -153,6 +156,10 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Overrides => {
             let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
             show(json, &said, |said| overrides_text(said))
+        }
+        Command::Nodes => {
+            let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;
+            show(json, &nodes, |nodes| nodes_text(nodes))
         }
         Command::History { limit, kind } => {
             let limit = limit.to_string();
@@ -306,6 +313,38 @@ fn overrides_text(said: &[Standing]) -> String {
     said.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+fn nodes_text(nodes: &[NodeStatus]) -> String {
+    if nodes.is_empty() {
+        return "this node decides alone".to_owned();
+    }
+    let mut lines = Vec::new();
+    let own = nodes.iter().find(|node| node.own).and_then(|node| node.config.clone());
+    for node in nodes {
+        let mut says = vec![match (node.own, node.heard) {
+            (true, _) => "this node".to_owned(),
+            (_, true) => "heard".to_owned(),
+            (_, false) => "NOT HEARD".to_owned(),
+        }];
+        says.extend(node.version.as_ref().map(|version| format!("version {version}")));
+        says.extend(node.generation.map(|generation| format!("generation {generation}")));
+        says.extend(node.abstains.then(|| "ABSTAINS".to_owned()));
+        says.extend(node.isolated.then(|| "ISOLATED".to_owned()));
+        if node.config.is_some() && node.config != own {
+            says.push("ANOTHER CONFIGURATION".to_owned());
+        }
+        lines.push(format!("{}: {}", node.name, says.join(", ")));
+        for of in &node.differs {
+            let (service, names, since) = (&of.service, of.names.join(", "), &of.since);
+            let share = of.share * 100.0;
+            lines.push(format!(
+                "  answers {service} ({names}) differently since {since}, for {share:.1} % of the \
+                 clients"
+            ));
+        }
+    }
+    lines.join("\n")
+}
+
 fn history_text(happened: &[Happened]) -> String {
     let line = |of: &Happened| {
         let Happened { at, kind, subject, what, why, who, .. } = of;
@@ -345,6 +384,8 @@ fn status_text(status: &Value) -> String {
             let word =
                 endpoint["override"].as_str().map(|word| format!(" [{word} by an operator]"));
             let word = word.or_else(|| endpoint["hold"].as_str().map(|hold| format!(" [{hold}]")));
+            let seen: Vec<String> = list(&endpoint["seen"]).iter().map(text).collect();
+            let word = word.or((!seen.is_empty()).then(|| format!(" [{}]", seen.join(", "))));
             lines.push(format!(
                 "    {:<16} {:<24} {:<8} {}{}",
                 text(&endpoint["region"]),

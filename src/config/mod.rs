@@ -25,6 +25,7 @@ use crate::zone::{Name, Zones};
 pub mod defaults;
 
 mod checks;
+mod cluster;
 mod node;
 mod places;
 mod problem;
@@ -35,6 +36,7 @@ mod tests;
 mod yaml;
 mod zones;
 
+pub use cluster::Cluster;
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
 pub use problem::{Place, Problem};
@@ -68,6 +70,8 @@ pub struct Config {
     pub canaries: Vec<TargetId>,
     /// How many regions may leave in what time, by health alone.
     pub max_moves: Option<MaxMoves>,
+    /// The nodes that decide together; `None`: this one alone.
+    pub cluster: Option<Cluster>,
     /// What the server says of itself.
     pub identity: Identity,
     /// Steered names that may go away: any other that is live must keep a record.
@@ -78,6 +82,8 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// A hash of the configuration's text: which one is live.
     pub hash: u64,
+    /// The same, without what is each node's own.
+    pub shared_hash: u64,
 }
 
 /// Something that is probed.
@@ -165,6 +171,7 @@ impl Config {
             ("tcp", new.tcp != old.tcp),
             ("tls", addresses(self) != addresses(running)),
             ("http", self.http != running.http),
+            ("cluster", self.cluster != running.cluster),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -199,6 +206,7 @@ fn compile(
     let zones = fields.need("zones", problems);
     let services = fields.need("services", problems);
     let canaries = fields.get("canaries");
+    let cluster = fields.get("cluster");
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
     let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
@@ -213,6 +221,11 @@ fn compile(
     let files = zones.files.clone();
     let zones = Arc::new(zones.finish(problems));
     let (node, identity) = node?;
+    let has_cluster = cluster.is_some();
+    let cluster = cluster::read(cluster, &node.name, problems);
+    if has_cluster && cluster.is_none() {
+        return None;
+    }
     Some(Config {
         node: Node { tcp, encrypted, ..node },
         http,
@@ -224,12 +237,26 @@ fn compile(
         targets: services.targets,
         canaries,
         max_moves,
+        cluster,
         identity,
         retired,
         files,
         warnings: Vec::new(),
         hash: fnv1a(text.as_bytes()),
+        shared_hash: shared_hash(root, text),
     })
+}
+
+/// A hash of what nodes that decide together should have in common: everything but `node`, `http`
+/// and `tls`, and `cluster.listen`.
+fn shared_hash(root: &At<'_>, text: &str) -> u64 {
+    let yaml::Value::Map(entries) = &root.node.value else { return fnv1a(text.as_bytes()) };
+    let own = ["node", "http", "tls", "tcp", "cluster"];
+    let shared = entries.iter().filter(|entry| !own.contains(&entry.key.as_str()));
+    let mut shared: Vec<String> =
+        shared.map(|entry| format!("{}: {}", entry.key, entry.value)).collect();
+    shared.sort();
+    fnv1a(shared.concat().as_bytes())
 }
 
 /// A time that nothing configured can be longer than: an hour.

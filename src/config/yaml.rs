@@ -4,6 +4,7 @@
 //! kilobyte mean a terabyte, and no configuration is clearer with one.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 
@@ -50,6 +51,26 @@ impl Node {
             Value::Text(text) => format!("`{text}`"),
             Value::List(items) => format!("a list of {}", items.len()),
             Value::Map(_) => "a map".to_owned(),
+        }
+    }
+}
+
+/// What it says, in one way however it was written.
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Value::Nothing => f.write_str("~"),
+            Value::Text(text) => write!(f, "{text:?}"),
+            Value::List(items) => {
+                f.write_str("[")?;
+                items.iter().try_for_each(|item| write!(f, "{item},"))?;
+                f.write_str("]")
+            }
+            Value::Map(entries) => {
+                f.write_str("{")?;
+                entries.iter().try_for_each(|of| write!(f, "{:?}:{},", of.key, of.value))?;
+                f.write_str("}")
+            }
         }
     }
 }

@@ -1,18 +1,22 @@
 //! The way to the control task: requests in, values out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Mutex, oneshot, watch};
 
-use super::control::Condition;
+use super::control::{Condition, NodeView};
 use super::history::Record;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, Said, Subject};
 use super::responder::Published;
 use super::store::Store;
+use crate::cluster::{Heard, Stamp};
 use crate::config::Problem;
-use crate::health::HealthTable;
+use crate::health::{HealthTable, State};
+use crate::ids::{NodeId, TargetId};
 use crate::snapshot::Snapshot;
 use crate::steer::{Facts, Holds, InForce};
 use crate::time::Instant;
@@ -23,14 +27,16 @@ pub(super) enum Request {
     Apply(Box<Result<Loaded, Refused>>, oneshot::Sender<Result<(), Refused>>),
     /// Tell how things are.
     View(oneshot::Sender<View>),
+    /// Other nodes say something.
+    Heard(Vec<Heard>),
+    /// These other nodes are heard.
+    Peers(BTreeSet<NodeId>),
     /// Tell what an operator's word would do, once it has reached everybody.
-    Weigh(Box<Said>, oneshot::Sender<Result<Impact, String>>),
+    Weigh(Box<Said>, oneshot::Sender<Result<(Said, Impact), String>>),
     /// Follow it, on whose behalf; it is on disk.
     Say(Box<Said>, String, oneshot::Sender<()>),
     /// Let a service's region back that waits for an operator: who says so, and why.
     Release(Subject, String, String, oneshot::Sender<Result<(), String>>),
-    /// Follow it no more: who says so, and why.
-    Clear(Subject, String, String, oneshot::Sender<()>),
 }
 
 /// How things are at one moment.
@@ -60,6 +66,10 @@ pub struct View {
     pub condition: Condition,
     /// How many targets are stale.
     pub stale: usize,
+    /// The nodes that decide together; none, if this one is alone.
+    pub nodes: Vec<NodeView>,
+    /// Who sees what of the targets on which they are not of one mind.
+    pub disputes: Vec<(TargetId, Vec<(String, State)>)>,
     /// What happened lately, the newest first.
     pub events: Vec<Record>,
     /// What of the newest files on disk is refused.
@@ -89,6 +99,10 @@ pub struct Handle {
     /// harmless alone may leave a name with nothing together.
     pub(super) desk: Arc<Mutex<()>>,
 }
+
+/// How long it is remembered that a word was taken back, so that a node that was away does not
+/// bring it again.
+const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
 
 /// Why an operator's word is not followed.
 #[derive(Debug)]
@@ -133,6 +147,11 @@ impl Handle {
     /// # Errors
     /// It makes no sense.
     pub async fn weigh(&self, said: Said) -> Result<Impact, Unheard> {
+        self.stamp(said).await.map(|(_, impact)| impact)
+    }
+
+    /// The same; also `said` with its stamp, as it is to be followed.
+    async fn stamp(&self, said: Said) -> Result<(Said, Impact), Unheard> {
         let (reply, answer) = oneshot::channel();
         let asked = self.requests.send(Request::Weigh(Box::new(said), reply)).await;
         asked.map_err(|_| Unheard::Stopping)?;
@@ -146,7 +165,7 @@ impl Handle {
     /// It makes no sense, is refused, or cannot be kept; then nothing has changed.
     pub async fn say(&self, said: Said, who: String, force: bool) -> Result<Impact, Unheard> {
         let _one_at_a_time = self.desk.lock().await;
-        let impact = self.weigh(said.clone()).await?;
+        let (said, impact) = self.stamp(said).await?;
         if !force && !impact.left_with_nothing.is_empty() {
             return Err(Unheard::Dangerous(impact.left_with_nothing));
         }
@@ -158,21 +177,24 @@ impl Handle {
         Ok(impact)
     }
 
-    /// Takes back what was said of `subject`.
+    /// Takes back what was said of `subject`, the same way.
     ///
     /// # Errors
     /// Nothing was said of it, or that cannot be forgotten; then nothing has changed.
-    pub async fn clear(&self, subject: Subject, who: String, why: String) -> Result<(), Unheard> {
-        let _one_at_a_time = self.desk.lock().await;
+    pub async fn clear(
+        &self,
+        subject: Subject,
+        (owner, who): (String, String),
+        reason: String,
+    ) -> Result<(), Unheard> {
         let view = self.view().await.ok_or(Unheard::Stopping)?;
         if !view.said.iter().any(|said| said.subject == subject) {
             return Err(Unheard::Senseless(format!("nothing is said of {subject}")));
         }
-        self.store.clear(subject.to_string()).await.map_err(Unheard::Unkept)?;
-        let (reply, done) = oneshot::channel();
-        let followed = self.requests.send(Request::Clear(subject, who, why, reply)).await;
-        followed.map_err(|_| Unheard::Stopping)?;
-        done.await.map_err(|_| Unheard::Stopping)
+        let (since, until) = (view.now, Some(view.now + REMEMBERED));
+        let stamp = Stamp::default();
+        let said = Said { subject, word: None, reason, owner, since, until, ramp: None, stamp };
+        self.say(said, who, true).await.map(drop)
     }
 
     /// Lets a service's region back that waits for an operator.

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hyper::header::HeaderValue;
 use rustls::sign::CertifiedKey;
 
 use super::certificate;
@@ -244,6 +245,9 @@ impl Watched {
 }
 
 fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>>, Vec<Problem>> {
+    const PRODUCT: &str = concat!("Meridian/", env!("CARGO_PKG_VERSION"));
+    let agent = HeaderValue::from_str(&format!("{PRODUCT} ({})", config.node.name));
+    let agent = agent.unwrap_or(HeaderValue::from_static(PRODUCT));
     let mut clients = Clients::default();
     let mut problems: Vec<Problem> = Vec::new();
     let mut probes = HashMap::new();
@@ -262,7 +266,8 @@ fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>
             },
             Check::Tcp { .. } | Check::Http { .. } => None,
         };
-        let probe = Probe { address: target.address, check: target.check.clone(), tls };
+        let (address, check) = (target.address, target.check.clone());
+        let probe = Probe { address, check, tls, agent: agent.clone() };
         probes.insert(target.id, Arc::new(probe));
     }
     if problems.is_empty() { Ok(probes) } else { Err(problems) }

@@ -21,9 +21,10 @@ use std::thread::{self, JoinHandle};
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use crate::config::{Encrypted, Problem};
+use crate::config::{Encrypted, Problem, TcpLimits};
 use crate::rng::Seed;
 
 pub use handle::{Handle, Unheard, View};
@@ -35,10 +36,12 @@ use certificate::Newest;
 use clock::Clock;
 use control::Control;
 use prober::Prober;
+use responder::Published;
 use store::Store;
 
 mod certificate;
 mod clock;
+mod cluster;
 mod control;
 pub mod demo;
 mod encrypted;
@@ -54,6 +57,7 @@ mod overrides;
 mod prober;
 mod reload;
 mod responder;
+mod seal;
 mod socket;
 mod store;
 mod tcp;
@@ -75,6 +79,9 @@ pub enum StartError {
     /// The Unix socket of the API cannot be had.
     #[error("http.socket: {0}: {1}")]
     Socket(PathBuf, io::Error),
+    /// The address for the other nodes cannot be had.
+    #[error("cluster.listen: {0}: {1}")]
+    Cluster(SocketAddr, io::Error),
     /// The system refuses something else.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -144,10 +151,17 @@ impl Server {
         let tokens = rules.tokens.map(|file| loaded.folder.join(file));
         let state = loaded.config.node.state.as_ref().map(|state| loaded.folder.join(state));
         let store = Store::open(state.as_deref()).map_err(StartError::State)?;
-        let (control, handle) =
+        let cluster = cluster::Speech::of(&loaded, clock, store.1.incarnation)?;
+        let (mut control, handle) =
             Control::new(clock, seed(), loaded, (prober, reports), certificate.clone(), store);
         let acceptor = encrypted::acceptor(certificate.clone())?;
         let mut tasks = JoinSet::new();
+        if let Some(speech) = cluster {
+            handle.store().incarnation(speech.incarnation());
+            let (electorate, peers, task) = speech.begin(clock, &handle)?;
+            control.join(electorate, peers);
+            tasks.spawn(task.run());
+        }
         tasks.spawn(control.run());
         let rules = (tokens, rules.open);
         let router = http::router(handle.clone(), recorder, rules, routes(&handle));
@@ -170,26 +184,8 @@ impl Server {
         let workers =
             workers.map(|socket| udp::spawn(socket, published.clone(), clock, stop.clone()));
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
-        let room = tcp::Room::new(tcp_limits);
-        let plain = bound.tcp.into_iter().map(|listener| (listener, None));
-        let dot = bound.dot.into_iter().map(|listener| (listener, Some(acceptor.clone())));
-        for (listener, tls) in plain.chain(dot) {
-            let serving = tcp::serve(listener, tls, published.clone(), clock, room.clone());
-            tasks.spawn(async move {
-                let error = serving.await;
-                tracing::error!(%error, "a TCP listener has ended");
-            });
-        }
-        if !bound.doh.is_empty() || !bound.doq.is_empty() {
-            let published = published.clone();
-            let mut server =
-                encrypted::serve(bound.doh, bound.doq, &certificate, published, clock)?;
-            tasks.spawn(async move {
-                if let Err(error) = server.block_until_done().await {
-                    tracing::error!(%error, "an encrypted listener has ended");
-                }
-            });
-        }
+        let streams = Streams { tcp: bound.tcp, dot: bound.dot, doh: bound.doh, doq: bound.doq };
+        streams.serve(&mut tasks, (published, clock), tcp_limits, (&acceptor, &certificate))?;
         Ok(Self { addresses, control: handle, reload, stop, workers, tasks })
     }
 
@@ -224,6 +220,45 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The listeners that answer DNS over anything but UDP.
+struct Streams {
+    tcp: Vec<TcpListener>,
+    dot: Vec<TcpListener>,
+    doh: Vec<TcpListener>,
+    doq: Vec<UdpSocket>,
+}
+
+impl Streams {
+    fn serve(
+        self,
+        tasks: &mut JoinSet<()>,
+        (published, clock): (&Published, Clock),
+        limits: TcpLimits,
+        (acceptor, certificate): (&TlsAcceptor, &Arc<Newest>),
+    ) -> Result<(), StartError> {
+        let room = tcp::Room::new(limits);
+        let plain = self.tcp.into_iter().map(|listener| (listener, None));
+        let dot = self.dot.into_iter().map(|listener| (listener, Some(acceptor.clone())));
+        for (listener, tls) in plain.chain(dot) {
+            let serving = tcp::serve(listener, tls, published.clone(), clock, room.clone());
+            tasks.spawn(async move {
+                let error = serving.await;
+                tracing::error!(%error, "a TCP listener has ended");
+            });
+        }
+        if !self.doh.is_empty() || !self.doq.is_empty() {
+            let published = published.clone();
+            let mut server = encrypted::serve(self.doh, self.doq, certificate, published, clock)?;
+            tasks.spawn(async move {
+                if let Err(error) = server.block_until_done().await {
+                    tracing::error!(%error, "an encrypted listener has ended");
+                }
+            });
+        }
+        Ok(())
     }
 }
 

@@ -4,7 +4,11 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Stamp;
 use crate::config::Config;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Snapshot};
@@ -55,8 +59,8 @@ impl fmt::Display for Subject {
 pub struct Said {
     /// What it is about.
     pub subject: Subject,
-    /// What is said.
-    pub word: Word,
+    /// What is said; `None`: what was said is taken back.
+    pub word: Option<Word>,
     /// Why.
     pub reason: String,
     /// Who says so.
@@ -67,13 +71,83 @@ pub struct Said {
     pub until: Option<Instant>,
     /// How fast it reaches all clients.
     pub ramp: Option<Ramp>,
+    /// Which of several words on the subject it is, among nodes.
+    pub stamp: Stamp,
+}
+
+/// The same, as it is kept and as nodes tell it. Times are in nanoseconds since the Unix epoch.
+#[derive(Serialize, Deserialize)]
+struct Spoken {
+    word: Option<String>,
+    reason: String,
+    owner: String,
+    since: u64,
+    until: Option<u64>,
+    ramp_percent: Option<u8>,
+    ramp_every: Option<u64>,
+    at: u64,
+    saw: u64,
 }
 
 impl Said {
+    /// As it is kept, and told to other nodes.
+    pub(super) fn spoken(&self) -> String {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        let spoken = Spoken {
+            word: self.word.map(|word| word.to_string()),
+            reason: self.reason.clone(),
+            owner: self.owner.clone(),
+            since: self.since.as_nanos(),
+            until: self.until.map(Instant::as_nanos),
+            ramp_percent: self.ramp.map(|ramp| ramp.percent),
+            ramp_every: self.ramp.map(|ramp| nanos(ramp.every)),
+            at: self.stamp.at,
+            saw: self.stamp.saw,
+        };
+        // Text and numbers can always be written.
+        serde_json::to_string(&spoken).unwrap_or_default()
+    }
+
+    /// What was spoken of `subject`, if it makes sense.
+    pub(super) fn from_spoken(subject: &str, text: &str) -> Option<Self> {
+        let spoken: Spoken = serde_json::from_str(text).ok()?;
+        let ramp = spoken.ramp_percent.zip(spoken.ramp_every);
+        let word = spoken.word.map(|word| word.parse()).transpose().ok()?;
+        let stamp = Stamp { at: spoken.at, saw: spoken.saw };
+        // What was seen is earlier than what saw it.
+        (stamp.saw < stamp.at).then_some(())?;
+        Some(Self {
+            subject: subject.parse().ok()?,
+            word,
+            reason: spoken.reason,
+            owner: spoken.owner,
+            since: Instant::from_nanos(spoken.since),
+            until: spoken.until.map(Instant::from_nanos),
+            ramp: ramp.map(|(percent, every)| Ramp { percent, every: Duration::from_nanos(every) }),
+            stamp,
+        })
+    }
+
+    /// What is said, in a word.
+    pub(super) fn verb(&self) -> String {
+        self.word.map_or("cleared".to_owned(), |word| word.to_string())
+    }
+
+    /// How safe it is, when two were said at once: what takes traffic away is safer than what
+    /// brings it.
+    pub(super) fn safety(&self) -> u8 {
+        match self.word {
+            Some(Word::Down) => 3,
+            Some(Word::Drain) => 2,
+            None => 1,
+            Some(Word::Up) => 0,
+        }
+    }
+
     /// What it means in `config`; `None`: nothing, as it names nothing there.
     fn resolve(&self, config: &Config) -> Option<Override> {
-        let Self { word, since, until, ramp, .. } = *self;
-        let scope = scope(&self.subject, config).ok()?;
+        let Self { since, until, ramp, .. } = *self;
+        let (word, scope) = (self.word?, scope(&self.subject, config).ok()?);
         Some(Override { scope, word, since, until, ramp })
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -38,6 +38,8 @@ pub struct Probe {
     pub check: Check,
     /// How TLS is done, if the check needs it.
     pub tls: Option<Arc<ClientConfig>>,
+    /// As whom it asks over HTTP: whoever reads the target's logs sees which node that was.
+    pub agent: HeaderValue,
 }
 
 /// Carries probes out, a bounded number at a time.
@@ -117,7 +119,9 @@ async fn attempt(probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
     socket.set_tcp_nodelay(true).map_err(|_| Failure::Local)?;
     match &probe.check {
         Check::Tcp { .. } => Ok(()),
-        Check::Http { request, .. } => ask(stream, address, request, deadline).await,
+        Check::Http { request, .. } => {
+            ask(stream, (address, &probe.agent), request, deadline).await
+        }
         Check::Https { request, tls, .. } => {
             let config = probe.tls.clone().ok_or(Failure::Local)?;
             let name = match &tls.server_name {
@@ -126,7 +130,7 @@ async fn attempt(probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
             };
             let handshake = TlsConnector::from(config).connect(name, stream);
             let stream = deadline.hold(Stage::Handshake, handshake).await?;
-            ask(stream, address, request, deadline).await
+            ask(stream, (address, &probe.agent), request, deadline).await
         }
     }
 }
@@ -134,7 +138,7 @@ async fn attempt(probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
 /// One HTTP request, and whether its answer is what is expected.
 async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    address: SocketAddr,
+    (address, agent): (SocketAddr, &HeaderValue),
     check: &HttpCheck,
     deadline: Deadline,
 ) -> Result<(), Failure> {
@@ -145,7 +149,7 @@ async fn ask(
     let host = check.host.clone().unwrap_or_else(|| address.to_string());
     let request = Request::get(&check.path)
         .header(HOST, host)
-        .header(USER_AGENT, concat!("Meridian/", env!("CARGO_PKG_VERSION")))
+        .header(USER_AGENT, agent)
         .header(CONNECTION, "close")
         .body(Empty::new())
         .map_err(|_| Failure::Local)?;

@@ -19,7 +19,6 @@ use tracing::warn;
 use super::history::{Kind, Record};
 use super::overrides::Said;
 use crate::health::State;
-use crate::steer::Ramp;
 use crate::time::Instant;
 
 /// How many records of the history are kept: at ten a minute, a week.
@@ -50,6 +49,8 @@ pub(super) struct Recalled {
     pub alive: Option<Instant>,
     /// The services' regions that were out.
     pub out: Vec<String>,
+    /// The incarnation in which it spoke to other nodes; 0: it did not.
+    pub incarnation: u64,
 }
 
 /// What part of the history is asked for: the newest first.
@@ -70,6 +71,7 @@ enum Job {
     States(Vec<Kept>),
     Alive(Instant),
     Out(Vec<String>),
+    Incarnation(u64),
     Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
 }
 
@@ -125,6 +127,11 @@ impl Store {
     /// These services' regions are out, and no others.
     pub(super) fn out(&self, pools: Vec<String>) {
         self.send(Job::Out(pools));
+    }
+
+    /// This process speaks to other nodes in this incarnation.
+    pub(super) fn incarnation(&self, number: u64) {
+        self.send(Job::Incarnation(number));
     }
 
     /// What is kept was true at `now`.
@@ -183,9 +190,9 @@ struct Database {
 }
 
 const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS overrides (
-        subject TEXT PRIMARY KEY, word TEXT NOT NULL, reason TEXT NOT NULL, owner TEXT NOT NULL,
-        since INTEGER NOT NULL, until INTEGER, ramp_percent INTEGER, ramp_every INTEGER) STRICT;
+    CREATE TABLE IF NOT EXISTS overrides (subject TEXT PRIMARY KEY, said TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS incarnation (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER)
+        STRICT;
     CREATE TABLE IF NOT EXISTS states (
         target TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS out (pool TEXT PRIMARY KEY) STRICT;
@@ -222,10 +229,12 @@ impl Database {
     }
 
     fn recall(&self) -> rusqlite::Result<Recalled> {
-        let rows = "SELECT subject, word, reason, owner, since, until, ramp_percent, ramp_every \
-                    FROM overrides ORDER BY subject";
-        let mut statement = self.connection.prepare(rows)?;
-        let said = statement.query_map([], said)?.collect::<Result<Vec<_>, _>>()?;
+        let mut statement = self.connection.prepare("SELECT subject, said FROM overrides")?;
+        let said = statement.query_map([], |row| {
+            let (subject, text) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+            Said::from_spoken(subject, text).ok_or(rusqlite::Error::InvalidQuery)
+        })?;
+        let said = said.collect::<Result<Vec<_>, _>>()?;
         let mut statement = self.connection.prepare("SELECT target, state, since FROM states")?;
         let kept = |row: &Row<'_>| {
             let state = match row.get_ref(1)?.as_str()? {
@@ -240,7 +249,11 @@ impl Database {
         let alive: Option<i64> = alive.optional()?;
         let mut statement = self.connection.prepare("SELECT pool FROM out")?;
         let out = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<_>, _>>()?;
-        Ok(Recalled { said, states, alive: alive.map(moment), out })
+        let last =
+            self.connection.query_row("SELECT number FROM incarnation", [], |row| row.get(0));
+        let incarnation: Option<i64> = last.optional()?;
+        let incarnation = incarnation.map_or(0, i64::unsigned_abs);
+        Ok(Recalled { said, states, alive: alive.map(moment), out, incarnation })
     }
 
     fn work(mut self, jobs: &Receiver<Job>) {
@@ -265,6 +278,11 @@ impl Database {
                 Job::Tell(record) => self.tell(&record),
                 Job::States(states) => self.keep(&states),
                 Job::Out(pools) => self.keep_out(&pools),
+                Job::Incarnation(number) => {
+                    let sql = "INSERT OR REPLACE INTO incarnation VALUES (1, ?1)";
+                    let number = i64::try_from(number).unwrap_or(i64::MAX);
+                    self.connection.execute(sql, [number]).map(drop)
+                }
                 Job::Alive(now) => {
                     let sql = "INSERT OR REPLACE INTO alive VALUES (1, ?1)";
                     self.connection.execute(sql, [number(now)]).map(drop)
@@ -278,22 +296,8 @@ impl Database {
     }
 
     fn say(&self, said: &Said) -> rusqlite::Result<()> {
-        let sql = "INSERT OR REPLACE INTO overrides VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-        let every = said.ramp.map(|ramp| i64::try_from(ramp.every.as_millis()).unwrap_or(i64::MAX));
-        self.connection.execute(
-            sql,
-            params![
-                said.subject.to_string(),
-                said.word.to_string(),
-                said.reason,
-                said.owner,
-                number(said.since),
-                said.until.map(number),
-                said.ramp.map(|ramp| ramp.percent),
-                every,
-            ],
-        )?;
-        Ok(())
+        let sql = "INSERT OR REPLACE INTO overrides VALUES (?1, ?2)";
+        self.connection.execute(sql, [said.subject.to_string(), said.spoken()]).map(drop)
     }
 
     fn keep(&mut self, states: &[Kept]) -> rusqlite::Result<()> {
@@ -353,21 +357,6 @@ impl Database {
         let kind = page.kind.map(Kind::label);
         statement.query_map(params![before, kind, limit], record)?.collect()
     }
-}
-
-fn said(row: &Row<'_>) -> rusqlite::Result<Said> {
-    let text = |column| row.get::<_, String>(column);
-    let (percent, every): (Option<u8>, Option<i64>) = (row.get(6)?, row.get(7)?);
-    let every = every.and_then(|every| u64::try_from(every).ok()).map(Duration::from_millis);
-    Ok(Said {
-        subject: text(0)?.parse().map_err(|_| rusqlite::Error::InvalidQuery)?,
-        word: text(1)?.parse().map_err(|()| rusqlite::Error::InvalidQuery)?,
-        reason: text(2)?,
-        owner: text(3)?,
-        since: moment(row.get(4)?),
-        until: row.get::<_, Option<i64>>(5)?.map(moment),
-        ramp: percent.zip(every).map(|(percent, every)| Ramp { percent, every }),
-    })
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<(i64, Record)> {

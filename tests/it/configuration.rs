@@ -51,7 +51,7 @@ fn the_examples_load() {
 #[test]
 fn the_annotated_example_shows_every_key() {
     let text = fs::read_to_string(folder("config/meridian.yaml")).unwrap();
-    let source = ["node", "places", "checks", "services", "zones", "mod"].map(|room| {
+    let source = ["cluster", "node", "places", "checks", "services", "zones", "mod"].map(|room| {
         fs::read_to_string(folder("src/config").join(room).with_extension("rs")).unwrap()
     });
     let source = source.concat();

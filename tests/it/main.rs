@@ -12,6 +12,7 @@
 )]
 
 mod api;
+mod cluster;
 mod configuration;
 mod demo;
 mod deploy;

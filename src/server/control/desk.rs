@@ -1,5 +1,6 @@
 //! What operators say, as far as it changes what is decided.
 
+use crate::cluster::Stamp;
 use crate::server::history::{Kind, Level};
 use crate::server::overrides::{self, Impact, Said, Subject};
 use crate::steer::{Facts, Scope};
@@ -7,25 +8,20 @@ use crate::steer::{Facts, Scope};
 use super::Control;
 
 impl Control {
-    /// Follows an operator's word.
+    /// Follows an operator's word, or follows it no more.
     pub(super) fn say(&mut self, said: Said, who: String) {
-        let told = (said.subject.to_string(), said.word.to_string());
-        let why = said.reason.clone();
+        let told = (said.subject.to_string(), said.verb());
+        let (why, level) = (said.reason.clone(), said.word.map_or(Level::Info, |_| Level::Warn));
+        self.latest = self.latest.max(said.stamp.at);
+        if let Some(peers) = &self.peers {
+            peers.say(format!("w/{}", said.subject), Some(said.spoken()));
+        }
         self.said.retain(|other| other.subject != said.subject);
         self.said.push(said);
         self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
         self.overrides = overrides::resolve(&self.said, &self.loaded.config);
         self.heed();
-        self.tell(Level::Warn, Kind::Override, told, (why, who), None);
-    }
-
-    /// Follows it no more.
-    pub(super) fn clear(&mut self, subject: &Subject, who: String, why: String) {
-        self.said.retain(|said| said.subject != *subject);
-        self.overrides = overrides::resolve(&self.said, &self.loaded.config);
-        self.heed();
-        let told = (subject.to_string(), "cleared".to_owned());
-        self.tell(Level::Info, Kind::Override, told, (why, who), None);
+        self.tell(level, Kind::Override, told, (why, who), None);
     }
 
     /// Takes back what was said until a moment that has passed.
@@ -44,7 +40,12 @@ impl Control {
             // A word that is over is over after a restart too, forgotten or not.
             let (store, forgotten) = (self.store.clone(), subject.clone());
             tokio::spawn(async move { store.clear(forgotten).await });
-            let why = format!("{} until now: {}", said.word, said.reason);
+            if let Some(peers) = &self.peers {
+                peers.say(format!("w/{subject}"), None);
+            }
+            // That something was taken back is old news by then.
+            let Some(word) = said.word else { continue };
+            let why = format!("{word} until now: {}", said.reason);
             let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner));
             self.tell(Level::Info, Kind::Override, told, who, None);
         }
@@ -72,18 +73,24 @@ impl Control {
     }
 
     /// What `said` would do, once it has reached everybody.
-    pub(super) fn weigh(&self, said: Said) -> Result<Impact, String> {
+    pub(super) fn weigh(&self, said: Said) -> Result<(Said, Impact), String> {
         let config = &self.loaded.config;
-        overrides::scope(&said.subject, config)?;
+        // What names nothing any more can still be taken back.
+        if said.word.is_some() {
+            overrides::scope(&said.subject, config)?;
+        }
         let now = self.clock.now();
         if said.until.is_some_and(|until| until <= now) {
             return Err("it would be over already".to_owned());
         }
-        let whole = Said { ramp: None, until: None, since: now, ..said };
+        let before = self.said.iter().find(|other| other.subject == said.subject);
+        let stamp = Stamp::next(now, before.map(|before| before.stamp), self.latest);
+        let said = Said { stamp, ..said };
+        let whole = Said { ramp: None, until: None, since: now, ..said.clone() };
         let others = self.said.iter().filter(|other| other.subject != whole.subject);
         let all: Vec<Said> = others.cloned().chain([whole.clone()]).collect();
         let in_force = overrides::resolve(&all, config).at(now);
         let facts = Facts { overrides: &in_force, ..self.facts() };
-        Ok(overrides::impact(&self.published.load(), &facts))
+        Ok((said, overrides::impact(&self.published.load(), &facts)))
     }
 }

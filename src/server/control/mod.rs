@@ -20,8 +20,9 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::{debug, warn};
 
+use crate::cluster::FRESH;
 use crate::config::{Config, Problem};
-use crate::health::{Change, Monitor, Report, State};
+use crate::health::{Change, Electorate, Monitor, Report, State};
 use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
 use crate::server::certificate::Newest;
@@ -38,6 +39,9 @@ use crate::steer::{Facts, Hold, Holds, InForce, Overrides, Scope};
 use crate::time::Instant;
 
 mod desk;
+mod peers;
+
+pub(super) use peers::{NodeView, Peers};
 
 /// How many events are remembered.
 const EVENTS: usize = 200;
@@ -66,6 +70,8 @@ pub(super) struct Control {
     said: Vec<Said>,
     overrides: Overrides,
     in_force: InForce,
+    /// Whether what is answered knows that too few other nodes are heard.
+    is_isolated: bool,
     holds: Holds,
     /// What of this node's own condition was last told.
     told: Condition,
@@ -73,6 +79,9 @@ pub(super) struct Control {
     alive_at: Instant,
     events: VecDeque<Record>,
     refused: Vec<(What, Instant, Vec<Problem>)>,
+    peers: Option<Peers>,
+    /// The latest stamp of any word.
+    latest: u64,
 }
 
 impl Control {
@@ -127,16 +136,27 @@ impl Control {
             started: now,
             ready,
             store,
+            latest: recalled.said.iter().map(|said| said.stamp.at).max().unwrap_or(0),
             said: recalled.said,
             overrides,
             in_force,
+            is_isolated: false,
             holds,
             told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),
             refused: Vec::new(),
+            peers: None,
         };
         (control, handle)
+    }
+
+    /// Decides together with other nodes from now on.
+    pub(super) fn join(&mut self, electorate: Electorate, peers: Peers) {
+        self.monitor.elect(self.clock.now(), electorate);
+        self.peers = Some(peers);
+        self.meet();
+        self.tell_answers(None);
     }
 
     /// Runs until nobody can ask anything any more.
@@ -185,6 +205,8 @@ impl Control {
         }
         self.tell_of(&changes);
         self.tell_of_myself();
+        self.tell_others();
+        self.tell_condition();
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {
             self.ready.send_replace(true);
@@ -213,10 +235,11 @@ impl Control {
     /// or is so no longer.
     fn heed(&mut self) -> bool {
         let in_force = self.overrides.at(self.clock.now());
-        let isolated = self.monitor.is_isolated();
-        let is_other = (&in_force, isolated) != (&self.in_force, self.told.isolated);
+        let is_isolated = self.monitor.is_isolated();
+        let is_other = (&in_force, is_isolated) != (&self.in_force, self.is_isolated);
         if is_other {
             self.in_force = in_force;
+            self.is_isolated = is_isolated;
             self.publish(None);
         }
         is_other
@@ -257,6 +280,7 @@ impl Control {
     fn publish(&mut self, changed: Option<&[ServiceId]>) {
         let began = self.clock.now();
         self.compile(&self.loaded.plan, changed);
+        self.tell_answers(changed);
         histogram!("meridian_publish_seconds").record(self.clock.now().since(began));
     }
 
@@ -265,7 +289,7 @@ impl Control {
             health: self.monitor.table(),
             overrides: &self.in_force,
             holds: &self.holds,
-            is_isolated: self.monitor.is_isolated(),
+            is_isolated: self.is_isolated,
         }
     }
 
@@ -323,9 +347,11 @@ impl Control {
 
     /// Tells when this node begins or ends to doubt itself.
     fn tell_of_myself(&mut self) {
+        // Nobody is heard in the first moment.
+        let has_listened = self.clock.now().since(self.started) > FRESH;
         let now = Condition {
             abstains: self.monitor.abstains(),
-            isolated: self.monitor.is_isolated(),
+            isolated: self.monitor.is_isolated() && has_listened,
             is_stale: self.monitor.stale() > 0,
         };
         let then = std::mem::replace(&mut self.told, now);
@@ -382,10 +408,8 @@ impl Control {
             Request::Release(subject, who, why, reply) => {
                 let _gone = reply.send(self.release(&subject, who, why));
             }
-            Request::Clear(subject, who, why, reply) => {
-                self.clear(&subject, who, why);
-                let _gone = reply.send(());
-            }
+            Request::Heard(heard) => self.hear(heard),
+            Request::Peers(fresh) => self.see_peers(fresh),
         }
     }
 
@@ -398,11 +422,13 @@ impl Control {
             applied: self.applied,
             snapshot: self.published.load_full(),
             health: self.monitor.table().clone(),
-            said: self.said.clone(),
+            said: self.said.iter().filter(|said| said.word.is_some()).cloned().collect(),
             overrides: self.in_force.clone(),
             holds: self.holds.clone(),
             condition: self.told,
             stale: self.monitor.stale(),
+            nodes: self.nodes(),
+            disputes: self.disputes(),
             events: self.events.iter().cloned().collect(),
             refused: self.refused.clone(),
         }
@@ -451,6 +477,8 @@ impl Control {
         }
         self.loaded = Arc::new(loaded);
         self.applied = now;
+        self.meet();
+        self.tell_answers(None);
         Ok(())
     }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::super::control::NodeView;
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
 use crate::health::State;
@@ -40,10 +41,48 @@ pub struct Status {
     pub regions: Vec<Region>,
     /// The services.
     pub services: Vec<ServiceStatus>,
+    /// The nodes that decide together; none, if this one is alone.
+    pub nodes: Vec<NodeStatus>,
     /// What operators have said.
     pub overrides: Vec<Standing>,
     /// What happened lately, the newest first.
     pub events: Vec<Happened>,
+}
+
+/// A node of the cluster, as this one knows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// It is the one that says this.
+    pub own: bool,
+    /// It is heard.
+    pub heard: bool,
+    /// Its version; none, if it has said nothing yet.
+    pub version: Option<String>,
+    /// Its generation: a count of its own.
+    pub generation: Option<u64>,
+    /// A hash of the part of its configuration that nodes should have in common.
+    pub config: Option<String>,
+    /// It counts its own sight for nothing.
+    pub abstains: bool,
+    /// It hears too few others.
+    pub isolated: bool,
+    /// What it answers otherwise than this one.
+    pub differs: Vec<Differing>,
+}
+
+/// A service that two nodes answer differently.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Differing {
+    /// The service.
+    pub service: String,
+    /// Its names.
+    pub names: Vec<String>,
+    /// Since when.
+    pub since: String,
+    /// The share of all IPv4 addresses whose clients are sent to another region, at least.
+    pub share: f64,
 }
 
 /// Which configuration is served.
@@ -137,6 +176,8 @@ pub struct EndpointStatus {
     pub hold: Option<String>,
     /// Nothing has been seen of it for too long.
     pub stale: bool,
+    /// Who sees what, while the nodes are not of one mind: `ns1: up`.
+    pub seen: Vec<String>,
 }
 
 /// The clients of one family, by the answer that they get.
@@ -197,10 +238,41 @@ impl Status {
                 .collect(),
             regions: regions(view),
             services: services(view),
+            nodes: nodes(view),
             overrides: view.said.iter().map(Standing::of).collect(),
             events: view.events.iter().map(|of| Happened::of(of, None)).collect(),
         }
     }
+}
+
+/// The nodes that decide together.
+pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
+    let services = &view.loaded.config.services;
+    let names = |service: &str| {
+        let found = services.iter().filter(|of| of.name == service).flat_map(|of| &of.names);
+        found.map(ToString::to_string).collect()
+    };
+    let status = |node: &NodeView| NodeStatus {
+        name: node.name.clone(),
+        own: node.is_own,
+        heard: node.fresh,
+        version: node.word.as_ref().map(|word| word.version.clone()),
+        generation: node.word.as_ref().map(|word| word.generation),
+        config: node.word.as_ref().map(|word| word.config.clone()),
+        abstains: node.word.as_ref().is_some_and(|word| word.abstains),
+        isolated: node.word.as_ref().is_some_and(|word| word.isolated),
+        differs: node
+            .differs
+            .iter()
+            .map(|(service, since, share)| Differing {
+                service: service.clone(),
+                names: names(service),
+                since: timestamp(*since),
+                share: *share,
+            })
+            .collect(),
+    };
+    view.nodes.iter().map(status).collect()
 }
 
 /// What somebody should look at now.
@@ -219,6 +291,9 @@ fn alarms(view: &View) -> Vec<String> {
     }
     if condition.isolated {
         alarms.push("this node hears too few others for a quorum".to_owned());
+    }
+    for node in view.nodes.iter().filter(|node| !node.fresh) {
+        alarms.push(format!("the node {} is not heard", node.name));
     }
     if view.stale > 0 {
         alarms.push(format!("{} targets are stale: no probe of them comes back", view.stale));
@@ -292,6 +367,9 @@ fn endpoint_status(
         .and_then(|id| view.overrides.word(id, pool.region, endpoint.address.ip(), 0))
         .map(|word| word.to_string());
     let probed = endpoint.probed.iter().flat_map(|probed| &probed.targets);
+    let disputes = view.disputes.iter().filter(|(of, _)| probed.clone().any(|target| target == of));
+    let seen = disputes.flat_map(|(_, sights)| sights);
+    let seen = seen.map(|(node, state)| format!("{node}: {state}")).collect();
     // Of several checks the one that has most to tell.
     let health = probed.map(|target| view.health.get(*target)).min_by_key(|health| {
         let rank = match health.state {
@@ -317,6 +395,7 @@ fn endpoint_status(
         word,
         hold: service.and_then(|id| view.holds.of(id, pool.region)).map(told_hold),
         stale: health.is_some_and(|health| health.stale),
+        seen,
     }
 }
 

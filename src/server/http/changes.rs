@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{millis, region_name, timestamp};
 use super::guard::Caller;
 use super::{Refusal, Shared};
+use crate::cluster::Stamp;
 use crate::server::handle::{Unheard, View};
 use crate::server::history::{Kind, Record};
 use crate::server::overrides::{Impact, Said};
@@ -163,6 +164,9 @@ pub struct Happened {
     pub generation: u64,
 }
 
+/// How long a reason may be: nodes tell it to each other, too.
+const LONGEST_REASON: usize = 500;
+
 /// How much of the history is told at once.
 const MOST: usize = 1000;
 
@@ -196,7 +200,7 @@ pub(super) async fn clear(
     let Clearing { subject, reason, owner } = clearing;
     let subject = subject.parse().map_err(Refusal::bad)?;
     let who = format!("{owner} ({})", caller.0);
-    shared.control.clear(subject, who, reason).await?;
+    shared.control.clear(subject, (owner, who), reason).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -259,7 +263,11 @@ impl Saying {
             None => None,
         };
         let (reason, owner) = (self.reason.clone(), self.owner.clone());
-        Ok(Said { subject, word, reason, owner, since: now, until, ramp })
+        if reason.len() > LONGEST_REASON || owner.len() > LONGEST_REASON {
+            return Err(format!("`reason` and `owner` take at most {LONGEST_REASON} octets"));
+        }
+        let (word, stamp) = (Some(word), Stamp::default());
+        Ok(Said { subject, word, reason, owner, since: now, until, ramp, stamp })
     }
 }
 
@@ -278,7 +286,7 @@ impl Standing {
             |ramp: Ramp| Steps { percent: ramp.percent, every_seconds: ramp.every.as_secs() };
         Self {
             subject: said.subject.to_string(),
-            word: said.word.to_string(),
+            word: said.verb(),
             reason: said.reason.clone(),
             owner: said.owner.clone(),
             since: timestamp(said.since),

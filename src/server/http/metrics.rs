@@ -54,6 +54,8 @@ fn describe() {
     use Unit::{Count, Seconds};
     let counters = [
         ("meridian_queries_total", "Answers given, by transport, rcode, service and region"),
+        ("meridian_cluster_refused_total", "Packets to the cluster's address without its seal"),
+        ("meridian_state_lost_total", "Times that something could not be kept on disk"),
         ("meridian_truncated_total", "Answers that told the client to ask again over TCP"),
         ("meridian_silent_total", "Packets not answered, as an answer could make a loop"),
         ("meridian_unsent_total", "Answers that the system could not send"),
@@ -126,6 +128,16 @@ pub(super) fn now(view: &View) -> String {
     let back = view.holds.all().count() - kept;
     let _fine = writeln!(out, "meridian_held_regions{{why=\"kept\"}} {kept}");
     let _fine = writeln!(out, "meridian_held_regions{{why=\"failback\"}} {back}");
+    head(&mut out, "meridian_nodes_heard", "Other nodes of the cluster that are heard");
+    let others = view.nodes.iter().filter(|node| !node.is_own);
+    let _fine =
+        writeln!(out, "meridian_nodes_heard {}", others.clone().filter(|node| node.fresh).count());
+    let name = "meridian_node_differs";
+    head(&mut out, name, "Services that a heard node answers otherwise than this one");
+    for node in others.filter(|node| node.fresh) {
+        let label = escaped(&node.name);
+        let _fine = writeln!(out, "{name}{{node=\"{label}\"}} {}", node.differs.len());
+    }
     head(&mut out, "meridian_overrides", "Operators' words that stand");
     let _fine = writeln!(out, "meridian_overrides {}", view.said.len());
     head(&mut out, "meridian_generation", "Which change of the world is answered");

@@ -5,7 +5,7 @@
 //! /metrics     for Prometheus           /api/v1/explain      one client's decision
 //! /healthz     it lives                 /api/v1/overrides    what operators say: GET, PUT, DELETE
 //! /readyz      it answers               /api/v1/history      what happened
-//!                                       /api/v1/failback     let a region back: POST
+//! /api/v1/nodes  who decides together   /api/v1/failback     let a region back: POST
 //!                                       /api/v1/openapi.json what all of these are
 //! ```
 //!
@@ -81,6 +81,7 @@ pub(super) fn router(
         .route("/api/v1/history", get(changes::history))
         .route("/api/v1/overrides", get(changes::said).put(changes::say).delete(changes::clear))
         .route("/api/v1/failback", axum::routing::post(changes::release))
+        .route("/api/v1/nodes", get(nodes))
         .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
         .with_state(Shared { control, recorder })
         .layer(from_fn_with_state(guard, guard::check))
@@ -129,11 +130,17 @@ impl IntoResponse for Refusal {
 }
 
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.control.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first verdicts\n")
+    if !shared.control.is_ready() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first verdicts\n");
     }
+    // A node in doubt still answers, as well as it can.
+    let condition = shared.control.view().await.map(|view| view.condition).unwrap_or_default();
+    let told = match (condition.isolated, condition.abstains) {
+        (true, _) => "ready; isolated: too few other nodes are heard for a quorum\n",
+        (_, true) => "ready; abstains: this node does not trust its own sight\n",
+        _ => "ready\n",
+    };
+    (StatusCode::OK, told)
 }
 
 async fn scrape(State(shared): State<Shared>) -> Result<Response, Refusal> {
@@ -146,6 +153,11 @@ async fn scrape(State(shared): State<Shared>) -> Result<Response, Refusal> {
 async fn status(State(shared): State<Shared>) -> Result<Json<api::Status>, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
     Ok(Json(api::Status::of(&view)))
+}
+
+async fn nodes(State(shared): State<Shared>) -> Result<Json<Vec<api::NodeStatus>>, Refusal> {
+    let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
+    Ok(Json(api::nodes(&view)))
 }
 
 const NO_TYPE: &str = "no record type; expected one such as A, AAAA or TYPE65280";

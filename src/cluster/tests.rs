@@ -1,0 +1,286 @@
+//! Nodes that talk over a network that loses, repeats, reorders and records.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::rng::{Seed, Stream};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn node(row: usize) -> NodeId {
+    NodeId::from_index(row).unwrap()
+}
+
+/// A node, with all that it has heard.
+struct Member {
+    gossip: Gossip,
+    incarnation: u64,
+    knows: HashMap<(NodeId, String), String>,
+}
+
+struct World {
+    now: Instant,
+    members: Vec<Member>,
+    /// When a packet arrives, at whom, from whom in which incarnation, and what it holds.
+    wire: Vec<(Instant, usize, usize, u64, Vec<u8>)>,
+    dice: Stream,
+    loss_percent: u64,
+    /// Nothing passes from the first to the second.
+    cuts: Vec<(usize, usize)>,
+}
+
+impl World {
+    fn new(nodes: usize, seed: u64, loss_percent: u64) -> Self {
+        let mut world = Self {
+            now: Instant::from_nanos(1 << 40),
+            members: Vec::new(),
+            wire: Vec::new(),
+            dice: Seed::new(seed).stream("network"),
+            loss_percent,
+            cuts: Vec::new(),
+        };
+        world.members = (0..nodes).map(|row| world.member(row, nodes, 1)).collect();
+        world
+    }
+
+    fn member(&self, row: usize, nodes: usize, incarnation: u64) -> Member {
+        let others = (0..nodes).filter(|other| *other != row).map(node);
+        let gossip = Gossip::new(incarnation, others);
+        Member { gossip, incarnation, knows: HashMap::new() }
+    }
+
+    fn restart(&mut self, row: usize) {
+        let incarnation = self.members[row].incarnation + 1;
+        self.members[row] = self.member(row, self.members.len(), incarnation);
+    }
+
+    fn say(&mut self, row: usize, key: &str, value: Option<&str>) {
+        self.members[row].gossip.set(key.to_owned(), value.map(str::to_owned));
+    }
+
+    fn run_for(&mut self, span: Duration) {
+        let end = self.now + span;
+        while self.now < end {
+            self.now = self.now + MS;
+            for row in 0..self.members.len() {
+                while let Some((to, messages)) = self.members[row].gossip.poll_transmit(self.now) {
+                    for message in messages {
+                        let copies = if self.dice.below(100) < 5 { 2 } else { 1 };
+                        for _ in 0..copies {
+                            let is_cut = self.cuts.contains(&(row, to.index()));
+                            if is_cut || self.dice.below(100) < self.loss_percent {
+                                continue;
+                            }
+                            let at = self.now + MS * u32::try_from(self.dice.below(60)).unwrap();
+                            let incarnation = self.members[row].incarnation;
+                            self.wire.push((at, to.index(), row, incarnation, message.encode()));
+                        }
+                    }
+                }
+            }
+            let now = self.now;
+            let (arrived, rest) =
+                std::mem::take(&mut self.wire).into_iter().partition(|(at, ..)| *at <= now);
+            self.wire = rest;
+            for (_, to, from, incarnation, octets) in arrived {
+                self.deliver(to, from, incarnation, &octets);
+            }
+        }
+    }
+
+    fn deliver(&mut self, to: usize, from: usize, incarnation: u64, octets: &[u8]) {
+        let message = Message::decode(octets).unwrap();
+        let member = &mut self.members[to];
+        member.gossip.handle(self.now, node(from), incarnation, message);
+        while let Some(heard) = member.gossip.poll_heard() {
+            match heard {
+                Heard::Entry(of, key, Some(value)) => member.knows.insert((of, key), value),
+                Heard::Entry(of, key, None) => member.knows.remove(&(of, key)),
+                Heard::Anew(of) => {
+                    member.knows.retain(|(from, _), _| *from != of);
+                    None
+                }
+            };
+        }
+    }
+
+    fn heard(&self, row: usize, from: usize, key: &str) -> Option<&str> {
+        self.members[row].knows.get(&(node(from), key.to_owned())).map(String::as_str)
+    }
+}
+
+#[test]
+fn what_one_says_all_hear_within_a_moment() {
+    let mut world = World::new(3, 1, 0);
+    world.run_for(300 * MS);
+    world.say(0, "o/1", Some("down"));
+    world.run_for(70 * MS);
+    assert_eq!(world.heard(1, 0, "o/1"), Some("down"));
+    assert_eq!(world.heard(2, 0, "o/1"), Some("down"));
+    world.say(0, "o/1", None);
+    world.run_for(70 * MS);
+    assert_eq!(world.heard(1, 0, "o/1"), None);
+    assert_eq!(world.members[0].gossip.fresh(world.now).len(), 2);
+}
+
+#[test]
+fn silence_is_noticed_also_in_one_direction() {
+    let mut world = World::new(3, 1, 0);
+    world.run_for(Duration::from_secs(1));
+    world.cuts = vec![(0, 1)];
+    world.run_for(FRESH + 200 * MS);
+    let fresh = |row: usize| world.members[row].gossip.fresh(world.now);
+    assert_eq!(fresh(1), [node(2)].into(), "nothing comes from node 0");
+    assert_eq!(fresh(0).len(), 2);
+    world.cuts.clear();
+    world.run_for(300 * MS);
+    assert_eq!(world.members[1].gossip.fresh(world.now).len(), 2);
+}
+
+#[test]
+fn a_node_that_starts_anew_says_only_what_it_says_now() {
+    let mut world = World::new(2, 1, 0);
+    world.say(0, "a", Some("1"));
+    world.say(0, "b", Some("1"));
+    world.run_for(300 * MS);
+    assert_eq!(world.heard(1, 0, "b"), Some("1"));
+    world.restart(0);
+    world.say(0, "a", Some("2"));
+    world.run_for(300 * MS);
+    assert_eq!((world.heard(1, 0, "a"), world.heard(1, 0, "b")), (Some("2"), None));
+}
+
+#[test]
+fn what_was_recorded_before_a_start_counts_no_more() {
+    let mut world = World::new(2, 1, 0);
+    world.say(0, "o/1", Some("down"));
+    let mut recorded = Vec::new();
+    for _ in 0..300 {
+        world.run_for(MS);
+        recorded.extend(world.wire.iter().filter(|(_, to, ..)| *to == 1).cloned());
+    }
+    assert_eq!(world.heard(1, 0, "o/1"), Some("down"));
+    // Both start anew; then what was recorded comes again, to a node that knows nothing yet.
+    world.restart(0);
+    world.restart(1);
+    for (_, to, from, incarnation, octets) in recorded {
+        world.deliver(to, from, incarnation, &octets);
+    }
+    assert_eq!(world.heard(1, 0, "o/1"), None);
+    assert!(world.members[1].gossip.fresh(world.now).is_empty(), "nor does it count as heard");
+    world.run_for(500 * MS);
+    assert_eq!(world.members[1].gossip.fresh(world.now).len(), 1);
+    assert_eq!(world.heard(1, 0, "o/1"), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Whatever is said, cleared and restarted while the network loses a third of all packets: when
+    /// it is calm, everybody knows what everybody says.
+    #[test]
+    fn everybody_knows_what_everybody_says(
+        seed: u64,
+        acts in prop::collection::vec((0usize..3, 0usize..40, 0u8..8), 1..120),
+    ) {
+        let mut world = World::new(3, seed, 33);
+        let mut said: HashMap<(NodeId, String), String> = HashMap::new();
+        for (row, key, act) in acts {
+            let key = format!("key-{key}-{}", "x".repeat(key * 8));
+            match act {
+                0 => {
+                    world.restart(row);
+                    said.retain(|(of, _), _| of.index() != row);
+                }
+                1 | 2 => {
+                    world.say(row, &key, None);
+                    said.remove(&(node(row), key));
+                }
+                value => {
+                    let value = format!("{value}{}", "y".repeat(usize::from(value) * 40));
+                    world.say(row, &key, Some(&value));
+                    said.insert((node(row), key), value);
+                }
+            }
+            world.run_for(7 * MS);
+        }
+        world.loss_percent = 0;
+        world.run_for(Duration::from_secs(2));
+        for row in 0..3 {
+            let expected: HashMap<_, _> =
+                said.iter().filter(|((of, _), _)| of.index() != row).collect();
+            let known: HashMap<_, _> = world.members[row].knows.iter().collect();
+            prop_assert_eq!(known, expected);
+        }
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_was_written(
+        numbers in prop::array::uniform3(0u64..1 << 40),
+        entries in prop::collection::vec((1u64..9, ".{0,30}", prop::option::of(".{0,60}")), 0..9),
+    ) {
+        let [to, confirms, after] = numbers;
+        let mut message = Message::new(to, confirms, after);
+        let mut change = after;
+        for (step, key, value) in entries {
+            change += step;
+            message.add(Entry { change, key, value });
+        }
+        let read = Message::decode(&message.encode()).unwrap();
+        prop_assert_eq!(&read.entries, &message.entries);
+        prop_assert_eq!((read.to, read.confirms, read.upto), (to, confirms, message.upto));
+        let whole = message.encode();
+        for cut in 0..whole.len() {
+            // A part of a message is a shorter one or none, and never something else.
+            if let Some(part) = Message::decode(&whole[..cut]) {
+                prop_assert!(message.entries.starts_with(&part.entries));
+            }
+        }
+    }
+
+    #[test]
+    fn anything_can_arrive(octets in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _read = Message::decode(&octets);
+    }
+
+    /// Whoever hears two words in whichever order follows the same one.
+    #[test]
+    fn two_nodes_follow_the_same_word(
+        a in (0u64..6, 0u64..6, 0u8..3),
+        b in (0u64..6, 0u64..6, 0u8..3),
+    ) {
+        let word = |(at, saw, safety): (u64, u64, u8)| {
+            // A word is later than what it saw.
+            (Stamp { at: saw + 1 + at, saw }, safety)
+        };
+        let (a, b) = (word(a), word(b));
+        let mirrored = match merge(b, a) {
+            Merged::Ours => Merged::Theirs,
+            Merged::Theirs => Merged::Ours,
+            Merged::ConflictOurs => Merged::ConflictTheirs,
+            Merged::ConflictTheirs => Merged::ConflictOurs,
+            Merged::Same => Merged::Same,
+        };
+        // Both have seen what the other has not: the two orders can differ only in a tie.
+        prop_assert!(merge(a, b) == mirrored || a == b, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn the_later_word_counts_and_of_two_that_did_not_see_each_other_the_safer() {
+    let now = Instant::from_nanos(1_700_000_000_000_000_000);
+    let first = Stamp::next(now, None, 0);
+    let second = Stamp::next(now + MS, Some(first), first.at);
+    assert_eq!(merge((first, 2), (second, 0)), Merged::Theirs, "it saw the first");
+    assert_eq!(merge((second, 0), (first, 2)), Merged::Ours);
+    // A clock that is an hour slow: what it saw makes it later all the same.
+    let slow = Stamp::next(now - Duration::from_secs(3600), Some(second), second.at);
+    assert_eq!(merge((second, 2), (slow, 0)), Merged::Theirs);
+    // Neither saw the other: the drain stands, whichever clock is ahead.
+    let drain = Stamp::next(now, Some(first), first.at);
+    let up = Stamp::next(now + Duration::from_secs(3600), Some(first), first.at);
+    assert_eq!(merge((drain, 2), (up, 0)), Merged::ConflictOurs);
+    assert_eq!(merge((up, 0), (drain, 2)), Merged::ConflictTheirs);
+}

@@ -1,0 +1,203 @@
+//! Carries what nodes tell each other: one UDP socket, sealed packets.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use metrics::counter;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, unbounded_channel};
+use tokio::time::sleep_until;
+use tracing::debug;
+
+use super::StartError;
+use super::clock::Clock;
+use super::control::Peers;
+use super::files::read;
+use super::handle::{Handle, Request};
+use super::load::Loaded;
+use super::seal::Seal;
+use crate::cluster::{FRESH, Gossip, HEARTBEAT, Heard, Message};
+use crate::config::Problem;
+use crate::health::Electorate;
+use crate::ids::NodeId;
+use crate::time::Instant;
+
+/// Something that this node says from now on: under this key this, or nothing.
+pub(super) type Saying = (String, Option<String>);
+
+/// The largest packet that is read: a message of one entry of the longest kind.
+const LARGEST: usize = 16 * 1024;
+
+/// The task that speaks and listens.
+pub(super) struct Cluster {
+    clock: Clock,
+    socket: UdpSocket,
+    seal: Seal,
+    gossip: Gossip,
+    /// Where each node is, by id.
+    addresses: Vec<SocketAddr>,
+    /// What this node says.
+    says: UnboundedReceiver<Saying>,
+    /// Who decides by what is heard.
+    control: Sender<Request>,
+}
+
+/// The least that a secret must have: 256 bits, however they are written.
+const SHORTEST_KEY: usize = 32;
+
+/// The secret in `file`: its first line.
+///
+/// # Errors
+/// It cannot be read, or is too short.
+pub(super) fn key(file: &Path) -> Result<Vec<u8>, Problem> {
+    let problem = |what| Problem::of_file(&file.display().to_string(), what);
+    let octets = read(file).map_err(problem)?;
+    let line = octets.split(|octet| *octet == b'\n').next().unwrap_or_default().trim_ascii();
+    if line.len() < SHORTEST_KEY {
+        return Err(problem(format!(
+            "a key of {} octets; expected at least {SHORTEST_KEY}, such as `openssl rand -hex 32` \
+             writes",
+            line.len()
+        )));
+    }
+    Ok(line.to_vec())
+}
+
+/// All that a node needs to speak with others, and silent yet.
+pub(super) struct Speech {
+    of: crate::config::Cluster,
+    socket: std::net::UdpSocket,
+    seal: Seal,
+    incarnation: u64,
+}
+
+impl Speech {
+    /// What the configuration says of other nodes; `None`: there are none. An earlier start was in
+    /// the incarnation `before`.
+    ///
+    /// # Errors
+    /// The key or the address cannot be had.
+    pub(super) fn of(
+        loaded: &Loaded,
+        clock: Clock,
+        before: u64,
+    ) -> Result<Option<Self>, StartError> {
+        let Some(of) = loaded.config.cluster.clone() else { return Ok(None) };
+        let key = key(&loaded.folder.join(&of.key));
+        let key = key.map_err(|problem| StartError::Problems(vec![problem]))?;
+        let socket = std::net::UdpSocket::bind(of.listen);
+        let socket = socket.map_err(|error| StartError::Cluster(of.listen, error))?;
+        socket.set_nonblocking(true)?;
+        let incarnation = clock.now().as_nanos().max(before + 1);
+        let names = of.nodes.iter().map(|(name, _)| name.clone()).collect();
+        let seal = Seal::new(&key, names, of.own, incarnation);
+        let seal = seal.ok_or_else(|| io::Error::other("the cluster's key cannot be used"))?;
+        Ok(Some(Self { of, socket, seal, incarnation }))
+    }
+
+    /// In which start it will speak.
+    pub(super) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Who decides, what the control task needs for it, and the task that speaks and listens.
+    ///
+    /// # Errors
+    /// The system's reason.
+    pub(super) fn begin(
+        self,
+        clock: Clock,
+        handle: &Handle,
+    ) -> io::Result<(Electorate, Peers, Cluster)> {
+        let Self { of, socket, seal, incarnation } = self;
+        let names: Vec<String> = of.nodes.iter().map(|(name, _)| name.clone()).collect();
+        let others = (0..names.len()).filter_map(NodeId::from_index).filter(|id| *id != of.own);
+        let (sayer, says) = unbounded_channel();
+        let task = Cluster {
+            clock,
+            socket: UdpSocket::from_std(socket)?,
+            seal,
+            gossip: Gossip::new(incarnation, others),
+            addresses: of.nodes.iter().map(|(_, address)| *address).collect(),
+            says,
+            control: handle.requests.clone(),
+        };
+        Ok((of.electorate, Peers::new(sayer, names, of.own), task))
+    }
+}
+
+impl Cluster {
+    /// Runs until nobody listens.
+    pub(super) async fn run(mut self) {
+        let mut buffer = vec![0; LARGEST];
+        let mut fresh = BTreeSet::new();
+        loop {
+            let now = self.clock.now();
+            self.transmit(now).await;
+            let heard: Vec<Heard> = std::iter::from_fn(|| self.gossip.poll_heard()).collect();
+            let peers = self.gossip.fresh(now);
+            if !heard.is_empty() && self.control.send(Request::Heard(heard)).await.is_err() {
+                return;
+            }
+            if peers != fresh {
+                fresh.clone_from(&peers);
+                if self.control.send(Request::Peers(peers)).await.is_err() {
+                    return;
+                }
+            }
+            // Also often enough to see when somebody falls silent.
+            let wake = self.gossip.poll_timeout().unwrap_or(now + FRESH).min(now + HEARTBEAT);
+            tokio::select! {
+                said = self.says.recv() => match said {
+                    Some((key, value)) => self.say(key, value),
+                    None => return,
+                },
+                received = self.socket.recv_from(&mut buffer) => match received {
+                    Ok((length, _)) => self.receive(buffer.get_mut(..length).unwrap_or_default()),
+                    Err(error) => debug!(%error, "cluster"),
+                },
+                () = sleep_until(self.clock.on_tokio(wake)) => {}
+            }
+        }
+    }
+
+    /// Says something, and what else there is to say.
+    fn say(&mut self, key: String, value: Option<String>) {
+        self.gossip.set(key, value);
+        while let Ok((key, value)) = self.says.try_recv() {
+            self.gossip.set(key, value);
+        }
+    }
+
+    fn receive(&mut self, packet: &mut [u8]) {
+        let opened = self.seal.open(packet);
+        let read = opened.and_then(|(from, incarnation, octets)| {
+            Some((from, incarnation, Message::decode(octets)?))
+        });
+        match read {
+            Some((from, incarnation, message)) => {
+                self.gossip.handle(self.clock.now(), from, incarnation, message);
+            }
+            None => counter!("meridian_cluster_refused_total").increment(1),
+        }
+    }
+
+    async fn transmit(&mut self, now: Instant) {
+        while let Some((to, messages)) = self.gossip.poll_transmit(now) {
+            for message in messages {
+                self.send(to, &message).await;
+            }
+        }
+    }
+
+    /// Sends one message; what is lost is told again.
+    async fn send(&mut self, to: NodeId, message: &Message) {
+        let Some(address) = self.addresses.get(to.index()) else { return };
+        let Some(packet) = self.seal.close(to, &message.encode()) else { return };
+        if let Err(error) = self.socket.send_to(&packet, address).await {
+            debug!(%error, %address, "cluster");
+        }
+    }
+}

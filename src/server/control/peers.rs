@@ -1,0 +1,395 @@
+//! What the other nodes say, and what this one tells them.
+//!
+//! | key | value |
+//! |---|---|
+//! | `o/TARGET` | what a node sees of a target: `up`, `down` |
+//! | `w/SUBJECT` | what operators have said of it, in its newest version |
+//! | `s/SERVICE` | a digest of a service's answers, and which share of the clients goes where |
+//! | `n` | the node itself: version, generation, configuration, doubts |
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::warn;
+
+use crate::cluster::{Heard, Merged, merge};
+use crate::health::State;
+use crate::ids::{NodeId, ServiceId, TargetId};
+use crate::rng::fnv1a;
+use crate::server::cluster::Saying;
+use crate::server::history::{Kind, Level};
+use crate::server::overrides::Said;
+use crate::snapshot::Snapshot;
+use crate::steer::Family;
+use crate::time::Instant;
+
+use super::Control;
+
+/// The other nodes, as far as this one knows them.
+pub(in crate::server) struct Peers {
+    says: UnboundedSender<Saying>,
+    /// The nodes' names, by id.
+    names: Vec<String>,
+    own: NodeId,
+    targets: HashMap<String, TargetId>,
+    /// What each node says of targets.
+    opinions: HashMap<NodeId, BTreeMap<String, State>>,
+    digests: HashMap<NodeId, BTreeMap<String, Digest>>,
+    conditions: HashMap<NodeId, NodeWord>,
+    fresh: BTreeSet<NodeId>,
+    own_digests: BTreeMap<String, Digest>,
+    own_word: Option<NodeWord>,
+    /// Since when which node answers otherwise for which service.
+    differing: BTreeMap<(NodeId, String), Instant>,
+}
+
+/// What a node answers for a service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Digest {
+    hash: u64,
+    /// The share of all IPv4 addresses whose clients are sent to each region first.
+    shares: BTreeMap<String, f64>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NodeWord {
+    /// Its version.
+    pub version: String,
+    /// Its generation: a count of its own, which differs between nodes.
+    pub generation: u64,
+    /// A hash of its configuration's text without `node`.
+    pub config: String,
+    /// It counts its own sight for nothing.
+    pub abstains: bool,
+    /// It hears too few others.
+    pub isolated: bool,
+}
+
+/// A node, as this one knows it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// It is this one.
+    pub is_own: bool,
+    /// It is heard.
+    pub fresh: bool,
+    /// What it says of itself.
+    pub word: Option<NodeWord>,
+    /// The services that it answers otherwise than this one: since when, and for what share of
+    /// the clients at least.
+    pub differs: Vec<(String, Instant, f64)>,
+}
+
+impl Peers {
+    /// Nothing is heard yet.
+    pub(in crate::server) fn new(
+        says: UnboundedSender<Saying>,
+        names: Vec<String>,
+        own: NodeId,
+    ) -> Self {
+        Self {
+            says,
+            names,
+            own,
+            targets: HashMap::new(),
+            opinions: HashMap::new(),
+            digests: HashMap::new(),
+            conditions: HashMap::new(),
+            fresh: BTreeSet::new(),
+            own_digests: BTreeMap::new(),
+            own_word: None,
+            differing: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn say(&self, key: String, value: Option<String>) {
+        // The task ends with the server.
+        let _ended = self.says.send((key, value));
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        self.names.get(node.index()).cloned().unwrap_or_default()
+    }
+
+    /// Notes whether a node answers for a service as this one does.
+    fn compare(&mut self, now: Instant, node: NodeId, service: &str) {
+        let theirs = self.digests.get(&node).and_then(|of| of.get(service));
+        let ours = self.own_digests.get(service);
+        let key = (node, service.to_owned());
+        match (ours, theirs) {
+            (Some(ours), Some(theirs)) if ours.hash != theirs.hash => {
+                self.differing.entry(key).or_insert(now);
+            }
+            _ => {
+                self.differing.remove(&key);
+            }
+        }
+    }
+
+    /// All nodes, as this one knows them.
+    fn view(&self) -> Vec<NodeView> {
+        let view = |(row, name): (usize, &String)| {
+            let node = NodeId::from_index(row)?;
+            let is_own = node == self.own;
+            let differs = self.differing.iter().filter(|((of, _), _)| *of == node);
+            let differs = differs.map(|((_, service), since)| {
+                let theirs = self.digests.get(&node).and_then(|of| of.get(service));
+                let ours = self.own_digests.get(service);
+                let share = ours.zip(theirs).map_or(0.0, |(ours, theirs)| ours.distance(theirs));
+                (service.clone(), *since, share)
+            });
+            let word = if is_own { self.own_word.as_ref() } else { self.conditions.get(&node) };
+            Some(NodeView {
+                name: name.clone(),
+                is_own,
+                fresh: is_own || self.fresh.contains(&node),
+                word: word.cloned(),
+                differs: differs.collect(),
+            })
+        };
+        self.names.iter().enumerate().filter_map(view).collect()
+    }
+}
+
+impl Digest {
+    /// What `snapshot` answers for a service. TTLs are left out: they follow suspicions, which are
+    /// each node's own.
+    fn of(snapshot: &Snapshot, id: ServiceId) -> Option<Self> {
+        let service = snapshot.service(id)?;
+        let mut text = String::new();
+        let mut shares = BTreeMap::new();
+        let region = |id: crate::ids::RegionId| snapshot.plan().regions.get(id.index());
+        for family in [Family::V4, Family::V6, Family::Alias] {
+            for (ready, share) in service.selector(family).iter().flat_map(|of| of.answers()) {
+                let addresses = ready.choice.addresses.iter().map(ToString::to_string);
+                text.extend(addresses.chain([format!(" {share:.6};")]));
+                let first = ready.choice.regions.first().and_then(|of| region(*of));
+                let name = first.map_or(String::new(), |region| region.name.clone());
+                if family == Family::V4 {
+                    *shares.entry(name).or_insert(0.0) += share;
+                }
+            }
+        }
+        Some(Self { hash: fnv1a(text.as_bytes()), shares })
+    }
+
+    /// The share of clients that are sent to another region, at least.
+    fn distance(&self, other: &Self) -> f64 {
+        let regions: BTreeSet<&String> = self.shares.keys().chain(other.shares.keys()).collect();
+        let of = |digest: &Self, region: &String| digest.shares.get(region).copied().unwrap_or(0.0);
+        let moved = regions.iter().map(|region| (of(self, region) - of(other, region)).abs());
+        moved.sum::<f64>() / 2.0
+    }
+}
+
+/// The key under which nodes speak of a target.
+fn key_of(target: &crate::config::Target) -> String {
+    format!("o/{:016x}", fnv1a(target.key().as_bytes()))
+}
+
+impl Control {
+    /// Learns the targets of a new configuration, and what others have said of them.
+    pub(super) fn meet(&mut self) {
+        let now = self.clock.now();
+        let Some(peers) = &mut self.peers else { return };
+        let targets = &self.loaded.config.targets;
+        peers.targets = targets.iter().map(|target| (key_of(target), target.id)).collect();
+        let opinions = peers.opinions.iter();
+        let known =
+            opinions.flat_map(|(node, of)| of.iter().map(move |(key, of)| (*node, key, of)));
+        for (node, key, state) in known {
+            if let Some(target) = peers.targets.get(key) {
+                self.monitor.handle_opinion(now, node, *target, Some(*state));
+            }
+        }
+        let services: BTreeSet<&String> =
+            self.loaded.config.services.iter().map(|service| &service.name).collect();
+        let gone = peers.own_digests.keys().filter(|name| !services.contains(name));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            peers.own_digests.remove(&name);
+            peers.differing.retain(|(_, service), _| *service != name);
+            peers.say(format!("s/{name}"), None);
+        }
+        for said in &self.said {
+            peers.say(format!("w/{}", said.subject), Some(said.spoken()));
+        }
+    }
+
+    /// Tells the others what this node sees, as far as they do not know.
+    pub(super) fn tell_others(&mut self) {
+        let Some(peers) = &self.peers else {
+            while self.monitor.poll_opinion().is_some() {}
+            return;
+        };
+        while let Some((target, opinion)) = self.monitor.poll_opinion() {
+            let targets = self.loaded.config.targets.iter();
+            if let Some(target) = targets.filter(|of| of.id == target).map(key_of).next() {
+                peers.say(target, opinion.map(|state| state.to_string()));
+            }
+        }
+    }
+
+    /// Tells the others what is answered for these services now, or for all.
+    pub(super) fn tell_answers(&mut self, changed: Option<&[ServiceId]>) {
+        let now = self.clock.now();
+        let Some(peers) = &mut self.peers else { return };
+        let snapshot = self.published.load();
+        let all: Vec<ServiceId> = match changed {
+            Some(changed) => changed.to_vec(),
+            None => snapshot.plan().ids().collect(),
+        };
+        let others: Vec<NodeId> = peers.digests.keys().copied().collect();
+        for id in all {
+            let Some(service) = snapshot.plan().services.get(id.index()) else { continue };
+            let Some(digest) = Digest::of(&snapshot, id) else { continue };
+            let name = service.name.clone();
+            if peers.own_digests.get(&name) != Some(&digest) {
+                peers.say(format!("s/{name}"), serde_json::to_string(&digest).ok());
+                peers.own_digests.insert(name.clone(), digest);
+                others.iter().for_each(|node| peers.compare(now, *node, &name));
+            }
+        }
+    }
+
+    /// Tells the others how this node is.
+    pub(super) fn tell_condition(&mut self) {
+        let word = NodeWord {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: self.published.load().generation(),
+            config: format!("{:016x}", self.loaded.config.shared_hash),
+            abstains: self.monitor.abstains(),
+            isolated: self.monitor.is_isolated(),
+        };
+        let Some(peers) = &mut self.peers else { return };
+        if peers.own_word.as_ref() != Some(&word) {
+            peers.say("n".to_owned(), serde_json::to_string(&word).ok());
+            peers.own_word = Some(word);
+        }
+    }
+
+    /// Others say something.
+    pub(super) fn hear(&mut self, heard: Vec<Heard>) {
+        let now = self.clock.now();
+        for heard in heard {
+            let Some(peers) = &mut self.peers else { return };
+            match heard {
+                Heard::Anew(node) => {
+                    for key in peers.opinions.remove(&node).unwrap_or_default().keys() {
+                        if let Some(target) = peers.targets.get(key) {
+                            self.monitor.handle_opinion(now, node, *target, None);
+                        }
+                    }
+                    peers.digests.remove(&node);
+                    peers.conditions.remove(&node);
+                    peers.differing.retain(|(of, _), _| *of != node);
+                }
+                Heard::Entry(node, key, value) => match (key.split_once('/'), value) {
+                    (Some(("o", _)), value) => self.hear_opinion(node, key, value.as_deref()),
+                    (Some(("s", service)), value) => {
+                        let digest = value.and_then(|value| serde_json::from_str(&value).ok());
+                        let of_node = peers.digests.entry(node).or_default();
+                        match digest {
+                            Some(digest) => of_node.insert(service.to_owned(), digest),
+                            None => of_node.remove(service),
+                        };
+                        peers.compare(now, node, service);
+                    }
+                    (Some(("w", subject)), Some(value)) => {
+                        match Said::from_spoken(subject, &value) {
+                            Some(said) => self.hear_word(node, said),
+                            None => warn!(subject, "a word of another node makes no sense"),
+                        }
+                    }
+                    (None, Some(value)) if key == "n" => {
+                        if let Ok(word) = serde_json::from_str(&value) {
+                            peers.conditions.insert(node, word);
+                        }
+                    }
+                    // A newer version may say more.
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn hear_opinion(&mut self, node: NodeId, key: String, value: Option<&str>) {
+        let now = self.clock.now();
+        let Some(peers) = &mut self.peers else { return };
+        let opinion = match value {
+            Some("up") => Some(State::Up),
+            Some("down") => Some(State::Down),
+            _ => None,
+        };
+        if let Some(target) = peers.targets.get(&key) {
+            self.monitor.handle_opinion(now, node, *target, opinion);
+        }
+        let of_node = peers.opinions.entry(node).or_default();
+        match opinion {
+            Some(state) => of_node.insert(key, state),
+            None => of_node.remove(&key),
+        };
+    }
+
+    /// An operator has said something at another node.
+    fn hear_word(&mut self, node: NodeId, theirs: Said) {
+        let now = self.clock.now();
+        self.latest = self.latest.max(theirs.stamp.at);
+        if theirs.until.is_some_and(|until| now >= until) {
+            return;
+        }
+        let ours = self.said.iter().find(|said| said.subject == theirs.subject);
+        let merged = ours.map_or(Merged::Theirs, |ours| {
+            merge((ours.stamp, ours.safety()), (theirs.stamp, theirs.safety()))
+        });
+        let name = self.peers.as_ref().map(|peers| peers.name(node)).unwrap_or_default();
+        let who = format!("{} at {name}", theirs.owner);
+        if let (Merged::ConflictOurs | Merged::ConflictTheirs, Some(ours)) = (merged, ours) {
+            let both = [ours.verb(), theirs.verb()].join(" here, and elsewhere ");
+            let kept = if merged == Merged::ConflictOurs { ours.verb() } else { theirs.verb() };
+            let why = format!("said at once without knowing of each other: {both}; {kept} counts");
+            let told = (theirs.subject.to_string(), "conflict".to_owned());
+            self.tell(Level::Warn, Kind::Override, told, (why, who.clone()), None);
+        }
+        if matches!(merged, Merged::Theirs | Merged::ConflictTheirs) {
+            let (store, kept) = (self.store.clone(), theirs.clone());
+            tokio::spawn(async move {
+                if let Err(error) = store.say(kept).await {
+                    warn!(%error, "a word of another node could not be kept");
+                }
+            });
+            self.say(theirs, who);
+        }
+    }
+
+    /// These other nodes are heard.
+    pub(super) fn see_peers(&mut self, fresh: BTreeSet<NodeId>) {
+        let now = self.clock.now();
+        if let Some(peers) = &mut self.peers {
+            peers.fresh.clone_from(&fresh);
+        }
+        self.monitor.handle_peers(now, fresh);
+    }
+
+    /// All nodes; none, if this one is alone.
+    pub(super) fn nodes(&self) -> Vec<NodeView> {
+        self.peers.as_ref().map(Peers::view).unwrap_or_default()
+    }
+
+    /// Who sees what of the targets on which the nodes are not of one mind.
+    pub(super) fn disputes(&self) -> Vec<(TargetId, Vec<(String, State)>)> {
+        let Some(peers) = &self.peers else { return Vec::new() };
+        let disputed = self.monitor.targets().filter(|target| {
+            let votes = self.monitor.table().get(*target).votes;
+            votes.up > 0 && votes.down > 0
+        });
+        let told = disputed.map(|target| {
+            let sights = self.monitor.sights(target).into_iter();
+            let named = sights.map(|(node, state)| (peers.name(node.unwrap_or(peers.own)), state));
+            (target, named.collect())
+        });
+        told.collect()
+    }
+}

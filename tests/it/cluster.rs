@@ -1,0 +1,332 @@
+//! Several nodes, each a process, on loopback: what one sees alone moves nothing.
+//!
+//! What stands between two nodes is a relay of the test's own, which can be cut, in one direction
+//! too. What answers the probes tells by their User-Agent which node asks, so that a region can be
+//! sick for some nodes only.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::{Meridian, free_port, own_address, wait_for, wait_until};
+
+const DUBLIN: &str = "134.226.1.0/24";
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n";
+
+/// A web server that is well, or is not, for whom it is asked by.
+struct Backend {
+    address: IpAddr,
+    sick_for: Arc<Mutex<Vec<String>>>,
+}
+
+impl Backend {
+    fn start(port: u16) -> Self {
+        let address = own_address();
+        let listener = TcpListener::bind((address, port)).unwrap();
+        let sick_for: Arc<Mutex<Vec<String>>> = Arc::default();
+        let sick = sick_for.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { continue };
+                let mut request = [0; 2048];
+                let Ok(length) = stream.read(&mut request) else { continue };
+                let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                let sick = sick.lock().unwrap();
+                let is_sick = sick.iter().any(|of| text.contains(&format!("({of})")));
+                let status = if is_sick { "500 Sick" } else { "200 OK" };
+                let _gone = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            }
+        });
+        Self { address, sick_for }
+    }
+
+    fn is_sick_for(&self, nodes: &[&str]) {
+        *self.sick_for.lock().unwrap() = nodes.iter().map(|&node| node.to_owned()).collect();
+    }
+}
+
+/// The network between nodes: for each ordered pair an address that passes packets on.
+struct Network {
+    cuts: HashMap<(usize, usize), Arc<AtomicBool>>,
+}
+
+/// Three nodes, two regions, and what is between them.
+struct World {
+    nodes: Vec<Option<Meridian>>,
+    network: Network,
+    us: Backend,
+    eu: Backend,
+}
+
+/// Passes on what arrives, unless it is cut.
+fn relay(socket: UdpSocket, to: SocketAddr, is_cut: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        let mut buffer = [0; 65536];
+        while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            if !is_cut.load(Ordering::Relaxed) {
+                let _gone = socket.send_to(&buffer[..length], to);
+            }
+        }
+    });
+}
+
+fn udp_port(address: IpAddr) -> SocketAddr {
+    UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap()
+}
+
+impl World {
+    fn start(extra: &str) -> Self {
+        let port = free_port();
+        let (us, eu) = (Backend::start(port), Backend::start(port));
+        let names = ["ns1", "ns2", "ns3"];
+        let real: Vec<SocketAddr> = names.iter().map(|_| udp_port(own_address())).collect();
+        let mut cuts = HashMap::new();
+        let mut nodes = Vec::new();
+        for (row, name) in names.iter().enumerate() {
+            // What this node takes for the others' addresses are relays.
+            let listed = (0..3).map(|other| {
+                let address = if other == row {
+                    real[row]
+                } else {
+                    let socket = UdpSocket::bind((own_address(), 0)).unwrap();
+                    let at = socket.local_addr().unwrap();
+                    let is_cut: Arc<AtomicBool> = Arc::default();
+                    cuts.insert((row, other), is_cut.clone());
+                    relay(socket, real[other], is_cut);
+                    at
+                };
+                format!("{}: \"{address}\"", names[other])
+            });
+            let listed = listed.collect::<Vec<_>>().join(", ");
+            let config = format!(
+                "node: {{ name: {name}, listen: \"127.0.0.1:0\", state: state }}
+http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
+cluster: {{ key: cluster.key, nodes: {{ {listed} }}{extra} }}
+regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+checks: {{ web: {{ http: /, port: {port}, rise: 2, hold_down: 0s }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: web, regions: {{ us: {}, eu: {} }} }}
+",
+                us.address, eu.address
+            );
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("cluster.key"), KEY).unwrap();
+            nodes.push(Some(Meridian::start(folder, &config)));
+        }
+        let world = Self { nodes, network: Network { cuts }, us, eu };
+        for row in 0..3 {
+            wait_until(&2.0, || world.node(row).metric("meridian_nodes_heard"));
+        }
+        world
+    }
+
+    fn node(&self, row: usize) -> &Meridian {
+        self.nodes[row].as_ref().unwrap()
+    }
+
+    /// What each node answers for Dublin.
+    fn answers(&self) -> Vec<Vec<String>> {
+        let nodes = self.nodes.iter().flatten();
+        nodes.map(|node| node.addresses_for("www.example.com", DUBLIN)).collect()
+    }
+
+    fn all(&self, backend: &Backend) -> Vec<Vec<String>> {
+        vec![vec![backend.address.to_string()]; self.nodes.iter().flatten().count()]
+    }
+
+    fn cut(&self, pairs: &[(usize, usize)], is_cut: bool) {
+        for pair in pairs {
+            self.network.cuts[pair].store(is_cut, Ordering::Relaxed);
+        }
+    }
+
+    /// How often a region came or went on any node.
+    fn moves(&self) -> usize {
+        self.nodes.iter().flatten().map(|node| node.logged("\"kind\":\"state\"")).sum()
+    }
+}
+
+/// Longer than detection, gossip and rise take together.
+const LONG: Duration = Duration::from_secs(4);
+
+fn let_pass(span: Duration) {
+    thread::park_timeout(span);
+}
+
+#[test]
+fn what_one_node_sees_moves_nothing_and_what_two_see_moves_all() {
+    let world = World::start("");
+    assert_eq!(world.answers(), world.all(&world.eu));
+    world.eu.is_sick_for(&["ns3"]);
+    // All are told that somebody sees it otherwise, and all stay.
+    wait_for("the dispute", || {
+        let status = world.node(0).status();
+        let seen = status["services"][0]["endpoints"][1]["seen"].to_string();
+        seen.contains("ns3: down").then_some(())
+    });
+    let_pass(LONG);
+    assert_eq!(world.answers(), world.all(&world.eu));
+    assert_eq!(world.moves(), 0);
+    world.eu.is_sick_for(&["ns3", "ns1"]);
+    wait_until(&world.all(&world.us), || world.answers());
+    // And back again, as soon as two see it well.
+    world.eu.is_sick_for(&["ns2"]);
+    wait_until(&world.all(&world.eu), || world.answers());
+}
+
+#[test]
+fn a_node_that_is_cut_off_freezes_and_healing_moves_nobody() {
+    let world = World::start("");
+    let around_ns3 = [(0, 2), (1, 2), (2, 0), (2, 1)];
+    world.cut(&around_ns3, true);
+    wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
+    let (code, told) = world.node(2).get("/readyz");
+    assert_eq!((code, told.contains("isolated")), (200, true), "{told}");
+    let answer = crate::harness::ask(
+        world.node(2).dns,
+        "www.example.com",
+        hickory_proto::rr::RecordType::A,
+        Some(DUBLIN),
+    );
+    assert_eq!(answer.answers[0].ttl, 5, "it may be wrong at any moment");
+    // It alone sees the region die; the others go on to decide without it.
+    world.eu.is_sick_for(&["ns3"]);
+    let_pass(LONG);
+    assert_eq!(world.answers(), world.all(&world.eu));
+    assert_eq!(world.moves(), 0);
+    world.eu.is_sick_for(&[]);
+    let_pass(LONG);
+    world.cut(&around_ns3, false);
+    wait_until(&0.0, || world.node(2).metric("meridian_isolated"));
+    let_pass(LONG);
+    assert_eq!(world.moves(), 0, "healing moved something");
+
+    // While it is cut off, a region dies indeed: two move, it stands; healed, it follows.
+    world.cut(&around_ns3, true);
+    wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
+    world.eu.is_sick_for(&["ns1", "ns2", "ns3"]);
+    let (us, eu) = (world.all(&world.us).remove(0), world.all(&world.eu).remove(0));
+    wait_until(&vec![us.clone(), us, eu], || world.answers());
+    world.cut(&around_ns3, false);
+    wait_until(&world.all(&world.us), || world.answers());
+}
+
+#[test]
+fn a_node_that_is_heard_in_one_direction_only_does_no_harm() {
+    let world = World::start("");
+    // Nobody hears ns3; it hears everybody.
+    world.cut(&[(2, 0), (2, 1)], true);
+    wait_until(&1.0, || world.node(0).metric("meridian_nodes_heard"));
+    world.eu.is_sick_for(&["ns1", "ns2"]);
+    wait_until(&world.all(&world.us), || world.answers());
+    world.eu.is_sick_for(&[]);
+    wait_until(&world.all(&world.eu), || world.answers());
+}
+
+#[test]
+fn a_killed_node_is_missed_and_a_paused_one_comes_back_without_a_move() {
+    let mut world = World::start("");
+    world.node(1).process.signal("STOP");
+    wait_until(&1.0, || world.node(0).metric("meridian_nodes_heard"));
+    let_pass(LONG);
+    world.node(1).process.signal("CONT");
+    wait_until(&2.0, || world.node(0).metric("meridian_nodes_heard"));
+    let_pass(LONG);
+    assert_eq!(world.moves(), 0);
+    // Two are left, and are enough.
+    let mut killed = world.nodes[2].take().unwrap();
+    killed.process.kill();
+    wait_until(&1.0, || world.node(0).metric("meridian_nodes_heard"));
+    let (_, told) = world.node(0).ctl(&["nodes"]);
+    assert!(told.contains("ns3: NOT HEARD") && told.contains("ns1: this node"), "{told}");
+    world.eu.is_sick_for(&["ns1", "ns2", "ns3"]);
+    wait_until(&world.all(&world.us), || world.answers());
+    world.nodes[2] = Some(killed.restart());
+    wait_until(&world.all(&world.us), || world.answers());
+}
+
+#[test]
+fn who_is_alone_decides_alone_if_that_is_what_it_was_told() {
+    let world = World::start(", when_isolated: alone");
+    world.cut(&[(0, 2), (1, 2), (2, 0), (2, 1)], true);
+    wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
+    world.eu.is_sick_for(&["ns3"]);
+    let expected = vec![
+        vec![world.eu.address.to_string()],
+        vec![world.eu.address.to_string()],
+        vec![world.us.address.to_string()],
+    ];
+    wait_until(&expected, || world.answers());
+}
+
+#[test]
+fn an_operators_word_reaches_every_node_and_of_two_at_once_the_safer_counts() {
+    let world = World::start("");
+    let drain = ["drain", "eu", "--reason", "test", "--owner", "alice"];
+    assert!(world.node(0).ctl(&drain).0);
+    wait_until(&world.all(&world.us), || world.answers());
+    let (fine, told) = world.node(1).ctl(&["clear", "eu", "--owner", "bob"]);
+    assert!(fine, "{told}");
+    wait_until(&world.all(&world.eu), || world.answers());
+
+    // Cut off from each other, two operators say two things.
+    let around_ns3 = [(0, 2), (1, 2), (2, 0), (2, 1)];
+    world.cut(&around_ns3, true);
+    wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
+    assert!(world.node(0).ctl(&drain).0);
+    assert!(world.node(2).ctl(&["up", "eu", "--reason", "it is well", "--owner", "carol"]).0);
+    world.cut(&around_ns3, false);
+    wait_until(&world.all(&world.us), || world.answers());
+    for row in [0, 2] {
+        wait_for("the conflict in the history", || {
+            let (_, told) = world.node(row).ctl(&["history", "--kind", "override"]);
+            told.contains("eu: conflict").then_some(())
+        });
+        let said: Value =
+            serde_json::from_str(&world.node(row).get("/api/v1/overrides").1).unwrap();
+        assert_eq!((&said[0]["word"], &said[0]["owner"]), (&"drain".into(), &"alice".into()));
+    }
+}
+
+#[test]
+fn who_answers_differently_is_told() {
+    let world = World::start("");
+    let agrees = || world.node(0).metric("meridian_node_differs{node=\"ns3\"}");
+    wait_until(&0.0, agrees);
+    // Another configuration on one of them, as in the middle of a roll-out.
+    let file = world.node(2).path("meridian.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let other = text.replace("web: { names", "web: { steer: failover, names");
+    assert_ne!(text, other);
+    world.node(2).write("meridian.yaml", other.as_bytes());
+    wait_until(&1.0, agrees);
+    let (_, told) = world.node(0).ctl(&["nodes"]);
+    assert!(told.contains("ns3: heard") && told.contains("ANOTHER CONFIGURATION"), "{told}");
+    assert!(told.contains("answers web (www.example.com.) differently since"), "{told}");
+    world.node(2).write("meridian.yaml", text.as_bytes());
+    wait_until(&0.0, agrees);
+}
+
+#[test]
+fn strangers_change_nothing() {
+    let world = World::start("");
+    let text = std::fs::read_to_string(world.node(0).path("meridian.yaml")).unwrap();
+    let nodes = text.lines().find(|line| line.starts_with("cluster")).unwrap();
+    let own = nodes.split("ns1: \"").nth(1).unwrap().split('"').next().unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for packet in
+        [&b""[..], b"MER1", &[0xff; 1400], &[0; 21], b"MER1\x01aaaaaaaabbbbbbbbcccccccccccccccc"]
+    {
+        socket.send_to(packet, own).unwrap();
+    }
+    wait_until(&5.0, || world.node(0).metric("meridian_cluster_refused_total"));
+    assert_eq!(world.answers(), world.all(&world.eu));
+    assert_eq!(world.node(0).metric("meridian_nodes_heard"), 2.0);
+}
