@@ -1,5 +1,6 @@
 //! `meridian ctl`: an operator's way to a running server.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::explain::{refused, unreachable};
 use super::{Failed, print};
 use crate::config::duration;
 use crate::server::http::api::NodeStatus;
-use crate::server::http::changes::{Clearing, Effect, Happened, Saying, Standing, Steps};
+use crate::server::http::changes::{Clearing, Effect, Happened, Push, Saying, Standing, Steps};
 
 /// What is asked of a running server.
 #[derive(Args)]
@@ -75,6 +76,18 @@ enum Command {
     },
     /// Tell what operators have said.
     Overrides,
+    /// Say that an address is up or down, as far as a `pushed` check goes.
+    Push {
+        /// The check.
+        check: String,
+        /// The address.
+        address: IpAddr,
+        /// `up` or `down`.
+        state: String,
+        /// For how long that is to be believed, such as 90s.
+        #[arg(long = "for", value_name = "TIME", value_parser = span)]
+        span: Duration,
+    },
     /// Tell who decides together, and who answers differently.
     Nodes,
     /// Tell what happened, the newest last.
@@ -156,6 +169,18 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Overrides => {
             let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
             show(json, &said, |said| overrides_text(said))
+        }
+        Command::Push { check, address, state, span } => {
+            let up = match state.as_str() {
+                "up" => true,
+                "down" => false,
+                _ => return Err(Failed(format!("error: `{state}`; expected up or down"))),
+            };
+            let told = format!("{address}: {state}, as far as {check} goes");
+            let push = Push { check, address, up, for_seconds: span.as_secs() };
+            server.send("PUT", "/api/v1/pushed", &push)?;
+            print(&told);
+            Ok(())
         }
         Command::Nodes => {
             let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;

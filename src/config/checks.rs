@@ -9,8 +9,8 @@ use super::defaults;
 use super::problem::Place;
 use super::read::{At, Fields, Problems};
 use super::yaml::Value;
-use crate::health::{Check, Expect, HttpCheck, Schedule, StatusRange, Timeout, TlsCheck};
-use crate::zone::Name;
+use crate::health::{Check, DnsCheck, Expect, HttpCheck, Schedule, StatusRange, Timeout, TlsCheck};
+use crate::zone::{Name, RecordType};
 
 /// The checks, while the rest is read.
 #[derive(Debug, Default)]
@@ -106,36 +106,133 @@ pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Checks {
         at: place,
         key: at.key.clone(),
         used: Cell::new(false),
-        check: check(&at, problems),
+        check: check(name, &at, problems),
     });
     Checks { list: list.collect() }
 }
 
-fn check(at: &At<'_>, problems: &mut Problems) -> Option<(Check, Schedule)> {
+fn check(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<(Check, Schedule)> {
     let mut fields = at.fields(problems)?;
-    let kinds = (fields.get("tcp"), fields.get("http"), fields.get("https"));
-    let check = match &kinds {
-        (Some(port), None, None) => Some(Check::Tcp { port: self::port(port, problems)? }),
-        (None, Some(path), None) => http(path, 80, &mut fields, problems)
-            .map(|(port, request)| Check::Http { port, request: Arc::new(request) }),
-        (None, None, Some(path)) => {
-            let request = http(path, 443, &mut fields, problems);
-            let tls = tls(&mut fields, request.as_ref(), problems);
-            request.map(|(port, request)| Check::Https {
-                port,
-                request: Arc::new(request),
-                tls: Arc::new(tls),
-            })
-        }
-        _ => {
-            let what = "expected one of `tcp: PORT`, `http: PATH` or `https: PATH`";
+    let mut kinds: Vec<At<'_>> = [
+        fields.get("tcp"),
+        fields.get("http"),
+        fields.get("https"),
+        fields.get("grpc"),
+        fields.get("dns"),
+        fields.get("ping"),
+        fields.get("command"),
+        fields.get("pushed"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut base = Schedule::default();
+    let check = match kinds.pop().filter(|_| kinds.is_empty()) {
+        Some(kind) => match kind.key.rsplit('.').next() {
+            Some("tcp") => port(&kind, problems).map(|port| Check::Tcp { port }),
+            Some("http") => http(&kind, 80, &mut fields, problems)
+                .map(|(port, request)| Check::Http { port, request: Arc::new(request) }),
+            Some("https") => {
+                let request = http(&kind, 443, &mut fields, problems);
+                let host = request.as_ref().and_then(|(_, request)| request.host.clone());
+                let tls = Arc::new(tls(&mut fields, host.as_deref(), problems));
+                request.map(|(port, request)| Check::Https {
+                    port,
+                    request: Arc::new(request),
+                    tls,
+                })
+            }
+            Some("grpc") => grpc(&kind, &mut fields, problems),
+            Some("dns") => dns(&kind, &mut fields, problems),
+            Some("command") => command(&kind, problems),
+            Some("pushed") => {
+                // What is told counts at once.
+                base = Schedule { reprobes: 0, rise: 1, hold_down: Duration::ZERO, ..base };
+                pushed(&kind, name, problems)
+            }
+            _ => match kind.boolean(problems) {
+                Some(true) => Some(Check::Ping),
+                _ => None,
+            },
+        },
+        None => {
+            let what = "expected one of `tcp: PORT`, `http: PATH`, `https: PATH`, `grpc: SERVICE`, \
+                        `dns: NAME`, `ping: true`, `command: […]` or `pushed: FILE`";
             problems.error(at.place(), &at.key, what);
             None
         }
     };
-    let schedule = schedule(&mut fields, problems);
+    let schedule = schedule(base, &mut fields, problems);
     fields.done(problems);
     check.map(|check| (check, schedule))
+}
+
+/// `grpc`: a service of the gRPC health protocol; a text may be empty.
+fn grpc(kind: &At<'_>, fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Check> {
+    const PORT: u16 = 50051;
+    let service = kind.text("the name of a service, or \"\"", problems)?;
+    let port = fields.get("port").and_then(|at| port(&at, problems)).unwrap_or(PORT);
+    let is_secure = fields.get("tls").and_then(|at| at.boolean(problems)).unwrap_or(false);
+    let tls = is_secure.then(|| Arc::new(tls(fields, None, problems)));
+    Some(Check::Grpc { port, service: service.into(), tls })
+}
+
+/// Response codes by their names (RFC 1035 §4.1.1).
+const RCODES: [(&str, u16); 6] = [
+    ("NOERROR", 0),
+    ("FORMERR", 1),
+    ("SERVFAIL", 2),
+    ("NXDOMAIN", 3),
+    ("NOTIMP", 4),
+    ("REFUSED", 5),
+];
+
+/// `dns`: a name to ask for, with `type` and what is expected: response codes, addresses.
+fn dns(kind: &At<'_>, fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Check> {
+    let name = kind.parsed::<Name>("a domain name", problems)?.to_string();
+    let port = fields.get("port").and_then(|at| port(&at, problems)).unwrap_or(53);
+    let rtype = fields
+        .get("type")
+        .and_then(|at| at.parsed::<RecordType>("a record type, such as A or SOA", problems));
+    let (mut rcodes, mut addresses) = (Vec::new(), Vec::new());
+    for item in fields.get("expect").map(|at| at.list()).unwrap_or_default() {
+        let expected = "a response code such as NOERROR, or an address";
+        let Some(text) = item.text(expected, problems) else { continue };
+        let rcode = RCODES.iter().find(|(name, _)| *name == text);
+        match (rcode, text.parse()) {
+            (Some((_, rcode)), _) => rcodes.push(*rcode),
+            (None, Ok(ip)) => addresses.push(ip),
+            _ => {
+                let what = format!("`{text}` given; expected {expected}");
+                problems.error(item.place(), &item.key, what);
+            }
+        }
+    }
+    if rcodes.is_empty() {
+        rcodes.push(0);
+    }
+    let rtype = rtype.unwrap_or(RecordType::A).0;
+    Some(Check::Dns { port, query: Arc::new(DnsCheck { name, rtype, rcodes, addresses }) })
+}
+
+/// `command`: a program and its arguments.
+fn command(kind: &At<'_>, problems: &mut Problems) -> Option<Check> {
+    let words = kind.list();
+    let words: Vec<String> =
+        words.iter().filter_map(|at| at.text("a word", problems)).map(str::to_owned).collect();
+    if !words.first().is_some_and(|program| program.starts_with('/')) {
+        let what = "expected the path of a program from the root, and its arguments";
+        problems.error(kind.place(), &kind.key, what);
+        return None;
+    }
+    Some(Check::Command { command: words.into() })
+}
+
+/// `pushed`: a file that tells it, or `true`: the API only.
+fn pushed(kind: &At<'_>, name: &str, problems: &mut Problems) -> Option<Check> {
+    let text = kind.text("the path of a file, or true", problems)?;
+    let file = (text != "true").then(|| PathBuf::from(text));
+    Some(Check::Pushed { name: name.into(), file })
 }
 
 fn port(at: &At<'_>, problems: &mut Problems) -> Option<u16> {
@@ -189,11 +286,7 @@ fn statuses(at: &At<'_>, problems: &mut Problems) -> Option<StatusRange> {
     }
 }
 
-fn tls(
-    fields: &mut Fields<'_>,
-    request: Option<&(u16, HttpCheck)>,
-    problems: &mut Problems,
-) -> TlsCheck {
+fn tls(fields: &mut Fields<'_>, host: Option<&str>, problems: &mut Problems) -> TlsCheck {
     let sni = fields.get("sni").and_then(|at| {
         at.parsed::<Name>("a host name", problems)?;
         at.text("a host name", problems)
@@ -201,21 +294,23 @@ fn tls(
     let verify = fields.get("verify").and_then(|at| at.boolean(problems)).unwrap_or(true);
     let roots = fields.get("ca").and_then(|at| at.text("the path of a PEM file", problems));
     // The certificate is for the host that is asked for, unless said otherwise.
-    let host = || {
-        let host = request?.1.host.as_deref()?;
-        Some(host.split_once(':').map_or(host, |(name, _)| name))
-    };
+    let host = || host.map(|host| host.split_once(':').map_or(host, |(name, _)| name));
+    let within = fields.get("expires_within");
+    let within = within.and_then(|at| at.duration(Duration::ZERO, YEAR, problems));
     TlsCheck {
         server_name: sni.or_else(host).map(str::to_owned),
         verify,
         roots: roots.map(PathBuf::from),
+        expires_within: within.unwrap_or_default(),
     }
 }
 
-fn schedule(fields: &mut Fields<'_>, problems: &mut Problems) -> Schedule {
+/// No certificate is wanted to last longer.
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+fn schedule(mut schedule: Schedule, fields: &mut Fields<'_>, problems: &mut Problems) -> Schedule {
     const SHORTEST: Duration = Duration::from_millis(10);
     const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
-    let mut schedule = Schedule::default();
     if let Some(at) = fields.get("interval") {
         let interval = at.duration(Duration::from_millis(100), super::LONGEST, problems);
         schedule.interval = interval.unwrap_or(schedule.interval);

@@ -1,8 +1,10 @@
 //! What a probe does, described: the prober carries it out.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How an endpoint is probed, at its own address. Equal checks of one address share a probe.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -28,6 +30,49 @@ pub enum Check {
         /// How TLS is done.
         tls: Arc<TlsCheck>,
     },
+    /// The gRPC health protocol says that a service is serving.
+    Grpc {
+        /// The port.
+        port: u16,
+        /// The service; empty: the server as a whole.
+        service: Arc<str>,
+        /// How TLS is done, if it is.
+        tls: Option<Arc<TlsCheck>>,
+    },
+    /// A DNS query over UDP is answered as expected.
+    Dns {
+        /// The port.
+        port: u16,
+        /// The query, and what is expected of the answer.
+        query: Arc<DnsCheck>,
+    },
+    /// An ICMP echo comes back.
+    Ping,
+    /// A program ends with 0.
+    Command {
+        /// The program and its arguments.
+        command: Arc<[String]>,
+    },
+    /// Somebody else says so.
+    Pushed {
+        /// What the check is called: under this name it is told.
+        name: Arc<str>,
+        /// A file that tells it too.
+        file: Option<PathBuf>,
+    },
+}
+
+/// A DNS query and what is expected of its answer.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct DnsCheck {
+    /// The name that is asked for.
+    pub name: String,
+    /// The type.
+    pub rtype: u16,
+    /// The response code is one of these.
+    pub rcodes: Vec<u16>,
+    /// One of these addresses is in the answer, if there are any here.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// An HTTP request and what is expected of its answer. Redirects are not followed: a status of
@@ -81,13 +126,43 @@ pub struct TlsCheck {
     pub verify: bool,
     /// A PEM file of certificates to trust instead of the system's.
     pub roots: Option<PathBuf>,
+    /// A certificate that expires within this is not valid any more.
+    pub expires_within: Duration,
 }
 
 impl Check {
-    /// The port that is probed.
+    /// The port that is probed; 0, if it has none.
     pub fn port(&self) -> u16 {
         match self {
-            Self::Tcp { port } | Self::Http { port, .. } | Self::Https { port, .. } => *port,
+            Self::Tcp { port }
+            | Self::Http { port, .. }
+            | Self::Https { port, .. }
+            | Self::Grpc { port, .. }
+            | Self::Dns { port, .. } => *port,
+            Self::Ping | Self::Command { .. } | Self::Pushed { .. } => 0,
+        }
+    }
+
+    /// What is probed, in a word and a number: `https 443`.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Tcp { port } => format!("tcp {port}"),
+            Self::Http { port, .. } => format!("http {port}"),
+            Self::Https { port, .. } => format!("https {port}"),
+            Self::Grpc { port, .. } => format!("grpc {port}"),
+            Self::Dns { port, .. } => format!("dns {port}"),
+            Self::Ping => "ping".to_owned(),
+            Self::Command { .. } => "command".to_owned(),
+            Self::Pushed { .. } => "pushed".to_owned(),
+        }
+    }
+
+    /// How TLS is done, if it is.
+    pub fn tls(&self) -> Option<&TlsCheck> {
+        match self {
+            Self::Https { tls, .. } => Some(tls),
+            Self::Grpc { tls, .. } => tls.as_deref(),
+            _ => None,
         }
     }
 }
@@ -95,10 +170,21 @@ impl Check {
 /// All of a check in words: two checks are equal when these are.
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind())?;
         match self {
-            Self::Tcp { port } => write!(f, "tcp {port}"),
-            Self::Http { port, request } => write!(f, "http {port} {request}"),
-            Self::Https { port, request, tls } => write!(f, "https {port} {request} {tls}"),
+            Self::Tcp { .. } | Self::Ping => Ok(()),
+            Self::Http { request, .. } => write!(f, " {request}"),
+            Self::Https { request, tls, .. } => write!(f, " {request} {tls}"),
+            Self::Grpc { service, tls, .. } => {
+                write!(f, " {service:?}")?;
+                tls.iter().try_for_each(|tls| write!(f, " {tls}"))
+            }
+            Self::Dns { query, .. } => {
+                let DnsCheck { name, rtype, rcodes, addresses } = &**query;
+                write!(f, " {name} {rtype} expect {rcodes:?} {addresses:?}")
+            }
+            Self::Command { command } => write!(f, " {command:?}"),
+            Self::Pushed { name, file } => write!(f, " {name} {file:?}"),
         }
     }
 }
@@ -120,6 +206,7 @@ impl fmt::Display for TlsCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.verify { "verified" } else { "unverified" })?;
         self.server_name.iter().try_for_each(|name| write!(f, " as {name}"))?;
-        self.roots.iter().try_for_each(|roots| write!(f, " by {}", roots.display()))
+        self.roots.iter().try_for_each(|roots| write!(f, " by {}", roots.display()))?;
+        write!(f, " for {} s", self.expires_within.as_secs())
     }
 }

@@ -26,7 +26,7 @@ mod table;
 mod tests;
 mod watch;
 
-pub use check::{Check, Expect, HttpCheck, StatusRange, TlsCheck};
+pub use check::{Check, DnsCheck, Expect, HttpCheck, StatusRange, TlsCheck};
 pub use monitor::{Change, Monitor, Order};
 pub use outcome::{Failure, Outcome, Report, Stage};
 pub use quorum::{Electorate, Rule, Votes, WhenIsolated};

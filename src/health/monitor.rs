@@ -37,9 +37,10 @@ pub struct Monitor {
 /// How much this node sees of what it watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Sight {
-    /// Targets that this node does not believe to be down; canaries apart.
+    /// Targets that are heard, even if what they say is wrong, or were up when they were last;
+    /// canaries apart.
     living: usize,
-    /// Those of them that are silent.
+    /// Those of them that went silent.
     silent: usize,
     canaries: usize,
     /// Those of them that fail.
@@ -316,9 +317,12 @@ impl Monitor {
                 ..Sight::default()
             };
         }
-        let lives = self.table.get(target).own != State::Down;
-        let silent = usize::from(lives && watch.is_silent());
-        Sight { living: usize::from(lives), silent, ..Sight::default() }
+        let was_up = self.table.get(target).own == State::Up;
+        Sight {
+            living: usize::from(was_up || !watch.is_silent()),
+            silent: usize::from(was_up && watch.is_silent()),
+            ..Sight::default()
+        }
     }
 
     /// Does what changes a target, and decides again whether this node can trust its own sight.

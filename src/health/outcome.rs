@@ -34,14 +34,24 @@ pub enum Failure {
     Closed(Stage),
     /// The certificate is not valid for the name, or not trusted.
     Certificate,
+    /// The certificate has expired, or does so within the time that is wanted.
+    Expired,
     /// The TLS handshake failed for another reason.
     Tls,
     /// The status is not among the expected ones.
     Status(u16),
     /// The expected text is not in the body.
     TextMissing,
-    /// What came is no HTTP.
+    /// What came is not what the protocol says.
     Malformed,
+    /// The DNS response code is not among the expected ones.
+    Rcode(u16),
+    /// The gRPC service says that it is not serving, or is not known.
+    NotServing,
+    /// The command ended with this.
+    Exit(i32),
+    /// Somebody says that it is down.
+    Told,
     /// It did what is expected, and took longer than it may.
     Slow,
     /// The prober itself could not probe: out of sockets, memory or time. Says nothing of the
@@ -89,6 +99,11 @@ impl Outcome {
             Self::Failure(Failure::Status(_)) => "status",
             Self::Failure(Failure::TextMissing) => "text_missing",
             Self::Failure(Failure::Malformed) => "malformed",
+            Self::Failure(Failure::Expired) => "expired",
+            Self::Failure(Failure::Rcode(_)) => "rcode",
+            Self::Failure(Failure::NotServing) => "not_serving",
+            Self::Failure(Failure::Exit(_)) => "exit",
+            Self::Failure(Failure::Told) => "told",
             Self::Failure(Failure::Slow) => "slow",
             Self::Failure(Failure::Local) => "local",
         }
@@ -114,8 +129,13 @@ impl fmt::Display for Failure {
             Self::Certificate => f.write_str("certificate not valid"),
             Self::Tls => f.write_str("TLS handshake failed"),
             Self::Status(status) => write!(f, "unexpected status {status}"),
-            Self::TextMissing => f.write_str("expected text not in the body"),
-            Self::Malformed => f.write_str("malformed HTTP"),
+            Self::Expired => f.write_str("certificate expired, or about to"),
+            Self::TextMissing => f.write_str("what is expected is not in the answer"),
+            Self::Malformed => f.write_str("malformed answer"),
+            Self::Rcode(rcode) => write!(f, "unexpected response code {rcode}"),
+            Self::NotServing => f.write_str("not serving"),
+            Self::Exit(code) => write!(f, "exit status {code}"),
+            Self::Told => f.write_str("told to be down"),
             Self::Slow => f.write_str("right, but too slow"),
             Self::Local => f.write_str("this node could not probe"),
         }

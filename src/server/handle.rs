@@ -1,6 +1,7 @@
 //! The way to the control task: requests in, values out.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use super::control::{Condition, NodeView};
 use super::history::Record;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, Said, Subject};
+use super::prober::Pushed;
 use super::responder::Published;
 use super::store::Store;
 use crate::cluster::{Heard, Stamp};
-use crate::config::Problem;
-use crate::health::{HealthTable, State};
+use crate::config::{Problem, Target};
+use crate::health::{Check, HealthTable, State};
 use crate::ids::{NodeId, TargetId};
 use crate::snapshot::Snapshot;
 use crate::steer::{Facts, Holds, InForce};
@@ -95,6 +97,7 @@ pub struct Handle {
     pub(super) published: Published,
     pub(super) ready: watch::Receiver<bool>,
     pub(super) store: Store,
+    pub(super) pushed: Pushed,
     /// Held from the weighing of an operator's word until it is followed: two words that are
     /// harmless alone may leave a name with nothing together.
     pub(super) desk: Arc<Mutex<()>>,
@@ -206,6 +209,29 @@ impl Handle {
         let asked = self.requests.send(Request::Release(subject, who, why, reply)).await;
         asked.map_err(|_| Unheard::Stopping)?;
         done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)
+    }
+
+    /// For so long, an address is up or down as far as the check goes that is called so.
+    ///
+    /// # Errors
+    /// No such check is made of the address.
+    pub async fn push(
+        &self,
+        (check, address): (String, IpAddr),
+        is_up: bool,
+        span: Duration,
+    ) -> Result<(), Unheard> {
+        let view = self.view().await.ok_or(Unheard::Stopping)?;
+        let is_it = |target: &Target| {
+            let is_pushed = matches!(&target.check, Check::Pushed { name, .. } if **name == *check);
+            is_pushed && target.address == address
+        };
+        if !view.loaded.config.targets.iter().any(is_it) {
+            let what = format!("no endpoint at {address} has a check `pushed` called {check}");
+            return Err(Unheard::Senseless(what));
+        }
+        self.pushed.tell(view.now, (check, address), (is_up, view.now + span));
+        Ok(())
     }
 
     /// What outlives the process.

@@ -211,10 +211,8 @@ impl Loader {
         let geoip = &config.geoip;
         let encrypted = config.node.encrypted.iter();
         let certificates = encrypted.flat_map(|of| [&of.certificate, &of.key]);
-        let roots = config.targets.iter().filter_map(|target| match &target.check {
-            Check::Https { tls, .. } => tls.roots.as_ref(),
-            Check::Tcp { .. } | Check::Http { .. } => None,
-        });
+        let targets = config.targets.iter();
+        let roots = targets.filter_map(|target| target.check.tls()?.roots.as_ref());
         let files = geoip.databases.iter().chain(&geoip.asns).chain(&geoip.geofeed);
         for file in files.chain(certificates).chain(roots) {
             watched.add(self.folder.join(file));
@@ -252,8 +250,9 @@ fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>
     let mut problems: Vec<Problem> = Vec::new();
     let mut probes = HashMap::new();
     for target in &config.targets {
-        let tls = match &target.check {
-            Check::Https { tls, .. } => match clients.client(tls, folder) {
+        let is_h2 = matches!(target.check, Check::Grpc { .. });
+        let tls = match target.check.tls() {
+            Some(tls) => match clients.client(tls, is_h2, folder) {
                 Ok(client) => Some(client),
                 Err(reason) => {
                     let file = tls.roots.clone().unwrap_or_default();
@@ -264,9 +263,12 @@ fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>
                     continue;
                 }
             },
-            Check::Tcp { .. } | Check::Http { .. } => None,
+            None => None,
         };
-        let (address, check) = (target.address, target.check.clone());
+        let (address, mut check) = (target.address, target.check.clone());
+        if let Check::Pushed { file: Some(file), .. } = &mut check {
+            *file = folder.join(&*file);
+        }
         let probe = Probe { address, check, tls, agent: agent.clone() };
         probes.insert(target.id, Arc::new(probe));
     }

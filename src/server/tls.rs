@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -12,10 +14,14 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, Signatur
 
 use crate::health::TlsCheck;
 
+/// Whether certificates are verified, by which roots, for how long ahead, and whether HTTP/2 is
+/// spoken then.
+type Trust = (bool, Option<PathBuf>, Duration, bool);
+
 /// The ways in which probes do TLS, one for each thing to trust.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
-    by_trust: HashMap<(bool, Option<PathBuf>), Arc<ClientConfig>>,
+    by_trust: HashMap<Trust, Arc<ClientConfig>>,
 }
 
 impl Clients {
@@ -26,9 +32,10 @@ impl Clients {
     pub(super) fn client(
         &mut self,
         check: &TlsCheck,
+        is_h2: bool,
         folder: &Path,
     ) -> Result<Arc<ClientConfig>, String> {
-        let key = (check.verify, check.roots.clone());
+        let key = (check.verify, check.roots.clone(), check.expires_within, is_h2);
         if let Some(known) = self.by_trust.get(&key) {
             return Ok(known.clone());
         }
@@ -36,16 +43,22 @@ impl Clients {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
-        let config = if check.verify {
+        let mut config = if check.verify {
             let roots = match &check.roots {
                 Some(file) => roots_of(&folder.join(file))?,
                 None => system_roots()?,
             };
-            builder.with_root_certificates(roots).with_no_client_auth()
+            let inner = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
+            let inner = inner.build().map_err(|error| error.to_string())?;
+            let verifier = Arc::new(Ahead { inner, by: check.expires_within });
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         } else {
             let verifier = Arc::new(TrustEverybody(provider));
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         };
+        if is_h2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
         let config = Arc::new(config);
         self.by_trust.insert(key, config.clone());
         Ok(config)
@@ -76,6 +89,55 @@ fn system_roots() -> Result<RootCertStore, String> {
             .to_owned());
     }
     Ok(roots)
+}
+
+/// Takes a certificate for valid only if it will be so for a while: what expires next week is to be
+/// noticed this week.
+#[derive(Debug)]
+struct Ahead {
+    inner: Arc<WebPkiServerVerifier>,
+    by: Duration,
+}
+
+impl ServerCertVerifier for Ahead {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verify = |at| {
+            let inner = &self.inner;
+            inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at)
+        };
+        let then = Duration::from_secs(now.as_secs()) + self.by;
+        // Also now: what is valid only later is not valid yet.
+        verify(now).and_then(|_| verify(UnixTime::since_unix_epoch(then)))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// For `verify: false`: the handshake is checked, who the other side is is not.

@@ -230,6 +230,11 @@ impl Meridian {
         (text("state"), text("last"))
     }
 
+    /// What it is told to look like is what its endpoint looks like: state and last result.
+    pub(crate) fn wait_for_endpoint(&self, address: IpAddr, state: &str, last: &str) {
+        wait_until(&(state.to_owned(), last.to_owned()), || self.endpoint(address));
+    }
+
     /// The addresses that are answered for a name.
     pub(crate) fn addresses(&self, name: &str) -> Vec<String> {
         data(&ask(self.dns, name, RecordType::A, None))

@@ -2,7 +2,7 @@
 //! real web servers, all on loopback.
 //!
 //! `tests/run` installs what these tests need from Debian: unbound, knot-resolver, dnsmasq, nginx,
-//! kdig and promtool.
+//! kdig, promtool and gRPC's Python.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
 )]
 
 mod api;
+mod checks;
 mod cluster;
 mod configuration;
 mod demo;

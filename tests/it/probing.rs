@@ -87,10 +87,10 @@ fn each_misbehaviour_is_told_apart_and_the_well_stay_up() {
         (misbehaving(port, octet_by_octet), "down", "no answer in time, before the response"),
         (misbehaving(port, closes), "down", "connection closed, before the response"),
         (misbehaving(port, redirects_in_a_circle), "down", "unexpected status 302"),
-        (misbehaving(port, endless_body), "down", "expected text not in the body"),
-        (misbehaving(port, endless_head), "down", "malformed HTTP"),
+        (misbehaving(port, endless_body), "down", "what is expected is not in the answer"),
+        (misbehaving(port, endless_head), "down", "malformed answer"),
         (misbehaving(port, body_that_stops), "down", "connection closed, within the body"),
-        (misbehaving(port, no_http), "down", "malformed HTTP"),
+        (misbehaving(port, no_http), "down", "malformed answer"),
     ];
     let endpoints: Vec<String> = targets.iter().map(|(at, ..)| at.to_string()).collect();
     let server = Meridian::serve(&format!(

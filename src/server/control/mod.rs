@@ -121,6 +121,7 @@ impl Control {
             published: published.clone(),
             ready: is_ready,
             store: store.clone(),
+            pushed: prober.pushed().clone(),
             desk: Arc::default(),
         };
         let control = Self {
@@ -565,7 +566,7 @@ fn named(loaded: &Loaded, target: TargetId) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("{} port {} ({shown}{more})", found.address, found.check.port())
+    format!("{} {} ({shown}{more})", found.address, found.check.kind())
 }
 
 /// How many uses of a target are named in its name.

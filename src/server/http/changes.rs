@@ -1,5 +1,6 @@
 //! `/api/v1/overrides` and `/api/v1/history`: what operators say, and what happened.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -132,6 +133,20 @@ pub struct Clearing {
     pub owner: String,
 }
 
+/// What somebody says of an address, as far as one check goes.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Push {
+    /// The check: one of the kind `pushed`.
+    pub check: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Whether it is up.
+    pub up: bool,
+    /// For how many seconds that is to be believed; after that it is stale.
+    pub for_seconds: u64,
+}
+
 /// A part of the history.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -213,6 +228,16 @@ pub(super) async fn release(
     let subject = subject.parse().map_err(Refusal::bad)?;
     let who = format!("{owner} ({})", caller.0);
     shared.control.release(subject, who, reason).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn push(
+    State(shared): State<Shared>,
+    Extension(_caller): Extension<Caller>,
+    Json(push): Json<Push>,
+) -> Result<StatusCode, Refusal> {
+    let Push { check, address, up, for_seconds } = push;
+    shared.control.push((check, address), up, Duration::from_secs(for_seconds)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -5,6 +5,7 @@
 //! /metrics     for Prometheus           /api/v1/explain      one client's decision
 //! /healthz     it lives                 /api/v1/overrides    what operators say: GET, PUT, DELETE
 //! /readyz      it answers               /api/v1/history      what happened
+//! /api/v1/pushed what others say: PUT
 //! /api/v1/nodes  who decides together   /api/v1/failback     let a region back: POST
 //!                                       /api/v1/openapi.json what all of these are
 //! ```
@@ -82,6 +83,7 @@ pub(super) fn router(
         .route("/api/v1/overrides", get(changes::said).put(changes::say).delete(changes::clear))
         .route("/api/v1/failback", axum::routing::post(changes::release))
         .route("/api/v1/nodes", get(nodes))
+        .route("/api/v1/pushed", axum::routing::put(changes::push))
         .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
         .with_state(Shared { control, recorder })
         .layer(from_fn_with_state(guard, guard::check))

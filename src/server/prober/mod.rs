@@ -15,8 +15,8 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -24,10 +24,22 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::clock::Clock;
-use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage};
+use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
 use crate::ids::TargetId;
+
+pub(in crate::server) use pushed::Pushed;
+
+mod command;
+mod dns;
+mod grpc;
+mod ping;
+mod pushed;
+
+/// Commands that run at once: each is a process.
+const COMMANDS: usize = 32;
 
 /// Something that can be probed.
 #[derive(Clone, Debug)]
@@ -43,10 +55,13 @@ pub struct Probe {
 }
 
 /// Carries probes out, a bounded number at a time.
+#[derive(Clone)]
 pub(super) struct Prober {
     clock: Clock,
     reports: UnboundedSender<(TargetId, Report)>,
     room: Arc<Semaphore>,
+    commands: Arc<Semaphore>,
+    pushed: Pushed,
 }
 
 impl Prober {
@@ -56,24 +71,35 @@ impl Prober {
         sockets: usize,
         reports: UnboundedSender<(TargetId, Report)>,
     ) -> Self {
-        Self { clock, reports, room: Arc::new(Semaphore::new(sockets)) }
+        Self {
+            clock,
+            reports,
+            room: Arc::new(Semaphore::new(sockets)),
+            commands: Arc::new(Semaphore::new(COMMANDS)),
+            pushed: Pushed::default(),
+        }
+    }
+
+    /// What others tell of addresses.
+    pub(super) fn pushed(&self) -> &Pushed {
+        &self.pushed
     }
 
     /// Carries `order` out; its report follows, however it ends.
     pub(super) fn launch(&self, order: Order, probe: Option<Arc<Probe>>) {
-        let (clock, reports, room) = (self.clock, self.reports.clone(), self.room.clone());
+        let prober = self.clone();
         tokio::spawn(async move {
-            let permit = room.acquire_owned().await;
-            let began = clock.now();
+            let permit = prober.room.clone().acquire_owned().await;
+            let began = prober.clock.now();
             metrics::histogram!("meridian_probe_lag_seconds").record(began.since(order.due));
             let outcome = match &probe {
-                Some(probe) => carry_out(probe, order.timeout).await,
+                Some(probe) => prober.carry_out(probe, order.timeout).await,
                 None => Outcome::Failure(Failure::Local),
             };
             drop(permit);
-            let latency = clock.now().since(began);
+            let latency = prober.clock.now().since(began);
             // The receiver is gone only when the server ends.
-            let _ended = reports.send((order.target, Report { outcome, latency }));
+            let _ended = prober.reports.send((order.target, Report { outcome, latency }));
         });
     }
 }
@@ -100,19 +126,42 @@ impl Deadline {
 /// cannot tell who was late.
 const HELD_UP: Duration = Duration::from_millis(50);
 
-async fn carry_out(probe: &Probe, within: Duration) -> Outcome {
-    let deadline = Deadline(Instant::now() + within);
-    match attempt(probe, deadline).await {
-        Ok(()) => Outcome::Success,
-        Err(Failure::TimedOut(_)) if Instant::now() > deadline.0 + HELD_UP => {
-            Outcome::Failure(Failure::Local)
+impl Prober {
+    async fn carry_out(&self, probe: &Probe, within: Duration) -> Outcome {
+        let deadline = Deadline(Instant::now() + within);
+        match self.attempt(probe, deadline).await {
+            Ok(()) => Outcome::Success,
+            Err(Failure::TimedOut(_)) if Instant::now() > deadline.0 + HELD_UP => {
+                Outcome::Failure(Failure::Local)
+            }
+            Err(failure) => Outcome::Failure(failure),
         }
-        Err(failure) => Outcome::Failure(failure),
+    }
+
+    /// Does what the check says.
+    async fn attempt(&self, probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
+        let address = SocketAddr::new(probe.address, probe.check.port());
+        match &probe.check {
+            Check::Dns { query, .. } => dns::ask(address, query, deadline).await,
+            Check::Ping => ping::echo(probe.address, deadline).await,
+            Check::Command { command } => {
+                // The semaphore is never closed.
+                let _room = self.commands.acquire().await.map_err(|_| Failure::Local)?;
+                command::run(probe.address, command, deadline).await
+            }
+            Check::Pushed { name, file } => {
+                let at = (&**name, probe.address);
+                self.pushed.look(self.clock.now(), at, file.as_deref()).await
+            }
+            Check::Tcp { .. } | Check::Http { .. } | Check::Https { .. } | Check::Grpc { .. } => {
+                connect(probe, address, deadline).await
+            }
+        }
     }
 }
 
-async fn attempt(probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
-    let address = SocketAddr::new(probe.address, probe.check.port());
+/// A check over a TCP connection.
+async fn connect(probe: &Probe, address: SocketAddr, deadline: Deadline) -> Result<(), Failure> {
     let stream = deadline.hold(Stage::Connect, TcpStream::connect(address)).await?;
     let socket = SockRef::from(&stream);
     socket.set_linger(Some(Duration::ZERO)).map_err(|_| Failure::Local)?;
@@ -122,17 +171,42 @@ async fn attempt(probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
         Check::Http { request, .. } => {
             ask(stream, (address, &probe.agent), request, deadline).await
         }
+        Check::Grpc { service, tls, .. } => {
+            let name = tls.as_ref().and_then(|tls| tls.server_name.clone());
+            let authority = name.unwrap_or_else(|| address.to_string());
+            let who = (authority, &probe.agent);
+            match tls {
+                Some(tls) => {
+                    let stream = secure(stream, probe, tls, deadline).await?;
+                    grpc::ask(stream, who, service, deadline).await
+                }
+                None => grpc::ask(stream, who, service, deadline).await,
+            }
+        }
+        Check::Dns { .. } | Check::Ping | Check::Command { .. } | Check::Pushed { .. } => {
+            Err(Failure::Local)
+        }
         Check::Https { request, tls, .. } => {
-            let config = probe.tls.clone().ok_or(Failure::Local)?;
-            let name = match &tls.server_name {
-                Some(name) => ServerName::try_from(name.clone()).map_err(|_| Failure::Tls)?,
-                None => ServerName::from(probe.address),
-            };
-            let handshake = TlsConnector::from(config).connect(name, stream);
-            let stream = deadline.hold(Stage::Handshake, handshake).await?;
+            let stream = secure(stream, probe, tls, deadline).await?;
             ask(stream, (address, &probe.agent), request, deadline).await
         }
     }
+}
+
+/// TLS over a connection.
+async fn secure(
+    stream: TcpStream,
+    probe: &Probe,
+    tls: &TlsCheck,
+    deadline: Deadline,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let config = probe.tls.clone().ok_or(Failure::Local)?;
+    let name = match &tls.server_name {
+        Some(name) => ServerName::try_from(name.clone()).map_err(|_| Failure::Tls)?,
+        None => ServerName::from(probe.address),
+    };
+    let handshake = TlsConnector::from(config).connect(name, stream);
+    deadline.hold(Stage::Handshake, handshake).await
 }
 
 /// One HTTP request, and whether its answer is what is expected.
@@ -242,6 +316,9 @@ impl Broken {
 fn failure(error: &io::Error, stage: Stage) -> Failure {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => return Failure::Expired,
         Some(rustls::Error::InvalidCertificate(_)) => return Failure::Certificate,
         Some(_) => return Failure::Tls,
         None => {}

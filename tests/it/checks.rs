@@ -1,0 +1,180 @@
+//! Checks of every kind, against real servers of that kind.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Meridian, Nginx, Process, free_port, own_address, wait_until};
+
+/// One service with one endpoint, and this check of it.
+fn config(check: &str, address: IpAddr) -> String {
+    format!(
+        "regions: {{ us: {{ at: [39, -77] }} }}
+checks: {{ own: {{ {check}, rise: 1, hold_down: 0s }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: own, regions: {{ us: {address} }} }}
+"
+    )
+}
+
+/// A server of the gRPC health protocol, by gRPC's own library: it says what is in a file.
+const GRPC: &str = r#"
+import grpc, sys
+from concurrent import futures
+address, states = sys.argv[1:]
+def check(request, context):
+    # Field 1 of the request: the service.
+    service = request[2:].decode() if request else ""
+    states_now = dict(line.split("=") for line in open(states).read().split())
+    if service not in states_now:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return bytes([8, int(states_now[service])])
+handler = grpc.unary_unary_rpc_method_handler(check)
+server = grpc.server(futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers((
+    grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler}),))
+assert server.add_insecure_port(address)
+server.start()
+server.wait_for_termination()
+"#;
+
+#[test]
+fn grpc_servers_tell_whether_they_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, states) = (folder.path().join("server.py"), folder.path().join("states"));
+    std::fs::write(&program, GRPC).unwrap();
+    std::fs::write(&states, "=1 my.Service=1\n").unwrap();
+    let (address, port) = (own_address(), free_port());
+    let start = || {
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg(&program).arg(format!("{address}:{port}")).arg(&states);
+        Process::start(&mut command)
+    };
+    let mut process = start();
+    let server = Meridian::serve(&config(&format!("grpc: my.Service, port: {port}"), address));
+    server.wait_for_endpoint(address, "up", "ok");
+    std::fs::write(&states, "=1 my.Service=2\n").unwrap();
+    server.wait_for_endpoint(address, "down", "not serving");
+    std::fs::write(&states, "=1 my.Service=1\n").unwrap();
+    server.wait_for_endpoint(address, "up", "ok");
+    std::fs::write(&states, "=1\n").unwrap();
+    server.wait_for_endpoint(address, "down", "not serving");
+    process.kill();
+    server.wait_for_endpoint(address, "down", "connection refused");
+    let _process = start();
+    std::fs::write(&states, "=1 my.Service=1\n").unwrap();
+    server.wait_for_endpoint(address, "up", "ok");
+
+    // The server as a whole; and one that speaks no gRPC.
+    let whole = Meridian::serve(&config(&format!("grpc: \"\", port: {port}"), address));
+    whole.wait_for_endpoint(address, "up", "ok");
+    let nginx = Nginx::start(port);
+    let other = Meridian::serve(&config(&format!("grpc: \"\", port: {port}"), nginx.address));
+    wait_until(&"down".to_owned(), || other.endpoint(nginx.address).0);
+}
+
+#[test]
+fn name_servers_are_asked_for_a_name() {
+    let (address, port) = (own_address(), free_port());
+    let mut command = Command::new("dnsmasq");
+    command.args(["--no-daemon", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"]);
+    command.args([&format!("--port={port}"), &format!("--listen-address={address}")]);
+    command.args(["--bind-interfaces", "--address=/www.example.com/192.0.2.7"]);
+    let mut dnsmasq = Process::start(&mut command);
+    let serve = |check: &str| {
+        Meridian::serve(&config(&format!("dns: www.example.com, port: {port}{check}"), address))
+    };
+    let server = serve("");
+    server.wait_for_endpoint(address, "up", "ok");
+    let is = |check: &str, state: &str, last: &str| {
+        serve(check).wait_for_endpoint(address, state, last);
+    };
+    is(", expect: 192.0.2.7", "up", "ok");
+    is(", expect: 192.0.2.8", "down", "what is expected is not in the answer");
+    is(", expect: NXDOMAIN", "down", "unexpected response code 0");
+    dnsmasq.kill();
+    server.wait_for_endpoint(address, "down", "connection refused");
+}
+
+#[test]
+fn a_command_decides_by_how_it_ends_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("check");
+    let script = |text: &str| {
+        let aside = folder.path().join("aside");
+        let mut file = std::fs::File::create(&aside).unwrap();
+        write!(file, "#!/bin/sh\n{text}\n").unwrap();
+        drop(file);
+        assert!(Command::new("chmod").arg("755").arg(&aside).status().unwrap().success());
+        std::fs::rename(&aside, &program).unwrap();
+    };
+    let (address, seen, started) =
+        (own_address(), folder.path().join("seen"), folder.path().join("started"));
+    script(&format!("echo $MERIDIAN_ADDRESS $1 > {}", seen.display()));
+    let check = format!("command: [{}, word], timeout: 300ms", program.display());
+    let server = Meridian::serve(&config(&check, address));
+    server.wait_for_endpoint(address, "up", "ok");
+    assert_eq!(std::fs::read_to_string(&seen).unwrap(), format!("{address} word\n"));
+    script("exit 3");
+    server.wait_for_endpoint(address, "down", "exit status 3");
+    script("exit 0");
+    server.wait_for_endpoint(address, "up", "ok");
+    // One that hangs, with a child that would stay.
+    script(&format!("sleep 1234 & echo $! >> {}; wait", started.display()));
+    wait_until(&"down".to_owned(), || server.endpoint(address).0);
+    drop(server);
+    let children = std::fs::read_to_string(&started).unwrap();
+    assert!(children.lines().count() >= 4, "{children}");
+    let alive = || {
+        let is_alive = |id: &&str| {
+            let state = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            // One that is dead and not waited for by its init is none either.
+            !state.is_empty() && !state.contains(") Z ")
+        };
+        children.lines().filter(is_alive).count()
+    };
+    wait_until(&0, alive);
+}
+
+#[test]
+fn what_others_tell_counts_at_once_and_as_long_as_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = own_address();
+    let write = |folder: &Path, text: String| {
+        std::fs::write(folder.join("aside"), text).unwrap();
+        std::fs::rename(folder.join("aside"), folder.join("states.txt")).unwrap();
+    };
+    write(folder.path(), format!("{address} up\n"));
+    let server = Meridian::serve_in(folder, &config("pushed: states.txt", address));
+    server.wait_for_endpoint(address, "up", "ok");
+    write(server.folder.path(), format!("{address} down\n"));
+    server.wait_for_endpoint(address, "down", "told to be down");
+    // Over the API it goes before the file, until its time is over.
+    let ip = address.to_string();
+    let (fine, told) = server.ctl(&["push", "own", &ip, "up", "--for", "3s"]);
+    assert!(fine, "{told}");
+    server.wait_for_endpoint(address, "up", "ok");
+    server.wait_for_endpoint(address, "down", "told to be down");
+    let (fine, told) = server.ctl(&["push", "own", "192.0.2.1", "up", "--for", "3s"]);
+    assert!(!fine && told.contains("no endpoint at 192.0.2.1"), "{told}");
+    // Nobody says anything any more: what was believed stands, and is stale.
+    write(server.folder.path(), String::new());
+    wait_until(&1.0, || server.metric("meridian_stale_targets"));
+    assert_eq!(server.endpoint(address).0, "down");
+}
+
+#[test]
+fn an_echo_comes_back_where_the_system_lets_it() {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").unwrap();
+    let bounds: Vec<u64> = range.split_whitespace().map(|of| of.parse().unwrap()).collect();
+    let address = own_address();
+    let server = Meridian::serve(&config("ping: true", address));
+    let is_permitted = bounds[0] == 0 && bounds[1] > 0;
+    if is_permitted {
+        server.wait_for_endpoint(address, "up", "ok");
+    } else {
+        server.wait_for_endpoint(address, "unknown", "this node could not probe");
+    }
+}
