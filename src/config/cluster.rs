@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::Target;
+use super::places::Regions;
 use super::read::{At, Problems};
-use crate::health::{Electorate, Rule, WhenIsolated};
+use super::yaml::Value;
+use crate::health::{Electorate, Panel, Rule, Vantage, WhenIsolated, vantages};
 use crate::ids::NodeId;
 
 /// The nodes that decide together, this one among them.
@@ -14,19 +17,55 @@ pub struct Cluster {
     pub key: PathBuf,
     /// Where this node hears the others.
     pub listen: SocketAddr,
-    /// All nodes, by id: names and addresses.
-    pub nodes: Vec<(String, SocketAddr)>,
+    /// All nodes, by id.
+    pub nodes: Vec<Member>,
     /// Which of them this one is.
     pub own: NodeId,
     /// How they decide.
     pub electorate: Electorate,
+    /// How many of them watch each target.
+    pub vantages: usize,
 }
+
+/// One of the nodes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Where the others reach it.
+    pub address: SocketAddr,
+    /// The region where it stands, if that is known.
+    pub region: Option<String>,
+}
+
+impl Member {
+    fn vantage(&self) -> Vantage<'_> {
+        Vantage { name: &self.name, region: self.region.as_deref() }
+    }
+}
+
+impl Cluster {
+    /// Who watches a target.
+    pub fn panel(&self, target: &Target) -> Panel {
+        let nodes: Vec<Vantage<'_>> = self.nodes.iter().map(Member::vantage).collect();
+        let mut others = vantages(&target.key(), &nodes, self.vantages);
+        Panel { own: others.remove(&self.own), others }
+    }
+}
+
+/// How many nodes watch each target, if nothing else is said: two may be wrong, or away.
+const VANTAGES: usize = 5;
 
 /// More nodes than this need another protocol: each speaks with each.
 const MOST_NODES: usize = 32;
 
 /// `cluster`, for the node called `name`.
-pub(super) fn read(at: Option<At<'_>>, name: &str, problems: &mut Problems) -> Option<Cluster> {
+pub(super) fn read(
+    at: Option<At<'_>>,
+    name: &str,
+    regions: &Regions,
+    problems: &mut Problems,
+) -> Option<Cluster> {
     let at = at?;
     let mut fields = at.fields(problems)?;
     let key = fields.need("key", problems);
@@ -35,15 +74,17 @@ pub(super) fn read(at: Option<At<'_>>, name: &str, problems: &mut Problems) -> O
     let listen = fields.get("listen").map(|at| at.parsed(ADDRESS, problems));
     let rule = fields.get("quorum").map(|at| rule(&at, problems));
     let when_isolated = fields.get("when_isolated").map(|at| when_isolated(&at, problems));
+    let vantages = fields.get("vantages").and_then(|at| at.number(1, MOST_NODES as u64, problems));
     fields.done(problems);
-    let mut nodes: Vec<(String, SocketAddr)> = Vec::new();
+    let mut nodes: Vec<Member> = Vec::new();
     let listed = named.as_ref().map(|at| at.named(problems)).unwrap_or_default();
     for (node, _, at) in listed {
-        let Some(address) = at.parsed::<SocketAddr>(ADDRESS, problems) else { continue };
-        if nodes.iter().any(|(_, known)| *known == address) {
+        let Some(member) = member(node, &at, regions, problems) else { continue };
+        let address = member.address;
+        if nodes.iter().any(|known| known.address == address) {
             problems.error(at.place(), &at.key, format!("{address} is another node's too"));
         }
-        nodes.push((node.to_owned(), address));
+        nodes.push(member);
     }
     // By name, so that the order in a file makes no difference between nodes.
     nodes.sort();
@@ -52,12 +93,12 @@ pub(super) fn read(at: Option<At<'_>>, name: &str, problems: &mut Problems) -> O
         let what = format!("{} nodes; at most {MOST_NODES} decide together", nodes.len());
         problems.error(named.place(), &named.key, what);
     }
-    let Some(row) = nodes.iter().position(|(node, _)| node == name) else {
+    let Some(row) = nodes.iter().position(|node| node.name == name) else {
         let what = format!("this node, {name} (`node.name`), is not among them");
         problems.error(named.place(), &named.key, what);
         return None;
     };
-    let (_, address) = *nodes.get(row)?;
+    let address = nodes.get(row)?.address;
     let rule = rule.unwrap_or(Rule::Majority);
     if let Rule::Number(number) = rule
         && number > nodes.len()
@@ -72,6 +113,26 @@ pub(super) fn read(at: Option<At<'_>>, name: &str, problems: &mut Problems) -> O
         own: NodeId::from_index(row)?,
         electorate: Electorate { nodes: nodes.len(), rule, when_isolated },
         nodes,
+        vantages: vantages.and_then(|count| usize::try_from(count).ok()).unwrap_or(VANTAGES),
+    })
+}
+
+/// A node: its address, or a map with it.
+fn member(name: &str, at: &At<'_>, regions: &Regions, problems: &mut Problems) -> Option<Member> {
+    if let Value::Text(_) = &at.node.value {
+        let address = at.parsed(ADDRESS, problems)?;
+        return Some(Member { name: name.to_owned(), address, region: None });
+    }
+    let mut fields = at.fields(problems)?;
+    let address = fields.need("address", problems);
+    let address = address.and_then(|at| at.parsed(ADDRESS, problems));
+    let region = fields.get("region").and_then(|at| regions.find(&at, problems));
+    fields.done(problems);
+    let region = region.and_then(|id| regions.list.get(id.index()));
+    Some(Member {
+        name: name.to_owned(),
+        address: address?,
+        region: region.map(|of| of.name.clone()),
     })
 }
 

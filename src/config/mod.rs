@@ -36,7 +36,7 @@ mod tests;
 mod yaml;
 mod zones;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Member};
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
 pub use problem::{Place, Problem};
@@ -222,7 +222,7 @@ fn compile(
     let zones = Arc::new(zones.finish(problems));
     let (node, identity) = node?;
     let has_cluster = cluster.is_some();
-    let cluster = cluster::read(cluster, &node.name, problems);
+    let cluster = cluster::read(cluster, &node.name, &regions, problems);
     if has_cluster && cluster.is_none() {
         return None;
     }

@@ -24,11 +24,13 @@ mod schedule;
 mod table;
 #[cfg(test)]
 mod tests;
+mod vantage;
 mod watch;
 
 pub use check::{Check, DnsCheck, Expect, HttpCheck, StatusRange, TlsCheck};
-pub use monitor::{Change, Monitor, Order};
+pub use monitor::{Change, Monitor, Order, Panel};
 pub use outcome::{Failure, Outcome, Report, Stage};
-pub use quorum::{Electorate, Rule, Votes, WhenIsolated};
+pub use quorum::{Electorate, Rule, Voters, Votes, WhenIsolated};
 pub use schedule::{Schedule, Timeout};
 pub use table::{HealthTable, State, TargetHealth};
+pub use vantage::{Vantage, vantages};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::outcome::Report;
-use super::quorum::{Electorate, Votes};
+use super::quorum::{Electorate, Voters, Votes};
 use super::schedule::Schedule;
 use super::table::{HealthTable, State, TargetHealth};
 use super::watch::{Stage, Watch};
@@ -32,6 +32,17 @@ pub struct Monitor {
     others: HashMap<TargetId, BTreeMap<NodeId, State>>,
     /// The other nodes whose opinions are fresh.
     fresh: BTreeSet<NodeId>,
+    /// Who watches a target, where not every node does.
+    panels: HashMap<TargetId, Panel>,
+}
+
+/// The nodes that watch a target.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Panel {
+    /// This one is among them.
+    pub own: bool,
+    /// The others.
+    pub others: BTreeSet<NodeId>,
 }
 
 /// How much this node sees of what it watches.
@@ -110,6 +121,7 @@ impl Monitor {
             electorate: Electorate::default(),
             others: HashMap::new(),
             fresh: BTreeSet::new(),
+            panels: HashMap::new(),
         }
     }
 
@@ -132,6 +144,41 @@ impl Monitor {
             *monitor.table.row(target) = TargetHealth { since: now, ..TargetHealth::default() };
         });
         self.due.push_back(target);
+    }
+
+    /// Leaves each of these targets to the nodes of its panel, from now on; every node watches the
+    /// others.
+    pub fn share(&mut self, now: Instant, panels: HashMap<TargetId, Panel>) {
+        self.panels = panels;
+        let targets: Vec<TargetId> = self.watched.keys().copied().collect();
+        for target in targets {
+            let is_own = self.panels.get(&target).is_none_or(|panel| panel.own);
+            let was_own =
+                self.watched.get(&target).is_some_and(|watch| watch.stage != Stage::Elsewhere);
+            match (was_own, is_own) {
+                (true, false) => self.leave_to_others(target),
+                (false, true) => {
+                    if let Some(watch) = self.watched.get_mut(&target) {
+                        *watch = Watch::new(now, target, watch.schedule);
+                        self.due.push_back(target);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.settle_all(now);
+    }
+
+    fn leave_to_others(&mut self, target: TargetId) {
+        self.due.retain(|due| *due != target);
+        self.changing(target, |monitor| {
+            let Some(watch) = monitor.watched.get_mut(&target) else { return };
+            monitor.timers.remove(&(watch.due, target));
+            watch.stage = Stage::Elsewhere;
+            let row = monitor.table.row(target);
+            *row = TargetHealth { state: row.state, since: row.since, ..TargetHealth::default() };
+            monitor.opinions.insert(target);
+        });
     }
 
     /// Takes these of the watched targets for canaries: they serve nobody, and tell whether this
@@ -164,6 +211,7 @@ impl Monitor {
             self.due.retain(|due| *due != target);
             *self.table.row(target) = TargetHealth::default();
             self.others.remove(&target);
+            self.panels.remove(&target);
         }
     }
 
@@ -260,7 +308,9 @@ impl Monitor {
     pub fn sights(&self, target: TargetId) -> Vec<(Option<NodeId>, State)> {
         let own = self.own_vote(target).map(|state| (None, state));
         let others = self.others.get(&target).into_iter().flatten();
-        let fresh = others.filter(|(node, _)| self.fresh.contains(node));
+        let panel = self.panels.get(&target);
+        let counts = |node: &NodeId| panel.is_none_or(|panel| panel.others.contains(node));
+        let fresh = others.filter(|(node, _)| self.fresh.contains(node) && counts(node));
         own.into_iter().chain(fresh.map(|(node, state)| (Some(*node), *state))).collect()
     }
 
@@ -277,7 +327,9 @@ impl Monitor {
         let sights = self.sights(target);
         let votes = Votes::count(sights.iter().map(|(_, state)| *state));
         let own = self.own_vote(target);
-        let decided = self.electorate.decide(before.state, votes, own, self.fresh.len());
+        let voters = self.voters(target);
+        let decided =
+            self.electorate.decide(before.state, (votes, own), voters, self.is_isolated());
         let failing = watch.failures > 0;
         let row = self.table.row(target);
         if decided != before.state {
@@ -299,6 +351,18 @@ impl Monitor {
         }
     }
 
+    /// Who judges a target.
+    fn voters(&self, target: TargetId) -> Voters {
+        match self.panels.get(&target) {
+            None => Voters { all: self.electorate.nodes, heard: self.fresh.len() + 1 },
+            Some(panel) => {
+                let own = usize::from(panel.own);
+                let heard = panel.others.intersection(&self.fresh).count();
+                Voters { all: panel.others.len() + own, heard: heard + own }
+            }
+        }
+    }
+
     fn settle_all(&mut self, now: Instant) {
         let targets: Vec<TargetId> = self.watched.keys().copied().collect();
         for target in targets {
@@ -317,12 +381,12 @@ impl Monitor {
                 ..Sight::default()
             };
         }
-        let was_up = self.table.get(target).own == State::Up;
-        Sight {
-            living: usize::from(was_up || !watch.is_silent()),
-            silent: usize::from(was_up && watch.is_silent()),
-            ..Sight::default()
-        }
+        let (living, silent) = match self.table.get(target).own {
+            State::Up => (1, usize::from(watch.is_silent())),
+            State::Down => (usize::from(!watch.is_silent()), 0),
+            State::Unknown => (0, 0),
+        };
+        Sight { living, silent, ..Sight::default() }
     }
 
     /// Does what changes a target, and decides again whether this node can trust its own sight.
@@ -383,7 +447,10 @@ impl Monitor {
 
     /// Has every target its first verdict, or been seen to be as it was recalled?
     pub fn settled(&self) -> bool {
-        self.watched.values().all(|watch| watch.confirmed)
+        self.watched.iter().all(|(target, watch)| match watch.stage {
+            Stage::Elsewhere => self.table.get(*target).state != State::Unknown,
+            _ => watch.confirmed,
+        })
     }
 }
 

@@ -39,6 +39,15 @@ pub enum WhenIsolated {
     Alone,
 }
 
+/// Who judges a target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Voters {
+    /// How many nodes watch it.
+    pub all: usize,
+    /// How many of them are heard; this one, if it watches, among them.
+    pub heard: usize,
+}
+
 /// What the nodes see of a target.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Votes {
@@ -66,38 +75,40 @@ impl Default for Electorate {
 }
 
 impl Electorate {
-    fn majority(&self) -> usize {
-        self.nodes / 2 + 1
-    }
-
-    /// How many must see a target down.
-    pub fn threshold(&self) -> usize {
+    /// How many of its `voters` must see a target down.
+    fn threshold(&self, voters: usize) -> usize {
         match self.rule {
-            Rule::Majority => self.majority(),
+            Rule::Majority => voters / 2 + 1,
             Rule::Any => 1,
-            Rule::All => self.nodes,
-            Rule::Number(number) => number.clamp(1, self.nodes.max(1)),
+            Rule::All => voters,
+            Rule::Number(number) => number.clamp(1, voters.max(1)),
         }
     }
 
     /// Are these too few others for a decision? Without more than half of all nodes another half
     /// could decide otherwise.
     pub fn is_isolated(&self, heard: usize) -> bool {
-        heard + 1 < self.majority()
+        heard < self.nodes / 2
     }
 
-    /// What is believed after these votes, of which `own` is one; `heard`: how many other nodes
-    /// are heard at all.
-    pub fn decide(&self, believed: State, votes: Votes, own: Option<State>, heard: usize) -> State {
-        if self.is_isolated(heard) {
+    /// What is believed after the votes of these `voters`, of which `own` is one, where this node
+    /// is isolated or not.
+    pub fn decide(
+        &self,
+        believed: State,
+        (votes, own): (Votes, Option<State>),
+        voters: Voters,
+        is_isolated: bool,
+    ) -> State {
+        if is_isolated {
             // Before anything is known, one sight is better than none.
             let is_alone = self.when_isolated == WhenIsolated::Alone || believed == State::Unknown;
             return own.filter(|_| is_alone).unwrap_or(believed);
         }
-        let threshold = self.threshold();
+        let threshold = self.threshold(voters.all);
         // So many that see it up leave fewer than the threshold; of nodes that are not heard,
         // none is waited for.
-        let enough = (self.nodes + 1 - threshold).min(heard + 1);
+        let enough = (voters.all + 1 - threshold).min(voters.heard).max(1);
         if votes.down >= threshold {
             State::Down
         } else if votes.up >= enough {
@@ -115,7 +126,11 @@ mod tests {
     fn decide(nodes: usize, rule: Rule, (up, down): (usize, usize), heard: usize) -> [State; 2] {
         let electorate = Electorate { nodes, rule, when_isolated: WhenIsolated::Freeze };
         let votes = Votes { up, down };
-        [State::Up, State::Down].map(|believed| electorate.decide(believed, votes, None, heard))
+        let voters = Voters { all: nodes, heard: heard + 1 };
+        [State::Up, State::Down].map(|believed| {
+            let is_isolated = electorate.is_isolated(heard);
+            electorate.decide(believed, (votes, None), voters, is_isolated)
+        })
     }
 
     /// Every rule, for one to seven nodes and every number of them that see it up, see it down, or
@@ -156,11 +171,14 @@ mod tests {
     #[test]
     fn one_node_decides_alone() {
         let one = Electorate::default();
+        let voters = Voters { all: 1, heard: 1 };
+        assert!(!one.is_isolated(0));
         for state in [State::Up, State::Down] {
             let votes = Votes::count([state]);
-            assert_eq!(one.decide(State::Unknown, votes, Some(state), 0), state);
+            assert_eq!(one.decide(State::Unknown, (votes, Some(state)), voters, false), state);
         }
-        assert_eq!(one.decide(State::Up, Votes::default(), None, 0), State::Up, "it abstains");
+        let abstained = one.decide(State::Up, (Votes::default(), None), voters, false);
+        assert_eq!(abstained, State::Up, "it abstains");
     }
 
     #[test]
@@ -173,7 +191,13 @@ mod tests {
                         // Alone among themselves, or heard beside all others that are silent.
                         for heard in [minority.saturating_sub(1), nodes - 1] {
                             let votes = Votes::count(vec![state; minority]);
-                            let after = electorate.decide(believed, votes, Some(state), heard);
+                            let voters = Voters { all: nodes, heard: heard + 1 };
+                            let after = electorate.decide(
+                                believed,
+                                (votes, Some(state)),
+                                voters,
+                                electorate.is_isolated(heard),
+                            );
                             assert_eq!(after, believed, "{nodes} {minority} {state:?} {heard}");
                         }
                     }
@@ -187,7 +211,7 @@ mod tests {
         let down = (Votes { up: 0, down: 1 }, Some(State::Down));
         let decide = |when_isolated, believed| {
             let electorate = Electorate { nodes: 3, rule: Rule::Majority, when_isolated };
-            electorate.decide(believed, down.0, down.1, 0)
+            electorate.decide(believed, down, Voters { all: 3, heard: 1 }, true)
         };
         assert_eq!(decide(WhenIsolated::Freeze, State::Up), State::Up);
         assert_eq!(decide(WhenIsolated::Alone, State::Up), State::Down);

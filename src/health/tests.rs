@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::TargetId;
+use crate::ids::{NodeId, TargetId};
 use crate::rng::{Seed, Stream};
 use crate::time::Instant;
 
@@ -496,20 +496,31 @@ fn a_prober_that_stops_is_noticed_within_two_intervals() {
     assert_eq!(world.monitor.stale(), 0);
 }
 
-/// Three nodes that watch the same targets and hear each other at once.
-fn three(mut sees: impl FnMut(usize, Instant, usize) -> Outcome, span: Duration) -> Vec<Monitor> {
-    let mut nodes: Vec<Monitor> = (0..3).map(|seed| Monitor::new(Seed::new(seed))).collect();
-    let id = |row| crate::ids::NodeId::from_index(row).unwrap();
+fn node_id(row: usize) -> NodeId {
+    NodeId::from_index(row).unwrap()
+}
+
+/// Nodes that watch the same targets and hear each other at once.
+fn cluster(
+    size: usize,
+    panel: impl Fn(usize, usize) -> Option<Panel>,
+    mut sees: impl FnMut(usize, Instant, usize) -> Outcome,
+    span: Duration,
+) -> Vec<Monitor> {
+    let mut nodes: Vec<Monitor> =
+        (0..size).map(|seed| Monitor::new(Seed::new(seed as u64))).collect();
     for (row, node) in nodes.iter_mut().enumerate() {
-        node.elect(start(), Electorate { nodes: 3, ..Electorate::default() });
-        let others = (0..3).filter(|other| *other != row).map(id);
+        node.elect(start(), Electorate { nodes: size, ..Electorate::default() });
+        let others = (0..size).filter(|other| *other != row).map(node_id);
         node.handle_peers(start(), others.collect());
         (0..4).for_each(|of| node.watch(start(), target(of), Schedule::default()));
+        let panels = (0..4).filter_map(|of| Some((target(of), panel(row, of)?)));
+        node.share(start(), panels.collect());
     }
     let mut now = start();
     while now < start() + span {
         now = now + 10 * MS;
-        for row in 0..3 {
+        for row in 0..size {
             nodes[row].handle_timeout(now);
             while let Some(order) = nodes[row].poll_probe(now) {
                 let outcome = sees(row, now, order.target.index());
@@ -517,8 +528,8 @@ fn three(mut sees: impl FnMut(usize, Instant, usize) -> Outcome, span: Duration)
                 nodes[row].handle_probe(now, order.target, report);
             }
             while let Some((target, opinion)) = nodes[row].poll_opinion() {
-                for other in (0..3).filter(|other| *other != row) {
-                    nodes[other].handle_opinion(now, id(row), target, opinion);
+                for other in (0..size).filter(|other| *other != row) {
+                    nodes[other].handle_opinion(now, node_id(row), target, opinion);
                 }
             }
         }
@@ -534,7 +545,8 @@ fn what_one_of_three_sees_moves_nothing_and_what_two_see_moves_all() {
             if is_dead { REFUSED } else { UP }
         };
         let expected = if seeing >= 2 { State::Down } else { State::Up };
-        for (row, node) in three(sees, Duration::from_secs(15)).iter().enumerate() {
+        for (row, node) in cluster(3, |_, _| None, sees, Duration::from_secs(15)).iter().enumerate()
+        {
             let health = node.table().get(target(0));
             assert_eq!(health.state, expected, "{seeing} see it, says node {row}");
             assert_eq!(health.votes, Votes { up: 3 - seeing, down: seeing });
@@ -542,4 +554,30 @@ fn what_one_of_three_sees_moves_nothing_and_what_two_see_moves_all() {
             assert_eq!(node.table().get(target(1)).state, State::Up);
         }
     }
+}
+
+#[test]
+fn who_does_not_watch_a_target_follows_those_who_do() {
+    // Seven nodes; three of them watch each target, one after the other.
+    let watches = |node: usize, of: usize| (node + 7 - of) % 7 < 3;
+    let panel = move |node: usize, of: usize| {
+        let others = (0..7).filter(|other| *other != node && watches(*other, of));
+        Some(Panel { own: watches(node, of), others: others.map(node_id).collect() })
+    };
+    // Of the watchers of the first target two see it down, of the second one.
+    let mut probed = std::collections::BTreeSet::new();
+    let sees = |node: usize, now: Instant, of: usize| {
+        probed.insert((node, of));
+        let is_dead = now > start() + Duration::from_secs(5);
+        let is_hit = matches!((of, node), (0, 0 | 1) | (1, 1));
+        if is_dead && is_hit { REFUSED } else { UP }
+    };
+    for node in cluster(7, panel, sees, Duration::from_secs(15)) {
+        assert!(node.settled());
+        let states = [0, 1, 2, 3].map(|of| node.table().get(target(of)).state);
+        assert_eq!(states, [State::Down, State::Up, State::Up, State::Up]);
+        assert_eq!(node.table().get(target(0)).votes, Votes { up: 1, down: 2 });
+        assert!(node.table().get(target(1)).suspected, "everybody is warned");
+    }
+    assert_eq!(probed.len(), 4 * 3, "each is probed by its own");
 }

@@ -46,6 +46,8 @@ pub(super) enum Stage {
     Probing,
     /// With the driver, which did not report in time; at `Watch::due` it is asked again.
     Lost,
+    /// Other nodes watch it.
+    Elsewhere,
 }
 
 /// A detector of partial failure beside the failures in a row, which are blind to it: the

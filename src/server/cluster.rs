@@ -91,7 +91,7 @@ impl Speech {
         let socket = socket.map_err(|error| StartError::Cluster(of.listen, error))?;
         socket.set_nonblocking(true)?;
         let incarnation = clock.now().as_nanos().max(before + 1);
-        let names = of.nodes.iter().map(|(name, _)| name.clone()).collect();
+        let names = of.nodes.iter().map(|of| of.name.clone()).collect();
         let seal = Seal::new(&key, names, of.own, incarnation);
         let seal = seal.ok_or_else(|| io::Error::other("the cluster's key cannot be used"))?;
         Ok(Some(Self { of, socket, seal, incarnation }))
@@ -112,19 +112,18 @@ impl Speech {
         handle: &Handle,
     ) -> io::Result<(Electorate, Peers, Cluster)> {
         let Self { of, socket, seal, incarnation } = self;
-        let names: Vec<String> = of.nodes.iter().map(|(name, _)| name.clone()).collect();
-        let others = (0..names.len()).filter_map(NodeId::from_index).filter(|id| *id != of.own);
+        let others = (0..of.nodes.len()).filter_map(NodeId::from_index).filter(|id| *id != of.own);
         let (sayer, says) = unbounded_channel();
         let task = Cluster {
             clock,
             socket: UdpSocket::from_std(socket)?,
             seal,
             gossip: Gossip::new(incarnation, others),
-            addresses: of.nodes.iter().map(|(_, address)| *address).collect(),
+            addresses: of.nodes.iter().map(|of| of.address).collect(),
             says,
             control: handle.requests.clone(),
         };
-        Ok((of.electorate, Peers::new(sayer, names, of.own), task))
+        Ok((of.electorate, Peers::new(sayer, of), task))
     }
 }
 

@@ -4,7 +4,7 @@
 //! too. What answers the probes tells by their User-Agent which node asks, so that a region can be
 //! sick for some nodes only.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,8 @@ const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abc
 struct Backend {
     address: IpAddr,
     sick_for: Arc<Mutex<Vec<String>>>,
+    /// The nodes that have asked.
+    asked: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Backend {
@@ -30,20 +32,23 @@ impl Backend {
         let address = own_address();
         let listener = TcpListener::bind((address, port)).unwrap();
         let sick_for: Arc<Mutex<Vec<String>>> = Arc::default();
-        let sick = sick_for.clone();
+        let asked: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+        let (sick, asks) = (sick_for.clone(), asked.clone());
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { continue };
                 let mut request = [0; 2048];
                 let Ok(length) = stream.read(&mut request) else { continue };
                 let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                let node = text.split(['(', ')']).nth(1).unwrap_or_default();
+                asks.lock().unwrap().insert(node.to_owned());
                 let sick = sick.lock().unwrap();
-                let is_sick = sick.iter().any(|of| text.contains(&format!("({of})")));
+                let is_sick = sick.iter().any(|of| of == node);
                 let status = if is_sick { "500 Sick" } else { "200 OK" };
                 let _gone = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
             }
         });
-        Self { address, sick_for }
+        Self { address, sick_for, asked }
     }
 
     fn is_sick_for(&self, nodes: &[&str]) {
@@ -56,7 +61,7 @@ struct Network {
     cuts: HashMap<(usize, usize), Arc<AtomicBool>>,
 }
 
-/// Three nodes, two regions, and what is between them.
+/// Some nodes, two regions, and what is between them.
 struct World {
     nodes: Vec<Option<Meridian>>,
     network: Network,
@@ -82,15 +87,19 @@ fn udp_port(address: IpAddr) -> SocketAddr {
 
 impl World {
     fn start(extra: &str) -> Self {
+        Self::of(3, extra)
+    }
+
+    fn of(count: usize, extra: &str) -> Self {
         let port = free_port();
         let (us, eu) = (Backend::start(port), Backend::start(port));
-        let names = ["ns1", "ns2", "ns3"];
+        let names: Vec<String> = (1..=count).map(|number| format!("ns{number}")).collect();
         let real: Vec<SocketAddr> = names.iter().map(|_| udp_port(own_address())).collect();
         let mut cuts = HashMap::new();
         let mut nodes = Vec::new();
         for (row, name) in names.iter().enumerate() {
             // What this node takes for the others' addresses are relays.
-            let listed = (0..3).map(|other| {
+            let listed = (0..count).map(|other| {
                 let address = if other == row {
                     real[row]
                 } else {
@@ -121,8 +130,9 @@ services:
             nodes.push(Some(Meridian::start(folder, &config)));
         }
         let world = Self { nodes, network: Network { cuts }, us, eu };
-        for row in 0..3 {
-            wait_until(&2.0, || world.node(row).metric("meridian_nodes_heard"));
+        let others = (1..count).len() as f64;
+        for row in 0..count {
+            wait_until(&others, || world.node(row).metric("meridian_nodes_heard"));
         }
         world
     }
@@ -139,6 +149,15 @@ services:
 
     fn all(&self, backend: &Backend) -> Vec<Vec<String>> {
         vec![vec![backend.address.to_string()]; self.nodes.iter().flatten().count()]
+    }
+
+    /// Cuts every way between these nodes and the others, or mends it.
+    fn part(&self, side: &[usize], is_cut: bool) {
+        for ((from, to), cut) in &self.network.cuts {
+            if side.contains(from) != side.contains(to) {
+                cut.store(is_cut, Ordering::Relaxed);
+            }
+        }
     }
 
     fn cut(&self, pairs: &[(usize, usize)], is_cut: bool) {
@@ -184,8 +203,7 @@ fn what_one_node_sees_moves_nothing_and_what_two_see_moves_all() {
 #[test]
 fn a_node_that_is_cut_off_freezes_and_healing_moves_nobody() {
     let world = World::start("");
-    let around_ns3 = [(0, 2), (1, 2), (2, 0), (2, 1)];
-    world.cut(&around_ns3, true);
+    world.part(&[2], true);
     wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
     let (code, told) = world.node(2).get("/readyz");
     assert_eq!((code, told.contains("isolated")), (200, true), "{told}");
@@ -203,18 +221,18 @@ fn a_node_that_is_cut_off_freezes_and_healing_moves_nobody() {
     assert_eq!(world.moves(), 0);
     world.eu.is_sick_for(&[]);
     let_pass(LONG);
-    world.cut(&around_ns3, false);
+    world.part(&[2], false);
     wait_until(&0.0, || world.node(2).metric("meridian_isolated"));
     let_pass(LONG);
     assert_eq!(world.moves(), 0, "healing moved something");
 
     // While it is cut off, a region dies indeed: two move, it stands; healed, it follows.
-    world.cut(&around_ns3, true);
+    world.part(&[2], true);
     wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
     world.eu.is_sick_for(&["ns1", "ns2", "ns3"]);
     let (us, eu) = (world.all(&world.us).remove(0), world.all(&world.eu).remove(0));
     wait_until(&vec![us.clone(), us, eu], || world.answers());
-    world.cut(&around_ns3, false);
+    world.part(&[2], false);
     wait_until(&world.all(&world.us), || world.answers());
 }
 
@@ -255,7 +273,7 @@ fn a_killed_node_is_missed_and_a_paused_one_comes_back_without_a_move() {
 #[test]
 fn who_is_alone_decides_alone_if_that_is_what_it_was_told() {
     let world = World::start(", when_isolated: alone");
-    world.cut(&[(0, 2), (1, 2), (2, 0), (2, 1)], true);
+    world.part(&[2], true);
     wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
     world.eu.is_sick_for(&["ns3"]);
     let expected = vec![
@@ -264,6 +282,50 @@ fn who_is_alone_decides_alone_if_that_is_what_it_was_told() {
         vec![world.us.address.to_string()],
     ];
     wait_until(&expected, || world.answers());
+}
+
+#[test]
+fn of_five_nodes_the_three_that_hear_each_other_decide() {
+    let world = World::of(5, "");
+    world.part(&[3, 4], true);
+    for (row, isolated) in [(0, 0.0), (1, 0.0), (2, 0.0), (3, 1.0), (4, 1.0)] {
+        wait_until(&isolated, || world.node(row).metric("meridian_isolated"));
+    }
+    // What the two see moves nobody; what the three see moves them, and the two stand.
+    world.eu.is_sick_for(&["ns4", "ns5"]);
+    let_pass(LONG);
+    assert_eq!((world.answers(), world.moves()), (world.all(&world.eu), 0));
+    world.eu.is_sick_for(&["ns1", "ns2", "ns3", "ns4", "ns5"]);
+    let (us, eu) = (world.all(&world.us).remove(0), world.all(&world.eu).remove(0));
+    let parted = vec![us.clone(), us.clone(), us, eu.clone(), eu];
+    wait_until(&parted, || world.answers());
+    // Healed, they are of one mind: each has moved once, and nobody twice.
+    world.part(&[3, 4], false);
+    wait_until(&world.all(&world.us), || world.answers());
+    let_pass(LONG);
+    assert_eq!((world.answers(), world.moves()), (world.all(&world.us), 5));
+    // A region that two of five cannot reach is well, and is shown as disputed.
+    world.eu.is_sick_for(&["ns1", "ns5"]);
+    wait_until(&world.all(&world.eu), || world.answers());
+    let seen = world.node(2).status()["services"][0]["endpoints"][1]["seen"].to_string();
+    assert!(seen.contains("ns1: down") && seen.contains("ns3: up"), "{seen}");
+}
+
+#[test]
+fn of_six_nodes_three_watch_a_region_and_all_follow_them() {
+    let world = World::of(6, ", vantages: 3");
+    assert_eq!(world.answers(), world.all(&world.eu));
+    let_pass(LONG);
+    let watching = world.eu.asked.lock().unwrap().clone();
+    assert_eq!(watching.len(), 3, "{watching:?}");
+    let two: Vec<&str> = watching.iter().take(2).map(String::as_str).collect();
+    world.eu.is_sick_for(&two[..1]);
+    let_pass(LONG);
+    assert_eq!((world.answers(), world.moves()), (world.all(&world.eu), 0));
+    world.eu.is_sick_for(&two);
+    wait_until(&world.all(&world.us), || world.answers());
+    world.eu.is_sick_for(&[]);
+    wait_until(&world.all(&world.eu), || world.answers());
 }
 
 #[test]
@@ -277,18 +339,18 @@ fn an_operators_word_reaches_every_node_and_of_two_at_once_the_safer_counts() {
     wait_until(&world.all(&world.eu), || world.answers());
 
     // Cut off from each other, two operators say two things.
-    let around_ns3 = [(0, 2), (1, 2), (2, 0), (2, 1)];
-    world.cut(&around_ns3, true);
+    world.part(&[2], true);
     wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
     assert!(world.node(0).ctl(&drain).0);
     assert!(world.node(2).ctl(&["up", "eu", "--reason", "it is well", "--owner", "carol"]).0);
-    world.cut(&around_ns3, false);
+    world.part(&[2], false);
     wait_until(&world.all(&world.us), || world.answers());
+    // Where the word was said that counts no more, at the least, both are in the history.
+    wait_for("the conflict in the history", || {
+        let (_, told) = world.node(2).ctl(&["history", "--kind", "override"]);
+        told.contains("eu: conflict").then_some(())
+    });
     for row in [0, 2] {
-        wait_for("the conflict in the history", || {
-            let (_, told) = world.node(row).ctl(&["history", "--kind", "override"]);
-            told.contains("eu: conflict").then_some(())
-        });
         let said: Value =
             serde_json::from_str(&world.node(row).get("/api/v1/overrides").1).unwrap();
         assert_eq!((&said[0]["word"], &said[0]["owner"]), (&"drain".into(), &"alice".into()));

@@ -14,7 +14,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use crate::cluster::{Heard, Merged, merge};
-use crate::health::State;
+use crate::config::{Cluster, Member};
+use crate::health::{Check, State};
 use crate::ids::{NodeId, ServiceId, TargetId};
 use crate::rng::fnv1a;
 use crate::server::cluster::Saying;
@@ -29,9 +30,7 @@ use super::Control;
 /// The other nodes, as far as this one knows them.
 pub(in crate::server) struct Peers {
     says: UnboundedSender<Saying>,
-    /// The nodes' names, by id.
-    names: Vec<String>,
-    own: NodeId,
+    of: Cluster,
     targets: HashMap<String, TargetId>,
     /// What each node says of targets.
     opinions: HashMap<NodeId, BTreeMap<String, State>>,
@@ -85,15 +84,10 @@ pub struct NodeView {
 
 impl Peers {
     /// Nothing is heard yet.
-    pub(in crate::server) fn new(
-        says: UnboundedSender<Saying>,
-        names: Vec<String>,
-        own: NodeId,
-    ) -> Self {
+    pub(in crate::server) fn new(says: UnboundedSender<Saying>, of: Cluster) -> Self {
         Self {
             says,
-            names,
-            own,
+            of,
             targets: HashMap::new(),
             opinions: HashMap::new(),
             digests: HashMap::new(),
@@ -111,7 +105,7 @@ impl Peers {
     }
 
     fn name(&self, node: NodeId) -> String {
-        self.names.get(node.index()).cloned().unwrap_or_default()
+        self.of.nodes.get(node.index()).map(|of| of.name.clone()).unwrap_or_default()
     }
 
     /// Notes whether a node answers for a service as this one does.
@@ -131,9 +125,9 @@ impl Peers {
 
     /// All nodes, as this one knows them.
     fn view(&self) -> Vec<NodeView> {
-        let view = |(row, name): (usize, &String)| {
+        let view = |(row, member): (usize, &Member)| {
             let node = NodeId::from_index(row)?;
-            let is_own = node == self.own;
+            let is_own = node == self.of.own;
             let differs = self.differing.iter().filter(|((of, _), _)| *of == node);
             let differs = differs.map(|((_, service), since)| {
                 let theirs = self.digests.get(&node).and_then(|of| of.get(service));
@@ -143,14 +137,14 @@ impl Peers {
             });
             let word = if is_own { self.own_word.as_ref() } else { self.conditions.get(&node) };
             Some(NodeView {
-                name: name.clone(),
+                name: member.name.clone(),
                 is_own,
                 fresh: is_own || self.fresh.contains(&node),
                 word: word.cloned(),
                 differs: differs.collect(),
             })
         };
-        self.names.iter().enumerate().filter_map(view).collect()
+        self.of.nodes.iter().enumerate().filter_map(view).collect()
     }
 }
 
@@ -196,6 +190,14 @@ impl Control {
         let now = self.clock.now();
         let Some(peers) = &mut self.peers else { return };
         let targets = &self.loaded.config.targets;
+        let shared = targets.iter().filter(|target| {
+            // What is told to this node, or tells of it, is this node's own.
+            let is_own = matches!(target.check, Check::Pushed { .. })
+                || self.loaded.config.canaries.contains(&target.id);
+            peers.of.nodes.len() > peers.of.vantages && !is_own
+        });
+        let panels = shared.map(|target| (target.id, peers.of.panel(target))).collect();
+        self.monitor.share(now, panels);
         peers.targets = targets.iter().map(|target| (key_of(target), target.id)).collect();
         let opinions = peers.opinions.iter();
         let known =
@@ -387,7 +389,8 @@ impl Control {
         });
         let told = disputed.map(|target| {
             let sights = self.monitor.sights(target).into_iter();
-            let named = sights.map(|(node, state)| (peers.name(node.unwrap_or(peers.own)), state));
+            let named =
+                sights.map(|(node, state)| (peers.name(node.unwrap_or(peers.of.own)), state));
             (target, named.collect())
         });
         told.collect()
