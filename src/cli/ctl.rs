@@ -333,7 +333,8 @@ fn overrides_text(said: &[Standing]) -> String {
             format!(", {percent} %/{every_seconds} s")
         });
         let Standing { subject, word, reason, owner, since, .. } = said;
-        format!("{subject}: {word}{ramp} since {since} {until}, by {owner}: {reason}")
+        let from = if said.planned { "from" } else { "since" };
+        format!("{subject}: {word}{ramp} {from} {since} {until}, by {owner}: {reason}")
     };
     said.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -401,7 +402,10 @@ fn status_text(status: &Value) -> String {
     for said in list(&status["overrides"]) {
         let (subject, word) = (text(&said["subject"]), text(&said["word"]));
         let (owner, reason) = (text(&said["owner"]), text(&said["reason"]));
-        lines.push(format!("  override  {subject}: {word}, by {owner}: {reason}"));
+        let is_planned = said["planned"].as_bool() == Some(true);
+        let planned =
+            if is_planned { format!(" from {}", text(&said["since"])) } else { String::new() };
+        lines.push(format!("  override  {subject}: {word}{planned}, by {owner}: {reason}"));
     }
     for service in list(&status["services"]) {
         lines.push(format!("  {} ({})", text(&service["name"]), text(&service["policy"])));

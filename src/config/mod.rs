@@ -26,21 +26,25 @@ pub mod defaults;
 
 mod checks;
 mod cluster;
+mod maintenance;
 mod node;
 mod places;
 mod problem;
 mod read;
 mod services;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod yaml;
 mod zones;
 
 pub use cluster::{Cluster, Member};
+pub use maintenance::Maintenance;
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
 pub use problem::{Place, Problem};
 pub use read::duration;
+pub use subject::Subject;
 
 use read::{At, Problems};
 
@@ -70,6 +74,8 @@ pub struct Config {
     pub canaries: Vec<TargetId>,
     /// How many regions may leave in what time, by health alone.
     pub max_moves: Option<MaxMoves>,
+    /// When what is drained.
+    pub maintenance: Vec<Maintenance>,
     /// The nodes that decide together; `None`: this one alone.
     pub cluster: Option<Cluster>,
     /// What the server says of itself.
@@ -207,6 +213,7 @@ fn compile(
     let services = fields.need("services", problems);
     let canaries = fields.get("canaries");
     let cluster = fields.get("cluster");
+    let windows = fields.get("maintenance");
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
     let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
@@ -216,6 +223,7 @@ fn compile(
     let world = services::World { regions: &regions, checks: &checks, preferences: &preferences };
     let mut services = services::read(services, &world, &mut zones, targets, problems);
     let canaries = services::canaries(canaries, &checks, targets, &mut services, problems);
+    let maintenance = maintenance::read(windows, &regions.list, &services.list, problems);
     checks.unused(problems);
     regions.unused(&services.list, problems);
     let files = zones.files.clone();
@@ -237,6 +245,7 @@ fn compile(
         targets: services.targets,
         canaries,
         max_moves,
+        maintenance,
         cluster,
         identity,
         retired,

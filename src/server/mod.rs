@@ -29,7 +29,7 @@ use crate::rng::Seed;
 
 pub use handle::{Handle, Unheard, View};
 pub use load::{Loaded, Loader, Source, What};
-pub use overrides::{Said, Subject};
+pub use overrides::Said;
 pub use socket::BindError;
 
 use certificate::Newest;

@@ -1,58 +1,16 @@
 //! What operators have said, by names; what it means for the configuration that is served; and
 //! what it would do.
 
-use std::fmt;
-use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Stamp;
-use crate::config::Config;
+use crate::config::{Config, Maintenance, Subject};
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Basis, Facts, Family, Override, Overrides, Ramp, Scope, Word};
-use crate::time::Instant;
-
-/// What a word is about, as operators name it: `eu-west`, `web/eu-west` or `192.0.2.10`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Subject {
-    /// A region.
-    Region(String),
-    /// A service's region.
-    Pool(String, String),
-    /// An address.
-    Address(IpAddr),
-}
-
-impl FromStr for Subject {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if let Ok(ip) = text.parse() {
-            return Ok(Self::Address(ip));
-        }
-        match text.rsplit_once('/') {
-            Some((service, region)) if !service.is_empty() && !region.is_empty() => {
-                Ok(Self::Pool(service.to_owned(), region.to_owned()))
-            }
-            None if !text.is_empty() => Ok(Self::Region(text.to_owned())),
-            _ => Err(format!("`{text}`: expected REGION, SERVICE/REGION or an address")),
-        }
-    }
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Region(region) => f.write_str(region),
-            Self::Pool(service, region) => write!(f, "{service}/{region}"),
-            Self::Address(ip) => ip.fmt(f),
-        }
-    }
-}
+use crate::time::{Instant, Ttl};
 
 /// An operator's word.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,13 +106,37 @@ impl Said {
     fn resolve(&self, config: &Config) -> Option<Override> {
         let Self { since, until, ramp, .. } = *self;
         let (word, scope) = (self.word?, scope(&self.subject, config).ok()?);
-        Some(Override { scope, word, since, until, ramp })
+        let of = config.services.iter().zip(0..).filter(|(service, row)| {
+            ServiceId::from_index(*row).is_some_and(|id| scope.is_in(id, &service.pools))
+        });
+        // By then the last of the old answers is forgotten.
+        let ahead = of.map(|(service, _)| service.ttl).max().map_or(Duration::ZERO, Ttl::duration);
+        Some(Override { scope, word, since, until, ramp, ahead })
     }
 }
 
-/// What all of `said` means in `config`.
-pub(super) fn resolve(said: &[Said], config: &Config) -> Overrides {
-    said.iter().filter_map(|said| said.resolve(config)).collect()
+/// What all of `said` and `planned` means in `config`. Of two on the same subject what is said
+/// counts.
+pub(super) fn resolve(said: &[Said], planned: &[Said], config: &Config) -> Overrides {
+    said.iter().chain(planned).filter_map(|said| said.resolve(config)).collect()
+}
+
+/// What the maintenance of `config` says at `now`, and will say next.
+pub(super) fn planned(config: &Config, now: Instant) -> Vec<Said> {
+    let said = |of: &Maintenance| {
+        let (since, until) = of.window(now)?;
+        Some(Said {
+            subject: of.subject.clone(),
+            word: Some(Word::Drain),
+            reason: format!("maintenance {}", of.name),
+            owner: "the configuration".to_owned(),
+            since,
+            until: Some(until),
+            ramp: of.ramp,
+            stamp: Stamp::default(),
+        })
+    };
+    config.maintenance.iter().filter_map(said).collect()
 }
 
 /// What `subject` is in `config`.
@@ -162,35 +144,7 @@ pub(super) fn resolve(said: &[Said], config: &Config) -> Overrides {
 /// # Errors
 /// It names nothing; and what there is.
 pub(super) fn scope(subject: &Subject, config: &Config) -> Result<Scope, String> {
-    let region = |name: &str| {
-        config.region(name).ok_or_else(|| {
-            let known = config.regions.iter().map(|region| region.name.as_str());
-            format!("no region `{name}`; there are: {}", known.collect::<Vec<_>>().join(", "))
-        })
-    };
-    match subject {
-        Subject::Region(name) => Ok(Scope::Region(region(name)?)),
-        Subject::Pool(service, name) => {
-            let id = config.service(service);
-            let found = id.and_then(|id| Some((id, config.services.get(id.index())?)));
-            let Some((id, found)) = found else {
-                let known = config.services.iter().map(|service| service.name.as_str());
-                let known = known.collect::<Vec<_>>().join(", ");
-                return Err(format!("no service `{service}`; there are: {known}"));
-            };
-            let region = region(name)?;
-            if !found.pools.iter().any(|pool| pool.region == region) {
-                return Err(format!("the service {service} has no endpoint in {name}"));
-            }
-            Ok(Scope::Pool(id, region))
-        }
-        Subject::Address(ip) => {
-            let mut pools = config.services.iter().flat_map(|service| &service.pools);
-            let is_there =
-                pools.any(|pool| pool.endpoints.iter().any(|of| of.address.ip() == Some(*ip)));
-            is_there.then_some(Scope::Address(*ip)).ok_or(format!("no endpoint has {ip}"))
-        }
-    }
+    subject.among(&config.regions, &config.services)
 }
 
 /// What a word would do.

@@ -352,7 +352,7 @@ fn compile_service(
         let band = |&(start, end): &(usize, usize)| {
             let usable = usable((id, service), family, facts, start, last_good.as_ref());
             let (division, answers) =
-                select_among(plan, service, family, &usable, facts, divisions);
+                select_among(plan, (id, service), family, &usable, facts, divisions);
             // Where a ramp has reached some clients, the others' answer is the one of before.
             if usable.basis == Basis::Up {
                 last_good = Some(usable);
@@ -373,14 +373,15 @@ fn compile_service(
 /// The distinct answers of a service in a family, and what finds a client's among them.
 fn select_among(
     plan: &Plan,
-    service: &Service,
+    (id, service): (ServiceId, &Service),
     family: Family,
     usable: &Usable,
     facts: &Facts<'_>,
     divisions: &mut HashMap<DivisionKey, Weak<Division>>,
 ) -> (Option<Arc<Division>>, Vec<Ready>) {
-    let ready =
-        |order: &[RegionId]| Ready::encode(family, choose(service, family, usable, order, facts));
+    let ready = |order: &[RegionId]| {
+        Ready::encode(family, choose((id, service), family, usable, order, facts))
+    };
     let regions: RegionSet = usable.regions(service);
     let order = plan.order(service).filter(|_| !regions.is_empty());
     let Some(order) = order else {

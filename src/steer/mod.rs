@@ -229,6 +229,8 @@ pub enum TtlReason {
     Makeshift,
     /// This node hears too few others to decide anything: it may be wrong at any moment.
     Isolated,
+    /// A drain of it begins soon.
+    Ahead,
 }
 
 /// What a service is decided by, besides the configuration.
@@ -390,7 +392,7 @@ pub fn usable(
 
 /// The best of the usable endpoints for clients who prefer the regions in this `order`.
 pub fn choose(
-    service: &Service,
+    (id, service): (ServiceId, &Service),
     family: Family,
     usable: &Usable,
     order: &[RegionId],
@@ -402,6 +404,7 @@ pub fn choose(
     let most = service.answers.map_or(usize::MAX, |most| usize::from(most.get()));
     let mut regions = Vec::new();
     let mut chosen: Vec<&Endpoint> = Vec::new();
+    let mut is_ahead = false;
     for region in order {
         let pools = service.pools.iter().zip(&usable.endpoints);
         let in_region = pools.filter(|(pool, _)| pool.region == *region);
@@ -412,6 +415,8 @@ pub fn choose(
         if chosen.len() > before {
             regions.push(*region);
         }
+        let mut added = chosen.iter().skip(before);
+        is_ahead |= added.any(|of| facts.overrides.is_ahead(id, *region, of.address.ip()));
         let enough = match family {
             // RFC 2181 §10.1: a name has one CNAME record at most.
             Family::Alias => !chosen.is_empty(),
@@ -428,6 +433,7 @@ pub fn choose(
     let suspected = chosen.iter().any(|endpoint| is_suspected(endpoint, facts.health));
     let (ttl, ttl_reason) = match usable.basis {
         _ if facts.is_isolated => (service.ttl.min(service.suspect_ttl), TtlReason::Isolated),
+        Basis::Up if is_ahead => (service.ttl.min(service.suspect_ttl), TtlReason::Ahead),
         Basis::Up if !suspected => (service.ttl, TtlReason::Configured),
         Basis::Up => (service.ttl.min(service.suspect_ttl), TtlReason::Suspected),
         Basis::Held | Basis::Scarce | Basis::Drained => {
@@ -516,6 +522,7 @@ impl fmt::Display for TtlReason {
             Self::NothingUp => "lowered: nothing in the answer is known to be up",
             Self::Makeshift => "lowered: the answer is a makeshift",
             Self::Isolated => "lowered: this node hears too few others to decide",
+            Self::Ahead => "lowered: a drain of it begins soon",
         })
     }
 }

@@ -61,6 +61,25 @@ pub enum Scope {
     Address(IpAddr),
 }
 
+impl Scope {
+    /// Is it about an endpoint of `service` in `region`?
+    fn is_about(self, service: ServiceId, region: RegionId, address: Option<IpAddr>) -> bool {
+        match self {
+            Self::Region(of) => of == region,
+            Self::Pool(of, at) => (of, at) == (service, region),
+            Self::Address(of) => Some(of) == address,
+        }
+    }
+
+    /// Is it about any endpoint of `service`?
+    pub fn is_in(self, service: ServiceId, pools: &[Pool]) -> bool {
+        pools.iter().any(|pool| {
+            let mut endpoints = pool.endpoints.iter();
+            endpoints.any(|of| self.is_about(service, pool.region, of.address.ip()))
+        })
+    }
+}
+
 /// How fast a word reaches all clients.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ramp {
@@ -83,6 +102,8 @@ pub struct Override {
     pub until: Option<Instant>,
     /// How fast it reaches all clients; `None`: at once.
     pub ramp: Option<Ramp>,
+    /// So long before it begins, answers that it will make wrong are given for a short time only.
+    pub ahead: Duration,
 }
 
 impl Override {
@@ -101,10 +122,15 @@ impl Override {
         now.since(self.since).as_nanos() / ramp.every.as_nanos().max(1)
     }
 
+    /// Does it begin soon?
+    fn is_ahead(&self, now: Instant) -> bool {
+        (self.since - self.ahead..self.since).contains(&now)
+    }
+
     /// When its reach is next different.
     fn next_change(&self, now: Instant) -> Option<Instant> {
         if now < self.since {
-            return Some(self.since);
+            return Some(if self.is_ahead(now) { self.since } else { self.since - self.ahead });
         }
         let step = self.ramp.filter(|_| (1..SLOTS).contains(&self.reach(now))).and_then(|ramp| {
             let steps = u32::try_from(self.steps(ramp, now) + 1).ok()?;
@@ -134,7 +160,8 @@ impl Overrides {
         let mut rows: Vec<_> = reaching.filter(|(.., reach)| *reach > 0).collect();
         // The narrowest first.
         rows.sort_by_key(|(scope, ..)| std::cmp::Reverse(*scope));
-        InForce { rows }
+        let ahead = self.list.iter().filter(|one| one.is_ahead(now));
+        InForce { rows, ahead: ahead.map(|one| one.scope).collect() }
     }
 
     /// When something else is in force next.
@@ -148,11 +175,13 @@ impl Overrides {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InForce {
     rows: Vec<(Scope, Word, usize)>,
+    /// What a word will be about soon.
+    ahead: Vec<Scope>,
 }
 
 impl InForce {
     /// No word.
-    pub const NONE: &'static Self = &Self { rows: Vec::new() };
+    pub const NONE: &'static Self = &Self { rows: Vec::new(), ahead: Vec::new() };
 
     /// The same, with every one of `regions` down.
     #[must_use]
@@ -162,7 +191,7 @@ impl InForce {
             Scope::Region(region) | Scope::Pool(_, region) => !regions.contains(region),
             Scope::Address(_) => true,
         });
-        Self { rows: others.copied().chain(down).collect() }
+        Self { rows: others.copied().chain(down).collect(), ahead: self.ahead.clone() }
     }
 
     /// What counts for an endpoint, for the clients in `slot`.
@@ -173,28 +202,23 @@ impl InForce {
         address: Option<IpAddr>,
         slot: usize,
     ) -> Option<Word> {
-        let is_about = |scope: &Scope| match *scope {
-            Scope::Region(of) => of == region,
-            Scope::Pool(of, at) => (of, at) == (service, region),
-            Scope::Address(of) => Some(of) == address,
-        };
-        let mut words =
-            self.rows.iter().filter(|(scope, _, reach)| is_about(scope) && slot < *reach);
+        let mut words = self
+            .rows
+            .iter()
+            .filter(|(scope, _, reach)| scope.is_about(service, region, address) && slot < *reach);
         words.next().map(|(_, word, _)| *word)
+    }
+
+    /// Will a word soon be about an endpoint?
+    pub fn is_ahead(&self, service: ServiceId, region: RegionId, address: Option<IpAddr>) -> bool {
+        self.ahead.iter().any(|scope| scope.is_about(service, region, address))
     }
 
     /// The slots at which the clients of a service part: everybody from one of these up to the
     /// next is told the same. The first is 0.
     pub fn bands(&self, service: ServiceId, pools: &[Pool]) -> Vec<usize> {
-        let is_about = |scope: &Scope| match *scope {
-            Scope::Region(region) => pools.iter().any(|pool| pool.region == region),
-            Scope::Pool(of, _) => of == service,
-            Scope::Address(ip) => {
-                let mut endpoints = pools.iter().flat_map(|pool| &pool.endpoints);
-                endpoints.any(|endpoint| endpoint.address.ip() == Some(ip))
-            }
-        };
-        let ends = self.rows.iter().filter(|(scope, ..)| is_about(scope)).map(|(.., reach)| *reach);
+        let is_about = |(scope, ..): &&(Scope, Word, usize)| scope.is_in(service, pools);
+        let ends = self.rows.iter().filter(is_about).map(|(.., reach)| *reach);
         let mut bands: Vec<usize> = ends.filter(|end| *end < SLOTS).chain([0]).collect();
         bands.sort_unstable();
         bands.dedup();

@@ -95,7 +95,7 @@ fn chosen(service: &Service, order: &[usize], health: &HealthTable) -> String {
     let facts = Facts::of(health);
     let usable = usable((web(), service), Family::V4, &facts, 0, None);
     let order: Vec<RegionId> = order.iter().map(|row| region(*row)).collect();
-    let choice = choose(service, Family::V4, &usable, &order, &facts);
+    let choice = choose((web(), service), Family::V4, &usable, &order, &facts);
     let addresses: Vec<String> = choice.addresses.iter().map(Address::to_string).collect();
     format!("{} {}", addresses.join(","), choice.ttl)
 }
@@ -175,7 +175,7 @@ fn each_family_is_steered_for_itself() {
     let of = |family| {
         let facts = Facts::of(&health);
         let usable = usable((web(), &service), family, &facts, 0, None);
-        choose(&service, family, &usable, &order, &facts).regions
+        choose((web(), &service), family, &usable, &order, &facts).regions
     };
     assert_eq!(of(Family::V4), [region(0)]);
     assert_eq!(of(Family::V6), [region(1)]);
@@ -301,6 +301,43 @@ fn no_more_regions_leave_than_may() {
     follow(&mut holds, 303, "ddddud");
     follow(&mut holds, 304, "dddduu");
     assert_eq!(holds.of(id(1), region(2)), None);
+}
+
+#[test]
+fn before_a_drain_begins_what_it_makes_wrong_is_answered_for_a_short_time() {
+    let service = service(&[&["10.0.0.1"], &["10.0.1.1"]]);
+    let at = |second| Instant::default() + Duration::from_secs(second);
+    let drain = Override {
+        scope: Scope::Region(region(0)),
+        word: Word::Drain,
+        since: at(100),
+        until: Some(at(200)),
+        ramp: None,
+        ahead: Duration::from_secs(30),
+    };
+    let overrides: Overrides = [drain].into_iter().collect();
+    let health = health("uu");
+    let answer = |second, order: [usize; 2]| {
+        let in_force = overrides.at(at(second));
+        let facts = Facts { overrides: &in_force, ..Facts::of(&health) };
+        let usable = usable((web(), &service), Family::V4, &facts, 0, None);
+        let choice = choose((web(), &service), Family::V4, &usable, &order.map(region), &facts);
+        format!("{} {}", choice.addresses[0], choice.ttl)
+    };
+    for (second, expected) in [
+        (69, "10.0.0.1 30s"),
+        (70, "10.0.0.1 5s"),
+        (99, "10.0.0.1 5s"),
+        (100, "10.0.1.1 30s"),
+        (199, "10.0.1.1 30s"),
+        (200, "10.0.0.1 30s"),
+    ] {
+        assert_eq!(answer(second, [0, 1]), expected, "{second}");
+        assert_eq!(answer(second, [1, 0]), "10.0.1.1 30s", "who is elsewhere notices nothing");
+    }
+    for (now, next) in [(0, Some(70)), (70, Some(100)), (100, Some(200)), (200, None)] {
+        assert_eq!(overrides.next_change(at(now)), next.map(at));
+    }
 }
 
 #[test]

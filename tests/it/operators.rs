@@ -314,3 +314,39 @@ fn a_manual_failback_waits_for_the_operator_also_over_a_restart() {
     assert!(fine && told == "web/eu: let back", "{told}");
     assert_eq!(web(&server), eu_address);
 }
+
+#[test]
+fn maintenance_comes_and_goes_by_the_clock() {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = regions.each_ref().map(|region| region.address.to_string());
+    let begins = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(12);
+    let text = config(port, [&us, &eu]).replace("check: web,", "check: web, ttl: 8s,");
+    let window = format!("of: web/eu, at: \"{begins}\", for: 5s");
+    let weekly = "of: us, at: \"30 1 * * SUN Europe/Dublin\", for: 2h, ramp: 10%/30s";
+    let server = Meridian::serve(&format!(
+        "{text}maintenance:\n  kernel: {{ {window} }}\n  weekly: {{ {weekly} }}\n"
+    ));
+    let answer = |name: &str| {
+        let answer = ask(server.dns, name, RecordType::A, Some(DUBLIN));
+        (data(&answer), answer.answers[0].ttl)
+    };
+    let of = |address: &String, ttl| (vec![address.clone()], ttl);
+    assert_eq!(answer("www.example.com"), of(&eu, 8));
+    let (_, told) = server.ctl(&["overrides"]);
+    let planned =
+        told.contains("web/eu: drain from ") && told.contains("us: drain, 10 %/30 s from");
+    assert!(planned && told.contains("by the configuration: maintenance kernel"), "{told}");
+    // As long before it begins as the last answer may be remembered, the answers are short-lived.
+    wait_until(&of(&eu, 5), || answer("www.example.com"));
+    assert!(jiff::Timestamp::now() < begins);
+    let explain = server.get("/api/v1/explain?name=www.example.com&from=134.226.1.1").1;
+    assert!(explain.contains("a drain of it begins soon"), "{explain}");
+    wait_until(&of(&us, 8), || answer("www.example.com"));
+    assert!(jiff::Timestamp::now() >= begins);
+    assert_eq!(answer("api.example.com"), of(&eu, 8), "the other service goes on");
+    wait_until(&of(&eu, 8), || answer("www.example.com"));
+    let (_, told) = server.ctl(&["history", "--kind", "override"]);
+    let both = ["web/eu: drain", "web/eu: cleared"].map(|what| told.contains(what));
+    assert_eq!(both, [true; 2], "{told}");
+}

@@ -1,9 +1,11 @@
 //! What operators say, as far as it changes what is decided.
 
 use crate::cluster::Stamp;
+use crate::config::Subject;
 use crate::server::history::{Kind, Level};
-use crate::server::overrides::{self, Impact, Said, Subject};
+use crate::server::overrides::{self, Impact, Said};
 use crate::steer::{Facts, Scope};
+use crate::time::Instant;
 
 use super::Control;
 
@@ -19,21 +21,29 @@ impl Control {
         self.said.retain(|other| other.subject != said.subject);
         self.said.push(said);
         self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
-        self.overrides = overrides::resolve(&self.said, &self.loaded.config);
+        self.resolve();
         self.heed();
         self.tell(level, Kind::Override, told, (why, who), None);
     }
 
-    /// Takes back what was said until a moment that has passed.
+    /// Finds out what is meant by what is said and planned.
+    pub(super) fn resolve(&mut self) {
+        let config = &self.loaded.config;
+        self.planned = overrides::planned(config, self.clock.now());
+        self.overrides = overrides::resolve(&self.said, &self.planned, config);
+    }
+
+    /// Takes back what was said until a moment that has passed, and plans what is next.
     pub(super) fn expire(&mut self) {
         let now = self.clock.now();
         let is_over = |said: &Said| said.until.is_some_and(|until| now >= until);
-        if !self.said.iter().any(is_over) {
+        self.tell_of_maintenance(now);
+        if !self.said.iter().chain(&self.planned).any(is_over) {
             return;
         }
         let (over, said) = std::mem::take(&mut self.said).into_iter().partition(is_over);
         self.said = said;
-        self.overrides = overrides::resolve(&self.said, &self.loaded.config);
+        self.resolve();
         let over: Vec<Said> = over;
         for said in over {
             let subject = said.subject.to_string();
@@ -48,6 +58,20 @@ impl Control {
             let why = format!("{word} until now: {}", said.reason);
             let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner));
             self.tell(Level::Info, Kind::Override, told, who, None);
+        }
+    }
+
+    /// Tells when maintenance begins or ends.
+    fn tell_of_maintenance(&mut self, now: Instant) {
+        let is_on = |said: &&Said| said.since <= now && said.until.is_none_or(|until| now < until);
+        let on: Vec<Said> = self.planned.iter().filter(is_on).cloned().collect();
+        let before = std::mem::replace(&mut self.maintained, on);
+        let began = self.maintained.iter().filter(|of| !before.contains(of));
+        let ended = before.iter().filter(|of| !self.maintained.contains(of));
+        let began = began.map(|of| (of.clone(), "drain"));
+        for (of, what) in began.chain(ended.map(|of| (of.clone(), "cleared"))).collect::<Vec<_>>() {
+            let told = (of.subject.to_string(), what.to_owned());
+            self.tell(Level::Warn, Kind::Override, told, (of.reason, of.owner), None);
         }
     }
 
@@ -89,7 +113,7 @@ impl Control {
         let whole = Said { ramp: None, until: None, since: now, ..said.clone() };
         let others = self.said.iter().filter(|other| other.subject != whole.subject);
         let all: Vec<Said> = others.cloned().chain([whole.clone()]).collect();
-        let in_force = overrides::resolve(&all, config).at(now);
+        let in_force = overrides::resolve(&all, &self.planned, config).at(now);
         let facts = Facts { overrides: &in_force, ..self.facts() };
         Ok((said, overrides::impact(&self.published.load(), &facts)))
     }

@@ -68,6 +68,10 @@ pub(super) struct Control {
     ready: watch::Sender<bool>,
     store: Store,
     said: Vec<Said>,
+    /// The maintenance that is on, or comes next.
+    planned: Vec<Said>,
+    /// The maintenance of which is told that it is on.
+    maintained: Vec<Said>,
     overrides: Overrides,
     in_force: InForce,
     /// Whether what is answered knows that too few other nodes are heard.
@@ -108,7 +112,8 @@ impl Control {
             certificate.set(newest.clone());
         }
         holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
-        let overrides = overrides::resolve(&recalled.said, &loaded.config);
+        let planned = overrides::planned(&loaded.config, now);
+        let overrides = overrides::resolve(&recalled.said, &planned, &loaded.config);
         let in_force = overrides.at(now);
         let health = monitor.table();
         let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(health) };
@@ -139,6 +144,8 @@ impl Control {
             store,
             latest: recalled.said.iter().map(|said| said.stamp.at).max().unwrap_or(0),
             said: recalled.said,
+            planned,
+            maintained: Vec::new(),
             overrides,
             in_force,
             is_isolated: false,
@@ -423,7 +430,10 @@ impl Control {
             applied: self.applied,
             snapshot: self.published.load_full(),
             health: self.monitor.table().clone(),
-            said: self.said.iter().filter(|said| said.word.is_some()).cloned().collect(),
+            said: {
+                let said = self.said.iter().filter(|said| said.word.is_some());
+                said.chain(&self.planned).cloned().collect()
+            },
             overrides: self.in_force.clone(),
             holds: self.holds.clone(),
             condition: self.told,
@@ -470,7 +480,8 @@ impl Control {
             |id| new.service(&old.services.get(id.index())?.name),
         );
         self.holds.follow(now, &loaded.plan.services, loaded.plan.ids(), self.monitor.table());
-        self.overrides = overrides::resolve(&self.said, &loaded.config);
+        self.planned = overrides::planned(&loaded.config, now);
+        self.overrides = overrides::resolve(&self.said, &self.planned, &loaded.config);
         self.in_force = self.overrides.at(now);
         self.compile(&loaded.plan, None);
         for target in gone {

@@ -239,7 +239,7 @@ impl Status {
             regions: regions(view),
             services: services(view),
             nodes: nodes(view),
-            overrides: view.said.iter().map(Standing::of).collect(),
+            overrides: view.said.iter().map(|said| Standing::of(said, view.now)).collect(),
             events: view.events.iter().map(|of| Happened::of(of, None)).collect(),
         }
     }

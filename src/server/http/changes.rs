@@ -70,8 +70,10 @@ pub struct Standing {
     pub reason: String,
     /// Who says so.
     pub owner: String,
-    /// Since when.
+    /// Since when, or from when on.
     pub since: String,
+    /// It has not begun.
+    pub planned: bool,
     /// Until when; none: until it is taken back.
     pub until: Option<String>,
     /// How fast it reaches all clients.
@@ -187,7 +189,7 @@ const MOST: usize = 1000;
 
 pub(super) async fn said(State(shared): State<Shared>) -> Result<Json<Vec<Standing>>, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
-    Ok(Json(view.said.iter().map(Standing::of).collect()))
+    Ok(Json(view.said.iter().map(|said| Standing::of(said, view.now)).collect()))
 }
 
 pub(super) async fn say(
@@ -306,7 +308,7 @@ fn moment(text: &str) -> Result<Instant, String> {
 
 impl Standing {
     /// `said`, to be shown.
-    pub(super) fn of(said: &Said) -> Self {
+    pub(super) fn of(said: &Said, now: Instant) -> Self {
         let steps =
             |ramp: Ramp| Steps { percent: ramp.percent, every_seconds: ramp.every.as_secs() };
         Self {
@@ -315,6 +317,7 @@ impl Standing {
             reason: said.reason.clone(),
             owner: said.owner.clone(),
             since: timestamp(said.since),
+            planned: now < said.since,
             until: said.until.map(timestamp),
             ramp: said.ramp.map(steps),
         }

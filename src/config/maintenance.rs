@@ -1,0 +1,156 @@
+//! `maintenance`: when what is drained, once or again and again.
+
+use std::time::Duration;
+
+use cronexpr::{Crontab, MakeTimestamp, parse_crontab};
+use jiff::Timestamp;
+
+use super::read::{At, Problems, duration};
+use super::subject::Subject;
+use crate::snapshot::Region;
+use crate::steer::{Ramp, Service};
+use crate::time::Instant;
+
+/// A time in which something is drained.
+#[derive(Debug)]
+pub struct Maintenance {
+    /// What operators call it.
+    pub name: String,
+    /// What is drained.
+    pub subject: Subject,
+    times: Times,
+    lasts: Duration,
+    /// How fast the clients leave.
+    pub ramp: Option<Ramp>,
+}
+
+#[derive(Debug)]
+enum Times {
+    Once(Instant),
+    Again(Box<Crontab>),
+}
+
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+
+const TIMES: &str = "a time such as 2030-01-31T02:00:00Z, or a crontab with a time zone such as \
+     \"0 2 * * SUN Europe/Dublin\"";
+
+impl Maintenance {
+    /// From when to when it is drained: now if it is, or else the next time, if there is any.
+    pub fn window(&self, now: Instant) -> Option<(Instant, Instant)> {
+        let begins = match &self.times {
+            Times::Once(begins) => *begins,
+            Times::Again(times) => {
+                // The first that is not over.
+                let after = Timestamp::from_nanosecond((now - self.lasts).as_nanos().into());
+                let next = times.find_next(MakeTimestamp(after.ok()?)).ok()?;
+                instant(next.timestamp())?
+            }
+        };
+        let ends = begins + self.lasts;
+        (now < ends).then_some((begins, ends))
+    }
+}
+
+/// `maintenance`, which names some of these.
+pub(super) fn read(
+    at: Option<At<'_>>,
+    regions: &[Region],
+    services: &[Service],
+    problems: &mut Problems,
+) -> Vec<Maintenance> {
+    let named = at.map(|at| at.named(problems)).unwrap_or_default();
+    let window = |(name, _, at): (&str, _, At<'_>)| {
+        let mut fields = at.fields(problems)?;
+        let subject = fields.need("of", problems);
+        let subject = subject.and_then(|at| {
+            let text = at.text("REGION, SERVICE/REGION or an address", problems)?;
+            let subject: Result<Subject, String> = text.parse();
+            match subject.and_then(|of| of.among(regions, services).map(|_| of)) {
+                Ok(subject) => Some(subject),
+                Err(what) => {
+                    problems.error(at.place(), &at.key, what);
+                    None
+                }
+            }
+        });
+        let times = fields.need("at", problems).and_then(|at| times(&at, problems));
+        let lasts = fields.need("for", problems);
+        let lasts = lasts.and_then(|at| at.duration(Duration::from_secs(1), LONGEST, problems));
+        let ramp = fields.get("ramp").map(|at| ramp(&at, problems));
+        fields.done(problems);
+        let (subject, times, lasts) = (subject?, times?, lasts?);
+        let ramp = ramp.unwrap_or_default();
+        Some(Maintenance { name: name.to_owned(), subject, times, lasts, ramp })
+    };
+    named.into_iter().filter_map(window).collect()
+}
+
+fn times(at: &At<'_>, problems: &mut Problems) -> Option<Times> {
+    let text = at.text(TIMES, problems)?;
+    let once = text.parse().ok().and_then(instant).map(Times::Once);
+    let read = once.map_or_else(|| parse_crontab(text).map(|of| Times::Again(Box::new(of))), Ok);
+    read.map_err(|error| {
+        let what = format!("`{text}` is not {TIMES}: {error}");
+        problems.error(at.place(), &at.key, what);
+    })
+    .ok()
+}
+
+fn ramp(at: &At<'_>, problems: &mut Problems) -> Option<Ramp> {
+    let expected = "a share of the clients and a time, such as 10%/30s";
+    let text = at.text(expected, problems)?;
+    let read = || {
+        let (percent, every) = text.split_once('/')?;
+        let percent = percent.trim().strip_suffix('%')?.parse().ok()?;
+        let every = duration(every).filter(|every| !every.is_zero())?;
+        (1..=100).contains(&percent).then_some(Ramp { percent, every })
+    };
+    let ramp = read();
+    if ramp.is_none() {
+        problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
+    }
+    ramp
+}
+
+fn instant(at: Timestamp) -> Option<Instant> {
+    u64::try_from(at.as_nanosecond()).ok().map(Instant::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Instant {
+        instant(text.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_window_is_the_one_that_is_open_or_the_next() {
+        let again = Box::new(parse_crontab("30 1 * * SUN Europe/Dublin").unwrap());
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let of = |times, lasts| Maintenance {
+            name: "weekly".to_owned(),
+            subject: Subject::Region("eu".to_owned()),
+            times,
+            lasts,
+            ramp: None,
+        };
+        let weekly = of(Times::Again(again), hours(2));
+        let begins = |now| weekly.window(at(now)).unwrap().0;
+        // In summer Dublin is an hour ahead of UTC.
+        assert_eq!(begins("2026-07-01T00:00:00Z"), at("2026-07-05T00:30:00Z"));
+        assert_eq!(begins("2026-07-05T00:30:00Z"), at("2026-07-05T00:30:00Z"));
+        assert_eq!(begins("2026-07-05T02:29:59Z"), at("2026-07-05T00:30:00Z"));
+        assert_eq!(begins("2026-07-05T02:30:00Z"), at("2026-07-12T00:30:00Z"));
+        assert_eq!(begins("2026-12-01T00:00:00Z"), at("2026-12-06T01:30:00Z"));
+        // On the day on which the clocks go forward there is no 1:30.
+        assert_eq!(begins("2026-03-28T00:00:00Z"), at("2026-04-05T00:30:00Z"));
+
+        let once = of(Times::Once(at("2026-07-05T00:30:00Z")), hours(2));
+        let (from, to) = (at("2026-07-05T00:30:00Z"), at("2026-07-05T02:30:00Z"));
+        assert_eq!(once.window(at("2026-01-01T00:00:00Z")), Some((from, to)));
+        assert_eq!(once.window(at("2026-07-05T02:29:59Z")), Some((from, to)));
+        assert_eq!(once.window(to), None);
+    }
+}
