@@ -35,6 +35,7 @@ mod services;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod yaml;
 mod zones;
 
@@ -45,6 +46,7 @@ pub use places::GeoIp;
 pub use problem::{Place, Problem};
 pub use read::duration;
 pub use subject::Subject;
+pub use webhooks::Webhook;
 
 use read::{At, Problems};
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub max_moves: Option<MaxMoves>,
     /// When what is drained.
     pub maintenance: Vec<Maintenance>,
+    /// Who is told what happens.
+    pub webhooks: Vec<Webhook>,
     /// The nodes that decide together; `None`: this one alone.
     pub cluster: Option<Cluster>,
     /// What the server says of itself.
@@ -214,6 +218,7 @@ fn compile(
     let canaries = fields.get("canaries");
     let cluster = fields.get("cluster");
     let windows = fields.get("maintenance");
+    let webhooks = webhooks::read(fields.get("webhooks"), problems);
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
     let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
@@ -246,6 +251,7 @@ fn compile(
         canaries,
         max_moves,
         maintenance,
+        webhooks,
         cluster,
         identity,
         retired,

@@ -63,6 +63,7 @@ mod store;
 mod tcp;
 mod tls;
 mod udp;
+mod webhooks;
 
 /// Why a server does not start.
 #[derive(Debug, Error)]

@@ -437,7 +437,7 @@ pub(super) fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
-pub(super) fn timestamp(moment: Instant) -> String {
+pub(in crate::server) fn timestamp(moment: Instant) -> String {
     of_epoch(Duration::from_nanos(moment.as_nanos()))
 }
 

@@ -159,7 +159,7 @@ pub(super) struct Asked {
 }
 
 /// Something that happened.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Happened {
     /// Its number in the history; none while it is only remembered.
     pub number: Option<i64>,
@@ -326,7 +326,7 @@ impl Standing {
 
 impl Happened {
     /// `record`, to be shown.
-    pub(super) fn of(record: &Record, number: Option<i64>) -> Self {
+    pub(in crate::server) fn of(record: &Record, number: Option<i64>) -> Self {
         Self {
             number,
             at: timestamp(record.at),

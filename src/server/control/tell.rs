@@ -1,0 +1,138 @@
+//! What happened, told to the log, the history and whoever listens.
+
+use std::time::Duration;
+
+use metrics::histogram;
+use tracing::debug;
+
+use crate::cluster::FRESH;
+use crate::health::{Change, State};
+use crate::ids::TargetId;
+use crate::server::history::{Kind, Level, Record};
+use crate::server::load::Loaded;
+use crate::server::store::Kept;
+use crate::time::Instant;
+
+use super::{ALIVE, Control, EVENTS};
+
+impl Control {
+    /// Tells of targets that came up or went down, and keeps what is believed now.
+    pub(super) fn tell_of(&mut self, changes: &[Change]) {
+        let published = self.clock.now();
+        let mut kept = Vec::new();
+        for change in changes.iter().filter(|change| change.from != change.to) {
+            self.tell_of_target(*change, published);
+            let mut targets = self.loaded.config.targets.iter();
+            if let Some(target) = targets.find(|target| target.id == change.target) {
+                kept.push(Kept { target: target.key(), state: change.to, since: change.at });
+            }
+        }
+        if !kept.is_empty() {
+            self.store.keep(kept);
+        }
+        if published >= self.alive_at {
+            self.store.alive(published);
+            self.alive_at = published + ALIVE;
+        }
+    }
+
+    pub(super) fn tell_of_target(&mut self, change: Change, published: Instant) {
+        let took = change.failing_since.map(|since| published.since(since));
+        let level = match (change.from, change.to) {
+            (from, State::Down) => {
+                // What was never up had no clients to move.
+                if from == State::Up {
+                    let took = took.unwrap_or_default();
+                    histogram!("meridian_failover_seconds").record(took);
+                }
+                Level::Warn
+            }
+            // The first verdict that is good is what everybody expects of everything.
+            (State::Unknown, _) => {
+                debug!(target = change.target.index(), "up");
+                return;
+            }
+            _ => Level::Info,
+        };
+        let last = self.monitor.table().get(change.target).last;
+        let why = last.map(|(_, report)| report.outcome.to_string()).unwrap_or_default();
+        let subject = named(&self.loaded, change.target);
+        self.tell(level, Kind::State, (subject, change.to.to_string()), (why, String::new()), took);
+    }
+
+    /// Tells when this node begins or ends to doubt itself.
+    pub(super) fn tell_of_myself(&mut self) {
+        // Nobody is heard in the first moment.
+        let has_listened = self.clock.now().since(self.started) > FRESH;
+        let now = Condition {
+            abstains: self.monitor.abstains(),
+            isolated: self.monitor.is_isolated() && has_listened,
+            is_stale: self.monitor.stale() > 0,
+        };
+        let then = std::mem::replace(&mut self.told, now);
+        let node = self.loaded.config.node.name.clone();
+        for (was, is, begins, ends, why) in [
+            (then.abstains, now.abstains, "abstains", "sees again", ABSTAINS),
+            (then.isolated, now.isolated, "isolated", "heard again", ISOLATED),
+            (then.is_stale, now.is_stale, "stale", "fresh again", STALE),
+        ] {
+            if was != is {
+                let level = if is { Level::Error } else { Level::Info };
+                let what = (node.clone(), if is { begins } else { ends }.to_owned());
+                self.tell(level, Kind::Node, what, (why.to_owned(), String::new()), None);
+            }
+        }
+    }
+
+    /// Logs what happened, and remembers it.
+    pub(super) fn tell(
+        &mut self,
+        level: Level,
+        kind: Kind,
+        (subject, what): (String, String),
+        (why, who): (String, String),
+        took: Option<Duration>,
+    ) {
+        let at = self.clock.now();
+        let generation = self.published.load().generation();
+        let record = Record { at, kind, subject, what, why, who, took, generation };
+        record.log(level);
+        self.webhooks.tell(&record);
+        self.store.tell(record.clone());
+        self.events.push_front(record);
+        self.events.truncate(EVENTS);
+    }
+}
+
+/// What this node thinks of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Condition {
+    /// It counts its own sight for nothing.
+    pub abstains: bool,
+    /// It hears too few other nodes to decide.
+    pub isolated: bool,
+    /// Something that it believes is older than it may be.
+    pub is_stale: bool,
+}
+
+const ABSTAINS: &str = "most targets are silent at once, or all canaries fail: that is more likely \
+                        to be this node's network; what was believed stands";
+const ISOLATED: &str = "too few other nodes are heard for a quorum";
+const STALE: &str = "probes do not come back from the prober; what was believed stands";
+
+/// What operators call a target: where it is, and what it is for.
+fn named(loaded: &Loaded, target: TargetId) -> String {
+    let mut targets = loaded.config.targets.iter();
+    let Some(found) = targets.find(|of| of.id == target) else { return String::new() };
+    let uses = loaded.plan.uses(target);
+    let shown = uses.iter().take(SHOWN_USES).map(|(service, region)| format!("{service}/{region}"));
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    let more = match uses.len().saturating_sub(SHOWN_USES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{} {} ({shown}{more})", found.address, found.check.kind())
+}
+
+/// How many uses of a target are named in its name.
+const SHOWN_USES: usize = 3;
