@@ -162,9 +162,11 @@ fn check(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<(Check, Sch
             None
         }
     };
-    let schedule = schedule(base, &mut fields, problems);
+    let mut schedule = schedule(base, &mut fields, problems);
     fields.done(problems);
-    check.map(|check| (check, schedule))
+    let check = check?;
+    schedule.hold &= check.is_connection();
+    Some((check, schedule))
 }
 
 /// `grpc`: a service of the gRPC health protocol; a text may be empty.
@@ -325,6 +327,9 @@ fn schedule(mut schedule: Schedule, fields: &mut Fields<'_>, problems: &mut Prob
     }
     if let Some(at) = fields.get("slow_after") {
         schedule.slow_after = at.duration(SHORTEST, LONGEST_TIMEOUT, problems);
+    }
+    if let Some(at) = fields.get("hold") {
+        schedule.hold = at.boolean(problems).unwrap_or(false);
     }
     if let Some(at) = fields.get("hold_down") {
         let hold = at.duration(Duration::ZERO, super::LONGEST, problems);

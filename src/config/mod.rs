@@ -9,7 +9,7 @@
 //! after this. It is had only when nothing is wrong.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,6 +132,12 @@ impl Targets {
 }
 
 impl Config {
+    /// The targets to which a connection is held open, and where.
+    pub fn held(&self) -> impl Iterator<Item = (TargetId, SocketAddr)> {
+        let held = self.targets.iter().filter(|target| target.schedule.hold);
+        held.map(|target| (target.id, SocketAddr::new(target.address, target.check.port())))
+    }
+
     /// Reads the configuration `text` of `file`.
     ///
     /// # Errors

@@ -143,6 +143,14 @@ impl Check {
         }
     }
 
+    /// Is it over a connection, whose end could tell something?
+    pub fn is_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Tcp { .. } | Self::Http { .. } | Self::Https { .. } | Self::Grpc { .. }
+        )
+    }
+
     /// What is probed, in a word and a number: `https 443`.
     pub fn kind(&self) -> String {
         match self {

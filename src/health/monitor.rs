@@ -241,6 +241,16 @@ impl Monitor {
         }
     }
 
+    /// Something hints that a target is not what it was: it is probed now rather than in its turn.
+    pub fn hint(&mut self, now: Instant, target: TargetId) {
+        let Some(watch) = self.watched.get_mut(&target) else { return };
+        if watch.stage == Stage::Waiting && watch.due > now {
+            self.timers.remove(&(watch.due, target));
+            watch.due = now;
+            self.timers.insert((now, target));
+        }
+    }
+
     /// A probe that [`Self::poll_probe`] ordered has ended. One of a target that is no longer
     /// watched, or that was not ordered, is passed over.
     pub fn handle_probe(&mut self, now: Instant, target: TargetId, report: Report) {

@@ -23,6 +23,8 @@ pub struct Schedule {
     pub rise: u32,
     /// A success that took longer than this is a failure.
     pub slow_after: Option<Duration>,
+    /// A connection is held open besides; when it ends, the next probe comes at once.
+    pub hold: bool,
     /// How long a target that goes down a second time stays down at least; twice as long each
     /// time after that, up to [`Schedule::LONGEST_HOLD`].
     pub hold_down: Duration,
@@ -99,6 +101,7 @@ impl Default for Schedule {
             reprobe_gap: Self::REPROBE_GAP,
             rise: Self::RISE,
             slow_after: None,
+            hold: false,
             hold_down: Self::HOLD_DOWN,
         }
     }

@@ -147,14 +147,23 @@ impl Server {
 
         let (reports_in, reports) = tokio::sync::mpsc::unbounded_channel();
         let prober = Prober::new(clock, sockets / 2, reports_in);
+        let (hints_in, hints) = tokio::sync::mpsc::unbounded_channel();
+        let held = Prober::held(sockets / 4, hints_in);
         let certificate = Arc::new(Newest::default());
         let rules = loaded.config.http.clone();
         let tokens = rules.tokens.map(|file| loaded.folder.join(file));
         let state = loaded.config.node.state.as_ref().map(|state| loaded.folder.join(state));
         let store = Store::open(state.as_deref()).map_err(StartError::State)?;
         let cluster = cluster::Speech::of(&loaded, clock, store.1.incarnation)?;
-        let (mut control, handle) =
-            Control::new(clock, seed(), loaded, (prober, reports), certificate.clone(), store);
+        let (mut control, handle) = Control::new(
+            clock,
+            seed(),
+            loaded,
+            (prober, reports),
+            (held, hints),
+            certificate.clone(),
+            store,
+        );
         let acceptor = encrypted::acceptor(certificate.clone())?;
         let mut tasks = JoinSet::new();
         if let Some(speech) = cluster {

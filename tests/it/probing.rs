@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
-use crate::harness::{Meridian, Nginx, free_port, own_address, wait_until};
+use crate::harness::{Meridian, Nginx, free_port, own_address, wait_for, wait_until};
 
 /// A server that does to each connection what `act` says, on an address of its own.
 fn misbehaving(port: u16, act: fn(TcpStream)) -> IpAddr {
@@ -211,4 +211,39 @@ services:\n{services}"
     ));
     assert_eq!(server.addresses("s49.example.com"), [nginx.address.to_string()]);
     assert_eq!(server.metric("meridian_probes_total{outcome=\"success\"}"), 1.0);
+}
+
+/// Answers requests, and closes connections on which none comes.
+fn impatient(mut stream: TcpStream) {
+    stream.set_read_timeout(Some(SOON * 5)).unwrap();
+    if stream.read(&mut [0; 2048]).is_ok_and(|read| read > 0) {
+        let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    }
+}
+
+#[test]
+fn a_held_connection_that_ends_brings_the_next_probe_and_no_verdict() {
+    let port = free_port();
+    let (mut nginx, closer) = (Nginx::start(port), misbehaving(port, impatient));
+    let server = Meridian::serve(&format!(
+        "regions: {{ here: {{ at: [0, 0] }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, hold: true, interval: 10m, timeout: 5s }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: web, regions: {{ here: [{}, {closer}] }} }}
+",
+        nginx.address
+    ));
+    server.wait_for_endpoint(nginx.address, "up", "ok");
+    server.wait_for_endpoint(closer, "up", "ok");
+    // The next regular probe would come in ten minutes.
+    wait_for("the probes for what was closed", || {
+        let probes = server.metric("meridian_probes_total{outcome=\"success\"}");
+        (probes >= 4.0).then_some(())
+    });
+    nginx.process.kill();
+    server.wait_for_endpoint(nginx.address, "down", "connection refused");
+    assert_eq!(server.endpoint(closer), ("up".to_owned(), "ok".to_owned()));
+    let failures = server.metric("meridian_probes_total{outcome=\"timeout\"}");
+    assert_eq!(failures, 0.0);
 }

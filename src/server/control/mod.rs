@@ -30,7 +30,7 @@ use crate::server::handle::{Handle, Request, View};
 use crate::server::history::{Kind, Level, Record};
 use crate::server::load::{Loaded, Refused, What};
 use crate::server::overrides::{self, Said};
-use crate::server::prober::Prober;
+use crate::server::prober::{Held, Prober};
 use crate::server::responder::Published;
 use crate::server::store::{Kept, Recalled, Store};
 use crate::server::webhooks::Webhooks;
@@ -61,6 +61,8 @@ pub(super) struct Control {
     monitor: Monitor,
     prober: Prober,
     reports: UnboundedReceiver<(TargetId, Report)>,
+    held: Held,
+    hints: UnboundedReceiver<TargetId>,
     requests: Receiver<Request>,
     published: Published,
     certificate: Arc<Newest>,
@@ -98,6 +100,7 @@ impl Control {
         seed: Seed,
         loaded: Loaded,
         (prober, reports): (Prober, UnboundedReceiver<(TargetId, Report)>),
+        (mut held, hints): (Held, UnboundedReceiver<TargetId>),
         certificate: Arc<Newest>,
         (store, recalled): (Store, Recalled),
     ) -> (Self, Handle) {
@@ -108,6 +111,7 @@ impl Control {
         }
         monitor.set_canaries(loaded.config.canaries.iter().copied());
         recall(&mut monitor, &loaded.config, &recalled, now);
+        held.set(loaded.config.held());
         let mut webhooks = Webhooks::new(clock, seed, &loaded.folder);
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
         let mut holds = Holds::default();
@@ -139,6 +143,8 @@ impl Control {
             monitor,
             prober,
             reports,
+            held,
+            hints,
             requests,
             published,
             certificate,
@@ -191,6 +197,7 @@ impl Control {
             };
             tokio::select! {
                 Some((target, report)) = self.reports.recv() => self.take(target, report),
+                Some(target) = self.hints.recv() => self.monitor.hint(self.clock.now(), target),
                 request = self.requests.recv() => match request {
                     Some(request) => self.serve(request),
                     None => return,
@@ -407,6 +414,7 @@ impl Control {
         for target in gone {
             self.monitor.forget(target);
         }
+        self.held.set(loaded.config.held());
         self.webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
         self.loaded = Arc::new(loaded);
         self.applied = now;

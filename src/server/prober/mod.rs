@@ -30,11 +30,13 @@ use super::clock::Clock;
 use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
 use crate::ids::TargetId;
 
+pub(in crate::server) use held::Held;
 pub(in crate::server) use pushed::Pushed;
 
 mod command;
 mod dns;
 mod grpc;
+mod held;
 mod ping;
 mod pushed;
 
@@ -78,6 +80,11 @@ impl Prober {
             commands: Arc::new(Semaphore::new(COMMANDS)),
             pushed: Pushed::default(),
         }
+    }
+
+    /// What holds connections open, at most as many; it tells `hints` of what ends.
+    pub(super) fn held(sockets: usize, hints: UnboundedSender<TargetId>) -> Held {
+        Held::new(sockets, hints)
     }
 
     /// What others tell of addresses.
