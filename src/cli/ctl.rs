@@ -15,6 +15,7 @@ use super::{Failed, print};
 use crate::config::duration;
 use crate::server::http::api::NodeStatus;
 use crate::server::http::changes::{Clearing, Effect, Happened, Push, Saying, Standing, Steps};
+use crate::server::http::writers::{Handover, Writing};
 
 /// What is asked of a running server.
 #[derive(Args)]
@@ -90,6 +91,24 @@ enum Command {
     },
     /// Tell who decides together, and who answers differently.
     Nodes,
+    /// Tell which regions write, where one at a time may.
+    Writers,
+    /// Let another region write (`steer: single-writer`).
+    Writer {
+        /// The service.
+        service: String,
+        /// The region.
+        region: String,
+        /// The old writer is known to write no more: do not wait for it.
+        #[arg(long)]
+        fenced: bool,
+        /// Why: whoever is paged next wants to know.
+        #[arg(long)]
+        reason: String,
+        /// Who says so.
+        #[arg(long, env = "USER", default_value = "unknown")]
+        owner: String,
+    },
     /// Tell what happened, the newest last.
     History {
         /// At most so many.
@@ -163,6 +182,17 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Failback { subject, reason, owner } => {
             let told = format!("{subject}: let back");
             server.send("POST", "/api/v1/failback", &Clearing { subject, reason, owner })?;
+            print(&told);
+            Ok(())
+        }
+        Command::Writers => {
+            let writers: Vec<Writing> = server.get("/api/v1/writers", &[])?;
+            show(json, &writers, |writers| writers_text(writers))
+        }
+        Command::Writer { service, region, fenced, reason, owner } => {
+            let told = format!("{service}: {region} is to write");
+            let handover = Handover { service, region, fenced, reason, owner };
+            server.send("PUT", "/api/v1/writers", &handover)?;
             print(&told);
             Ok(())
         }
@@ -339,6 +369,26 @@ fn overrides_text(said: &[Standing]) -> String {
     said.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+fn writers_text(writers: &[Writing]) -> String {
+    if writers.is_empty() {
+        return "no service is `steer: single-writer`".to_owned();
+    }
+    let line = |of: &Writing| {
+        let Writing { service, lease, .. } = of;
+        let writes = match (&of.region, of.epoch) {
+            (Some(region), Some(epoch)) => format!("{region} writes, epoch {epoch}"),
+            _ => "NO REGION WRITES".to_owned(),
+        };
+        let wanted = of.wanted.as_ref().filter(|wanted| of.region.as_ref() != Some(wanted));
+        let wanted = wanted.map(|wanted| format!(", {wanted} is wanted"));
+        let from = of.next_from.as_ref().map(|from| format!(", the next one from {from} on"));
+        let problem = of.problem.as_ref().map(|problem| format!(": {problem}"));
+        let more = [wanted, from, problem].into_iter().flatten().collect::<String>();
+        format!("{service} (lease: {lease}): {writes}{more}")
+    };
+    writers.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 fn nodes_text(nodes: &[NodeStatus]) -> String {
     if nodes.is_empty() {
         return "this node decides alone".to_owned();
@@ -406,6 +456,11 @@ fn status_text(status: &Value) -> String {
         let planned =
             if is_planned { format!(" from {}", text(&said["since"])) } else { String::new() };
         lines.push(format!("  override  {subject}: {word}{planned}, by {owner}: {reason}"));
+    }
+    for writer in list(&status["writers"]) {
+        let (service, region) = (text(&writer["service"]), text(&writer["region"]));
+        let epoch = &writer["epoch"];
+        lines.push(format!("  writer    {service}: {region}, epoch {epoch}"));
     }
     for service in list(&status["services"]) {
         lines.push(format!("  {} ({})", text(&service["name"]), text(&service["policy"])));

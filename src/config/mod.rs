@@ -26,6 +26,7 @@ pub mod defaults;
 
 mod checks;
 mod cluster;
+mod etcd;
 mod maintenance;
 mod node;
 mod places;
@@ -40,6 +41,7 @@ mod yaml;
 mod zones;
 
 pub use cluster::{Cluster, Member};
+pub use etcd::Etcd;
 pub use maintenance::Maintenance;
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
@@ -80,6 +82,8 @@ pub struct Config {
     pub maintenance: Vec<Maintenance>,
     /// Who is told what happens.
     pub webhooks: Vec<Webhook>,
+    /// Where the leases of single writers are.
+    pub etcd: Option<Etcd>,
     /// The nodes that decide together; `None`: this one alone.
     pub cluster: Option<Cluster>,
     /// What the server says of itself.
@@ -188,6 +192,7 @@ impl Config {
             ("tls", addresses(self) != addresses(running)),
             ("http", self.http != running.http),
             ("cluster", self.cluster != running.cluster),
+            ("etcd", self.etcd != running.etcd),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -224,6 +229,7 @@ fn compile(
     let canaries = fields.get("canaries");
     let cluster = fields.get("cluster");
     let windows = fields.get("maintenance");
+    let leases = fields.get("etcd");
     let webhooks = webhooks::read(fields.get("webhooks"), problems);
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
@@ -234,6 +240,7 @@ fn compile(
     let world = services::World { regions: &regions, checks: &checks, preferences: &preferences };
     let mut services = services::read(services, &world, &mut zones, targets, problems);
     let canaries = services::canaries(canaries, &checks, targets, &mut services, problems);
+    let etcd = etcd::read(leases, root, &services.list, problems);
     let maintenance = maintenance::read(windows, &regions.list, &services.list, problems);
     checks.unused(problems);
     regions.unused(&services.list, problems);
@@ -258,6 +265,7 @@ fn compile(
         max_moves,
         maintenance,
         webhooks,
+        etcd,
         cluster,
         identity,
         retired,

@@ -14,7 +14,7 @@ use crate::geo::{CatchmentSpec, Preferences, Site};
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::steer::{
-    Address, Endpoint, Failback, MaxMoves, MinUp, OnAllDown, Policy, Pool, Probed, Service,
+    Address, Endpoint, Failback, Lease, MaxMoves, MinUp, OnAllDown, Policy, Pool, Probed, Service,
 };
 use crate::zone::{Name, Steered};
 
@@ -63,7 +63,14 @@ pub(super) fn read(
         fields.done(problems);
         let kind = kind(&service, &at, problems);
         for (name, at) in &names {
-            zones.steer(name, id, kind, (at.place(), &at.key), problems);
+            let place = (at.place(), at.key.as_str());
+            zones.steer(name, id, kind, place, problems);
+            if let Policy::SingleWriter(..) = service.policy {
+                match format!("_epoch.{name}").parse() {
+                    Ok(epoch) => zones.steer(&epoch, id, Steered::Epoch, place, problems),
+                    Err(error) => problems.error(place.0, place.1, error.to_string()),
+                }
+            }
         }
         let names = names.into_iter().map(|(name, _)| name).collect();
         services.list.push(Service { names, ..service });
@@ -222,7 +229,7 @@ fn restricted(mut preferences: Preferences, pools: &[Pool], policy: &Policy) -> 
     preferences
 }
 
-const POLICIES: [&str; 4] = ["nearest", "failover", "weighted", "geo"];
+const POLICIES: [&str; 5] = ["nearest", "failover", "weighted", "geo", "single-writer"];
 
 /// `steer`, with `order` and `map`: what picks a region.
 fn policy(
@@ -243,20 +250,10 @@ fn policy(
             }
             (Policy::Weighted, None)
         }
-        "failover" => {
-            let all: Vec<RegionId> = pools.iter().map(|pool| pool.region).collect();
-            let Some(at) = fields.get("order") else { return (Policy::Failover(all), None) };
-            let order = world.regions.find_all(&at, problems);
-            let strange = order.iter().filter(|region| !all.contains(region));
-            let missing = all.iter().filter(|region| !order.contains(region));
-            for (region, what) in strange
-                .map(|region| (region, "the service has no endpoint in"))
-                .chain(missing.map(|region| (region, "the order does not name")))
-            {
-                let name = world.regions.list.get(region.index()).map_or("", |of| &of.name);
-                problems.error(at.place(), &at.key, format!("{what} the region {name}"));
-            }
-            (Policy::Failover(order), None)
+        "failover" => (Policy::Failover(order(fields, pools, world, problems)), None),
+        "single-writer" => {
+            let order = order(fields, pools, world, problems);
+            (Policy::SingleWriter(order, lease(fields, problems)), None)
         }
         "geo" => {
             let Some(at) = fields.need("map", problems) else { return (Policy::Geo, None) };
@@ -274,6 +271,39 @@ fn policy(
             (Policy::Nearest, None)
         }
     }
+}
+
+/// `order`: all regions of the service, or else as they are written.
+fn order(
+    fields: &mut Fields<'_>,
+    pools: &[Pool],
+    world: &World<'_>,
+    problems: &mut Problems,
+) -> Vec<RegionId> {
+    let all: Vec<RegionId> = pools.iter().map(|pool| pool.region).collect();
+    let Some(at) = fields.get("order") else { return all };
+    let order = world.regions.find_all(&at, problems);
+    let strange = order.iter().filter(|region| !all.contains(region));
+    let missing = all.iter().filter(|region| !order.contains(region));
+    for (region, what) in strange
+        .map(|region| (region, "the service has no endpoint in"))
+        .chain(missing.map(|region| (region, "the order does not name")))
+    {
+        let name = world.regions.list.get(region.index()).map_or("", |of| &of.name);
+        problems.error(at.place(), &at.key, format!("{what} the region {name}"));
+    }
+    order
+}
+
+/// `lease`: `manual`, or how long one in etcd lasts.
+fn lease(fields: &mut Fields<'_>, problems: &mut Problems) -> Lease {
+    const SHORTEST: Duration = Duration::from_secs(3);
+    let Some(at) = fields.need("lease", problems) else { return Lease::Manual };
+    if matches!(&at.node.value, Value::Text(text) if text == "manual") {
+        return Lease::Manual;
+    }
+    let span = at.duration(SHORTEST, super::LONGEST, problems);
+    span.map_or(Lease::Manual, Lease::Kept)
 }
 
 const ALL_DOWN: [&str; 5] = ["as_if_up", "last_good", "nodata", "servfail", "fixed"];

@@ -238,7 +238,7 @@ fn order(
         ranked.distance_km
     };
     match &service.policy {
-        Policy::Failover(order) => {
+        Policy::Failover(order) | Policy::SingleWriter(order, _) => {
             let order = order.iter().map(|region| (*region, distance(*region)));
             ("the configured order".to_owned(), order.collect())
         }

@@ -142,7 +142,7 @@ pub fn answer(
     snapshot: &Snapshot,
     packet: &[u8],
     peer: Peer,
-    _now: Instant,
+    now: Instant,
     out: &mut Vec<u8>,
 ) -> Outcome {
     out.clear();
@@ -158,7 +158,7 @@ pub fn answer(
     let resolved = match request.question.class {
         name::CLASS_IN => {
             let client = client::of(&request, peer.address.ip());
-            resolve::resolve(snapshot, &request, &client, &mut message)
+            resolve::resolve((snapshot, now), &request, &client, &mut message)
         }
         name::CLASS_CH => chaos::resolve(snapshot, &request, &mut message),
         _ => Resolved::only(Rcode::Refused),

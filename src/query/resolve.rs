@@ -18,7 +18,7 @@ use super::receive::Request;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Body, Snapshot};
 use crate::steer::Family;
-use crate::time::Ttl;
+use crate::time::{Instant, Ttl};
 use crate::zone::{Cut, Found, Node, Rdata, RecordType, Zone};
 
 /// How a query was resolved: what of the answer is not a record.
@@ -43,9 +43,12 @@ impl Resolved {
 /// its own limit, is told what was found so far.
 const LONGEST_CHAIN: usize = 8;
 
+/// How long "no region writes" may be cached.
+const NO_EPOCH_TTL: Ttl = Ttl::from_secs(1);
+
 /// Writes the records that answer `request`.
 pub(super) fn resolve(
-    snapshot: &Snapshot,
+    (snapshot, now): (&Snapshot, Instant),
     request: &Request<'_>,
     client: &Client,
     message: &mut Message<'_>,
@@ -57,6 +60,7 @@ pub(super) fn resolve(
     }
     let mut walk = Walk {
         snapshot,
+        now,
         rtype,
         client,
         name: request.question.name,
@@ -80,6 +84,7 @@ pub(super) fn resolve(
 /// One query on its way through the names.
 struct Walk<'w> {
     snapshot: &'w Snapshot,
+    now: Instant,
     rtype: RecordType,
     client: &'w Client,
     /// The name that is looked up now: the question's, or a CNAME's target.
@@ -120,7 +125,11 @@ impl Walk<'_> {
     }
 
     fn at_node(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
+        if node.is_epoch && self.rtype == RecordType::TXT {
+            return self.at_epoch(zone, node, message);
+        }
         if let Some(service) = node.steered
+            && !node.is_epoch
             && let Some(flow) = self.at_service(zone, service, message)
         {
             return flow;
@@ -163,6 +172,11 @@ impl Walk<'_> {
         let (ready, prefix) = selector.select(self.client.address(ecs))?;
         // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
         self.resolved.scope = self.resolved.scope.max(self.client.scope(ecs, prefix));
+        // The snapshot after this one may be late; a lease that is over is over.
+        if ready.choice.until.is_some_and(|until| self.now >= until) {
+            self.deny(zone, Some(ready.choice.ttl), message);
+            return Some(ControlFlow::Break(()));
+        }
         self.resolved.region = ready.choice.regions.first().copied();
         match &ready.body {
             Body::Addresses(addresses) => {
@@ -179,6 +193,22 @@ impl Walk<'_> {
             }
         }
         Some(ControlFlow::Break(()))
+    }
+
+    /// The name that tells which region of a service writes.
+    fn at_epoch(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
+        let service = node.steered.and_then(|id| self.snapshot.service(id));
+        let epoch = service.and_then(|service| service.epoch());
+        match epoch.filter(|epoch| epoch.until.is_none_or(|until| self.now < until)) {
+            Some(epoch) => {
+                let owner = self.name;
+                let fixed = (RecordType::TXT.0, CLASS_IN, epoch.ttl.as_secs());
+                let written = message.one(Section::Answer, owner.as_wire(), fixed, &epoch.rdata);
+                message.required(written);
+            }
+            None => self.deny(zone, Some(NO_EPOCH_TTL), message),
+        }
+        ControlFlow::Break(())
     }
 
     /// Writes a CNAME record and goes on with its target, unless it is what was asked for.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Mutex, oneshot, watch};
 
-use super::control::{Condition, NodeView};
+use super::control::{Condition, Named, Naming, Next, NodeView, WriterView};
+use super::etcd::{Leased, Wish};
 use super::history::Record;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, Said};
@@ -21,7 +22,7 @@ use crate::config::{Problem, Target};
 use crate::health::{Check, HealthTable, State};
 use crate::ids::{NodeId, TargetId};
 use crate::snapshot::Snapshot;
-use crate::steer::{Facts, Holds, InForce};
+use crate::steer::{Facts, Holds, InForce, Writers};
 use crate::time::Instant;
 
 /// What the control task is asked.
@@ -38,6 +39,12 @@ pub(super) enum Request {
     Weigh(Box<Said>, oneshot::Sender<Result<(Said, Impact), String>>),
     /// Follow it, on whose behalf; it is on disk.
     Say(Box<Said>, String, oneshot::Sender<()>),
+    /// What etcd has of a service's writer, or why that is not known.
+    Leased(String, Result<Leased, String>),
+    /// Tell what is to be done so that another region writes.
+    NextWriter(Naming, oneshot::Sender<Result<Next, String>>),
+    /// Follow what is on disk, on whose behalf.
+    NameWriter(String, Box<Named>, String, oneshot::Sender<()>),
     /// Let a service's region back that waits for an operator: who says so, and why.
     Release(Subject, String, String, oneshot::Sender<Result<(), String>>),
 }
@@ -65,6 +72,10 @@ pub struct View {
     pub overrides: InForce,
     /// What is held back or kept.
     pub holds: Holds,
+    /// Which regions write.
+    pub writing: Writers,
+    /// The same, to be shown.
+    pub writers: Vec<WriterView>,
     /// What the node thinks of itself.
     pub condition: Condition,
     /// How many targets are stale.
@@ -86,6 +97,7 @@ impl View {
             health: &self.health,
             overrides: &self.overrides,
             holds: &self.holds,
+            writers: &self.writing,
             is_isolated: self.condition.isolated,
         }
     }
@@ -192,13 +204,45 @@ impl Handle {
         reason: String,
     ) -> Result<(), Unheard> {
         let view = self.view().await.ok_or(Unheard::Stopping)?;
-        if !view.said.iter().any(|said| said.subject == subject) {
+        // What is planned has no stamp: it is said in the configuration.
+        let is_said = |said: &Said| said.subject == subject && said.stamp != Stamp::default();
+        if !view.said.iter().any(is_said) {
             return Err(Unheard::Senseless(format!("nothing is said of {subject}")));
         }
         let (since, until) = (view.now, Some(view.now + REMEMBERED));
         let stamp = Stamp::default();
         let said = Said { subject, word: None, reason, owner, since, until, ramp: None, stamp };
         self.say(said, who, true).await.map(drop)
+    }
+
+    /// Lets another region write, on behalf of `who`: when this returns, that is on disk or in
+    /// etcd, and followed.
+    ///
+    /// # Errors
+    /// It makes no sense, or cannot be kept.
+    pub async fn name(&self, naming: Naming, who: String) -> Result<(), Unheard> {
+        let _one_at_a_time = self.desk.lock().await;
+        let (reply, next) = oneshot::channel();
+        let asked = self.requests.send(Request::NextWriter(naming.clone(), reply)).await;
+        asked.map_err(|_| Unheard::Stopping)?;
+        let next = next.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)?;
+        let Naming { service, region, fenced, .. } = naming;
+        let (reply, done) = oneshot::channel();
+        match next {
+            Next::Manual(named) => {
+                let kept = self.store.name(service.clone(), (*named).clone()).await;
+                kept.map_err(Unheard::Unkept)?;
+                let followed = Request::NameWriter(service, named, who, reply);
+                self.requests.send(followed).await.map_err(|_| Unheard::Stopping)?;
+                done.await.map_err(|_| Unheard::Stopping)
+            }
+            Next::Leased(wishes) => {
+                let (reply, done) = oneshot::channel();
+                let wish = Wish { service, region, fenced, reply };
+                wishes.send(wish).await.map_err(|_| Unheard::Stopping)?;
+                done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Unkept)
+            }
+        }
     }
 
     /// Lets a service's region back that waits for an operator.

@@ -35,6 +35,7 @@ pub use socket::BindError;
 use certificate::Newest;
 use clock::Clock;
 use control::Control;
+use etcd::Gateway;
 use prober::Prober;
 use responder::Published;
 use store::Store;
@@ -45,6 +46,7 @@ mod cluster;
 mod control;
 pub mod demo;
 mod encrypted;
+mod etcd;
 mod files;
 mod geoip;
 mod handle;
@@ -80,6 +82,9 @@ pub enum StartError {
     /// The Unix socket of the API cannot be had.
     #[error("http.socket: {0}: {1}")]
     Socket(PathBuf, io::Error),
+    /// etcd cannot be spoken with.
+    #[error("etcd: {0}")]
+    Etcd(String),
     /// The address for the other nodes cannot be had.
     #[error("cluster.listen: {0}: {1}")]
     Cluster(SocketAddr, io::Error),
@@ -154,6 +159,9 @@ impl Server {
         let tokens = rules.tokens.map(|file| loaded.folder.join(file));
         let state = loaded.config.node.state.as_ref().map(|state| loaded.folder.join(state));
         let store = Store::open(state.as_deref()).map_err(StartError::State)?;
+        let etcd = loaded.config.etcd.as_ref();
+        let etcd = etcd.map(|etcd| Gateway::new(etcd, &loaded.folder)).transpose();
+        let etcd = etcd.map_err(StartError::Etcd)?;
         let cluster = cluster::Speech::of(&loaded, clock, store.1.incarnation)?;
         let (mut control, handle) = Control::new(
             clock,
@@ -164,6 +172,7 @@ impl Server {
             certificate.clone(),
             store,
         );
+        let leases = etcd.map(|gateway| control.lease(gateway, &handle));
         let acceptor = encrypted::acceptor(certificate.clone())?;
         let mut tasks = JoinSet::new();
         if let Some(speech) = cluster {
@@ -171,6 +180,9 @@ impl Server {
             let (electorate, peers, task) = speech.begin(clock, &handle)?;
             control.join(electorate, peers);
             tasks.spawn(task.run());
+        }
+        if let Some(leases) = leases {
+            tasks.spawn(leases.run());
         }
         tasks.spawn(control.run());
         let rules = (tokens, rules.open);

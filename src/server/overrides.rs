@@ -9,7 +9,7 @@ use crate::cluster::Stamp;
 use crate::config::{Config, Maintenance, Subject};
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Snapshot};
-use crate::steer::{Basis, Facts, Family, Override, Overrides, Ramp, Scope, Word};
+use crate::steer::{Basis, Facts, Family, Override, Overrides, Policy, Ramp, Scope, Word};
 use crate::time::{Instant, Ttl};
 
 /// An operator's word.
@@ -179,7 +179,9 @@ pub(super) fn impact(now: &Snapshot, then: &Facts<'_>) -> Impact {
     for (row, service) in plan.services.iter().enumerate() {
         let Some(id) = ServiceId::from_index(row) else { break };
         for family in service.families() {
-            if is_good(now, id, family) && !is_good(&after, id, family) {
+            // Where one region at a time writes, another one takes over by other rules.
+            let is_handed_over = matches!(service.policy, Policy::SingleWriter(..));
+            if !is_handed_over && is_good(now, id, family) && !is_good(&after, id, family) {
                 impact.left_with_nothing.push(service.name.clone());
             }
             for region in regions(plan, id) {

@@ -5,6 +5,7 @@
 //! and what cannot be written is counted and lost: a full disk stops no failover. A file that is
 //! no database is put aside, and costs what was in it and nothing else.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -16,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::control::Named;
 use super::history::{Kind, Record};
 use super::overrides::Said;
 use crate::health::State;
@@ -51,6 +53,8 @@ pub(super) struct Recalled {
     pub out: Vec<String>,
     /// The incarnation in which it spoke to other nodes; 0: it did not.
     pub incarnation: u64,
+    /// Who is to write, as operators said, by service.
+    pub named: BTreeMap<String, Named>,
 }
 
 /// What part of the history is asked for: the newest first.
@@ -66,6 +70,7 @@ pub(super) struct Page {
 
 enum Job {
     Say(Box<Said>, oneshot::Sender<Result<(), String>>),
+    Name(String, Box<Named>, oneshot::Sender<Result<(), String>>),
     Clear(String, oneshot::Sender<Result<(), String>>),
     Tell(Box<Record>),
     States(Vec<Kept>),
@@ -104,6 +109,14 @@ impl Store {
     /// Why it is not.
     pub(super) async fn say(&self, said: Said) -> Result<(), String> {
         self.ask(|reply| Job::Say(Box::new(said), reply)).await
+    }
+
+    /// Keeps who is to write for a service, the same way.
+    ///
+    /// # Errors
+    /// Why it is not kept.
+    pub(super) async fn name(&self, service: String, named: Named) -> Result<(), String> {
+        self.ask(|reply| Job::Name(service, Box::new(named), reply)).await
     }
 
     /// Forgets an operator's word, the same way.
@@ -191,6 +204,7 @@ struct Database {
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS overrides (subject TEXT PRIMARY KEY, said TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS writers (service TEXT PRIMARY KEY, named TEXT NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS incarnation (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER)
         STRICT;
     CREATE TABLE IF NOT EXISTS states (
@@ -253,7 +267,13 @@ impl Database {
             self.connection.query_row("SELECT number FROM incarnation", [], |row| row.get(0));
         let incarnation: Option<i64> = last.optional()?;
         let incarnation = incarnation.map_or(0, i64::unsigned_abs);
-        Ok(Recalled { said, states, alive: alive.map(moment), out, incarnation })
+        let mut statement = self.connection.prepare("SELECT service, named FROM writers")?;
+        let named = statement.query_map([], |row| {
+            let named = serde_json::from_str(row.get_ref(1)?.as_str()?);
+            Ok((row.get(0)?, named.map_err(|_| rusqlite::Error::InvalidQuery)?))
+        })?;
+        let named = named.collect::<Result<_, _>>()?;
+        Ok(Recalled { named, said, states, alive: alive.map(moment), out, incarnation })
     }
 
     fn work(mut self, jobs: &Receiver<Job>) {
@@ -262,6 +282,14 @@ impl Database {
                 // Who asked may have stopped waiting.
                 Job::Say(said, reply) => {
                     let _gone = reply.send(self.say(&said).map_err(|error| error.to_string()));
+                    Ok(())
+                }
+                Job::Name(service, named, reply) => {
+                    let sql = "INSERT OR REPLACE INTO writers VALUES (?1, ?2)";
+                    // Text and numbers can always be written.
+                    let named = serde_json::to_string(&named).unwrap_or_default();
+                    let done = self.connection.execute(sql, [service, named]).map(drop);
+                    let _gone = reply.send(done.map_err(|error| error.to_string()));
                     Ok(())
                 }
                 Job::Clear(subject, reply) => {

@@ -20,9 +20,10 @@ use crate::geo::{Catchment, Coordinates};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::steer::weighted::{Contender, SLOTS, name_hash};
 use crate::steer::{
-    Basis, Facts, Family, Policy, Pool, Service, Usable, choose, ramp_slot, usable,
+    Basis, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, ramp_slot, usable,
 };
-use crate::zone::{Found, Name, RecordType, Zones};
+use crate::time::{Instant, Ttl};
+use crate::zone::{Found, Name, Rdata, RecordType, Zones};
 
 pub use division::{Division, DivisionKey, Order};
 pub use ready::{Body, Ready};
@@ -156,7 +157,7 @@ impl Plan {
     /// What orders the regions of `service` for a client; `None`: the same order for everybody.
     fn order(&self, service: &Service) -> Option<Order> {
         match service.policy {
-            Policy::Failover(_) => None,
+            Policy::Failover(_) | Policy::SingleWriter(..) => None,
             Policy::Nearest | Policy::Geo => Some(Order::Catchment(service.catchment)),
             Policy::Weighted => Some(Order::Weights(self.contenders(service))),
         }
@@ -188,6 +189,28 @@ pub struct CompiledService {
     v4: Option<Steered>,
     v6: Option<Steered>,
     alias: Option<Steered>,
+    epoch: Option<Epoch>,
+}
+
+/// Which region of a service writes, as text.
+#[derive(Debug)]
+pub struct Epoch {
+    /// The TXT record's data: `epoch=5` and `region=us-east`.
+    pub rdata: Rdata,
+    /// How long it may be cached.
+    pub ttl: Ttl,
+    /// It must not be given any more from then on.
+    pub until: Option<Instant>,
+}
+
+impl Epoch {
+    fn of(plan: &Plan, service: &Service, writer: &Writer) -> Option<Self> {
+        let region = plan.regions.get(writer.region.index())?;
+        let texts = [format!("epoch={}", writer.epoch), format!("region={}", region.name)];
+        let rdata = Rdata::strings(&texts.each_ref().map(|text| text.as_bytes()));
+        let ttl = service.suspect_ttl.min(service.ttl).min(writer.ttl);
+        Some(Self { rdata, ttl, until: writer.until })
+    }
 }
 
 /// One family of a service, decided.
@@ -256,6 +279,11 @@ impl CompiledService {
     /// What answers in `family`, if the service has such endpoints.
     pub fn selector(&self, family: Family) -> Option<&Selector> {
         self.steered(family).map(|steered| &steered.selector)
+    }
+
+    /// Which of its regions writes, if one at a time does and one does now.
+    pub fn epoch(&self) -> Option<&Epoch> {
+        self.epoch.as_ref()
     }
 
     fn steered(&self, family: Family) -> Option<&Steered> {
@@ -342,7 +370,9 @@ fn compile_service(
     before: Option<&CompiledService>,
     divisions: &mut HashMap<DivisionKey, Weak<Division>>,
 ) -> CompiledService {
-    let mut compiled = CompiledService::default();
+    let writer = facts.writers.of(id);
+    let epoch = writer.and_then(|writer| Epoch::of(plan, service, writer));
+    let mut compiled = CompiledService { epoch, ..CompiledService::default() };
     let starts = facts.overrides.bands(id, &service.pools);
     let ends = starts.iter().skip(1).copied().chain([SLOTS]);
     let bands: Vec<(usize, usize)> = starts.iter().copied().zip(ends).collect();
@@ -386,7 +416,7 @@ fn select_among(
     let order = plan.order(service).filter(|_| !regions.is_empty());
     let Some(order) = order else {
         let order = match &service.policy {
-            Policy::Failover(order) => order.as_slice(),
+            Policy::Failover(order) | Policy::SingleWriter(order, _) => order.as_slice(),
             _ => &[],
         };
         return (None, vec![ready(order)]);

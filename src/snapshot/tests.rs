@@ -55,7 +55,7 @@ fn world() -> World {
 /// The order of one client, found for this client alone.
 fn order_of(world: &World, service: &Service, client: IpAddr) -> Vec<RegionId> {
     match &service.policy {
-        Policy::Failover(order) => order.clone(),
+        Policy::Failover(order) | Policy::SingleWriter(order, _) => order.clone(),
         Policy::Weighted => {
             crate::steer::weighted::order_of(client, &world.plan.contenders(service))
         }

@@ -17,17 +17,19 @@ use std::num::NonZeroU8;
 
 use crate::health::{HealthTable, State, TargetHealth};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
-use crate::time::Ttl;
+use crate::time::{Instant, Ttl};
 use crate::zone::Name;
 
 pub use holds::{Failback, Hold, Holds, MaxMoves};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
+pub use writers::{Lease, Writer, Writers};
 
 mod holds;
 mod overrides;
 #[cfg(test)]
 mod tests;
 pub mod weighted;
+mod writers;
 
 /// Names that are steered together.
 #[derive(Clone, Debug)]
@@ -142,6 +144,8 @@ pub enum Policy {
     Failover(Vec<RegionId>),
     /// By weight, the same clients always to the same region.
     Weighted,
+    /// The one that writes; the next one is the first of these that is well.
+    SingleWriter(Vec<RegionId>, Lease),
 }
 
 /// What is answered when every endpoint of a family is down.
@@ -191,6 +195,8 @@ pub enum Basis {
     NoData,
     /// All are down, and the service answers SERVFAIL.
     ServFail,
+    /// One region at a time may write, and none may now.
+    NoWriter,
 }
 
 impl Usable {
@@ -214,6 +220,8 @@ pub struct Choice {
     pub ttl: Ttl,
     /// Why that long.
     pub ttl_reason: TtlReason,
+    /// It must not be given any more from then on; `None`: as long as nothing changes.
+    pub until: Option<Instant>,
 }
 
 /// Why an answer's TTL is what it is.
@@ -242,6 +250,8 @@ pub struct Facts<'f> {
     pub overrides: &'f InForce,
     /// What is held back or kept.
     pub holds: &'f Holds,
+    /// Which regions write, of services where one at a time may.
+    pub writers: &'f Writers,
     /// Whether this node hears too few others to decide.
     pub is_isolated: bool,
 }
@@ -249,7 +259,8 @@ pub struct Facts<'f> {
 impl<'f> Facts<'f> {
     /// Health alone.
     pub fn of(health: &'f HealthTable) -> Self {
-        Self { health, overrides: InForce::NONE, holds: Holds::none(), is_isolated: false }
+        let (overrides, holds, writers) = (InForce::NONE, Holds::none(), Writers::none());
+        Self { health, overrides, holds, writers, is_isolated: false }
     }
 
     /// What an endpoint of `service` in `region` counts as, for the clients in `slot` of a ramp.
@@ -349,6 +360,9 @@ pub fn usable(
     slot: usize,
     last_good: Option<&Usable>,
 ) -> Usable {
+    if let Policy::SingleWriter(..) = service.policy {
+        return usable_writer((id, service), family, facts, slot);
+    }
     let standing = |wanted: Standing| {
         service.endpoints(family, |pool, endpoint| {
             facts.standing(id, pool.region, endpoint, slot) == wanted
@@ -388,6 +402,28 @@ pub fn usable(
         OnAllDown::NoData => nothing(Basis::NoData),
         OnAllDown::ServFail => nothing(Basis::ServFail),
     }
+}
+
+/// The same where one region at a time writes: its endpoints, if it has to be those that are not
+/// up, and never another region's.
+fn usable_writer(
+    (id, service): (ServiceId, &Service),
+    family: Family,
+    facts: &Facts<'_>,
+    slot: usize,
+) -> Usable {
+    let Some(writer) = facts.writers.of(id) else {
+        return Usable { basis: Basis::NoWriter, endpoints: vec![Vec::new(); service.pools.len()] };
+    };
+    let there = |pool: &Pool| pool.region == writer.region;
+    let up = service.endpoints(family, |pool, endpoint| {
+        there(pool) && facts.standing(id, pool.region, endpoint, slot) == Standing::Up
+    });
+    if up.iter().any(|rows| !rows.is_empty()) {
+        return Usable { basis: Basis::Up, endpoints: up };
+    }
+    let all = service.endpoints(family, |pool, _| there(pool));
+    Usable { basis: Basis::AsIfUp, endpoints: all }
 }
 
 /// The best of the usable endpoints for clients who prefer the regions in this `order`.
@@ -442,7 +478,10 @@ pub fn choose(
         _ => (service.ttl.min(service.suspect_ttl), TtlReason::NothingUp),
     };
     let addresses = chosen.iter().map(|endpoint| endpoint.address.clone()).collect();
-    Choice { addresses, regions, basis: usable.basis, ttl, ttl_reason }
+    let writer = facts.writers.of(id);
+    let ttl = writer.map_or(ttl, |writer| ttl.min(writer.ttl));
+    let until = writer.and_then(|writer| writer.until);
+    Choice { addresses, regions, basis: usable.basis, ttl, ttl_reason, until }
 }
 
 fn fixed(service: &Service, family: Family) -> Choice {
@@ -458,6 +497,7 @@ fn fixed(service: &Service, family: Family) -> Choice {
         basis: Basis::Fixed,
         ttl: service.ttl.min(service.suspect_ttl),
         ttl_reason: TtlReason::NothingUp,
+        until: None,
     }
 }
 
@@ -492,6 +532,7 @@ impl fmt::Display for Policy {
             Self::Nearest => "nearest",
             Self::Geo => "geo",
             Self::Failover(_) => "failover",
+            Self::SingleWriter(..) => "single-writer",
             Self::Weighted => "weighted",
         })
     }
@@ -510,6 +551,7 @@ impl fmt::Display for Basis {
             Self::Fixed => "all down: answered with the fixed addresses",
             Self::NoData => "all down: answered without a record",
             Self::ServFail => "all down: answered with SERVFAIL",
+            Self::NoWriter => "no region may write: answered without a record",
         })
     }
 }

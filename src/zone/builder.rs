@@ -31,6 +31,8 @@ pub enum Steered {
     Addresses,
     /// A CNAME record.
     Alias,
+    /// A TXT record that tells which region writes.
+    Epoch,
 }
 
 /// What keeps a zone from being served.
@@ -130,6 +132,7 @@ impl ZoneBuilder {
     /// Lets `service` answer at `name`.
     pub fn steer(&mut self, name: &Name, service: ServiceId, kind: Steered) {
         let Some(node) = self.node(name) else { return };
+        node.is_epoch = kind == Steered::Epoch;
         if node.steered.replace(service).is_some() {
             self.problem(name, Fault::SteeredTwice);
         }
@@ -239,6 +242,7 @@ impl Draft {
         let crowded = cname.is_some_and(|set| set.rdata.len() > 1 || self.node.sets.len() > 1);
         let steered_types = match self.kind {
             Some(Steered::Addresses) => &[RecordType::A, RecordType::AAAA, RecordType::CNAME][..],
+            Some(Steered::Epoch) => &[RecordType::TXT, RecordType::CNAME],
             Some(Steered::Alias) | None => &[],
         };
         let beside_alias = self.kind == Some(Steered::Alias) && !self.node.sets.is_empty();

@@ -23,6 +23,8 @@ pub struct Node {
     pub(super) sets: Vec<RrSet>,
     /// The service whose answers are given here.
     pub steered: Option<ServiceId>,
+    /// Not its answers, but which of its regions writes.
+    pub is_epoch: bool,
     /// Whether name servers of a zone below stand here.
     pub(super) is_cut: bool,
 }

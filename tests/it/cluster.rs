@@ -20,8 +20,8 @@ const DUBLIN: &str = "134.226.1.0/24";
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n";
 
 /// A web server that is well, or is not, for whom it is asked by.
-struct Backend {
-    address: IpAddr,
+pub(crate) struct Backend {
+    pub(crate) address: IpAddr,
     sick_for: Arc<Mutex<Vec<String>>>,
     /// The nodes that have asked.
     asked: Arc<Mutex<BTreeSet<String>>>,
@@ -51,7 +51,7 @@ impl Backend {
         Self { address, sick_for, asked }
     }
 
-    fn is_sick_for(&self, nodes: &[&str]) {
+    pub(crate) fn is_sick_for(&self, nodes: &[&str]) {
         *self.sick_for.lock().unwrap() = nodes.iter().map(|&node| node.to_owned()).collect();
     }
 }
@@ -62,11 +62,11 @@ struct Network {
 }
 
 /// Some nodes, two regions, and what is between them.
-struct World {
-    nodes: Vec<Option<Meridian>>,
+pub(crate) struct World {
+    pub(crate) nodes: Vec<Option<Meridian>>,
     network: Network,
-    us: Backend,
-    eu: Backend,
+    pub(crate) us: Backend,
+    pub(crate) eu: Backend,
 }
 
 /// Passes on what arrives, unless it is cut.
@@ -91,6 +91,11 @@ impl World {
     }
 
     fn of(count: usize, extra: &str) -> Self {
+        Self::with(count, extra, "", "")
+    }
+
+    /// The same; `service` is more of the service, and `more` of the whole.
+    pub(crate) fn with(count: usize, extra: &str, service: &str, more: &str) -> Self {
         let port = free_port();
         let (us, eu) = (Backend::start(port), Backend::start(port));
         let names: Vec<String> = (1..=count).map(|number| format!("ns{number}")).collect();
@@ -121,8 +126,9 @@ regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 checks: {{ web: {{ http: /, port: {port}, rise: 2, hold_down: 0s }} }}
 zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
 services:
-  web: {{ names: [www.example.com], check: web, regions: {{ us: {}, eu: {} }} }}
-",
+  web: {{ names: [www.example.com], check: web, {service}regions: {{ us: {0}, eu: {1} }} }}
+  api: {{ names: [api.example.com], check: web, regions: {{ us: {0}, eu: {1} }} }}
+{more}",
                 us.address, eu.address
             );
             let folder = tempfile::tempdir().unwrap();
@@ -137,7 +143,7 @@ services:
         world
     }
 
-    fn node(&self, row: usize) -> &Meridian {
+    pub(crate) fn node(&self, row: usize) -> &Meridian {
         self.nodes[row].as_ref().unwrap()
     }
 
@@ -152,7 +158,7 @@ services:
     }
 
     /// Cuts every way between these nodes and the others, or mends it.
-    fn part(&self, side: &[usize], is_cut: bool) {
+    pub(crate) fn part(&self, side: &[usize], is_cut: bool) {
         for ((from, to), cut) in &self.network.cuts {
             if side.contains(from) != side.contains(to) {
                 cut.store(is_cut, Ordering::Relaxed);
@@ -175,7 +181,7 @@ services:
 /// Longer than detection, gossip and rise take together.
 const LONG: Duration = Duration::from_secs(4);
 
-fn let_pass(span: Duration) {
+pub(crate) fn let_pass(span: Duration) {
     thread::park_timeout(span);
 }
 

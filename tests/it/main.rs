@@ -28,3 +28,4 @@ mod resolvers;
 mod service;
 mod tidy;
 mod transport;
+mod writers;

@@ -22,7 +22,7 @@ impl Control {
         self.said.push(said);
         self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
         self.resolve();
-        self.heed();
+        self.heed(Vec::new());
         self.tell(level, Kind::Override, told, (why, who), None);
     }
 

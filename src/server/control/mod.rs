@@ -34,16 +34,20 @@ use crate::server::prober::{Held, Prober};
 use crate::server::responder::Published;
 use crate::server::store::{Kept, Recalled, Store};
 use crate::server::webhooks::Webhooks;
+
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Facts, Hold, Holds, InForce, Overrides, Scope};
 use crate::time::Instant;
+use writers::Writing;
 
 mod desk;
 mod peers;
 mod tell;
+mod writers;
 
 pub(super) use peers::{NodeView, Peers};
 pub(super) use tell::Condition;
+pub(super) use writers::{Named, Naming, Next, WriterView};
 
 /// How many events are remembered.
 const EVENTS: usize = 200;
@@ -81,6 +85,7 @@ pub(super) struct Control {
     /// Whether what is answered knows that too few other nodes are heard.
     is_isolated: bool,
     holds: Holds,
+    writing: Writing,
     /// What of this node's own condition was last told.
     told: Condition,
     /// When the state on disk is next told that it is true.
@@ -161,6 +166,7 @@ impl Control {
             in_force,
             is_isolated: false,
             holds,
+            writing: Writing::new(recalled.named),
             told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),
@@ -186,7 +192,9 @@ impl Control {
             let deadline = self.ready_by().filter(|_| !*self.ready.borrow());
             let word = self.overrides.next_change(self.clock.now());
             let hold = self.holds.next_change();
-            let wakes = [self.monitor.poll_timeout(), deadline, word, hold, Some(self.alive_at)];
+            let writer = self.writing.next_change(self.clock.now());
+            let alive = Some(self.alive_at);
+            let wakes = [self.monitor.poll_timeout(), deadline, word, hold, writer, alive];
             let wake = wakes.into_iter().flatten().min();
             let wake = wake.map(|moment| self.clock.on_tokio(moment));
             let wait = async {
@@ -218,15 +226,11 @@ impl Control {
         let changes: Vec<Change> = std::iter::from_fn(|| self.monitor.poll_change()).collect();
         let affected = self.loaded.plan.affected(changes.iter().map(|change| change.target));
         let held = self.follow(&affected);
-        let mut both = [affected, held].concat();
-        if !self.heed() && !both.is_empty() {
-            both.sort_unstable();
-            both.dedup();
-            self.publish(Some(&both));
-        }
+        self.heed([affected, held].concat());
         self.tell_of(&changes);
         self.tell_of_myself();
         self.tell_others();
+        self.tell_contests();
         self.tell_condition();
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {
@@ -252,18 +256,23 @@ impl Control {
         }
     }
 
-    /// Decides everything anew if another word is in force than before, or this node is cut off
-    /// or is so no longer.
-    fn heed(&mut self) -> bool {
-        let in_force = self.overrides.at(self.clock.now());
+    /// Decides these services anew, and those that another region writes for; or everything, if
+    /// another word is in force than before, or this node is cut off or is so no longer.
+    fn heed(&mut self, mut affected: Vec<ServiceId>) {
+        let now = self.clock.now();
+        let in_force = self.overrides.at(now);
         let is_isolated = self.monitor.is_isolated();
         let is_other = (&in_force, is_isolated) != (&self.in_force, self.is_isolated);
+        affected.extend(self.follow_writers(now));
         if is_other {
             self.in_force = in_force;
             self.is_isolated = is_isolated;
             self.publish(None);
+        } else if !affected.is_empty() {
+            affected.sort_unstable();
+            affected.dedup();
+            self.publish(Some(&affected));
         }
-        is_other
     }
 
     /// Lets the holds follow health, for these services and for those whose time has come; tells
@@ -310,6 +319,7 @@ impl Control {
             health: self.monitor.table(),
             overrides: &self.in_force,
             holds: &self.holds,
+            writers: &self.writing.in_force,
             is_isolated: self.is_isolated,
         }
     }
@@ -343,6 +353,15 @@ impl Control {
             Request::Release(subject, who, why, reply) => {
                 let _gone = reply.send(self.release(&subject, who, why));
             }
+            Request::Leased(service, leased) => self.hear_lease(service, leased),
+            Request::NextWriter(naming, reply) => {
+                let _gone = reply.send(self.next_writer(&naming));
+            }
+            Request::NameWriter(service, named, who, reply) => {
+                self.name_writer(service, *named, who);
+                self.heed(Vec::new());
+                let _gone = reply.send(());
+            }
             Request::Heard(heard) => self.hear(heard),
             Request::Peers(fresh) => self.see_peers(fresh),
         }
@@ -363,6 +382,8 @@ impl Control {
             },
             overrides: self.in_force.clone(),
             holds: self.holds.clone(),
+            writing: self.writing.in_force.clone(),
+            writers: self.writers(),
             condition: self.told,
             stale: self.monitor.stale(),
             nodes: self.nodes(),

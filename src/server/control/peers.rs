@@ -5,6 +5,7 @@
 //! | `o/TARGET` | what a node sees of a target: `up`, `down` |
 //! | `w/SUBJECT` | what operators have said of it, in its newest version |
 //! | `s/SERVICE` | a digest of a service's answers, and which share of the clients goes where |
+//! | `e/SERVICE` | who is to write, as operators said, in its newest version |
 //! | `n` | the node itself: version, generation, configuration, doubts |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -218,6 +219,7 @@ impl Control {
         for said in &self.said {
             peers.say(format!("w/{}", said.subject), Some(said.spoken()));
         }
+        self.tell_named();
     }
 
     /// Tells the others what this node sees, as far as they do not know.
@@ -305,6 +307,10 @@ impl Control {
                             None => warn!(subject, "a word of another node makes no sense"),
                         }
                     }
+                    (Some(("e", service)), Some(value)) => match serde_json::from_str(&value) {
+                        Ok(named) => self.hear_writer(service, named),
+                        Err(_) => warn!(service, "a word of another node makes no sense"),
+                    },
                     (None, Some(value)) if key == "n" => {
                         if let Ok(word) = serde_json::from_str(&value) {
                             peers.conditions.insert(node, word);

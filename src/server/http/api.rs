@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::control::NodeView;
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
+use super::writers::Writing;
 use crate::health::State;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Selector, Snapshot};
@@ -43,6 +44,8 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// The nodes that decide together; none, if this one is alone.
     pub nodes: Vec<NodeStatus>,
+    /// The services of which one region at a time writes.
+    pub writers: Vec<Writing>,
     /// What operators have said.
     pub overrides: Vec<Standing>,
     /// What happened lately, the newest first.
@@ -239,6 +242,7 @@ impl Status {
             regions: regions(view),
             services: services(view),
             nodes: nodes(view),
+            writers: view.writers.iter().map(Writing::of).collect(),
             overrides: view.said.iter().map(|said| Standing::of(said, view.now)).collect(),
             events: view.events.iter().map(|of| Happened::of(of, None)).collect(),
         }
@@ -297,6 +301,17 @@ fn alarms(view: &View) -> Vec<String> {
     }
     if view.stale > 0 {
         alarms.push(format!("{} targets are stale: no probe of them comes back", view.stale));
+    }
+    for writer in &view.writers {
+        let name = &writer.service;
+        if let Some(problem) = &writer.problem {
+            alarms.push(format!("{name}: {problem}"));
+        }
+        if writer.writer.is_none() {
+            let wait = writer.next_from.filter(|from| *from > view.now);
+            let next = wait.map(|from| format!("; the next one from {} on", timestamp(from)));
+            alarms.push(format!("{name}: no region writes{}", next.unwrap_or_default()));
+        }
     }
     for (service, region, hold) in view.holds.all() {
         let name = view.snapshot.plan().pool_name(service, region);

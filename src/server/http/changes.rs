@@ -182,7 +182,7 @@ pub struct Happened {
 }
 
 /// How long a reason may be: nodes tell it to each other, too.
-const LONGEST_REASON: usize = 500;
+pub(super) const LONGEST_REASON: usize = 500;
 
 /// How much of the history is told at once.
 const MOST: usize = 1000;

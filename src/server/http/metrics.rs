@@ -90,9 +90,6 @@ fn describe() {
 /// What is true now, in Prometheus' text format.
 pub(super) fn now(view: &View) -> String {
     let mut out = String::new();
-    let head = |out: &mut String, name: &str, text: &str| {
-        let _fine = write!(out, "# HELP {name} {text}\n# TYPE {name} gauge\n");
-    };
     let plan = view.snapshot.plan();
     head(&mut out, "meridian_endpoint_state", "1 up, 0 down, -1 no verdict yet");
     for service in &plan.services {
@@ -138,6 +135,7 @@ pub(super) fn now(view: &View) -> String {
         let label = escaped(&node.name);
         let _fine = writeln!(out, "{name}{{node=\"{label}\"}} {}", node.differs.len());
     }
+    writers(&mut out, view);
     head(&mut out, "meridian_overrides", "Operators' words that stand");
     let _fine = writeln!(out, "meridian_overrides {}", view.said.len());
     head(&mut out, "meridian_generation", "Which change of the world is answered");
@@ -157,6 +155,20 @@ pub(super) fn now(view: &View) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
     out
+}
+
+fn writers(out: &mut String, view: &View) {
+    head(out, "meridian_writer_epoch", "The epoch of a service's writer; 0: no region writes");
+    for writer in &view.writers {
+        let epoch = writer.writer.as_ref().map_or(0, |(_, epoch)| *epoch);
+        let label = escaped(&writer.service);
+        let _fine = writeln!(out, "meridian_writer_epoch{{service=\"{label}\"}} {epoch}");
+    }
+}
+
+/// What comes before a gauge's values.
+fn head(out: &mut String, name: &str, text: &str) {
+    let _fine = write!(out, "# HELP {name} {text}\n# TYPE {name} gauge\n");
 }
 
 fn escaped(text: &str) -> String {

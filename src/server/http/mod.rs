@@ -36,6 +36,7 @@ pub mod changes;
 mod guard;
 pub(super) mod listen;
 pub(super) mod metrics;
+pub mod writers;
 
 /// The page, with its style and script.
 const PAGE: &str = include_str!("page.html");
@@ -83,6 +84,7 @@ pub(super) fn router(
         .route("/api/v1/overrides", get(changes::said).put(changes::say).delete(changes::clear))
         .route("/api/v1/failback", axum::routing::post(changes::release))
         .route("/api/v1/nodes", get(nodes))
+        .route("/api/v1/writers", get(writers::all).put(writers::hand_over))
         .route("/api/v1/pushed", axum::routing::put(changes::push))
         .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
         .with_state(Shared { control, recorder })

@@ -1,0 +1,421 @@
+//! Leases of single writers, in etcd.
+//!
+//! ```text
+//! SERVICE/writer   who writes: region, epoch, TTL. It lives as long as its lease
+//! SERVICE/last     who was the last to write. It stays
+//! SERVICE/wanted   whom an operator wants next
+//! ```
+//!
+//! Each node asks every half second. What it may publish ends, by its own clock, before the lease
+//! can: it counts from before it asked. Nodes of the writer's side renew; when they do not, the
+//! lease runs out, and the key with it. Whoever wants to name the next writer has then seen the key
+//! gone for as long as the last writer's answers may be remembered, and writes it only if nobody
+//! else has.
+//!
+//! It speaks etcd's JSON (the gateway that every member serves beside gRPC): the client library
+//! would need a compiler of protocol buffers wherever Meridian is built.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use reqwest::{Certificate, Client, Identity};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::clock::Clock;
+use super::files::read;
+use super::handle::Request;
+use crate::config::Etcd;
+use crate::time::{Instant, Ttl};
+
+/// How often each node asks.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// An end that is later by less than this is not worth another answer. With the shortest lease, of
+/// three seconds, each still stands for longer than the next one takes.
+const HARDLY: Duration = Duration::from_millis(900);
+
+/// How long one member has to answer.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+/// By how much two clocks may run apart: a hundredth of the time, far more than any does, and the
+/// time that a lookup takes.
+fn with_drift(span: Duration) -> Duration {
+    span + span / 100 + Duration::from_millis(100)
+}
+
+/// The same from the other side: what is left for certain.
+fn without_drift(span: Duration) -> Duration {
+    span.saturating_sub(span / 100)
+}
+
+/// A service whose writer is found in etcd, as this node sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Contest {
+    pub(super) service: String,
+    pub(super) lease: Duration,
+    /// How long its answers may be remembered from now on.
+    pub(super) ttl: Ttl,
+    /// The regions that may write, the best first.
+    pub(super) eligible: Vec<String>,
+    /// The regions for which this node renews.
+    pub(super) renews: Vec<String>,
+    /// Whether this node may name the next one.
+    pub(super) may_name: bool,
+}
+
+/// What is known of a service's writer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Leased {
+    pub(super) holder: Option<Holder>,
+    /// From when on the next one may be named, if none writes.
+    pub(super) free_from: Option<Instant>,
+    /// Whom an operator wants.
+    pub(super) wanted: Option<String>,
+}
+
+/// A writer, and until when it is one for certain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Holder {
+    pub(super) region: String,
+    pub(super) epoch: u64,
+    pub(super) ttl: Ttl,
+    pub(super) until: Instant,
+}
+
+impl Holder {
+    /// The same end as `before`, if that is hardly earlier: each other one is another answer.
+    pub(super) fn settle(&mut self, before: &Self) {
+        let is_same =
+            (&self.region, self.epoch, self.ttl) == (&before.region, before.epoch, before.ttl);
+        if is_same && self.until.since(before.until) < HARDLY && self.until > before.until {
+            self.until = before.until;
+        }
+    }
+}
+
+/// What an operator wants.
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub(super) service: String,
+    pub(super) region: String,
+    /// The old writer is known to write no more: it is not waited for.
+    pub(super) fenced: bool,
+    pub(super) reply: oneshot::Sender<Result<(), String>>,
+}
+
+/// The task that asks.
+pub(super) struct Leases {
+    clock: Clock,
+    store: Gateway,
+    contests: watch::Receiver<Vec<Contest>>,
+    wishes: mpsc::Receiver<Wish>,
+    control: mpsc::Sender<Request>,
+    /// Since when the writer's key is gone, after which last one.
+    gone: HashMap<String, (i64, Instant)>,
+}
+
+/// A value in etcd.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Written {
+    region: String,
+    epoch: u64,
+    ttl: u32,
+}
+
+/// What etcd has of a service.
+#[derive(Debug, Default)]
+struct Found {
+    /// The writer, and its lease.
+    writer: Option<(Written, i64)>,
+    last: Option<Written>,
+    /// The revision of `last`; 0: there is none.
+    revision: i64,
+    wanted: Option<String>,
+}
+
+impl Leases {
+    pub(super) fn new(
+        clock: Clock,
+        store: Gateway,
+        (contests, wishes): (watch::Receiver<Vec<Contest>>, mpsc::Receiver<Wish>),
+        control: mpsc::Sender<Request>,
+    ) -> Self {
+        Self { clock, store, contests, wishes, control, gone: HashMap::new() }
+    }
+
+    /// Asks until the server ends.
+    pub(super) async fn run(mut self) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                wish = self.wishes.recv() => {
+                    let Some(wish) = wish else { return };
+                    let done = self.grant(&wish).await;
+                    // Who asked may have stopped waiting.
+                    let _gone = wish.reply.send(done);
+                }
+            }
+            let contests = self.contests.borrow().clone();
+            for contest in contests {
+                let leased = self.look(&contest).await;
+                let request = Request::Leased(contest.service, leased);
+                if self.control.send(request).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Finds out who writes; renews it, or names the next one, if that is this node's to do.
+    async fn look(&mut self, contest: &Contest) -> Result<Leased, String> {
+        let found = self.store.find(&contest.service).await?;
+        let wanted = found.wanted.clone();
+        if let Some((written, lease)) = found.writer {
+            self.gone.remove(&contest.service);
+            let is_wanted = wanted.as_ref().is_none_or(|wanted| *wanted == written.region);
+            let is_renewed = is_wanted
+                && contest.eligible.contains(&written.region)
+                && contest.renews.contains(&written.region);
+            let before = self.clock.now();
+            let left = self.store.time_left(lease, is_renewed).await?;
+            let until = before + without_drift(left);
+            let Written { region, epoch, ttl } = written;
+            let holder = Holder { region, epoch, ttl: Ttl::from_secs(ttl), until };
+            return Ok(Leased { holder: Some(holder), free_from: None, wanted });
+        }
+        let now = self.clock.now();
+        let gone = self.gone.entry(contest.service.clone()).or_insert((found.revision, now));
+        if gone.0 != found.revision {
+            // There was another one meanwhile.
+            *gone = (found.revision, now);
+        }
+        let wait = found
+            .last
+            .as_ref()
+            .map_or(Duration::ZERO, |last| with_drift(Duration::from_secs(u64::from(last.ttl))));
+        let free_from = gone.1 + wait;
+        let wish = wanted.iter().find(|wanted| contest.eligible.contains(wanted));
+        if let Some(next) = wish.or(contest.eligible.first())
+            && contest.may_name
+            && now >= free_from
+        {
+            self.store.name(contest, &found, next, false).await?;
+        }
+        Ok(Leased { holder: None, free_from: Some(free_from), wanted })
+    }
+
+    /// Does what an operator wants.
+    async fn grant(&mut self, wish: &Wish) -> Result<(), String> {
+        let contests = self.contests.borrow().clone();
+        let contest = contests.iter().find(|contest| contest.service == wish.service);
+        let contest = contest.ok_or("the service is no longer there")?;
+        if !wish.fenced {
+            return self.store.want(&wish.service, &wish.region).await;
+        }
+        let found = self.store.find(&wish.service).await?;
+        let is_done = self.store.name(contest, &found, &wish.region, true).await?;
+        is_done.then_some(()).ok_or_else(|| "somebody else was faster; look again".to_owned())
+    }
+}
+
+/// etcd's JSON over HTTP.
+pub(super) struct Gateway {
+    client: Client,
+    of: Etcd,
+}
+
+impl Gateway {
+    /// Paths are relative to `folder`.
+    ///
+    /// # Errors
+    /// What is wrong with a file.
+    pub(super) fn new(of: &Etcd, folder: &Path) -> Result<Self, String> {
+        // TLS needs its provider, also where no TLS is spoken.
+        let _installed_already = rustls::crypto::ring::default_provider().install_default();
+        let mut client = Client::builder().timeout(PATIENCE);
+        let file = |path: &Path| {
+            let path = folder.join(path);
+            read(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        if let Some(path) = &of.ca {
+            let wrong = |error| format!("{}: {error}", path.display());
+            let roots = Certificate::from_pem_bundle(&file(path)?).map_err(wrong)?;
+            client = client.tls_certs_only(roots);
+        }
+        if let Some(path) = &of.identity {
+            let wrong = |error| format!("{}: {error}", path.display());
+            client = client.identity(Identity::from_pem(&file(path)?).map_err(wrong)?);
+        }
+        let client = client.build().map_err(|error| error.to_string())?;
+        Ok(Self { client, of: of.clone() })
+    }
+
+    /// Asks one member after the other until one answers.
+    async fn ask<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, String> {
+        let mut problems = Vec::new();
+        for endpoint in &self.of.endpoints {
+            let text = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+            let request = self.client.post(format!("{endpoint}/v3/{path}")).body(text);
+            let answer = async {
+                let answer = request.send().await?.error_for_status()?;
+                answer.json::<T>().await
+            };
+            match answer.await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => problems.push(error.without_url().to_string()),
+            }
+        }
+        Err(format!("etcd does not answer: {}", problems.join("; ")))
+    }
+
+    fn key(&self, service: &str, what: &str) -> String {
+        BASE64_STANDARD.encode(format!("{}{service}/{what}", self.of.prefix))
+    }
+
+    async fn find(&self, service: &str) -> Result<Found, String> {
+        let folder = format!("{}{service}/", self.of.prefix);
+        // All keys that begin so: up to the octet after the slash.
+        let end = format!("{}{service}0", self.of.prefix);
+        let [key, range_end] = [&folder, &end].map(|key| BASE64_STANDARD.encode(key));
+        let answer: Range =
+            self.ask("kv/range", &json!({ "key": key, "range_end": range_end })).await?;
+        let mut found = Found::default();
+        for pair in answer.kvs {
+            let decoded = |text: &str| {
+                let octets = BASE64_STANDARD.decode(text).ok()?;
+                String::from_utf8(octets).ok()
+            };
+            let (Some(key), Some(value)) = (decoded(&pair.key), decoded(&pair.value)) else {
+                return Err(format!("a key below {folder} is no text"));
+            };
+            let wrong = |_| format!("etcd: {key} holds `{value}`, which nobody of us wrote");
+            match key.strip_prefix(&folder) {
+                Some("writer") => {
+                    let writer = serde_json::from_str(&value).map_err(wrong)?;
+                    found.writer = Some((writer, number(&pair.lease)));
+                }
+                Some("last") => {
+                    found.last = Some(serde_json::from_str(&value).map_err(wrong)?);
+                    found.revision = number(&pair.mod_revision);
+                }
+                Some("wanted") => found.wanted = Some(value),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// How long a lease lasts at least; renewed first, if so.
+    async fn time_left(&self, lease: i64, is_renewed: bool) -> Result<Duration, String> {
+        let body = json!({ "ID": lease.to_string() });
+        let left = if is_renewed {
+            self.ask::<Kept>("lease/keepalive", &body).await?.result.ttl
+        } else {
+            self.ask::<Lived>("lease/timetolive", &body).await?.ttl
+        };
+        Ok(Duration::from_secs(u64::try_from(number(&left)).unwrap_or(0)))
+    }
+
+    /// An operator wants this region next.
+    async fn want(&self, service: &str, region: &str) -> Result<(), String> {
+        let body = json!({
+            "key": self.key(service, "wanted"),
+            "value": BASE64_STANDARD.encode(region),
+        });
+        self.ask::<Value>("kv/put", &body).await.map(drop)
+    }
+
+    /// Names the next writer, unless somebody has since `found`; `instead`: even if there is one.
+    async fn name(
+        &self,
+        contest: &Contest,
+        found: &Found,
+        region: &str,
+        instead: bool,
+    ) -> Result<bool, String> {
+        let seconds = contest.lease.as_secs().max(1).to_string();
+        let granted: Granted = self.ask("lease/grant", &json!({ "TTL": seconds })).await?;
+        let epoch = found.last.as_ref().map_or(0, |last| last.epoch) + 1;
+        let written = Written { region: region.to_owned(), epoch, ttl: contest.ttl.as_secs() };
+        let value = serde_json::to_string(&written).map_err(|error| error.to_string())?;
+        let value = BASE64_STANDARD.encode(value);
+        let key = |what| self.key(&contest.service, what);
+        let mut unless = vec![json!({
+            "key": key("last"), "target": "MOD", "result": "EQUAL",
+            "mod_revision": found.revision.to_string(),
+        })];
+        if !instead {
+            unless.push(json!({
+                "key": key("writer"), "target": "VERSION", "result": "EQUAL", "version": "0",
+            }));
+        }
+        let wanted = BASE64_STANDARD.encode(region);
+        let puts = [
+            json!({ "key": key("writer"), "value": value, "lease": granted.id }),
+            json!({ "key": key("last"), "value": value }),
+            json!({ "key": key("wanted"), "value": wanted }),
+        ];
+        let puts: Vec<Value> = puts.iter().map(|put| json!({ "request_put": put })).collect();
+        let done: Done = self.ask("kv/txn", &json!({ "compare": unless, "success": puts })).await?;
+        if !done.succeeded {
+            let body = json!({ "ID": granted.id });
+            // It ends by itself, if not by this.
+            let _ends = self.ask::<Value>("lease/revoke", &body).await;
+        }
+        Ok(done.succeeded)
+    }
+}
+
+/// etcd writes 64-bit numbers as text, and leaves out those that are 0.
+fn number(text: &str) -> i64 {
+    text.parse().unwrap_or(0)
+}
+
+#[derive(Deserialize)]
+struct Range {
+    #[serde(default)]
+    kvs: Vec<Pair>,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    key: String,
+    #[serde(default)]
+    value: String,
+    #[serde(default)]
+    mod_revision: String,
+    #[serde(default)]
+    lease: String,
+}
+
+#[derive(Deserialize)]
+struct Granted {
+    #[serde(rename = "ID")]
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct Lived {
+    #[serde(rename = "TTL", default)]
+    ttl: String,
+}
+
+#[derive(Deserialize)]
+struct Kept {
+    result: Lived,
+}
+
+#[derive(Deserialize)]
+struct Done {
+    #[serde(default)]
+    succeeded: bool,
+}

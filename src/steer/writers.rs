@@ -1,0 +1,76 @@
+//! Which region of a service writes, where one at a time may.
+//!
+//! Who that is is decided elsewhere: by operators, or by a lease. Here it only counts, from a
+//! moment on and until another: an answer made of it must not be given after that.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use crate::ids::{RegionId, ServiceId};
+use crate::time::{Instant, Ttl};
+
+/// Who decides which region of a service writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lease {
+    /// Operators, by their word alone.
+    Manual,
+    /// A lease in etcd of so long, renewed by the nodes of the writer's side.
+    Kept(Duration),
+}
+
+/// A region that writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Writer {
+    /// The region.
+    pub region: RegionId,
+    /// How many came before it, and itself: storage can refuse whoever comes with a lower one.
+    pub epoch: u64,
+    /// No answer that names it may be remembered for longer.
+    pub ttl: Ttl,
+    /// From when on it may be answered.
+    pub from: Instant,
+    /// Until when; `None`: until another word.
+    pub until: Option<Instant>,
+}
+
+impl Writer {
+    fn is_at(&self, now: Instant) -> bool {
+        self.from <= now && self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// The regions that write, by service.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Writers(BTreeMap<ServiceId, Writer>);
+
+impl FromIterator<(ServiceId, Writer)> for Writers {
+    fn from_iter<I: IntoIterator<Item = (ServiceId, Writer)>>(writers: I) -> Self {
+        Self(writers.into_iter().collect())
+    }
+}
+
+impl Writers {
+    /// Nobody.
+    pub fn none() -> &'static Self {
+        static NONE: LazyLock<Writers> = LazyLock::new(Writers::default);
+        &NONE
+    }
+
+    /// The writer of a service, if it has one.
+    pub fn of(&self, service: ServiceId) -> Option<&Writer> {
+        self.0.get(&service)
+    }
+
+    /// Those that may be answered at `now`.
+    #[must_use]
+    pub fn at(&self, now: Instant) -> Self {
+        self.0.iter().filter(|(_, of)| of.is_at(now)).map(|(id, of)| (*id, *of)).collect()
+    }
+
+    /// When others may be answered by time alone.
+    pub fn next_change(&self, now: Instant) -> Option<Instant> {
+        let moments = self.0.values().flat_map(|of| [Some(of.from), of.until]).flatten();
+        moments.filter(|at| *at > now).min()
+    }
+}

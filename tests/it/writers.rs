@@ -1,0 +1,245 @@
+//! One region at a time writes: by operators' word, or by a lease in a real etcd.
+
+#![expect(clippy::disallowed_methods, reason = "how far apart two answers are is what is tested")]
+
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::{RData, RecordType};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cluster::{World, let_pass};
+use crate::harness::{Meridian, Nginx, Process, ask, free_port, own_address, wait_until};
+
+const NAME: &str = "www.example.com";
+
+/// What the name that tells the epoch says.
+fn epoch(server: &Meridian) -> String {
+    let answer = ask(server.dns, "_epoch.www.example.com", RecordType::TXT, None);
+    let texts = answer.answers.iter().filter_map(|record| match &record.data {
+        RData::TXT(text) => Some(text.txt_data.iter()),
+        _ => None,
+    });
+    let texts = texts.flatten().map(|text| String::from_utf8_lossy(text).into_owned());
+    texts.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn by_operators_word_one_region_writes_and_the_next_only_when_the_old_answers_are_forgotten() {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = regions.each_ref().map(|region| vec![region.address.to_string()]);
+    let server = Meridian::serve(&format!(
+        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, rise: 1 }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web:
+    names: [www.example.com]
+    check: web
+    ttl: 2s
+    steer: single-writer
+    lease: manual
+    regions: {{ us: {}, eu: {} }}
+",
+        us[0], eu[0]
+    ));
+    let answer = |server: &Meridian| server.addresses(NAME);
+    let write = |server: &Meridian, region: &str, more: &[&str]| {
+        let word = ["writer", "web", region, "--reason", "test", "--owner", "alice"];
+        server.ctl(&[&word[..], more].concat())
+    };
+    // Nobody was named: no region may write, and that is told.
+    assert_eq!((answer(&server).len(), epoch(&server)), (0, String::new()));
+    let (_, told) = server.ctl(&["status"]);
+    assert!(told.contains("web: no region writes"), "{told}");
+    assert_eq!(server.metric("meridian_writer_epoch{service=\"web\"}"), 0.0);
+    let (fine, told) = write(&server, "nowhere", &[]);
+    assert!(!fine && told.contains("no endpoint in nowhere"), "{told}");
+
+    assert!(write(&server, "us", &["--fenced"]).0);
+    assert_eq!((answer(&server), epoch(&server)), (us.clone(), "epoch=1 region=us".to_owned()));
+
+    // It dies: it is answered all the same, as nobody else may write.
+    let [mut us_region, _eu] = regions;
+    us_region.process.kill();
+    server.wait_for_endpoint(us_region.address, "down", "connection refused");
+    assert_eq!(answer(&server), us);
+    let (fine, told) = write(&server, "us", &[]);
+    assert!(!fine && told.contains("us is not well"), "{told}");
+
+    let said = Instant::now();
+    assert!(write(&server, "eu", &[]).0);
+    assert_eq!(answer(&server).len(), 0, "the old one is answered no more");
+    let (_, told) = server.ctl(&["writers"]);
+    assert!(told.contains("NO REGION WRITES, eu is wanted, the next one from"), "{told}");
+    wait_until(&eu, || answer(&server));
+    assert!(said.elapsed() > Duration::from_secs(2), "{:?}", said.elapsed());
+    assert_eq!(epoch(&server), "epoch=2 region=eu");
+    assert_eq!(server.ctl(&["writers"]).1, "web (lease: manual): eu writes, epoch 2");
+
+    // It outlives a restart.
+    let server = server.restart();
+    wait_until(&eu, || answer(&server));
+    assert_eq!(epoch(&server), "epoch=2 region=eu");
+    let (_, told) = server.ctl(&["history"]);
+    assert!(told.contains("eu is to write, epoch 2") && told.contains("alice"), "{told}");
+}
+
+#[test]
+fn who_is_cut_off_answers_no_writer_and_two_words_at_once_are_none() {
+    let world = World::with(3, "", "steer: single-writer, lease: manual, ttl: 2s, ", "");
+    let write = |node: usize, region: &str| {
+        let word = ["writer", "web", region, "--reason", "test", "--owner", "bob", "--fenced"];
+        let (fine, told) = world.node(node).ctl(&word);
+        assert!(fine, "{told}");
+    };
+    let answers = || (0..3).map(|row| world.node(row).addresses(NAME)).collect::<Vec<_>>();
+    let [us, eu] = [&world.us, &world.eu].map(|of| vec![of.address.to_string()]);
+    write(0, "us");
+    wait_until(&vec![us.clone(); 3], answers);
+    world.part(&[2], true);
+    wait_until(&vec![us.clone(), us.clone(), vec![]], answers);
+    assert_eq!(world.node(2).addresses("api.example.com").len(), 1, "all else goes on");
+    let soft = ["writer", "web", "eu", "--reason", "test", "--owner", "carol"];
+    let (fine, told) = world.node(2).ctl(&soft);
+    assert!(!fine && told.contains("hears too few others"), "{told}");
+    // Two who know nothing of each other are sure that nobody else writes.
+    write(0, "us");
+    write(2, "eu");
+    world.part(&[2], false);
+    wait_until(&vec![vec![]; 3], answers);
+    write(1, "eu");
+    wait_until(&vec![eu; 3], answers);
+    wait_until(&"epoch=4 region=eu".to_owned(), || epoch(world.node(0)));
+}
+
+/// A real etcd of one member.
+struct Etcd {
+    process: Process,
+    url: String,
+    #[expect(dead_code, reason = "held")]
+    folder: TempDir,
+}
+
+impl Etcd {
+    fn start() -> Self {
+        let (address, [client, peer]) = (own_address(), [free_port(), free_port()]);
+        let [url, peer] = [client, peer].map(|port| format!("http://{address}:{port}"));
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(folder.path());
+        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.arg(format!("--initial-cluster=default={peer}"));
+        Self { process: Process::start(&mut command), url, folder }
+    }
+
+    fn world(&self) -> World {
+        let service = "steer: single-writer, order: [us, eu], lease: 3s, ttl: 2s, ";
+        World::with(3, "", service, &format!("etcd: {{ endpoints: [\"{}\"] }}\n", self.url))
+    }
+}
+
+/// What every node answers, over and over, until `condition`; the last moment at which any named
+/// the first address, and the first at which any named the second.
+fn watch(world: &World, [old, new]: [&str; 2], condition: impl Fn() -> bool) -> [Instant; 2] {
+    let (mut last, mut first) = (Instant::now(), None);
+    let deadline = Instant::now() + crate::harness::PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain");
+        for node in world.nodes.iter().flatten() {
+            let before = Instant::now();
+            let answer = node.addresses(NAME);
+            assert!(answer.len() <= 1, "{answer:?}");
+            if answer.iter().any(|of| of == old) {
+                assert!(first.is_none(), "the old one after the new one");
+                last = Instant::now();
+            }
+            if answer.iter().any(|of| of == new) {
+                first.get_or_insert(before);
+            }
+        }
+        let_pass(Duration::from_millis(20));
+    }
+    [last, first.expect("nobody ever named the new one")]
+}
+
+#[test]
+fn by_a_lease_no_two_regions_write_within_the_time_of_an_answer() {
+    let etcd = Etcd::start();
+    let world = etcd.world();
+    let answers = || (0..3).map(|row| world.node(row).addresses(NAME)).collect::<Vec<_>>();
+    let [us, eu] = [&world.us, &world.eu].map(|of| of.address.to_string());
+    wait_until(&vec![vec![us.clone()]; 3], answers);
+    assert_eq!(epoch(world.node(1)), "epoch=1 region=us");
+    let ttl = Duration::from_secs(2);
+
+    world.us.is_sick_for(&["ns1", "ns2", "ns3"]);
+    let all_say = |address: &String| answers() == vec![vec![address.clone()]; 3];
+    let [last, first] = watch(&world, [&us, &eu], || all_say(&eu));
+    assert!(first.duration_since(last) >= ttl, "{:?}", first.duration_since(last));
+    assert_eq!(epoch(world.node(2)), "epoch=2 region=eu");
+
+    // It does not come back by itself; an operator hands over.
+    world.us.is_sick_for(&[]);
+    let back = || world.node(0).endpoint(world.us.address).0;
+    wait_until(&"up".to_owned(), back);
+    let_pass(Duration::from_secs(1));
+    assert!(all_say(&eu));
+    let word = ["writer", "web", "us", "--reason", "test", "--owner", "bob"];
+    assert!(world.node(1).ctl(&word).0);
+    let [last, first] = watch(&world, [&eu, &us], || all_say(&us));
+    assert!(first.duration_since(last) >= ttl, "{:?}", first.duration_since(last));
+    assert_eq!(epoch(world.node(2)), "epoch=3 region=us");
+
+    // Who knows that the old one is fenced does not wait.
+    let word = ["writer", "web", "eu", "--reason", "test", "--owner", "bob", "--fenced"];
+    assert!(world.node(1).ctl(&word).0);
+    wait_until(&vec![vec![eu]; 3], answers);
+    assert_eq!(epoch(world.node(0)), "epoch=4 region=eu");
+}
+
+#[test]
+fn without_etcd_a_writer_stands_until_its_lease_ends_and_all_else_goes_on() {
+    let etcd = Etcd::start();
+    let world = etcd.world();
+    let answers = || (0..3).map(|row| world.node(row).addresses(NAME)).collect::<Vec<_>>();
+    let us = vec![world.us.address.to_string()];
+    wait_until(&vec![us.clone(); 3], answers);
+
+    // A node that is stopped in the middle of it: what it finds when it wakes up is over.
+    world.node(0).process.signal("STOP");
+    etcd.process.signal("STOP");
+    let stopped = Instant::now();
+    wait_until(&vec![vec![]; 2], || {
+        (1..3).map(|row| world.node(row).addresses(NAME)).collect::<Vec<_>>()
+    });
+    assert!(stopped.elapsed() > Duration::from_secs(1), "{:?}", stopped.elapsed());
+    let (_, status) = world.node(1).ctl(&["status"]);
+    assert!(status.contains("etcd does not answer"), "{status}");
+    assert_eq!(world.node(1).addresses("api.example.com").len(), 1);
+    let history: Value =
+        serde_json::from_str(&world.node(1).get("/api/v1/history?kind=state").1).unwrap();
+    assert_eq!(history[0]["what"], "no region writes");
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
+    let query = crate::harness::question(NAME, RecordType::A, None).to_vec().unwrap();
+    for _ in 0..20 {
+        socket.send_to(&query, world.node(0).dns).unwrap();
+    }
+    // By then the lease is over on its clock too, which may have been renewed a little later.
+    wait_until(&true, || stopped.elapsed() > Duration::from_secs(3));
+    world.node(0).process.signal("CONT");
+    for _ in 0..20 {
+        let mut answer = [0; 512];
+        let length = socket.recv(&mut answer).unwrap();
+        let count = u16::from_be_bytes([answer[6], answer[7]]);
+        assert_eq!((count, length > 12), (0, true), "a writer whose lease is over");
+    }
+    etcd.process.signal("CONT");
+    wait_until(&vec![us; 3], answers);
+}
