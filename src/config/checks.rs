@@ -297,13 +297,17 @@ fn tls(fields: &mut Fields<'_>, host: Option<&str>, problems: &mut Problems) -> 
     let roots = fields.get("ca").and_then(|at| at.text("the path of a PEM file", problems));
     // The certificate is for the host that is asked for, unless said otherwise.
     let host = || host.map(|host| host.split_once(':').map_or(host, |(name, _)| name));
-    let within = fields.get("expires_within");
-    let within = within.and_then(|at| at.duration(Duration::ZERO, YEAR, problems));
+    let mut within = |key| {
+        let at = fields.get(key)?;
+        at.duration(Duration::ZERO, YEAR, problems)
+    };
+    let (expires, warns) = (within("expires_within"), within("warns_within"));
     TlsCheck {
         server_name: sni.or_else(host).map(str::to_owned),
         verify,
         roots: roots.map(PathBuf::from),
-        expires_within: within.unwrap_or_default(),
+        expires_within: expires.unwrap_or_default(),
+        warns_within: warns.unwrap_or_default(),
     }
 }
 

@@ -128,6 +128,8 @@ pub struct TlsCheck {
     pub roots: Option<PathBuf>,
     /// A certificate that expires within this is not valid any more.
     pub expires_within: Duration,
+    /// One that expires within this is told of.
+    pub warns_within: Duration,
 }
 
 impl Check {
@@ -215,6 +217,7 @@ impl fmt::Display for TlsCheck {
         f.write_str(if self.verify { "verified" } else { "unverified" })?;
         self.server_name.iter().try_for_each(|name| write!(f, " as {name}"))?;
         self.roots.iter().try_for_each(|roots| write!(f, " by {}", roots.display()))?;
-        write!(f, " for {} s", self.expires_within.as_secs())
+        let (fails, warns) = (self.expires_within.as_secs(), self.warns_within.as_secs());
+        write!(f, " for {fails} s, better {warns} s")
     }
 }

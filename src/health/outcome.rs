@@ -17,6 +17,8 @@ pub struct Report {
 pub enum Outcome {
     /// It did.
     Success,
+    /// It did, with a certificate that ends soon.
+    Ending,
     /// It did not.
     Failure(Failure),
 }
@@ -89,7 +91,7 @@ impl Outcome {
     /// A word for it, one of a fixed few: the label of a counter.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Success => "success",
+            Self::Success | Self::Ending => "success",
             Self::Failure(Failure::Refused) => "refused",
             Self::Failure(Failure::Unreachable) => "unreachable",
             Self::Failure(Failure::TimedOut(_)) => "timeout",
@@ -114,6 +116,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Success => f.write_str("ok"),
+            Self::Ending => f.write_str("ok; the certificate ends soon"),
             Self::Failure(failure) => failure.fmt(f),
         }
     }

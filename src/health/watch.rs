@@ -109,7 +109,7 @@ impl Watch {
         let report = self.judged(report);
         let mut health = TargetHealth { last: Some((now, report)), ..before };
         let failure = match report.outcome {
-            Outcome::Success => None,
+            Outcome::Success | Outcome::Ending => None,
             Outcome::Failure(Failure::Local) => {
                 // The node's own trouble is no word about the target; but it has none for long.
                 health.stale |= now.since(self.seen) > self.schedule.validity();
@@ -158,7 +158,7 @@ impl Watch {
     fn judged(&self, report: Report) -> Report {
         let is_slow = self.schedule.slow_after.is_some_and(|most| report.latency > most);
         match report.outcome {
-            Outcome::Success if is_slow => {
+            Outcome::Success | Outcome::Ending if is_slow => {
                 Report { outcome: Outcome::Failure(Failure::Slow), ..report }
             }
             _ => report,

@@ -16,12 +16,35 @@ use crate::health::TlsCheck;
 
 /// Whether certificates are verified, by which roots, for how long ahead, and whether HTTP/2 is
 /// spoken then.
-type Trust = (bool, Option<PathBuf>, Duration, bool);
+type Trust = (bool, Option<PathBuf>, (Duration, Duration), bool);
 
 /// The ways in which probes do TLS, one for each thing to trust.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
-    by_trust: HashMap<Trust, Arc<ClientConfig>>,
+    by_trust: HashMap<Trust, Arc<Tls>>,
+}
+
+/// How probes do TLS.
+#[derive(Debug)]
+pub struct Tls {
+    /// How the handshake is done.
+    pub(super) config: Arc<ClientConfig>,
+    /// What tells whether a certificate will be valid for a while; `None`: nobody wants to know.
+    later: Option<Ahead>,
+}
+
+impl Tls {
+    /// Does a certificate end so soon that somebody should know, which is valid today?
+    pub(super) fn ends_soon(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+    ) -> bool {
+        let (Some(later), Some((first, others))) = (&self.later, certificates.split_first()) else {
+            return false;
+        };
+        later.verify_server_cert(first, others, name, &[], UnixTime::now()).is_err()
+    }
 }
 
 impl Clients {
@@ -34,8 +57,9 @@ impl Clients {
         check: &TlsCheck,
         is_h2: bool,
         folder: &Path,
-    ) -> Result<Arc<ClientConfig>, String> {
-        let key = (check.verify, check.roots.clone(), check.expires_within, is_h2);
+    ) -> Result<Arc<Tls>, String> {
+        let spans = (check.expires_within, check.warns_within);
+        let key = (check.verify, check.roots.clone(), spans, is_h2);
         if let Some(known) = self.by_trust.get(&key) {
             return Ok(known.clone());
         }
@@ -43,6 +67,7 @@ impl Clients {
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?;
+        let mut later = None;
         let mut config = if check.verify {
             let roots = match &check.roots {
                 Some(file) => roots_of(&folder.join(file))?,
@@ -50,6 +75,8 @@ impl Clients {
             };
             let inner = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
             let inner = inner.build().map_err(|error| error.to_string())?;
+            let warns = Some(check.warns_within).filter(|span| !span.is_zero());
+            later = warns.map(|by| Ahead { inner: inner.clone(), by });
             let verifier = Arc::new(Ahead { inner, by: check.expires_within });
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         } else {
@@ -59,9 +86,9 @@ impl Clients {
         if is_h2 {
             config.alpn_protocols = vec![b"h2".to_vec()];
         }
-        let config = Arc::new(config);
-        self.by_trust.insert(key, config.clone());
-        Ok(config)
+        let tls = Arc::new(Tls { config: Arc::new(config), later });
+        self.by_trust.insert(key, tls.clone());
+        Ok(tls)
     }
 }
 

@@ -435,3 +435,31 @@ fn webhooks_are_told_in_order_again_and_again_and_delay_nothing() {
     let failed = "meridian_webhook_events_total{webhook=\"reluctant\",outcome=\"failed\"}";
     assert_eq!(server.metric(failed), 2.0);
 }
+
+/// `MERIDIAN_KILLS=200 tests/run --test it killed` does it so often.
+#[test]
+fn killed_at_any_moment_it_keeps_what_it_has_said_it_keeps() {
+    let kills = std::env::var("MERIDIAN_KILLS").ok().and_then(|text| text.parse().ok());
+    let (mut server, _regions) = world();
+    let mut was = false;
+    for round in 0..kills.unwrap_or(8) {
+        let is_drain = round % 2 == 0;
+        let mut ctl = Command::new(env!("CARGO_BIN_EXE_meridian"));
+        ctl.arg("ctl").arg("--socket").arg(server.path("ctl.sock"));
+        match is_drain {
+            true => ctl.args(["drain", "eu", "--reason", "test", "--owner", "alice"]),
+            false => ctl.args(["clear", "eu", "--owner", "alice"]),
+        };
+        let mut ctl = ctl.stdout(std::process::Stdio::null()).spawn().unwrap();
+        // From before it is asked until after it has answered.
+        thread::park_timeout(std::time::Duration::from_millis(3 * (round * 7 % 23)));
+        server.process.kill();
+        let is_done = ctl.wait().unwrap().success();
+        server = server.restart();
+        let (_, told) = server.ctl(&["overrides"]);
+        let is = told.contains("eu: drain");
+        assert!(is == is_drain || (!is_done && is == was), "round {round}: {told}");
+        was = is;
+        assert!(!server.path("state/meridian.db.broken").exists());
+    }
+}

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd, generate_simple_self_signed};
 
 use crate::harness::{Meridian, Nginx, free_port, own_address, wait_for, wait_until};
 
@@ -149,8 +149,16 @@ fn certificates_are_verified_unless_told_otherwise() {
     let right = Nginx::start_tls(port, &ours, &our_key);
     let wrong = Nginx::start_tls(port, &theirs, &their_key);
     let plain = Nginx::start(port);
+    // Valid for ten days more.
+    let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(240);
+    let ends = ends.to_zoned(jiff::tz::TimeZone::UTC);
+    let mut params = CertificateParams::new(["www.example.com".to_owned()]).unwrap();
+    params.not_after = date_time_ymd(ends.year().into(), ends.month() as u8, ends.day() as u8);
+    let key = KeyPair::generate().unwrap();
+    let short = params.self_signed(&key).unwrap().pem();
+    let ending = Nginx::start_tls(port, &short, &key.serialize_pem());
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("ca.pem"), &ours).unwrap();
+    std::fs::write(folder.path().join("ca.pem"), ours.clone() + &short).unwrap();
     let service = |name: &str, check: &str, nginx: &Nginx| {
         format!(
             "  {name}: {{ names: [{name}.example.com], check: {check}, \
@@ -163,6 +171,8 @@ fn certificates_are_verified_unless_told_otherwise() {
         service("wrong", "strict", &wrong),
         service("plain", "strict", &plain),
         service("lax", "lax", &wrong),
+        service("soon", "soon", &ending),
+        service("late", "late", &ending),
     ];
     let server = Meridian::serve_in(
         folder,
@@ -171,6 +181,8 @@ fn certificates_are_verified_unless_told_otherwise() {
 checks:
   strict: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem }}
   lax: {{ https: /healthz, port: {port}, host: www.example.com, verify: false }}
+  soon: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem, warns_within: 30d }}
+  late: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem, expires_within: 30d }}
 zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
 services:
 {}",
@@ -190,6 +202,9 @@ services:
     assert_eq!(found(1), told("down", "certificate not valid"));
     assert_eq!(found(2), told("down", "TLS handshake failed"));
     assert_eq!(found(3), told("up", "ok"));
+    assert_eq!(found(4), told("up", "ok; the certificate ends soon"));
+    assert_eq!(found(5), told("down", "certificate expired, or about to"));
+    assert_eq!(server.metric("meridian_certificates_ending"), 1.0);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use metrics::histogram;
 use tracing::debug;
 
 use crate::cluster::FRESH;
-use crate::health::{Change, State};
+use crate::health::{Change, State, Votes};
 use crate::ids::TargetId;
 use crate::server::history::{Kind, Level, Record};
 use crate::server::load::Loaded;
@@ -54,8 +54,16 @@ impl Control {
             }
             _ => Level::Info,
         };
-        let last = self.monitor.table().get(change.target).last;
-        let why = last.map(|(_, report)| report.outcome.to_string()).unwrap_or_default();
+        let health = self.monitor.table().get(change.target);
+        let last = health.last.map(|(_, report)| report.outcome.to_string());
+        let why = match (&self.peers, last) {
+            (None, last) => last.unwrap_or_default(),
+            (Some(_), last) => {
+                let Votes { up, down } = health.votes;
+                let here = last.map(|last| format!("; here: {last}")).unwrap_or_default();
+                format!("{down} see it down, {up} up{here}")
+            }
+        };
         let subject = named(&self.loaded, change.target);
         self.tell(level, Kind::State, (subject, change.to.to_string()), (why, String::new()), took);
     }

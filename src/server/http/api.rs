@@ -9,7 +9,8 @@ use super::super::control::NodeView;
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
 use super::writers::Writing;
-use crate::health::State;
+use crate::config::Target;
+use crate::health::{Outcome, State};
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Selector, Snapshot};
 use crate::steer::{Endpoint, Family, Hold, Pool, Service, state_of};
@@ -312,6 +313,13 @@ fn alarms(view: &View) -> Vec<String> {
             let next = wait.map(|from| format!("; the next one from {} on", timestamp(from)));
             alarms.push(format!("{name}: no region writes{}", next.unwrap_or_default()));
         }
+    }
+    let is_ending = |of: &&Target| {
+        let last = view.health.get(of.id).last;
+        last.is_some_and(|(_, report)| report.outcome == Outcome::Ending)
+    };
+    for target in view.loaded.config.targets.iter().filter(is_ending) {
+        alarms.push(format!("{}: its certificate ends soon", target.address));
     }
     for (service, region, hold) in view.holds.all() {
         let name = view.snapshot.plan().pool_name(service, region);

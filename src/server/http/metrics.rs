@@ -12,7 +12,7 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::super::handle::View;
-use crate::health::State;
+use crate::health::{Outcome, State};
 use crate::steer::{Hold, state_of};
 
 /// Seconds, for what should take microseconds.
@@ -120,6 +120,7 @@ pub(super) fn now(view: &View) -> String {
     }
     head(&mut out, "meridian_stale_targets", "Targets of which no probe comes back");
     let _fine = writeln!(out, "meridian_stale_targets {}", view.stale);
+    certificates(&mut out, view);
     head(&mut out, "meridian_held_regions", "Services' regions that health alone does not move");
     let kept = view.holds.all().filter(|(.., hold)| *hold == Hold::Kept).count();
     let back = view.holds.all().count() - kept;
@@ -155,6 +156,16 @@ pub(super) fn now(view: &View) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
     out
+}
+
+fn certificates(out: &mut String, view: &View) {
+    let ending = view.loaded.config.targets.iter().filter(|of| {
+        let last = view.health.get(of.id).last;
+        last.is_some_and(|(_, report)| report.outcome == Outcome::Ending)
+    });
+    let ending = ending.count();
+    head(out, "meridian_certificates_ending", "Targets whose certificate ends soon");
+    let _fine = writeln!(out, "meridian_certificates_ending {ending}");
 }
 
 fn writers(out: &mut String, view: &View) {

@@ -15,8 +15,8 @@ use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::clock::Clock;
+use super::tls::Tls;
 use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
 use crate::ids::TargetId;
 
@@ -51,7 +52,7 @@ pub struct Probe {
     /// What is done there.
     pub check: Check,
     /// How TLS is done, if the check needs it.
-    pub tls: Option<Arc<ClientConfig>>,
+    pub tls: Option<Arc<Tls>>,
     /// As whom it asks over HTTP: whoever reads the target's logs sees which node that was.
     pub agent: HeaderValue,
 }
@@ -137,7 +138,7 @@ impl Prober {
     async fn carry_out(&self, probe: &Probe, within: Duration) -> Outcome {
         let deadline = Deadline(Instant::now() + within);
         match self.attempt(probe, deadline).await {
-            Ok(()) => Outcome::Success,
+            Ok(outcome) => outcome,
             Err(Failure::TimedOut(_)) if Instant::now() > deadline.0 + HELD_UP => {
                 Outcome::Failure(Failure::Local)
             }
@@ -146,37 +147,43 @@ impl Prober {
     }
 
     /// Does what the check says.
-    async fn attempt(&self, probe: &Probe, deadline: Deadline) -> Result<(), Failure> {
+    async fn attempt(&self, probe: &Probe, deadline: Deadline) -> Result<Outcome, Failure> {
         let address = SocketAddr::new(probe.address, probe.check.port());
         match &probe.check {
-            Check::Dns { query, .. } => dns::ask(address, query, deadline).await,
-            Check::Ping => ping::echo(probe.address, deadline).await,
+            Check::Dns { query, .. } => dns::ask(address, query, deadline).await?,
+            Check::Ping => ping::echo(probe.address, deadline).await?,
             Check::Command { command } => {
                 // The semaphore is never closed.
                 let _room = self.commands.acquire().await.map_err(|_| Failure::Local)?;
-                command::run(probe.address, command, deadline).await
+                command::run(probe.address, command, deadline).await?;
             }
             Check::Pushed { name, file } => {
                 let at = (&**name, probe.address);
-                self.pushed.look(self.clock.now(), at, file.as_deref()).await
+                self.pushed.look(self.clock.now(), at, file.as_deref()).await?;
             }
             Check::Tcp { .. } | Check::Http { .. } | Check::Https { .. } | Check::Grpc { .. } => {
-                connect(probe, address, deadline).await
+                return connect(probe, address, deadline).await;
             }
         }
+        Ok(Outcome::Success)
     }
 }
 
 /// A check over a TCP connection.
-async fn connect(probe: &Probe, address: SocketAddr, deadline: Deadline) -> Result<(), Failure> {
+async fn connect(
+    probe: &Probe,
+    address: SocketAddr,
+    deadline: Deadline,
+) -> Result<Outcome, Failure> {
     let stream = deadline.hold(Stage::Connect, TcpStream::connect(address)).await?;
     let socket = SockRef::from(&stream);
     socket.set_linger(Some(Duration::ZERO)).map_err(|_| Failure::Local)?;
     socket.set_tcp_nodelay(true).map_err(|_| Failure::Local)?;
     match &probe.check {
-        Check::Tcp { .. } => Ok(()),
+        Check::Tcp { .. } => Ok(Outcome::Success),
         Check::Http { request, .. } => {
-            ask(stream, (address, &probe.agent), request, deadline).await
+            ask(stream, (address, &probe.agent), request, deadline).await?;
+            Ok(Outcome::Success)
         }
         Check::Grpc { service, tls, .. } => {
             let name = tls.as_ref().and_then(|tls| tls.server_name.clone());
@@ -184,36 +191,44 @@ async fn connect(probe: &Probe, address: SocketAddr, deadline: Deadline) -> Resu
             let who = (authority, &probe.agent);
             match tls {
                 Some(tls) => {
-                    let stream = secure(stream, probe, tls, deadline).await?;
-                    grpc::ask(stream, who, service, deadline).await
+                    let (stream, outcome) = secure(stream, probe, tls, deadline).await?;
+                    grpc::ask(stream, who, service, deadline).await?;
+                    Ok(outcome)
                 }
-                None => grpc::ask(stream, who, service, deadline).await,
+                None => {
+                    grpc::ask(stream, who, service, deadline).await?;
+                    Ok(Outcome::Success)
+                }
             }
         }
         Check::Dns { .. } | Check::Ping | Check::Command { .. } | Check::Pushed { .. } => {
             Err(Failure::Local)
         }
         Check::Https { request, tls, .. } => {
-            let stream = secure(stream, probe, tls, deadline).await?;
-            ask(stream, (address, &probe.agent), request, deadline).await
+            let (stream, outcome) = secure(stream, probe, tls, deadline).await?;
+            ask(stream, (address, &probe.agent), request, deadline).await?;
+            Ok(outcome)
         }
     }
 }
 
-/// TLS over a connection.
+/// TLS over a connection; the outcome, if nothing else goes wrong.
 async fn secure(
     stream: TcpStream,
     probe: &Probe,
     tls: &TlsCheck,
     deadline: Deadline,
-) -> Result<TlsStream<TcpStream>, Failure> {
-    let config = probe.tls.clone().ok_or(Failure::Local)?;
+) -> Result<(TlsStream<TcpStream>, Outcome), Failure> {
+    let how = probe.tls.as_ref().ok_or(Failure::Local)?;
     let name = match &tls.server_name {
         Some(name) => ServerName::try_from(name.clone()).map_err(|_| Failure::Tls)?,
         None => ServerName::from(probe.address),
     };
-    let handshake = TlsConnector::from(config).connect(name, stream);
-    deadline.hold(Stage::Handshake, handshake).await
+    let handshake = TlsConnector::from(how.config.clone()).connect(name.clone(), stream);
+    let stream = deadline.hold(Stage::Handshake, handshake).await?;
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let ends_soon = how.ends_soon(certificates, &name);
+    Ok((stream, if ends_soon { Outcome::Ending } else { Outcome::Success }))
 }
 
 /// One HTTP request, and whether its answer is what is expected.
