@@ -190,6 +190,14 @@ impl Gossip {
         self.peers.iter().filter(|(_, peer)| is_fresh(peer)).map(|(node, _)| *node).collect()
     }
 
+    /// Until when the words of at least so many nodes count, should nothing more be heard.
+    pub fn fresh_until(&self, nodes: usize) -> Option<Instant> {
+        let mut heard: Vec<Instant> = self.peers.values().filter_map(|of| of.last_heard).collect();
+        heard.sort_unstable();
+        let row = heard.len().checked_sub(nodes)?;
+        heard.get(row).map(|at| *at + FRESH)
+    }
+
     /// When each node was last heard.
     pub fn last_heard(&self) -> impl Iterator<Item = (NodeId, Option<Instant>)> {
         self.peers.iter().map(|(node, peer)| (*node, peer.last_heard))

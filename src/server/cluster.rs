@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use metrics::counter;
 use tokio::net::UdpSocket;
@@ -38,6 +39,8 @@ pub(super) struct Cluster {
     gossip: Gossip,
     /// Where each node is, by id.
     addresses: Vec<SocketAddr>,
+    /// How many others must be heard for a quorum.
+    needed: usize,
     /// What this node says.
     says: UnboundedReceiver<Saying>,
     /// Who decides by what is heard.
@@ -64,6 +67,12 @@ pub(super) fn key(file: &Path) -> Result<Vec<u8>, Problem> {
     }
     Ok(line.to_vec())
 }
+
+/// A task that is woken every heartbeat and was not for so long stood still.
+const PAUSED: Duration = Duration::from_secs(1);
+
+/// How much longer enough nodes must be heard to tell of it.
+const LONGER: Duration = Duration::from_millis(500);
 
 /// All that a node needs to speak with others, and silent yet.
 pub(super) struct Speech {
@@ -120,6 +129,8 @@ impl Speech {
             seal,
             gossip: Gossip::new(incarnation, others),
             addresses: of.nodes.iter().map(|of| of.address).collect(),
+            // With this node they are more than half.
+            needed: of.nodes.len() / 2,
             says,
             control: handle.requests.clone(),
         };
@@ -132,17 +143,26 @@ impl Cluster {
     pub(super) async fn run(mut self) {
         let mut buffer = vec![0; LARGEST];
         let mut fresh = BTreeSet::new();
+        let (mut told, mut last) = (None, self.clock.now());
         loop {
             let now = self.clock.now();
+            if now.since(last) > PAUSED {
+                // This process stood still. What came meanwhile tells what was.
+                while self.socket.try_recv_from(&mut buffer).is_ok() {}
+            }
+            last = now;
             self.transmit(now).await;
             let heard: Vec<Heard> = std::iter::from_fn(|| self.gossip.poll_heard()).collect();
             let peers = self.gossip.fresh(now);
             if !heard.is_empty() && self.control.send(Request::Heard(heard)).await.is_err() {
                 return;
             }
-            if peers != fresh {
+            let until = self.gossip.fresh_until(self.needed);
+            let is_longer = until > told.map(|told: Instant| told + LONGER);
+            if peers != fresh || is_longer {
                 fresh.clone_from(&peers);
-                if self.control.send(Request::Peers(peers)).await.is_err() {
+                told = until;
+                if self.control.send(Request::Peers(peers, until)).await.is_err() {
                     return;
                 }
             }

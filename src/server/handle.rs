@@ -33,8 +33,8 @@ pub(super) enum Request {
     View(oneshot::Sender<View>),
     /// Other nodes say something.
     Heard(Vec<Heard>),
-    /// These other nodes are heard.
-    Peers(BTreeSet<NodeId>),
+    /// These other nodes are heard, and until when enough of them for a quorum.
+    Peers(BTreeSet<NodeId>, Option<Instant>),
     /// Tell what an operator's word would do, once it has reached everybody.
     Weigh(Box<Said>, oneshot::Sender<Result<(Said, Impact), String>>),
     /// Follow it, on whose behalf; it is on disk.

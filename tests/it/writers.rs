@@ -6,12 +6,15 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use hickory_proto::op::Message;
 use hickory_proto::rr::{RData, RecordType};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cluster::{World, let_pass};
-use crate::harness::{Meridian, Nginx, Process, ask, free_port, own_address, wait_until};
+use crate::harness::{
+    Meridian, Nginx, PATIENCE, Process, ask, data, free_port, own_address, question, wait_until,
+};
 
 const NAME: &str = "www.example.com";
 
@@ -96,7 +99,10 @@ fn who_is_cut_off_answers_no_writer_and_two_words_at_once_are_none() {
         let (fine, told) = world.node(node).ctl(&word);
         assert!(fine, "{told}");
     };
-    let answers = || (0..3).map(|row| world.node(row).addresses(NAME)).collect::<Vec<_>>();
+    let answers_of = |rows: &[usize]| {
+        rows.iter().map(|row| world.node(*row).addresses(NAME)).collect::<Vec<_>>()
+    };
+    let answers = || answers_of(&[0, 1, 2]);
     let [us, eu] = [&world.us, &world.eu].map(|of| vec![of.address.to_string()]);
     write(0, "us");
     wait_until(&vec![us.clone(); 3], answers);
@@ -114,6 +120,15 @@ fn who_is_cut_off_answers_no_writer_and_two_words_at_once_are_none() {
     write(1, "eu");
     wait_until(&vec![eu; 3], answers);
     wait_until(&"epoch=4 region=eu".to_owned(), || epoch(world.node(0)));
+
+    // One that stood still while another writer was named does not answer the old one.
+    world.node(0).process.signal("STOP");
+    wait_until(&1.0, || world.node(1).metric("meridian_nodes_heard"));
+    write(1, "us");
+    wait_until(&vec![us.clone(); 2], || answers_of(&[1, 2]));
+    let woken = wake(world.node(0), 20);
+    assert!(woken.iter().all(|answer| answer.is_empty() || *answer == us), "{woken:?}");
+    wait_until(&vec![us; 3], answers);
 }
 
 /// A real etcd of one member.
@@ -143,11 +158,28 @@ impl Etcd {
     }
 }
 
+/// What a node that is stopped answers when it goes on to queries that have waited for that.
+fn wake(node: &Meridian, count: usize) -> Vec<Vec<String>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let query = question(NAME, RecordType::A, None).to_vec().unwrap();
+    for _ in 0..count {
+        socket.send_to(&query, node.dns).unwrap();
+    }
+    node.process.signal("CONT");
+    let answer = |_| {
+        let mut answer = [0; 512];
+        let length = socket.recv(&mut answer).unwrap();
+        data(&Message::from_vec(&answer[..length]).unwrap())
+    };
+    (0..count).map(answer).collect()
+}
+
 /// What every node answers, over and over, until `condition`; the last moment at which any named
 /// the first address, and the first at which any named the second.
 fn watch(world: &World, [old, new]: [&str; 2], condition: impl Fn() -> bool) -> [Instant; 2] {
     let (mut last, mut first) = (Instant::now(), None);
-    let deadline = Instant::now() + crate::harness::PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain");
         for node in world.nodes.iter().flatten() {
@@ -225,21 +257,10 @@ fn without_etcd_a_writer_stands_until_its_lease_ends_and_all_else_goes_on() {
         serde_json::from_str(&world.node(1).get("/api/v1/history?kind=state").1).unwrap();
     assert_eq!(history[0]["what"], "no region writes");
 
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
-    let query = crate::harness::question(NAME, RecordType::A, None).to_vec().unwrap();
-    for _ in 0..20 {
-        socket.send_to(&query, world.node(0).dns).unwrap();
-    }
     // By then the lease is over on its clock too, which may have been renewed a little later.
     wait_until(&true, || stopped.elapsed() > Duration::from_secs(3));
-    world.node(0).process.signal("CONT");
-    for _ in 0..20 {
-        let mut answer = [0; 512];
-        let length = socket.recv(&mut answer).unwrap();
-        let count = u16::from_be_bytes([answer[6], answer[7]]);
-        assert_eq!((count, length > 12), (0, true), "a writer whose lease is over");
-    }
+    let woken = wake(world.node(0), 20);
+    assert_eq!(woken, vec![Vec::<String>::new(); 20], "a writer whose lease is over");
     etcd.process.signal("CONT");
     wait_until(&vec![us; 3], answers);
 }

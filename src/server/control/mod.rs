@@ -363,7 +363,7 @@ impl Control {
                 let _gone = reply.send(());
             }
             Request::Heard(heard) => self.hear(heard),
-            Request::Peers(fresh) => self.see_peers(fresh),
+            Request::Peers(fresh, until) => self.see_peers(fresh, until),
         }
     }
 

@@ -38,6 +38,8 @@ pub(in crate::server) struct Peers {
     digests: HashMap<NodeId, BTreeMap<String, Digest>>,
     conditions: HashMap<NodeId, NodeWord>,
     fresh: BTreeSet<NodeId>,
+    /// Until when enough of them are for a quorum, should nothing more be heard.
+    pub(super) fresh_until: Option<Instant>,
     own_digests: BTreeMap<String, Digest>,
     own_word: Option<NodeWord>,
     /// Since when which node answers otherwise for which service.
@@ -94,6 +96,7 @@ impl Peers {
             digests: HashMap::new(),
             conditions: HashMap::new(),
             fresh: BTreeSet::new(),
+            fresh_until: None,
             own_digests: BTreeMap::new(),
             own_word: None,
             differing: BTreeMap::new(),
@@ -103,6 +106,11 @@ impl Peers {
     pub(super) fn say(&self, key: String, value: Option<String>) {
         // The task ends with the server.
         let _ended = self.says.send((key, value));
+    }
+
+    /// Is there any other node?
+    pub(super) fn are_many(&self) -> bool {
+        self.of.nodes.len() > 1
     }
 
     fn name(&self, node: NodeId) -> String {
@@ -373,10 +381,11 @@ impl Control {
     }
 
     /// These other nodes are heard.
-    pub(super) fn see_peers(&mut self, fresh: BTreeSet<NodeId>) {
+    pub(super) fn see_peers(&mut self, fresh: BTreeSet<NodeId>, until: Option<Instant>) {
         let now = self.clock.now();
         if let Some(peers) = &mut self.peers {
             peers.fresh.clone_from(&fresh);
+            peers.fresh_until = until;
         }
         self.monitor.handle_peers(now, fresh);
     }

@@ -112,16 +112,17 @@ impl Writing {
         self.all.next_change(now)
     }
 
-    fn writer(&self, config: &Config, service: &Service, is_isolated: bool) -> Option<Writer> {
+    /// The writer of a service; one that operators named counts as long as this node surely hears
+    /// what they say next: until `heard`.
+    fn writer(&self, config: &Config, service: &Service, heard: Option<Instant>) -> Option<Writer> {
         let ttl = |seconds| service.ttl.min(Ttl::from_secs(seconds));
         match &service.policy {
             Policy::SingleWriter(_, Lease::Manual) => {
-                // Who hears too few others may not have heard the newest word.
-                let named = self.named.get(&service.name).filter(|_| !is_isolated)?;
+                let named = self.named.get(&service.name)?;
                 let region = config.region(named.region.as_ref()?)?;
                 let from = Instant::from_nanos(named.from);
                 let (epoch, ttl) = (named.epoch, ttl(named.ttl));
-                Some(Writer { region, epoch, ttl, from, until: None })
+                Some(Writer { region, epoch, ttl, from, until: heard })
             }
             Policy::SingleWriter(_, Lease::Kept(_)) => {
                 let Holder { region, epoch, ttl: written, until } =
@@ -150,9 +151,9 @@ impl Control {
     /// until another moment.
     pub(super) fn follow_writers(&mut self, now: Instant) -> Vec<ServiceId> {
         let config = &self.loaded.config;
-        let is_isolated = self.monitor.is_isolated();
+        let heard = self.hears_until();
         let writer = |(row, service)| {
-            let writer = self.writing.writer(config, service, is_isolated)?;
+            let writer = self.writing.writer(config, service, heard)?;
             Some((ServiceId::from_index(row)?, writer))
         };
         self.writing.all = config.services.iter().enumerate().filter_map(writer).collect();
@@ -164,6 +165,13 @@ impl Control {
             self.tell_of_writers(&before);
         }
         changed
+    }
+
+    /// Until when this node surely hears what is said at others; `None`: there are none.
+    fn hears_until(&self) -> Option<Instant> {
+        let others = self.peers.as_ref().filter(|peers| peers.are_many());
+        // Who has heard nobody hears nobody, from the beginning of time.
+        others.map(|peers| peers.fresh_until.unwrap_or_default())
     }
 
     fn tell_of_writers(&mut self, before: &Writers) {
@@ -268,7 +276,7 @@ impl Control {
             let wishes = self.writing.wishes.clone();
             return Ok(Next::Leased(wishes.ok_or("restart the node: `etcd` is new")?));
         }
-        if !fenced && self.monitor.is_isolated() {
+        if !fenced && self.hears_until().is_some_and(|until| self.clock.now() >= until) {
             let why = "this node hears too few others to know who writes";
             return Err(format!("{why}; say it elsewhere, or with `fenced`"));
         }
@@ -342,7 +350,8 @@ impl Control {
             let writer = self.writing.in_force.of(id);
             let leased = self.writing.leased.get(&service.name);
             let named = self.writing.named.get(&service.name);
-            let waits = self.writing.all.of(id).filter(|_| writer.is_none()).map(|of| of.from);
+            let now = self.clock.now();
+            let waits = self.writing.all.of(id).map(|of| of.from).filter(|from| *from > now);
             let wanted = leased.and_then(|leased| leased.wanted.clone());
             Some(WriterView {
                 service: service.name.clone(),
