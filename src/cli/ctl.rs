@@ -327,18 +327,21 @@ fn effect_text(saying: &Saying, effect: &Effect) -> String {
             .push(format!("  DANGER    {service} is left with nothing that is up and not drained"));
     }
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
-    lines.push("  Clients, by the share of all IPv4 addresses:".to_owned());
+    lines.push("  Clients, of those that asked lately, or of all addresses:".to_owned());
     for moved in &effect.shares {
         let region = moved.region.as_deref().unwrap_or("no region");
         let (before, after) = (percent(moved.before), percent(moved.after));
         let sign = if before == after { "" } else { "  ←" };
         let what = format!("{} {}", moved.service, moved.rtype);
-        lines.push(format!("    {what:<20} {region:<16} {before:>8} → {after:>8}{sign}"));
+        let by = match moved.observed {
+            0 => "addresses".to_owned(),
+            count => format!("{count} asked"),
+        };
+        let moved = format!("{before:>8} → {after:>8}");
+        lines.push(format!("    {what:<20} {region:<16} {moved}  {by}{sign}"));
     }
     if effect.regions.iter().any(|load| load.capacity.is_some()) {
-        lines.push(
-            "  Regions, every service counting alike, beside their share of capacity:".into(),
-        );
+        lines.push("  Regions, over all services, beside their share of capacity:".into());
         for load in &effect.regions {
             let (before, after) = (percent(load.before), percent(load.after));
             let capacity = load.capacity.map(percent).unwrap_or_default();

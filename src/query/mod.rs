@@ -12,7 +12,7 @@
 //! answers every packet that is a query, whatever is in it, and is silent where an answer could
 //! make a loop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::Snapshot;
@@ -96,6 +96,8 @@ pub struct Summary {
     pub service: Option<ServiceId>,
     /// The first region in the answer, if any.
     pub region: Option<RegionId>,
+    /// The client as far as that counted: its address, or its subnet's.
+    pub client: Option<IpAddr>,
     /// Whether the client is told to ask again over TCP.
     pub truncated: bool,
 }
@@ -169,7 +171,8 @@ pub fn answer(
 /// A header alone: what stands in the packet behind it could not be read.
 fn refuse(header: Header, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
     message::bare(out, header, rcode);
-    Outcome::Answered(Summary { rcode, service: None, region: None, truncated: false })
+    let summary = Summary { rcode, service: None, region: None, client: None, truncated: false };
+    Outcome::Answered(summary)
 }
 
 /// The question and a response code, without a record.
@@ -196,6 +199,7 @@ fn finish(
         rcode: resolved.rcode,
         service: resolved.service,
         region: resolved.region,
+        client: resolved.client,
         truncated,
     })
 }

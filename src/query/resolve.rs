@@ -7,6 +7,7 @@
 //!                    └ no such set: NODATA          no node: NXDOMAIN          cut: a referral
 //! ```
 
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
@@ -30,12 +31,14 @@ pub(super) struct Resolved {
     pub(super) scope: u8,
     pub(super) service: Option<ServiceId>,
     pub(super) region: Option<RegionId>,
+    pub(super) client: Option<IpAddr>,
 }
 
 impl Resolved {
     /// A response code without a record.
     pub(super) fn only(rcode: Rcode) -> Self {
-        Self { rcode, authoritative: false, scope: 0, service: None, region: None }
+        let (service, region, client) = (None, None, None);
+        Self { rcode, authoritative: false, scope: 0, service, region, client }
     }
 }
 
@@ -169,7 +172,9 @@ impl Walk<'_> {
         };
         let selector = service.selector(Family::Alias).or(by_type)?;
         let ecs = self.snapshot.plan().services.get(id.index())?.ecs;
-        let (ready, prefix) = selector.select(self.client.address(ecs))?;
+        let client = self.client.address(ecs);
+        self.resolved.client = Some(client);
+        let (ready, prefix) = selector.select(client)?;
         // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
         self.resolved.scope = self.resolved.scope.max(self.client.scope(ecs, prefix));
         // The snapshot after this one may be late; a lease that is over is over.

@@ -25,8 +25,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 
 use super::certificate::Newest;
-use super::clock::Clock;
-use super::responder::{Published, Responder};
+use super::responder::{Answers, Responder};
 use crate::query::{Peer, Transport};
 
 /// How long a handshake, or a connection without a request, may take.
@@ -58,10 +57,9 @@ pub(super) fn serve(
     https: Vec<TcpListener>,
     quic: Vec<UdpSocket>,
     certificate: &Arc<Newest>,
-    published: Published,
-    clock: Clock,
+    answers: Answers,
 ) -> io::Result<Server<Handler>> {
-    let mut server = Server::new(Handler { published, clock });
+    let mut server = Server::new(Handler { answers });
     for listener in https {
         let path = PATH.to_owned();
         server.register_https_listener(listener, PATIENCE, certificate.clone(), None, path)?;
@@ -74,8 +72,7 @@ pub(super) fn serve(
 
 /// Hands hickory-server's requests to `query::answer`.
 pub(super) struct Handler {
-    published: Published,
-    clock: Clock,
+    answers: Answers,
 }
 
 #[async_trait]
@@ -124,7 +121,7 @@ impl Handler {
             Protocol::Quic => Transport::Quic,
             _ => Transport::Https,
         };
-        let mut responder = Responder::new(self.published.clone(), self.clock, transport);
+        let mut responder = Responder::new(self.answers.clone(), transport);
         let mut out = Vec::new();
         responder.respond(packet, Peer { address, transport }, &mut out);
         Message::from_bytes(&out).ok()

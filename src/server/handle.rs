@@ -15,6 +15,7 @@ use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, Said};
 use super::prober::Pushed;
 use super::responder::Published;
+use super::sample::Sample;
 use super::store::Store;
 use crate::cluster::{Heard, Stamp};
 use crate::config::Subject;
@@ -111,6 +112,8 @@ pub struct Handle {
     pub(super) ready: watch::Receiver<bool>,
     pub(super) store: Store,
     pub(super) pushed: Pushed,
+    /// Some of the queries that were answered lately.
+    pub(super) sample: Sample,
     /// Held from the weighing of an operator's word until it is followed: two words that are
     /// harmless alone may leave a name with nothing together.
     pub(super) desk: Arc<Mutex<()>>,

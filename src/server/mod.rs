@@ -37,7 +37,7 @@ use clock::Clock;
 use control::Control;
 use etcd::Gateway;
 use prober::Prober;
-use responder::Published;
+use responder::Answers;
 use store::Store;
 
 mod certificate;
@@ -59,6 +59,7 @@ mod overrides;
 mod prober;
 mod reload;
 mod responder;
+mod sample;
 mod seal;
 mod socket;
 mod store;
@@ -200,14 +201,14 @@ impl Server {
         builder.spawn(move || reload::watch(loader, &asked, &watching))?;
 
         handle.ready().await;
-        let published = handle.published();
+        let (published, sample) = (handle.published().clone(), handle.sample.clone());
+        let answers = Answers { published, clock, sample };
         let stop = Arc::new(AtomicBool::new(false));
         let workers = bound.udp.into_iter();
-        let workers =
-            workers.map(|socket| udp::spawn(socket, published.clone(), clock, stop.clone()));
+        let workers = workers.map(|socket| udp::spawn(socket, answers.clone(), stop.clone()));
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
         let streams = Streams { tcp: bound.tcp, dot: bound.dot, doh: bound.doh, doq: bound.doq };
-        streams.serve(&mut tasks, (published, clock), tcp_limits, (&acceptor, &certificate))?;
+        streams.serve(&mut tasks, &answers, tcp_limits, (&acceptor, &certificate))?;
         Ok(Self { addresses, control: handle, reload, stop, workers, tasks })
     }
 
@@ -257,7 +258,7 @@ impl Streams {
     fn serve(
         self,
         tasks: &mut JoinSet<()>,
-        (published, clock): (&Published, Clock),
+        answers: &Answers,
         limits: TcpLimits,
         (acceptor, certificate): (&TlsAcceptor, &Arc<Newest>),
     ) -> Result<(), StartError> {
@@ -265,15 +266,15 @@ impl Streams {
         let plain = self.tcp.into_iter().map(|listener| (listener, None));
         let dot = self.dot.into_iter().map(|listener| (listener, Some(acceptor.clone())));
         for (listener, tls) in plain.chain(dot) {
-            let serving = tcp::serve(listener, tls, published.clone(), clock, room.clone());
+            let serving = tcp::serve(listener, tls, answers.clone(), room.clone());
             tasks.spawn(async move {
                 let error = serving.await;
                 tracing::error!(%error, "a TCP listener has ended");
             });
         }
         if !self.doh.is_empty() || !self.doq.is_empty() {
-            let published = published.clone();
-            let mut server = encrypted::serve(self.doh, self.doq, certificate, published, clock)?;
+            let answers = answers.clone();
+            let mut server = encrypted::serve(self.doh, self.doq, certificate, answers)?;
             tasks.spawn(async move {
                 if let Err(error) = server.block_until_done().await {
                     tracing::error!(%error, "an encrypted listener has ended");

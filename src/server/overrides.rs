@@ -1,6 +1,8 @@
 //! What operators have said, by names; what it means for the configuration that is served; and
 //! what it would do.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Stamp;
 use crate::config::{Config, Maintenance, Subject};
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Plan, Snapshot};
+use crate::snapshot::{Plan, Ready, Snapshot};
 use crate::steer::{Basis, Facts, Family, Override, Overrides, Policy, Ramp, Scope, Word};
 use crate::time::{Instant, Ttl};
 
@@ -165,31 +167,43 @@ pub struct Share {
     pub family: Family,
     /// The region; `None`: the answer is in none.
     pub region: Option<RegionId>,
-    /// The share of all IPv4 addresses whose clients are sent there now.
+    /// The share of the clients that are sent there now: of those that asked lately, or else of
+    /// all IPv4 addresses.
     pub before: f64,
     /// The same afterwards.
     pub after: f64,
+    /// How many clients that is counted by; 0: none, but by addresses.
+    pub observed: usize,
 }
 
-/// What becomes of the answers of `now` if everything is decided by `then`.
-pub(super) fn impact(now: &Snapshot, then: &Facts<'_>) -> Impact {
+/// Fewer clients than this are not counted by.
+const FEWEST: usize = 100;
+
+/// What becomes of the answers of `now` if everything is decided by `then`; `clients` of each
+/// service asked lately.
+pub(super) fn impact(now: &Snapshot, then: &Facts<'_>, clients: &[Vec<IpAddr>]) -> Impact {
     let plan = now.plan();
     let after = Snapshot::compile(plan.clone(), then, Some(now), None, now.generation());
     let mut impact = Impact::default();
-    for (row, service) in plan.services.iter().enumerate() {
-        let Some(id) = ServiceId::from_index(row) else { break };
+    for (id, service) in plan.ids().zip(&plan.services) {
+        let clients = clients.get(id.index()).filter(|clients| clients.len() >= FEWEST);
+        let clients = clients.map_or(&[][..], Vec::as_slice);
         for family in service.families() {
             // Where one region at a time writes, another one takes over by other rules.
             let is_handed_over = matches!(service.policy, Policy::SingleWriter(..));
             if !is_handed_over && is_good(now, id, family) && !is_good(&after, id, family) {
                 impact.left_with_nothing.push(service.name.clone());
             }
+            let [before, after] = [now, &after].map(|of| shares(of, id, family, clients));
             for region in regions(plan, id) {
-                let share = |of| share(of, id, family, region);
-                let (before, after) = (share(now), share(&after));
+                let of = |shares: &HashMap<Option<RegionId>, f64>| {
+                    shares.get(&region).copied().unwrap_or_default()
+                };
+                let (before, after) = (of(&before), of(&after));
                 if before + after > 0.0 {
-                    let service = service.name.clone();
-                    impact.shares.push(Share { service, family, region, before, after });
+                    let (service, observed) = (service.name.clone(), clients.len());
+                    let share = Share { service, family, region, before, after, observed };
+                    impact.shares.push(share);
                 }
             }
         }
@@ -211,10 +225,27 @@ fn regions(plan: &Plan, id: ServiceId) -> impl Iterator<Item = Option<RegionId>>
     pools.map(|pool| Some(pool.region)).chain([None])
 }
 
-/// The share of clients that a service sends to `region` first.
-fn share(snapshot: &Snapshot, id: ServiceId, family: Family, region: Option<RegionId>) -> f64 {
-    let selector = snapshot.service(id).and_then(|service| service.selector(family));
-    let answers = selector.into_iter().flat_map(|selector| selector.answers());
-    let of = |regions: &[RegionId]| regions.first().copied() == region;
-    answers.filter(|(ready, _)| of(&ready.choice.regions)).map(|(_, share)| share).sum()
+/// The share of the clients that a service sends to each region first: of these, or else of all
+/// addresses.
+fn shares(
+    snapshot: &Snapshot,
+    id: ServiceId,
+    family: Family,
+    clients: &[IpAddr],
+) -> HashMap<Option<RegionId>, f64> {
+    let mut shares = HashMap::new();
+    let Some(selector) = snapshot.service(id).and_then(|of| of.selector(family)) else {
+        return shares;
+    };
+    let first = |ready: &Ready| ready.choice.regions.first().copied();
+    if clients.is_empty() {
+        for (ready, share) in selector.answers() {
+            *shares.entry(first(ready)).or_default() += share;
+        }
+    } else {
+        for (ready, _) in clients.iter().filter_map(|client| selector.select(*client)) {
+            *shares.entry(first(ready)).or_default() += 1.0 / clients.len() as f64;
+        }
+    }
+    shares
 }

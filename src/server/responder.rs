@@ -9,6 +9,7 @@ use arc_swap::cache::Cache;
 use metrics::{Counter, counter};
 
 use super::clock::Clock;
+use super::sample::Sample;
 use crate::ids::{RegionId, ServiceId};
 use crate::query::{Outcome, Peer, Rcode, Silence, Summary, Transport, answer};
 use crate::snapshot::{Plan, Snapshot};
@@ -16,19 +17,29 @@ use crate::snapshot::{Plan, Snapshot};
 /// The pointer that is swapped.
 pub(super) type Published = Arc<ArcSwap<Snapshot>>;
 
+/// What is answered from, and who is told of it.
+#[derive(Clone)]
+pub(super) struct Answers {
+    pub(super) published: Published,
+    pub(super) clock: Clock,
+    pub(super) sample: Sample,
+}
+
 /// Answers packets of one transport, and counts what it answered. One to a thread or connection.
 pub(super) struct Responder {
     published: Cache<Published, Arc<Snapshot>>,
     clock: Clock,
+    sample: Sample,
     tally: Tally,
 }
 
 impl Responder {
-    /// Answers what comes by `transport` from what is `published`.
-    pub(super) fn new(published: Published, clock: Clock, transport: Transport) -> Self {
+    /// Answers what comes by `transport`.
+    pub(super) fn new(answers: Answers, transport: Transport) -> Self {
+        let Answers { published, clock, sample } = answers;
         let plan = published.load().plan().clone();
         let tally = Tally { transport, plan, counts: HashMap::new(), silences: HashMap::new() };
-        Self { published: Cache::new(published), clock, tally }
+        Self { published: Cache::new(published), clock, sample, tally }
     }
 
     /// Leaves in `out` the answer to `packet`, or nothing.
@@ -42,7 +53,12 @@ impl Responder {
         // Nothing a packet can hold should get here; if it does, it costs its sender an answer
         // and nobody else anything.
         match catch_unwind(AssertUnwindSafe(|| answer(snapshot, packet, peer, now, out))) {
-            Ok(Outcome::Answered(summary)) => self.tally.count(summary),
+            Ok(Outcome::Answered(summary)) => {
+                if let Some(asked) = summary.service.zip(summary.client) {
+                    self.sample.offer(now, snapshot.plan(), asked);
+                }
+                self.tally.count(summary);
+            }
             Ok(Outcome::Silent(reason)) => *self.tally.silences.entry(reason).or_default() += 1,
             Err(_) => {
                 counter!("meridian_panics_total").increment(1);
@@ -94,7 +110,7 @@ struct Counted {
 
 impl Tally {
     fn count(&mut self, summary: Summary) {
-        let Summary { rcode, service, region, truncated } = summary;
+        let Summary { rcode, service, region, truncated, .. } = summary;
         *self.counts.entry(Counted { rcode, service, region, truncated }).or_default() += 1;
     }
 

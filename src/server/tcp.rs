@@ -22,8 +22,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
-use super::clock::Clock;
-use super::responder::{Published, Responder};
+use super::responder::{Answers, Responder};
 use crate::config::TcpLimits;
 use crate::query::{Peer, Transport};
 
@@ -35,8 +34,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    published: Published,
-    clock: Clock,
+    answers: Answers,
     room: Arc<Room>,
 ) -> io::Error {
     loop {
@@ -63,7 +61,7 @@ pub(super) async fn serve(
             }
         };
         let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
-        let responder = Responder::new(published.clone(), clock, transport);
+        let responder = Responder::new(answers.clone(), transport);
         let peer = Peer { address: peer, transport };
         let idle = room.limits.idle;
         let tls = tls.clone();

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 
-use super::clock::Clock;
 use super::mmsg::Batch;
-use super::responder::{Published, Responder};
+use super::responder::{Answers, Responder};
 use crate::query::{Peer, Transport};
 
 /// How often counters are handed on.
@@ -23,17 +22,15 @@ const FLUSH: Duration = Duration::from_millis(250);
 /// The system has no thread for it.
 pub(super) fn spawn(
     socket: UdpSocket,
-    published: Published,
-    clock: Clock,
+    answers: Answers,
     stop: Arc<AtomicBool>,
 ) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new()
-        .name("udp".to_owned())
-        .spawn(move || serve(&socket, published, clock, &stop))
+    thread::Builder::new().name("udp".to_owned()).spawn(move || serve(&socket, answers, &stop))
 }
 
-fn serve(socket: &UdpSocket, published: Published, clock: Clock, stop: &AtomicBool) {
-    let mut responder = Responder::new(published, clock, Transport::Udp);
+fn serve(socket: &UdpSocket, answers: Answers, stop: &AtomicBool) {
+    let clock = answers.clock;
+    let mut responder = Responder::new(answers, Transport::Udp);
     let mut batch = Batch::new();
     let latency = histogram!("meridian_answer_seconds", "transport" => Transport::Udp.label());
     let unsent = counter!("meridian_unsent_total");

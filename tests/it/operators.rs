@@ -355,6 +355,43 @@ fn maintenance_comes_and_goes_by_the_clock() {
     assert_eq!(both, [true; 2], "{told}");
 }
 
+#[test]
+fn a_dry_run_counts_by_those_who_ask() {
+    let (server, _regions) = world();
+    // One in eight who ask for one name is in Minnesota, without any order, and the others are in
+    // Dublin; for the other name nobody asks.
+    let mut asked: u32 = 0;
+    let shares = || -> Value {
+        let (fine, told) = server.ctl(&because(&["drain", "eu", "--dry-run", "--json"]));
+        assert!(fine, "{told}");
+        serde_json::from_str(&told).unwrap()
+    };
+    wait_for("enough that asked", || {
+        for _ in 0..100 {
+            let is_far = asked.wrapping_mul(2_654_435_761) >> 29 == 0;
+            let from = if is_far { "128.101.101.0/24" } else { DUBLIN };
+            server.addresses_for("www.example.com", from);
+            asked += 1;
+        }
+        let told = shares();
+        (told["shares"][0]["observed"].as_u64() >= Some(100)).then_some(())
+    });
+    let told = shares();
+    let of = |service: &str, region: &str| {
+        let mut all = told["shares"].as_array().unwrap().iter();
+        let found = all.find(|of| of["service"] == service && of["region"] == region).unwrap();
+        (found["before"].as_f64().unwrap(), found["after"].as_f64().unwrap(), &found["observed"])
+    };
+    let (before, after, _) = of("web", "eu");
+    assert!((0.7..1.0).contains(&before) && after == 0.0, "{told}");
+    let (before, after, _) = of("web", "us");
+    assert!((0.01..0.3).contains(&before) && (after - 1.0).abs() < 1e-9, "{told}");
+    assert_eq!(*of("api", "us").2, 0, "by addresses");
+    // The load is that of the service that is asked for.
+    let eu = told["regions"].as_array().unwrap().iter().find(|of| of["region"] == "eu").unwrap();
+    assert!(eu["before"].as_f64() > Some(0.7) && eu["after"] == 0.0, "{told}");
+}
+
 /// Events, each with the head of its request.
 type Taken = Arc<Mutex<Vec<(String, Value)>>>;
 

@@ -115,6 +115,9 @@ impl Control {
         let all: Vec<Said> = others.cloned().chain([whole.clone()]).collect();
         let in_force = overrides::resolve(&all, &self.planned, config).at(now);
         let facts = Facts { overrides: &in_force, ..self.facts() };
-        Ok((said, overrides::impact(&self.published.load(), &facts)))
+        Ok((said, {
+            let clients = self.sample.clients(&self.loaded.plan);
+            overrides::impact(&self.published.load(), &facts, &clients)
+        }))
     }
 }

@@ -32,6 +32,7 @@ use crate::server::load::{Loaded, Refused, What};
 use crate::server::overrides::{self, Said};
 use crate::server::prober::{Held, Prober};
 use crate::server::responder::Published;
+use crate::server::sample::Sample;
 use crate::server::store::{Kept, Recalled, Store};
 use crate::server::webhooks::Webhooks;
 
@@ -86,6 +87,7 @@ pub(super) struct Control {
     is_isolated: bool,
     holds: Holds,
     writing: Writing,
+    sample: Sample,
     /// What of this node's own condition was last told.
     told: Condition,
     /// When the state on disk is next told that it is true.
@@ -133,6 +135,7 @@ impl Control {
         let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(health) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
         let published = Arc::new(ArcSwap::from_pointee(first));
+        let sample = Sample::default();
         let (sender, requests) = channel(64);
         let (ready, is_ready) = watch::channel(false);
         let handle = Handle {
@@ -141,6 +144,7 @@ impl Control {
             ready: is_ready,
             store: store.clone(),
             pushed: prober.pushed().clone(),
+            sample: sample.clone(),
             desk: Arc::default(),
         };
         let control = Self {
@@ -167,6 +171,7 @@ impl Control {
             is_isolated: false,
             holds,
             writing: Writing::new(recalled.named),
+            sample,
             told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),

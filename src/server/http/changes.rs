@@ -15,7 +15,7 @@ use super::{Refusal, Shared};
 use crate::cluster::Stamp;
 use crate::server::handle::{Unheard, View};
 use crate::server::history::{Kind, Record};
-use crate::server::overrides::{Impact, Said};
+use crate::server::overrides::{Impact, Said, Share};
 use crate::server::store::Page;
 use crate::steer::{Family, Ramp, Word};
 use crate::time::Instant;
@@ -103,13 +103,16 @@ pub struct Moved {
     pub rtype: String,
     /// The region; none: answers that are in none.
     pub region: Option<String>,
-    /// The share of all IPv4 addresses whose clients are sent there, before.
+    /// The share of the clients that are sent there, before.
     pub before: f64,
     /// The same, once the word has reached everybody.
     pub after: f64,
+    /// By how many clients that asked lately this is counted; 0: by all IPv4 addresses.
+    pub observed: usize,
 }
 
-/// The clients of all services that a region gets, each service counting alike.
+/// The clients of all services that a region gets: by the queries of those that are asked often
+/// enough, or else each service counting alike.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Load {
     /// The region.
@@ -354,6 +357,7 @@ impl Effect {
             region: share.region.map(|region| region_name(plan, region)),
             before: share.before,
             after: share.after,
+            observed: share.observed,
         });
         let used = |name: &str| {
             let mut shares = impact.shares.iter().filter_map(|share| share.region);
@@ -361,12 +365,15 @@ impl Effect {
         };
         let regions: Vec<_> = plan.regions.iter().filter(|region| used(&region.name)).collect();
         let capacity: Option<u64> = regions.iter().map(|region| region.capacity).sum();
-        let all: f64 = impact.shares.iter().map(|share| share.before).sum();
-        let sum = |name: &str, of: fn(&crate::server::overrides::Share) -> f64| {
+        // By queries, where they were counted for any service; else each service counts alike.
+        let counted = impact.shares.iter().any(|share| share.observed > 0);
+        let weight = |share: &Share| if counted { share.observed as f64 } else { 1.0 };
+        let all: f64 = impact.shares.iter().map(|share| share.before * weight(share)).sum();
+        let sum = |name: &str, of: fn(&Share) -> f64| {
             let shares = impact.shares.iter().filter(|share| {
                 share.region.is_some_and(|region| region_name(plan, region) == name)
             });
-            shares.map(of).sum::<f64>() / all.max(f64::MIN_POSITIVE)
+            shares.map(|share| of(share) * weight(share)).sum::<f64>() / all.max(f64::MIN_POSITIVE)
         };
         let load = |region: &&crate::snapshot::Region| Load {
             region: region.name.clone(),
