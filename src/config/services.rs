@@ -148,12 +148,29 @@ fn failback(fields: &mut Fields<'_>, problems: &mut Problems) -> Failback {
 /// `max_moves`: how many regions may leave in what time.
 pub(super) fn max_moves(at: Option<At<'_>>, problems: &mut Problems) -> Option<MaxMoves> {
     let mut fields = at?.fields(problems)?;
-    let regions = fields.need("regions", problems);
+    let regions = fields.get("regions");
+    let share = match &regions {
+        Some(_) => fields.get("share"),
+        None => fields.need("share", problems),
+    };
     let within = fields.need("within", problems);
     fields.done(problems);
-    let regions = regions?.number(1, 64, problems)?;
+    let regions = regions.and_then(|at| at.number(1, 64, problems));
+    let percent = share.and_then(|at| percent(&at, problems));
     let within = within?.duration(Duration::from_secs(1), super::LONGEST, problems)?;
-    Some(MaxMoves { regions: usize::try_from(regions).ok()?, within })
+    Some(MaxMoves { regions: regions.and_then(|most| usize::try_from(most).ok()), percent, within })
+}
+
+/// A share, such as `50%`.
+fn percent(at: &At<'_>, problems: &mut Problems) -> Option<u32> {
+    let expected = "a share from 1% to 100%";
+    let text = at.text(expected, problems)?;
+    let read = text.trim().strip_suffix('%').and_then(|share| share.parse().ok());
+    let read = read.filter(|share| (1..=100).contains(share));
+    if read.is_none() {
+        problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
+    }
+    read
 }
 
 /// `canaries`: addresses that tell whether this node sees anything.

@@ -1,7 +1,7 @@
 //! What operators have said, by names; what it means for the configuration that is served; and
 //! what it would do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -210,6 +210,29 @@ pub(super) fn impact(now: &Snapshot, then: &Facts<'_>, clients: &[Vec<IpAddr>]) 
     }
     impact.left_with_nothing.dedup();
     impact
+}
+
+/// How much of the traffic each region has: by `clients` of each service that asked lately, or
+/// else by all addresses, each service counting alike.
+pub(super) fn traffic(now: &Snapshot, clients: &[Vec<IpAddr>]) -> BTreeMap<RegionId, f64> {
+    let asked: usize = clients.iter().map(Vec::len).sum();
+    let plan = now.plan();
+    let mut traffic = BTreeMap::new();
+    for (id, service) in plan.ids().zip(&plan.services) {
+        let clients = clients.get(id.index()).filter(|_| asked >= FEWEST);
+        let weight = match clients {
+            Some(clients) => clients.len() as f64 / asked as f64,
+            None => 1.0 / plan.services.len() as f64,
+        };
+        let Some(family) = service.families().next() else { continue };
+        let clients = clients.map_or(&[][..], Vec::as_slice);
+        for (region, share) in shares(now, id, family, clients) {
+            if let Some(region) = region {
+                *traffic.entry(region).or_default() += share * weight;
+            }
+        }
+    }
+    traffic
 }
 
 /// Is everything that a service answers up, and not drained?

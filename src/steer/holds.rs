@@ -8,7 +8,7 @@
 //!
 //! Health alone counts here: an operator's word goes over all of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::{Family, Pool, Service, state_of};
@@ -28,8 +28,10 @@ pub enum Failback {
 /// How many regions may leave in what time, by health alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct MaxMoves {
-    /// So many.
-    pub regions: usize,
+    /// So many; `None`: any number.
+    pub regions: Option<usize>,
+    /// With so much of the traffic, in percent; `None`: with any. One region may always leave.
+    pub percent: Option<u32>,
     /// Within so long.
     pub within: Duration,
 }
@@ -57,8 +59,10 @@ pub struct Holds {
     limit: Option<MaxMoves>,
     courses: HashMap<(ServiceId, RegionId), Course>,
     held: HashMap<(ServiceId, RegionId), Hold>,
-    /// The regions that left lately, and when each did.
-    left: VecDeque<(Instant, RegionId)>,
+    /// How much of the traffic each region has.
+    traffic: BTreeMap<RegionId, f64>,
+    /// The regions that left lately, when each did, and with how much of the traffic.
+    left: VecDeque<(Instant, RegionId, f64)>,
 }
 
 impl Holds {
@@ -71,6 +75,16 @@ impl Holds {
     /// So many regions may leave from now on.
     pub fn limit(&mut self, limit: Option<MaxMoves>) {
         self.limit = limit;
+    }
+
+    /// Does it count how much of the traffic leaves?
+    pub fn counts_traffic(&self) -> bool {
+        self.limit.is_some_and(|limit| limit.percent.is_some())
+    }
+
+    /// So much of the traffic each region has, of 1.
+    pub fn measure(&mut self, traffic: BTreeMap<RegionId, f64>) {
+        self.traffic = traffic;
     }
 
     /// Why a service's region is not treated by its health, if it is not.
@@ -106,7 +120,8 @@ impl Holds {
         let held = std::mem::take(&mut self.held).into_iter();
         self.held = held.filter_map(|(from, hold)| Some((key(from)?, hold))).collect();
         let left = std::mem::take(&mut self.left).into_iter();
-        self.left = left.filter_map(|(at, of)| Some((at, region(of)?))).collect();
+        self.left = left.filter_map(|(at, of, with)| Some((at, region(of)?, with))).collect();
+        self.traffic.clear();
     }
 
     /// An operator lets a service's region back. Was it held?
@@ -191,14 +206,18 @@ impl Holds {
     /// May a region leave now? If so, it counts.
     fn may_leave(&mut self, now: Instant, region: RegionId) -> bool {
         let Some(limit) = self.limit else { return true };
-        self.left.retain(|(at, _)| now.since(*at) < limit.within);
-        let has_left = self.left.iter().any(|(_, of)| *of == region);
-        if !has_left && self.left.len() >= limit.regions {
+        self.left.retain(|(at, ..)| now.since(*at) < limit.within);
+        if self.left.iter().any(|(_, of, _)| *of == region) {
+            return true;
+        }
+        let with = self.traffic.get(&region).copied().unwrap_or_default();
+        let gone: f64 = self.left.iter().map(|(.., with)| with).sum();
+        let are_many = limit.regions.is_some_and(|most| self.left.len() >= most);
+        let is_much = limit.percent.is_some_and(|most| (gone + with) * 100.0 > f64::from(most));
+        if are_many || (is_much && !self.left.is_empty()) {
             return false;
         }
-        if !has_left {
-            self.left.push_back((now, region));
-        }
+        self.left.push_back((now, region, with));
         true
     }
 
@@ -207,7 +226,7 @@ impl Holds {
         let back = self.held.values().filter_map(|hold| match hold {
             Hold::Back(until) => *until,
             Hold::Kept => {
-                let (oldest, _) = self.left.front()?;
+                let (oldest, ..) = self.left.front()?;
                 Some(*oldest + self.limit?.within)
             }
         });

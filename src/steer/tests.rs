@@ -273,10 +273,35 @@ fn a_manual_failback_waits_for_the_operator() {
 }
 
 #[test]
+fn no_more_of_the_traffic_leaves_than_may() {
+    let services = two_services(Failback::After(Duration::ZERO));
+    let limit = MaxMoves { regions: None, percent: Some(50), within: Duration::from_secs(300) };
+    let kept = |shares: [f64; 3], tables: [&str; 2]| {
+        let mut holds = Holds::default();
+        holds.limit(Some(limit));
+        holds.measure((0..3).map(region).zip(shares).collect());
+        for (second, table) in tables.into_iter().enumerate() {
+            let now = at(u64::try_from(second).unwrap());
+            holds.follow(now, &services, [id(0), id(1)], &states(table));
+        }
+        holds.all().filter(|(.., hold)| *hold == Hold::Kept).count()
+    };
+    // Regions 0 and 1 of the first service die, one after the other.
+    assert_eq!(kept([0.2, 0.3, 0.5], ["duuuuu", "dduuuu"]), 0, "half of it leaves");
+    assert_eq!(kept([0.2, 0.31, 0.49], ["duuuuu", "dduuuu"]), 1, "more would");
+    assert_eq!(kept([0.9, 0.05, 0.05], ["duuuuu", "duuuuu"]), 0, "one may always leave");
+    assert_eq!(kept([0.9, 0.05, 0.05], ["duuuuu", "dduuuu"]), 1);
+}
+
+#[test]
 fn no_more_regions_leave_than_may() {
     let services = two_services(Failback::After(Duration::ZERO));
     let mut holds = Holds::default();
-    holds.limit(Some(MaxMoves { regions: 1, within: Duration::from_secs(300) }));
+    holds.limit(Some(MaxMoves {
+        regions: Some(1),
+        percent: None,
+        within: Duration::from_secs(300),
+    }));
     let follow = |holds: &mut Holds, second, table: &str| {
         let table = states(table);
         holds.follow(at(second), &services, [id(0), id(1)], &table);

@@ -292,6 +292,10 @@ impl Control {
         if which.is_empty() {
             return which;
         }
+        if self.holds.counts_traffic() {
+            let clients = self.sample.clients(&self.loaded.plan);
+            self.holds.measure(overrides::traffic(&self.published.load(), &clients));
+        }
         let before: Vec<_> = self.holds.out().collect();
         let services = &self.loaded.plan.services;
         let changed = self.holds.follow(now, services, which, self.monitor.table());
