@@ -104,6 +104,15 @@ impl Said {
         }
     }
 
+    /// The same as it was heard at `now`. Nothing is said before its time: if it seems so, its
+    /// speaker's clock is ahead of ours by as much.
+    pub(super) fn heard(mut self, now: Instant) -> Self {
+        let ahead = self.since.since(now);
+        self.since = self.since - ahead;
+        self.until = self.until.map(|until| until - ahead);
+        self
+    }
+
     /// What it means in `config`; `None`: nothing, as it names nothing there.
     fn resolve(&self, config: &Config) -> Option<Override> {
         let Self { since, until, ramp, .. } = *self;

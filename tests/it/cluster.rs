@@ -94,8 +94,17 @@ impl World {
         Self::with(count, extra, "", "")
     }
 
+    /// Three nodes, whose clocks are wrong by as much.
+    fn skewed(skews: &[&str]) -> Self {
+        Self::start_all(3, "", ("", ""), skews)
+    }
+
     /// The same; `service` is more of the service, and `more` of the whole.
     pub(crate) fn with(count: usize, extra: &str, service: &str, more: &str) -> Self {
+        Self::start_all(count, extra, (service, more), &[])
+    }
+
+    fn start_all(count: usize, extra: &str, (service, more): (&str, &str), skews: &[&str]) -> Self {
         let port = free_port();
         let (us, eu) = (Backend::start(port), Backend::start(port));
         let names: Vec<String> = (1..=count).map(|number| format!("ns{number}")).collect();
@@ -133,7 +142,10 @@ services:
             );
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("cluster.key"), KEY).unwrap();
-            nodes.push(Some(Meridian::start(folder, &config)));
+            nodes.push(Some(match skews.get(row) {
+                Some(skew) => Meridian::start_at(skew, folder, &config),
+                None => Meridian::start(folder, &config),
+            }));
         }
         let world = Self { nodes, network: Network { cuts }, us, eu };
         let others = (1..count).len() as f64;
@@ -380,6 +392,27 @@ fn who_answers_differently_is_told() {
     assert!(told.contains("answers web (www.example.com.) differently since"), "{told}");
     world.node(2).write("meridian.yaml", text.as_bytes());
     wait_until(&0.0, agrees);
+}
+
+#[test]
+fn clocks_that_are_wrong_change_nothing() {
+    let world = World::skewed(&["-30m", "+0s", "+1h"]);
+    assert_eq!(world.answers(), world.all(&world.eu));
+    // The word of the one that is ahead counts, and then that of the one that is behind.
+    assert!(world.node(2).ctl(&["drain", "eu", "--reason", "test", "--owner", "alice"]).0);
+    wait_until(&world.all(&world.us), || world.answers());
+    assert!(world.node(0).ctl(&["clear", "eu", "--owner", "bob"]).0);
+    wait_until(&world.all(&world.eu), || world.answers());
+    assert!(world.node(1).ctl(&["drain", "eu", "--reason", "test", "--owner", "carol"]).0);
+    wait_until(&world.all(&world.us), || world.answers());
+    assert!(world.node(1).ctl(&["clear", "eu", "--owner", "carol"]).0);
+    wait_until(&world.all(&world.eu), || world.answers());
+    // Nor do they disturb the quorum.
+    world.eu.is_sick_for(&["ns1"]);
+    let_pass(LONG);
+    assert_eq!((world.answers(), world.moves()), (world.all(&world.eu), 0));
+    world.eu.is_sick_for(&["ns1", "ns3"]);
+    wait_until(&world.all(&world.us), || world.answers());
 }
 
 #[test]

@@ -127,9 +127,21 @@ impl Meridian {
 
     /// Serves exactly `config`.
     pub(crate) fn start(folder: TempDir, config: &str) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_meridian")), folder, config)
+    }
+
+    /// The same with a clock that is wrong by as much, such as `+1h`.
+    pub(crate) fn start_at(skew: &str, folder: TempDir, config: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+        command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1").env("FAKETIME", skew);
+        // Spans of time are what they are: only the time of day is wrong.
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+        Self::run(command, folder, config)
+    }
+
+    fn run(mut command: Command, folder: TempDir, config: &str) -> Self {
         let file = folder.path().join("meridian.yaml");
         std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
         command.arg("serve").arg("--config").arg(&file).stderr(Stdio::piped());
         let mut process = Process::start(&mut command);
         let errors = process.0.stderr.take().unwrap();

@@ -353,6 +353,7 @@ impl Control {
     fn hear_word(&mut self, node: NodeId, theirs: Said) {
         let now = self.clock.now();
         self.latest = self.latest.max(theirs.stamp.at);
+        let theirs = theirs.heard(now);
         if theirs.until.is_some_and(|until| now >= until) {
             return;
         }
