@@ -82,7 +82,9 @@ impl RegionSet {
 
     /// The regions, by ascending id.
     pub fn iter(self) -> impl Iterator<Item = RegionId> {
-        (0..64u8).filter(move |bit| self.0 >> bit & 1 == 1).map(RegionId)
+        let rest = |set: &u64| Some(set & set.wrapping_sub(1));
+        let sets = std::iter::successors(Some(self.0), rest).take_while(|set| *set != 0);
+        sets.map(|set| RegionId((set.trailing_zeros() & 63) as u8))
     }
 
     /// Ids are below `CAPACITY` (the configuration sees to it); one above it is in no set.

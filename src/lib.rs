@@ -12,12 +12,14 @@
 //!
 //! [`query`] is the first way, [`health`] the second; [`steer`] is where both meet, and
 //! [`snapshot`] is what the second hands to the first. [`cluster`] is how nodes hear each other.
+//! [`convergence`] computes who is still sent where after a change.
 //! [`server`] alone touches the real world.
 //! Who may import whom is a table in `docs/ARCHITECTURE.md`, and a test.
 
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod convergence;
 pub mod geo;
 pub mod health;
 pub mod ids;

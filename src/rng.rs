@@ -35,6 +35,12 @@ impl Stream {
         u64::try_from(product >> 64).unwrap_or(0)
     }
 
+    /// A number from 0 to 1, without 1.
+    pub fn unit(&mut self) -> f64 {
+        // As many bits as fit.
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// `span` made longer or shorter by at most `percent` of itself.
     pub fn jitter(&mut self, span: Duration, percent: u32) -> Duration {
         let reach = span * percent / 100;

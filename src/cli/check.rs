@@ -25,14 +25,14 @@ pub(super) fn run(config: PathBuf, as_json: bool) -> Result<(), Failed> {
         Err(refused) if as_json => {
             let problems: Vec<Value> = refused.problems.iter().map(problem_json).collect();
             print(&format!("{:#}", json!({ "ok": false, "problems": problems })));
-            Err(Failed(String::new()))
+            Err(Failed::new(String::new()))
         }
         Err(refused) => {
             let problems = &refused.problems;
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             let errors = problems.iter().filter(|problem| !problem.is_warning).count();
             let word = if errors == 1 { "error" } else { "errors" };
-            Err(Failed(format!("{}\n{errors} {word}", lines.join("\n"))))
+            Err(Failed::new(format!("{}\n{errors} {word}", lines.join("\n"))))
         }
     }
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::blocking::{Client, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::convergence::{self, Patience};
 use super::explain::{refused, unreachable};
 use super::{Failed, print};
 use crate::config::duration;
@@ -48,7 +49,27 @@ enum Command {
     /// Tell what is up, what operators have said, and what is wrong.
     Status,
     /// Send no new clients there, unless nothing else is up.
-    Drain(Word),
+    Drain {
+        #[command(flatten)]
+        word: Word,
+        /// Wait until it may be switched off: nobody is sent there any more.
+        #[arg(long, conflicts_with = "dry_run")]
+        wait: bool,
+        /// Wait for so long at most.
+        #[arg(long, value_name = "TIME", value_parser = span, requires = "wait")]
+        timeout: Option<Duration>,
+        /// So many of its clients may still be expected there (default: the server's).
+        #[arg(long, value_name = "SHARE", value_parser = share, requires = "wait")]
+        residual: Option<f64>,
+    },
+    /// Tell who may still be sent to what has left the answers.
+    Convergence {
+        /// Only this, even if it is in the answers: REGION or SERVICE/REGION.
+        subject: Option<String>,
+        /// So many of its clients may still be expected there (default: the server's).
+        #[arg(long, value_name = "SHARE", value_parser = share)]
+        residual: Option<f64>,
+    },
     /// Take it for up, whatever the probes say.
     Up(Word),
     /// Take it for down, whatever the probes say.
@@ -152,6 +173,12 @@ fn span(text: &str) -> Result<Duration, String> {
     duration(text).ok_or_else(|| "expected a time such as 90s, 30m or 2h".to_owned())
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    let read = text.trim().strip_suffix('%').and_then(|share| share.trim().parse::<f64>().ok());
+    let read = read.filter(|share| (0.0..=100.0).contains(share)).map(|share| share / 100.0);
+    read.ok_or_else(|| "expected a share such as 1%".to_owned())
+}
+
 fn steps(text: &str) -> Result<Steps, String> {
     let read = || {
         let (percent, every) = text.split_once('/')?;
@@ -170,20 +197,29 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             let status: Value = server.get("/api/v1/status", &[])?;
             show(json, &status, status_text)
         }
-        Command::Drain(word) => say(&server, json, "drain", word),
+        Command::Drain { word, wait, timeout, residual } => {
+            let subject = word.subject.clone();
+            say(&server, json, "drain", word)?;
+            if !wait {
+                return Ok(());
+            }
+            convergence::wait(&server, &Patience { subject, residual, timeout })
+        }
+        Command::Convergence { subject, residual } => {
+            let told = convergence::ask(&server, subject.as_deref(), residual)?;
+            show(json, &told, |told| convergence::text(told))
+        }
         Command::Up(word) => say(&server, json, "up", word),
         Command::Down(word) => say(&server, json, "down", word),
         Command::Clear { subject, reason, owner } => {
             let told = format!("{subject}: cleared");
-            server.send("DELETE", "/api/v1/overrides", &Clearing { subject, reason, owner })?;
-            print(&told);
-            Ok(())
+            let clearing = Clearing { subject, reason, owner };
+            done(server.send("DELETE", "/api/v1/overrides", &clearing), &told)
         }
         Command::Failback { subject, reason, owner } => {
             let told = format!("{subject}: let back");
-            server.send("POST", "/api/v1/failback", &Clearing { subject, reason, owner })?;
-            print(&told);
-            Ok(())
+            let clearing = Clearing { subject, reason, owner };
+            done(server.send("POST", "/api/v1/failback", &clearing), &told)
         }
         Command::Writers => {
             let writers: Vec<Writing> = server.get("/api/v1/writers", &[])?;
@@ -192,9 +228,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Writer { service, region, fenced, reason, owner } => {
             let told = format!("{service}: {region} is to write");
             let handover = Handover { service, region, fenced, reason, owner };
-            server.send("PUT", "/api/v1/writers", &handover)?;
-            print(&told);
-            Ok(())
+            done(server.send("PUT", "/api/v1/writers", &handover), &told)
         }
         Command::Overrides => {
             let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
@@ -204,13 +238,11 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             let up = match state.as_str() {
                 "up" => true,
                 "down" => false,
-                _ => return Err(Failed(format!("error: `{state}`; expected up or down"))),
+                _ => return Err(Failed::new(format!("error: `{state}`; expected up or down"))),
             };
             let told = format!("{address}: {state}, as far as {check} goes");
             let push = Push { check, address, up, for_seconds: span.as_secs() };
-            server.send("PUT", "/api/v1/pushed", &push)?;
-            print(&told);
-            Ok(())
+            done(server.send("PUT", "/api/v1/pushed", &push), &told)
         }
         Command::Nodes => {
             let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;
@@ -224,6 +256,13 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             show(json, &happened, |happened| history_text(happened))
         }
     }
+}
+
+/// Tells what was done, if it was.
+fn done(answer: Result<Response, Failed>, told: &str) -> Result<(), Failed> {
+    answer?;
+    print(told);
+    Ok(())
 }
 
 fn say(server: &Server, json: bool, what: &str, word: Word) -> Result<(), Failed> {
@@ -254,7 +293,7 @@ fn show<T: Serialize + ?Sized>(
 }
 
 /// A running server.
-struct Server {
+pub(super) struct Server {
     client: Client,
     base: String,
     token: Option<String>,
@@ -273,28 +312,23 @@ impl Server {
         Ok(Self { client: client.build()?, base, token })
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, Failed> {
+    pub(super) fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Failed> {
         let url = format!("{}{path}", self.base);
         let response = self.answer(&url, self.client.get(&url).query(query))?;
         Ok(response.json()?)
     }
 
-    fn send(
-        &self,
-        method: &str,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<reqwest::blocking::Response, Failed> {
+    fn send(&self, method: &str, path: &str, body: &impl Serialize) -> Result<Response, Failed> {
         let url = format!("{}{path}", self.base);
         let method = method.parse().unwrap_or_default();
         self.answer(&url, self.client.request(method, &url).json(body))
     }
 
-    fn answer(
-        &self,
-        url: &str,
-        request: RequestBuilder,
-    ) -> Result<reqwest::blocking::Response, Failed> {
+    fn answer(&self, url: &str, request: RequestBuilder) -> Result<Response, Failed> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -308,9 +342,9 @@ impl Server {
 fn first_token(file: &Path) -> Result<String, Failed> {
     let shown = file.display();
     let text = std::fs::read_to_string(file)
-        .map_err(|error| Failed(format!("error: the token file {shown}: {error}")))?;
+        .map_err(|error| Failed::new(format!("error: the token file {shown}: {error}")))?;
     let token = text.lines().next().and_then(|line| line.split_whitespace().last());
-    let token = token.ok_or_else(|| Failed(format!("error: {shown} holds no token")))?;
+    let token = token.ok_or_else(|| Failed::new(format!("error: {shown} holds no token")))?;
     Ok(token.to_owned())
 }
 
@@ -464,6 +498,12 @@ fn status_text(status: &Value) -> String {
         let (service, region) = (text(&writer["service"]), text(&writer["region"]));
         let epoch = &writer["epoch"];
         lines.push(format!("  writer    {service}: {region}, epoch {epoch}"));
+    }
+    for of in list(&status["leaving"]) {
+        let (service, region) = (text(&of["service"]), text(&of["region"]));
+        let safe = of["safe"].as_bool() == Some(true);
+        let may = if safe { "may be switched off" } else { "NOT TO BE SWITCHED OFF yet" };
+        lines.push(format!("  left      {service}/{region}: {may} (`ctl convergence`)"));
     }
     for service in list(&status["services"]) {
         lines.push(format!("  {} ({})", text(&service["name"]), text(&service["policy"])));

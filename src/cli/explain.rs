@@ -28,18 +28,20 @@ pub(super) fn run(asked: Explain) -> Result<(), Failed> {
 fn by_config(config: &Path, asked: &Explain) -> Result<Explanation, Failed> {
     let loaded = Loader::new(Source::File(config.to_owned())).load().map_err(|refused| {
         let lines: Vec<String> = refused.problems.iter().map(ToString::to_string).collect();
-        Failed(lines.join("\n"))
+        Failed::new(lines.join("\n"))
     })?;
     let name = asked.name.parse()?;
     let rtype = asked.rtype.parse().map_err(|()| {
         let given = &asked.rtype;
-        Failed(format!("error: `{given}` is no record type; expected one such as A or TYPE65280"))
+        Failed::new(format!(
+            "error: `{given}` is no record type; expected one such as A or TYPE65280"
+        ))
     })?;
     let down = asked.down.iter().map(|name| {
         let known = loaded.config.regions.iter().map(|region| region.name.as_str());
         let known = known.collect::<Vec<_>>().join(", ");
         let region = loaded.config.region(name);
-        region.ok_or_else(|| Failed(format!("error: no region `{name}`; there are: {known}")))
+        region.ok_or_else(|| Failed::new(format!("error: no region `{name}`; there are: {known}")))
     });
     let down = down.collect::<Result<Vec<_>, _>>()?;
     let all_up = loaded
@@ -82,7 +84,7 @@ pub(super) fn client_builder() -> ClientBuilder {
 /// No server answers at `url`.
 pub(super) fn unreachable(url: &str, error: &reqwest::Error) -> Failed {
     let hint = "is Meridian running there? `--server` names another address";
-    Failed(format!("error: cannot reach {url}: {error}; {hint}"))
+    Failed::new(format!("error: cannot reach {url}: {error}; {hint}"))
 }
 
 /// What the server has against a request.
@@ -90,5 +92,5 @@ pub(super) fn refused(response: reqwest::blocking::Response) -> Failed {
     let status = response.status();
     let body: Result<serde_json::Value, _> = response.json();
     let reason = body.ok().and_then(|body| Some(body.get("error")?.as_str()?.to_owned()));
-    Failed(format!("error: {}", reason.unwrap_or_else(|| format!("the server says {status}"))))
+    Failed::new(format!("error: {}", reason.unwrap_or_else(|| format!("the server says {status}"))))
 }

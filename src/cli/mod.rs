@@ -1,7 +1,7 @@
 //! Arguments and printing; no decisions.
 //!
 //! Exit codes: 0 it went well; 1 it did not (what is wrong is on standard error); 2 the arguments
-//! make no sense.
+//! make no sense; `ctl drain --wait` also 3, time ran out, and 4, the drain was undone.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod convergence;
 mod ctl;
 mod demo;
 mod explain;
@@ -85,21 +86,30 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failed(told)) => {
+        Err(Failed { told, code }) => {
             if !told.is_empty() {
                 print_error(&told);
             }
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
 
 /// Why a command failed, for people; empty if it has been told.
-struct Failed(String);
+struct Failed {
+    told: String,
+    code: u8,
+}
+
+impl Failed {
+    fn new(told: String) -> Self {
+        Self { told, code: 1 }
+    }
+}
 
 impl<E: std::error::Error> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self(format!("error: {error}"))
+        Self::new(format!("error: {error}"))
     }
 }
 

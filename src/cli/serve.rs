@@ -33,9 +33,9 @@ pub(super) fn told(failed: &StartError) -> Failed {
                 error!(%problem, "configuration");
             }
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Failed(lines.join("\n"))
+            Failed::new(lines.join("\n"))
         }
-        other => Failed(format!("error: {other}")),
+        other => Failed::new(format!("error: {other}")),
     }
 }
 

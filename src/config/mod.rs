@@ -26,6 +26,7 @@ pub mod defaults;
 
 mod checks;
 mod cluster;
+mod convergence;
 mod etcd;
 mod maintenance;
 mod node;
@@ -41,6 +42,7 @@ mod yaml;
 mod zones;
 
 pub use cluster::{Cluster, Member};
+pub use convergence::Convergence;
 pub use etcd::Etcd;
 pub use maintenance::Maintenance;
 pub use node::{Encrypted, Http, Node, TcpLimits};
@@ -80,6 +82,8 @@ pub struct Config {
     pub max_moves: Option<MaxMoves>,
     /// When what is drained.
     pub maintenance: Vec<Maintenance>,
+    /// How those who ask lag behind the answers.
+    pub convergence: Convergence,
     /// Who is told what happens.
     pub webhooks: Vec<Webhook>,
     /// Where the leases of single writers are.
@@ -230,6 +234,7 @@ fn compile(
     let cluster = fields.get("cluster");
     let windows = fields.get("maintenance");
     let leases = fields.get("etcd");
+    let convergence = convergence::read(fields.get("convergence"), problems);
     let webhooks = webhooks::read(fields.get("webhooks"), problems);
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
@@ -264,6 +269,7 @@ fn compile(
         canaries,
         max_moves,
         maintenance,
+        convergence,
         webhooks,
         etcd,
         cluster,

@@ -14,9 +14,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::ids::{RegionId, ServiceId};
+use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::Snapshot;
-use crate::time::Instant;
+use crate::time::{Instant, Ttl};
 
 pub use explain::explain;
 pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
@@ -96,6 +96,8 @@ pub struct Summary {
     pub service: Option<ServiceId>,
     /// The first region in the answer, if any.
     pub region: Option<RegionId>,
+    /// All regions in the answer, and for how long it may be remembered.
+    pub named: Option<(RegionSet, Ttl)>,
     /// The client as far as that counted: its address, or its subnet's.
     pub client: Option<IpAddr>,
     /// Whether the client is told to ask again over TCP.
@@ -171,8 +173,8 @@ pub fn answer(
 /// A header alone: what stands in the packet behind it could not be read.
 fn refuse(header: Header, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
     message::bare(out, header, rcode);
-    let summary = Summary { rcode, service: None, region: None, client: None, truncated: false };
-    Outcome::Answered(summary)
+    let (service, region, named, client) = (None, None, None, None);
+    Outcome::Answered(Summary { rcode, service, region, named, client, truncated: false })
 }
 
 /// The question and a response code, without a record.
@@ -199,6 +201,7 @@ fn finish(
         rcode: resolved.rcode,
         service: resolved.service,
         region: resolved.region,
+        named: resolved.named,
         client: resolved.client,
         truncated,
     })

@@ -16,7 +16,7 @@ use super::client::Client;
 use super::message::{Message, Section};
 use super::name::{CLASS_IN, LowerName};
 use super::receive::Request;
-use crate::ids::{RegionId, ServiceId};
+use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Body, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
@@ -31,14 +31,15 @@ pub(super) struct Resolved {
     pub(super) scope: u8,
     pub(super) service: Option<ServiceId>,
     pub(super) region: Option<RegionId>,
+    pub(super) named: Option<(RegionSet, Ttl)>,
     pub(super) client: Option<IpAddr>,
 }
 
 impl Resolved {
     /// A response code without a record.
     pub(super) fn only(rcode: Rcode) -> Self {
-        let (service, region, client) = (None, None, None);
-        Self { rcode, authoritative: false, scope: 0, service, region, client }
+        let (service, region, named, client) = (None, None, None, None);
+        Self { rcode, authoritative: false, scope: 0, service, region, named, client }
     }
 }
 
@@ -183,6 +184,7 @@ impl Walk<'_> {
             return Some(ControlFlow::Break(()));
         }
         self.resolved.region = ready.choice.regions.first().copied();
+        self.resolved.named = Some((ready.regions, ready.choice.ttl));
         match &ready.body {
             Body::Addresses(addresses) => {
                 let owner = self.name;

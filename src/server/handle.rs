@@ -1,6 +1,6 @@
 //! The way to the control task: requests in, values out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,15 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Mutex, oneshot, watch};
 
-use super::control::{Condition, Named, Naming, Next, NodeView, WriterView};
+use super::clock::Clock;
+use super::control::{Absent, Condition, Named, Naming, Next, NodeView, WriterView};
 use super::etcd::{Leased, Wish};
+use super::exposure::{Exposure, Exposures};
 use super::history::Record;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, Said};
 use super::prober::Pushed;
-use super::responder::Published;
+use super::responder::{Answers, Published};
 use super::sample::Sample;
 use super::store::Store;
 use crate::cluster::{Heard, Stamp};
@@ -77,6 +79,8 @@ pub struct View {
     pub writing: Writers,
     /// The same, to be shown.
     pub writers: Vec<WriterView>,
+    /// Which services' regions are in no answer.
+    pub absent: BTreeMap<(String, String), Absent>,
     /// What the node thinks of itself.
     pub condition: Condition,
     /// How many targets are stale.
@@ -114,6 +118,8 @@ pub struct Handle {
     pub(super) pushed: Pushed,
     /// Some of the queries that were answered lately.
     pub(super) sample: Sample,
+    /// The answers that may still be remembered.
+    pub(super) exposure: Exposure,
     /// Held from the weighing of an operator's word until it is followed: two words that are
     /// harmless alone may leave a name with nothing together.
     pub(super) desk: Arc<Mutex<()>>,
@@ -280,6 +286,17 @@ impl Handle {
         }
         self.pushed.tell(view.now, (check, address), (is_up, view.now + span));
         Ok(())
+    }
+
+    /// What a thread that answers needs.
+    pub(super) fn answers(&self, clock: Clock) -> Answers {
+        let Self { published, sample, exposure, .. } = self.clone();
+        Answers { published, clock, sample, exposure }
+    }
+
+    /// Which answers may still be remembered, by the names of service and region.
+    pub(super) fn exposures(&self, now: Instant) -> Exposures {
+        self.exposure.remaining(now)
     }
 
     /// What outlives the process.

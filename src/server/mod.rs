@@ -47,6 +47,7 @@ mod control;
 pub mod demo;
 mod encrypted;
 mod etcd;
+mod exposure;
 mod files;
 mod geoip;
 mod handle;
@@ -201,8 +202,7 @@ impl Server {
         builder.spawn(move || reload::watch(loader, &asked, &watching))?;
 
         handle.ready().await;
-        let (published, sample) = (handle.published().clone(), handle.sample.clone());
-        let answers = Answers { published, clock, sample };
+        let answers = handle.answers(clock);
         let stop = Arc::new(AtomicBool::new(false));
         let workers = bound.udp.into_iter();
         let workers = workers.map(|socket| udp::spawn(socket, answers.clone(), stop.clone()));

@@ -259,7 +259,7 @@ fn regions(plan: &Plan, id: ServiceId) -> impl Iterator<Item = Option<RegionId>>
 
 /// The share of the clients that a service sends to each region first: of these, or else of all
 /// addresses.
-fn shares(
+pub(super) fn shares(
     snapshot: &Snapshot,
     id: ServiceId,
     family: Family,

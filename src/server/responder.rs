@@ -9,6 +9,7 @@ use arc_swap::cache::Cache;
 use metrics::{Counter, counter};
 
 use super::clock::Clock;
+use super::exposure::{Exposure, Sheet};
 use super::sample::Sample;
 use crate::ids::{RegionId, ServiceId};
 use crate::query::{Outcome, Peer, Rcode, Silence, Summary, Transport, answer};
@@ -23,6 +24,7 @@ pub(super) struct Answers {
     pub(super) published: Published,
     pub(super) clock: Clock,
     pub(super) sample: Sample,
+    pub(super) exposure: Exposure,
 }
 
 /// Answers packets of one transport, and counts what it answered. One to a thread or connection.
@@ -30,32 +32,41 @@ pub(super) struct Responder {
     published: Cache<Published, Arc<Snapshot>>,
     clock: Clock,
     sample: Sample,
+    exposure: Exposure,
+    sheet: Sheet,
     tally: Tally,
 }
 
 impl Responder {
     /// Answers what comes by `transport`.
     pub(super) fn new(answers: Answers, transport: Transport) -> Self {
-        let Answers { published, clock, sample } = answers;
+        let Answers { published, clock, sample, exposure } = answers;
         let plan = published.load().plan().clone();
+        let sheet = exposure.sheet(clock.now(), &plan, transport);
         let tally = Tally { transport, plan, counts: HashMap::new(), silences: HashMap::new() };
-        Self { published: Cache::new(published), clock, sample, tally }
+        Self { published: Cache::new(published), clock, sample, exposure, sheet, tally }
     }
 
     /// Leaves in `out` the answer to `packet`, or nothing.
     pub(super) fn respond(&mut self, packet: &[u8], peer: Peer, out: &mut Vec<u8>) {
         let snapshot = self.published.load();
+        let now = self.clock.now();
         if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
             self.tally.flush();
             self.tally.plan = snapshot.plan().clone();
+            self.sheet = self.exposure.sheet(now, &self.tally.plan, self.tally.transport);
         }
-        let now = self.clock.now();
         // Nothing a packet can hold should get here; if it does, it costs its sender an answer
         // and nobody else anything.
         match catch_unwind(AssertUnwindSafe(|| answer(snapshot, packet, peer, now, out))) {
             Ok(Outcome::Answered(summary)) => {
                 if let Some(asked) = summary.service.zip(summary.client) {
                     self.sample.offer(now, snapshot.plan(), asked);
+                }
+                // Nobody remembers what is cut short.
+                let named = summary.named.filter(|_| !summary.truncated);
+                if let (Some(service), Some((regions, ttl))) = (summary.service, named) {
+                    self.sheet.add(now, service, regions, ttl);
                 }
                 self.tally.count(summary);
             }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::ids::RegionSet;
 use crate::steer::{Address, Basis, Choice, Family};
 use crate::time::Ttl;
 use crate::zone::{Rdata, RecordType};
@@ -11,6 +12,8 @@ use crate::zone::{Rdata, RecordType};
 pub struct Ready {
     /// What was chosen, and why.
     pub choice: Choice,
+    /// The regions that it names.
+    pub regions: RegionSet,
     /// What is sent.
     pub body: Body,
 }
@@ -87,7 +90,8 @@ impl Ready {
             (_, None) if ips.is_empty() => Body::NoData(choice.ttl),
             (_, None) => Body::Addresses(Addresses::encode(&ips, family, choice.ttl)),
         };
-        Self { choice, body }
+        let regions = choice.regions.iter().fold(RegionSet::EMPTY, |set, region| set.with(*region));
+        Self { choice, regions, body }
     }
 }
 

@@ -77,6 +77,11 @@ services:
     assert!(states.as_array().unwrap().iter().all(|of| of["kind"] == "state"));
     described("/api/v1/history", "?kind=nonsense", "400");
 
+    let left = described("/api/v1/convergence", "?subject=web/us&residual=0.05", "200");
+    assert_eq!(left[0]["region"], "us");
+    assert!(!described("/api/v1/convergence", "", "200").as_array().unwrap().is_empty());
+    described("/api/v1/convergence", "?subject=asia", "400");
+
     // Nothing is described that is not there.
     for path in api["paths"].as_object().unwrap().keys() {
         assert_ne!(server.get(path).0, 404, "{path}");

@@ -395,6 +395,18 @@ fn who_answers_differently_is_told() {
 }
 
 #[test]
+fn a_drained_region_is_not_safe_while_a_node_is_not_heard() {
+    let mut world = World::start("");
+    world.nodes[2] = None;
+    wait_until(&1.0, || world.node(0).metric("meridian_nodes_heard"));
+    let drain = ["drain", "eu", "--reason", "test", "--owner", "alice"];
+    assert!(world.node(0).ctl(&drain).0);
+    let told = || world.node(0).ctl(&["convergence"]).1;
+    wait_for("the wait", || told().contains("WAIT      ns3 is not heard").then_some(()));
+    assert!(told().contains("web/eu: NOT TO BE SWITCHED OFF"), "{}", told());
+}
+
+#[test]
 fn clocks_that_are_wrong_change_nothing() {
     let world = World::skewed(&["-30m", "+0s", "+1h"]);
     assert_eq!(world.answers(), world.all(&world.eu));

@@ -1,8 +1,8 @@
 //! Meridian from outside: the program that is shipped, on real sockets, with real resolvers and
 //! real web servers, all on loopback.
 //!
-//! `tests/run` installs what these tests need from Debian: unbound, knot-resolver, dnsmasq, nginx,
-//! kdig, promtool and gRPC's Python.
+//! `tests/run` installs what these tests need from Debian: unbound, knot-resolver, dnsmasq, BIND,
+//! PowerDNS Recursor, nginx, kdig, promtool and gRPC's Python.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@ mod api;
 mod checks;
 mod cluster;
 mod configuration;
+mod convergence;
 mod demo;
 mod deploy;
 mod encrypted;

@@ -14,12 +14,12 @@ use crate::harness::{
 };
 
 /// A resolver that runs, and where.
-struct Resolver {
+pub(crate) struct Resolver {
     #[expect(dead_code, reason = "held")]
     process: Process,
     #[expect(dead_code, reason = "held")]
     folder: TempDir,
-    at: SocketAddr,
+    pub(crate) at: SocketAddr,
 }
 
 impl Resolver {
@@ -51,7 +51,7 @@ impl Resolver {
     }
 }
 
-fn unbound(server: &Meridian, more: &str) -> Resolver {
+pub(crate) fn unbound(server: &Meridian, more: &str) -> Resolver {
     let (ip, port) = (server.dns.ip(), server.dns.port());
     let config = |own| {
         format!(
@@ -69,12 +69,12 @@ fn unbound(server: &Meridian, more: &str) -> Resolver {
     })
 }
 
-fn knot_resolver(server: &Meridian) -> Resolver {
+pub(crate) fn knot_resolver(server: &Meridian) -> Resolver {
     let at = format!("{}@{}", server.dns.ip(), server.dns.port());
     let config = |own| {
         format!(
             "net.listen('127.0.0.1', {own}, {{ kind = 'dns' }})\ntrust_anchors.remove('.')\n\
-             policy.add(policy.suffix(policy.STUB('{at}'), policy.todnames({{'example.com.'}})))\n\
+             policy.add(policy.suffix(policy.FORWARD('{at}'), policy.todnames({{'example.com.'}})))\n\
              cache.size = 10 * MB\n"
         )
     };
@@ -85,17 +85,51 @@ fn knot_resolver(server: &Meridian) -> Resolver {
     })
 }
 
-fn dnsmasq(server: &Meridian) -> Resolver {
+pub(crate) fn dnsmasq(server: &Meridian, more: &str) -> Resolver {
     let at = format!("{}#{}", server.dns.ip(), server.dns.port());
     let config = |own| {
         format!(
             "port={own}\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\n\
-             user=\npid-file=\nserver=/example.com/{at}\n"
+             user=\npid-file=\nserver=/example.com/{at}\n{more}"
         )
     };
     Resolver::start(config, |folder, _| {
         let mut command = Command::new("dnsmasq");
         command.args(["-k", "-C", &format!("{folder}/conf")]);
+        command
+    })
+}
+
+pub(crate) fn forwarding_bind(server: &Meridian) -> Resolver {
+    let (ip, port) = (server.dns.ip(), server.dns.port());
+    let config = |own| {
+        format!(
+            "options {{ directory \".\"; pid-file none; listen-on port {own} {{ 127.0.0.1; }};
+               listen-on-v6 {{ none; }}; recursion yes; dnssec-validation no; }};
+             controls {{ }};
+             zone \"example.com\" {{ type forward; forward only;
+               forwarders {{ {ip} port {port}; }}; }};"
+        )
+    };
+    Resolver::start(config, |folder, _| {
+        let mut command = Command::new("named");
+        command.args(["-g", "-c", &format!("{folder}/conf")]);
+        command
+    })
+}
+
+pub(crate) fn recursor(server: &Meridian) -> Resolver {
+    let config = |own| {
+        format!(
+            "local-address=127.0.0.1\nlocal-port={own}\ndaemon=no\nsocket-dir=.\n\
+             dont-query=\ndnssec=off\nforward-zones=example.com={}\n",
+            server.dns
+        )
+    };
+    Resolver::start(config, |folder, _| {
+        let mut command = Command::new("pdns_recursor");
+        std::fs::rename(format!("{folder}/conf"), format!("{folder}/recursor.conf")).unwrap();
+        command.arg(format!("--config-dir={folder}"));
         command
     })
 }
@@ -148,7 +182,7 @@ fn knot_resolver_sees_a_failover() {
 
 #[test]
 fn dnsmasq_sees_a_failover() {
-    sees_a_failover(dnsmasq);
+    sees_a_failover(|server| dnsmasq(server, ""));
 }
 
 #[test]

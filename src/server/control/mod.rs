@@ -26,6 +26,7 @@ use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
 use crate::server::certificate::Newest;
 use crate::server::clock::Clock;
+use crate::server::exposure::Exposure;
 use crate::server::handle::{Handle, Request, View};
 use crate::server::history::{Kind, Level, Record};
 use crate::server::load::{Loaded, Refused, What};
@@ -39,13 +40,16 @@ use crate::server::webhooks::Webhooks;
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Facts, Hold, Holds, InForce, Overrides, Scope};
 use crate::time::Instant;
+use absent::Absents;
 use writers::Writing;
 
+mod absent;
 mod desk;
 mod peers;
 mod tell;
 mod writers;
 
+pub(super) use absent::Absent;
 pub(super) use peers::{NodeView, Peers};
 pub(super) use tell::Condition;
 pub(super) use writers::{Named, Naming, Next, WriterView};
@@ -87,6 +91,7 @@ pub(super) struct Control {
     is_isolated: bool,
     holds: Holds,
     writing: Writing,
+    absent: Absents,
     sample: Sample,
     /// What of this node's own condition was last told.
     told: Condition,
@@ -135,7 +140,6 @@ impl Control {
         let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(health) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
         let published = Arc::new(ArcSwap::from_pointee(first));
-        let sample = Sample::default();
         let (sender, requests) = channel(64);
         let (ready, is_ready) = watch::channel(false);
         let handle = Handle {
@@ -144,7 +148,8 @@ impl Control {
             ready: is_ready,
             store: store.clone(),
             pushed: prober.pushed().clone(),
-            sample: sample.clone(),
+            sample: Sample::default(),
+            exposure: Exposure::default(),
             desk: Arc::default(),
         };
         let control = Self {
@@ -171,7 +176,8 @@ impl Control {
             is_isolated: false,
             holds,
             writing: Writing::new(recalled.named),
-            sample,
+            absent: Absents::new(),
+            sample: handle.sample.clone(),
             told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),
@@ -192,6 +198,8 @@ impl Control {
 
     /// Runs until nobody can ask anything any more.
     pub(super) async fn run(mut self) {
+        let first = self.published.load_full();
+        self.note_absent(&first, None);
         loop {
             self.turn();
             let deadline = self.ready_by().filter(|_| !*self.ready.borrow());
@@ -235,6 +243,7 @@ impl Control {
         self.tell_of(&changes);
         self.tell_of_myself();
         self.tell_others();
+        self.doubt_absent();
         self.tell_contests();
         self.tell_condition();
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
@@ -318,7 +327,7 @@ impl Control {
     /// Decides `changed` services anew, or all, and lets that be answered.
     fn publish(&mut self, changed: Option<&[ServiceId]>) {
         let began = self.clock.now();
-        self.compile(&self.loaded.plan, changed);
+        self.compile(&self.loaded.plan.clone(), changed);
         self.tell_answers(changed);
         histogram!("meridian_publish_seconds").record(self.clock.now().since(began));
     }
@@ -333,12 +342,13 @@ impl Control {
         }
     }
 
-    fn compile(&self, plan: &Arc<Plan>, changed: Option<&[ServiceId]>) {
+    fn compile(&mut self, plan: &Arc<Plan>, changed: Option<&[ServiceId]>) {
         let previous = self.published.load_full();
         let facts = self.facts();
         let generation = previous.generation() + 1;
         let next = Snapshot::compile(plan.clone(), &facts, Some(&previous), changed, generation);
         self.published.store(Arc::new(next));
+        self.note_absent(&previous, changed);
     }
 
     fn serve(&mut self, request: Request) {
@@ -393,6 +403,7 @@ impl Control {
             holds: self.holds.clone(),
             writing: self.writing.in_force.clone(),
             writers: self.writers(),
+            absent: self.absent.clone(),
             condition: self.told,
             stale: self.monitor.stale(),
             nodes: self.nodes(),

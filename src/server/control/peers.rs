@@ -117,6 +117,20 @@ impl Peers {
         self.of.nodes.get(node.index()).map(|of| of.name.clone()).unwrap_or_default()
     }
 
+    /// Which other node may answer for `service` otherwise than this one, and why.
+    pub(super) fn doubt(&self, service: &str) -> Option<String> {
+        let others = (0..self.of.nodes.len()).filter_map(NodeId::from_index);
+        others.filter(|node| *node != self.of.own).find_map(|node| {
+            let name = self.name(node);
+            if !self.fresh.contains(&node) {
+                return Some(format!("{name} is not heard: how it answers is not known"));
+            }
+            let differs = self.differing.contains_key(&(node, service.to_owned()));
+            let is_told = self.digests.get(&node).is_some_and(|of| of.contains_key(service));
+            (differs || !is_told).then(|| format!("{name} answers {service} differently"))
+        })
+    }
+
     /// Notes whether a node answers for a service as this one does.
     fn compare(&mut self, now: Instant, node: NodeId, service: &str) {
         let theirs = self.digests.get(&node).and_then(|of| of.get(service));

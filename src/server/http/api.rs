@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::control::NodeView;
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
+use super::convergence::Leaving;
 use super::writers::Writing;
 use crate::config::Target;
 use crate::health::{Outcome, State};
@@ -49,6 +50,8 @@ pub struct Status {
     pub writers: Vec<Writing>,
     /// What operators have said.
     pub overrides: Vec<Standing>,
+    /// What has left the answers, and who may still be sent there.
+    pub leaving: Vec<Leaving>,
     /// What happened lately, the newest first.
     pub events: Vec<Happened>,
 }
@@ -203,8 +206,8 @@ pub struct Served {
 }
 
 impl Status {
-    /// What `view` shows.
-    pub fn of(view: &View) -> Self {
+    /// What `view` shows, and of it what has left the answers.
+    pub fn of(view: &View, leaving: Vec<Leaving>) -> Self {
         let plan = view.snapshot.plan();
         let config = &view.loaded.config;
         let refused = view.refused.iter();
@@ -245,6 +248,7 @@ impl Status {
             nodes: nodes(view),
             writers: view.writers.iter().map(Writing::of).collect(),
             overrides: view.said.iter().map(|said| Standing::of(said, view.now)).collect(),
+            leaving,
             events: view.events.iter().map(|of| Happened::of(of, None)).collect(),
         }
     }

@@ -11,7 +11,9 @@ use std::sync::OnceLock;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::super::exposure::Exposures;
 use super::super::handle::View;
+use super::convergence::Leaving;
 use crate::health::{Outcome, State};
 use crate::steer::{Hold, state_of};
 
@@ -155,6 +157,33 @@ pub(super) fn now(view: &View) -> String {
     head(&mut out, "meridian_build_info", "Which version this is");
     let version = env!("CARGO_PKG_VERSION");
     let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
+    out
+}
+
+/// Which answers may be remembered, and who is expected where.
+pub(super) fn leaving(exposures: &Exposures, leaving: &[Leaving]) -> String {
+    let mut out = String::new();
+    let labels = |service: &str, region: &str| {
+        format!("service=\"{}\",region=\"{}\"", escaped(service), escaped(region))
+    };
+    let name = "meridian_answers_remembered";
+    head(&mut out, name, "Answers of this node that name a region and may still be remembered");
+    for ((service, region), remaining) in exposures {
+        let labels = labels(service, region);
+        let _fine = writeln!(out, "{name}{{{labels}}} {}", remaining.answers);
+    }
+    let name = "meridian_answers_remembered_until_seconds";
+    head(&mut out, name, "When the last of these answers is forgotten");
+    for ((service, region), remaining) in exposures {
+        let labels = labels(service, region);
+        let _fine = writeln!(out, "{name}{{{labels}}} {}", remaining.until);
+    }
+    let name = "meridian_left_expected_share";
+    head(&mut out, name, "Of a region that left the answers: clients that are expected to stay");
+    for of in leaving {
+        let labels = labels(&of.service, &of.region);
+        let _fine = writeln!(out, "{name}{{{labels}}} {:.6}", of.expected);
+    }
     out
 }
 

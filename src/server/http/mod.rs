@@ -5,7 +5,7 @@
 //! /metrics     for Prometheus           /api/v1/explain      one client's decision
 //! /healthz     it lives                 /api/v1/overrides    what operators say: GET, PUT, DELETE
 //! /readyz      it answers               /api/v1/history      what happened
-//! /api/v1/pushed what others say: PUT
+//! /api/v1/pushed what others say: PUT   /api/v1/convergence  who may still be sent where
 //! /api/v1/nodes  who decides together   /api/v1/failback     let a region back: POST
 //!                                       /api/v1/openapi.json what all of these are
 //! ```
@@ -33,6 +33,7 @@ use crate::steer::Facts;
 
 pub mod api;
 pub mod changes;
+pub mod convergence;
 mod guard;
 pub(super) mod listen;
 pub(super) mod metrics;
@@ -85,6 +86,7 @@ pub(super) fn router(
         .route("/api/v1/failback", axum::routing::post(changes::release))
         .route("/api/v1/nodes", get(nodes))
         .route("/api/v1/writers", get(writers::all).put(writers::hand_over))
+        .route("/api/v1/convergence", get(convergence::all))
         .route("/api/v1/pushed", axum::routing::put(changes::push))
         .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
         .with_state(Shared { control, recorder })
@@ -149,14 +151,19 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 
 async fn scrape(State(shared): State<Shared>) -> Result<Response, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
+    let (view, exposures, leaving) =
+        convergence::look(&shared, view, convergence::Asked::default()).await?;
     let text = shared.recorder.render() + &metrics::now(&view);
+    let text = text + &metrics::leaving(&exposures, &leaving.unwrap_or_default());
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((format, text).into_response())
 }
 
 async fn status(State(shared): State<Shared>) -> Result<Json<api::Status>, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
-    Ok(Json(api::Status::of(&view)))
+    let (view, _, leaving) =
+        convergence::look(&shared, view, convergence::Asked::default()).await?;
+    Ok(Json(api::Status::of(&view, leaving.unwrap_or_default())))
 }
 
 async fn nodes(State(shared): State<Shared>) -> Result<Json<Vec<api::NodeStatus>>, Refusal> {

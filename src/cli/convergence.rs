@@ -1,0 +1,170 @@
+//! Who may still be sent to a region: told once, or waited for.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+
+use super::ctl::Server;
+use super::{Failed, print, print_error};
+use crate::server::http::changes::Standing;
+use crate::server::http::convergence::{Leaving, Wait};
+
+/// What is waited for, and for how long.
+pub(super) struct Patience {
+    pub(super) subject: String,
+    pub(super) residual: Option<f64>,
+    pub(super) timeout: Option<Duration>,
+}
+
+/// How often the server is asked.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// The exit code when time ran out, and when what is waited for was undone.
+const TIMED_OUT: u8 = 3;
+const UNDONE: u8 = 4;
+
+/// What the server tells of `subject`, or of all that has left the answers.
+pub(super) fn ask(
+    server: &Server,
+    subject: Option<&str>,
+    residual: Option<f64>,
+) -> Result<Vec<Leaving>, Failed> {
+    let residual = residual.map(|share| share.to_string());
+    let subject = subject.map(|subject| ("subject", subject));
+    let residual = residual.as_deref().map(|share| ("residual", share));
+    let query: Vec<_> = subject.into_iter().chain(residual).collect();
+    server.get("/api/v1/convergence", &query)
+}
+
+/// Waits until a drained region may be switched off.
+#[expect(clippy::disallowed_methods, reason = "a person waits")]
+pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
+    let Patience { subject, residual, timeout } = patience;
+    let began = Instant::now();
+    let bar = Bar::new(subject);
+    loop {
+        let told = ask(server, Some(subject), *residual)?;
+        let Some(blocked) = told.iter().filter(|of| !of.safe).max_by_key(|of| of.safe_at.clone())
+        else {
+            bar.end();
+            print(&format!("{subject}: may be switched off"));
+            return Ok(());
+        };
+        let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
+        let is_drained = |of: &Standing| of.subject == *subject && of.word != "up";
+        if !said.iter().any(is_drained) {
+            bar.end();
+            let what = format!("{subject}: is drained no longer; do not switch it off");
+            return Err(Failed { told: what, code: UNDONE });
+        }
+        if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
+            bar.end();
+            let waits = told.iter().filter(|of| !of.safe).map(leaving_text).collect::<Vec<_>>();
+            let told = format!("{subject}: not to be switched off yet\n{}", waits.join("\n"));
+            return Err(Failed { told, code: TIMED_OUT });
+        }
+        bar.show(began.elapsed(), blocked);
+        std::thread::sleep(EVERY);
+    }
+}
+
+/// A bar on a terminal, a line for each reason elsewhere.
+struct Bar {
+    bar: ProgressBar,
+    is_seen: bool,
+    said: std::cell::RefCell<String>,
+}
+
+impl Bar {
+    fn new(subject: &str) -> Self {
+        let bar = ProgressBar::new(1000);
+        let template = "{prefix} [{bar:30}] {percent} %  {wide_msg}";
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(subject.to_owned());
+        let is_seen = std::io::stderr().is_terminal();
+        Self { bar, is_seen, said: std::cell::RefCell::default() }
+    }
+
+    fn show(&self, waited: Duration, blocked: &Leaving) {
+        let Some(wait) = blocked.waits.first() else { return };
+        let at = format!("{}/{}: {}", blocked.service, blocked.region, wait_text(wait));
+        if !self.is_seen {
+            if *self.said.borrow() != wait.why {
+                print_error(&at);
+                wait.why.clone_into(&mut self.said.borrow_mut());
+            }
+            return;
+        }
+        let left = blocked.safe_at.as_deref().and_then(seconds_until);
+        let part = left.map_or(0.0, |left| {
+            let waited = waited.as_secs_f64();
+            waited / (waited + left.max(0.0)).max(1e-9)
+        });
+        // Of a thousand.
+        let place = (0..1000_u64).take_while(|mille| *mille as f64 <= part * 1000.0).count();
+        self.bar.set_position(place as u64);
+        self.bar.set_message(at);
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn seconds_until(moment: &str) -> Option<f64> {
+    let moment: Timestamp = moment.parse().ok()?;
+    Some(moment.duration_since(Timestamp::now()).as_secs_f64())
+}
+
+fn wait_text(Wait { why, until }: &Wait) -> String {
+    let Some(until) = until else { return why.clone() };
+    let left = seconds_until(until).map(|left| format!(", in {} s", left.max(0.0).ceil()));
+    format!("{why}, until {}{}", until, left.unwrap_or_default())
+}
+
+/// What has left the answers, for people.
+pub(super) fn text(told: &[Leaving]) -> String {
+    if told.is_empty() {
+        return "no region has left the answers since this node was started".to_owned();
+    }
+    told.iter().map(leaving_text).collect::<Vec<_>>().join("\n")
+}
+
+fn leaving_text(of: &Leaving) -> String {
+    let name = format!("{}/{}", of.service, of.region);
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let verdict = match (of.in_answers, of.safe) {
+        (true, _) => "in the answers",
+        (_, true) => "may be switched off",
+        (_, false) => "NOT TO BE SWITCHED OFF",
+    };
+    let mut lines = vec![format!("{name}: {verdict}")];
+    if let Some(since) = &of.since {
+        lines.push(format!("  left      {since}; it had {} of the clients", percent(of.had)));
+    }
+    let until = of.answers_until.as_ref().map(|until| format!(", until {until}"));
+    lines.push(format!(
+        "  answers   {} that name it may be remembered, {} of the service's{}",
+        of.answers,
+        percent(of.share),
+        until.unwrap_or_default(),
+    ));
+    if !of.in_answers {
+        lines.push(format!(
+            "  expected  {} of its clients go there still (population {})",
+            percent(of.expected),
+            of.population
+        ));
+        let moved = of.moved.iter().map(|moved| {
+            let at = moved.at.as_deref().unwrap_or("not within 2 h");
+            format!("{} left: {at}", percent(moved.left))
+        });
+        lines.push(format!("  model     {}", moved.collect::<Vec<_>>().join("; ")));
+    }
+    let waits = of.waits.iter().filter(|_| !of.in_answers);
+    lines.extend(waits.map(|wait| format!("  WAIT      {}", wait_text(wait))));
+    lines.join("\n")
+}

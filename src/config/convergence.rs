@@ -1,0 +1,109 @@
+//! `convergence`: how those who ask lag behind the answers.
+
+use std::time::Duration;
+
+use super::read::{At, Fields, Problems};
+use super::yaml::Value;
+use crate::convergence::{Class, Layer, PRESETS, Population, Preset};
+
+/// How those who ask lag behind the answers.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Convergence {
+    /// Who asks.
+    pub population: Population,
+    /// A region may be switched off once at most this share of its clients is expected there.
+    pub residual: f64,
+}
+
+/// What is left may be so much, if nothing else is said: less is below what the model knows.
+const RESIDUAL: f64 = 0.01;
+
+/// The longest time that any layer can have.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+
+/// `convergence`.
+pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Convergence {
+    let default = || PRESETS[0].population();
+    let mut read = Convergence { population: default(), residual: RESIDUAL };
+    let Some(mut fields) = at.and_then(|at| at.fields(problems)) else { return read };
+    let who = fields.get("population").and_then(|at| population(&at, problems));
+    let residual = fields.get("residual").and_then(|at| share(&at, problems));
+    fields.done(problems);
+    read.population = who.unwrap_or_else(default);
+    read.residual = residual.unwrap_or(RESIDUAL);
+    read
+}
+
+fn population(at: &At<'_>, problems: &mut Problems) -> Option<Population> {
+    if let Value::Text(name) = &at.node.value {
+        let preset = Preset::named(name);
+        if preset.is_none() {
+            let names = PRESETS.iter().map(|preset| preset.name);
+            problems.unknown((at.place(), &at.key), ("population", name), names);
+        }
+        return preset.map(Preset::population);
+    }
+    let classes: Option<Vec<Class>> = at
+        .named(problems)
+        .into_iter()
+        .map(|(name, _, at)| class(name, &at, problems))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .collect();
+    let classes = classes?;
+    let sum: f64 = classes.iter().map(|class| class.share).sum();
+    if (sum - 1.0).abs() > 1e-6 {
+        let what = format!("the shares sum to {:.4} %; expected 100 %", sum * 100.0);
+        problems.error(at.place(), &at.key, what);
+        return None;
+    }
+    Some(Population { name: "configured".to_owned(), classes })
+}
+
+fn class(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<Class> {
+    let mut fields = at.fields(problems)?;
+    let part = fields.need("share", problems).and_then(|at| share(&at, problems));
+    let every = seconds(&mut fields, "lookups_every", problems).unwrap_or(0.0);
+    let min = seconds(&mut fields, "min_ttl", problems).unwrap_or(0.0);
+    let max = seconds(&mut fields, "max_ttl", problems).unwrap_or(f64::INFINITY);
+    let prefetch = fields.get("prefetch").and_then(|at| share(&at, problems)).unwrap_or(0.0);
+    let stale = seconds(&mut fields, "stale_for", problems);
+    let hold = seconds(&mut fields, "hold", problems);
+    let idle = seconds(&mut fields, "idle", problems);
+    let requests = match idle {
+        Some(_) => fields.need("requests_every", problems),
+        None => None,
+    };
+    let requests = requests.and_then(|at| span(&at, problems));
+    let pinned = fields.get("pinned").and_then(|at| at.boolean(problems)).unwrap_or(false);
+    fields.done(problems);
+    let resolver = match stale {
+        Some(limit) => Layer::StaleFirst { every, limit },
+        None => Layer::Cache { min, max, prefetch, every },
+    };
+    let hold = hold.map(|seconds| Layer::Hold { seconds, every: 0.0 });
+    let open = idle.zip(requests).map(|(idle, every)| Layer::Connection { every, idle });
+    let pinned = pinned.then_some(Layer::Pinned);
+    let layers = [Some(resolver), hold, open, pinned].into_iter().flatten().collect();
+    Some(Class { name: name.to_owned(), share: part?, layers })
+}
+
+fn seconds(fields: &mut Fields<'_>, key: &'static str, problems: &mut Problems) -> Option<f64> {
+    fields.get(key).and_then(|at| span(&at, problems))
+}
+
+fn span(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
+    at.duration(Duration::ZERO, LONGEST, problems).map(|span| span.as_secs_f64())
+}
+
+/// A share, such as `2.5%`, as a part of one.
+fn share(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
+    let expected = "a share from 0% to 100%, such as 2.5%";
+    let text = at.text(expected, problems)?;
+    let read = text.trim().strip_suffix('%').and_then(|share| share.trim().parse::<f64>().ok());
+    let read = read.filter(|share| (0.0..=100.0).contains(share));
+    if read.is_none() {
+        problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
+    }
+    read.map(|share| share / 100.0)
+}

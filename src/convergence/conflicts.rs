@@ -1,0 +1,165 @@
+//! Writes to two regions at once: how many meet on the same key.
+//!
+//! Everything is summed over the keys one by one. The sparse formula of Gray et al. ("The Dangers
+//! of Replication and a Solution", SIGMOD 1996), N₁⋅N₂⋅Σp², overstates what a few hot keys cause
+//! up to some hundredfold, as a key can be in conflict but once.
+
+use super::lag::{HORIZON, Lag};
+
+/// How writes spread over keys.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Popularity {
+    /// All of `keys` are alike.
+    Uniform {
+        /// How many keys there are.
+        keys: usize,
+    },
+    /// The k-th of `keys` is written to in proportion to k^−`exponent`.
+    Zipf {
+        /// How many keys there are.
+        keys: usize,
+        /// How steep it is: 0.8 to 1.2 are usual.
+        exponent: f64,
+    },
+}
+
+impl Popularity {
+    /// The probability of each key.
+    pub fn probabilities(&self) -> Vec<f64> {
+        let (keys, exponent) = match *self {
+            Self::Uniform { keys } => (keys, 0.0),
+            Self::Zipf { keys, exponent } => (keys, exponent),
+        };
+        let weights: Vec<f64> = (1..=keys).map(|rank| (rank as f64).powf(-exponent)).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.into_iter().map(|weight| weight / sum).collect()
+    }
+}
+
+/// The writes of a service that clients spread over its keys.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Writes {
+    /// Writes a second, of all clients.
+    pub rate: f64,
+    /// How long a write takes to the other region, in seconds.
+    pub delay: f64,
+    /// The keys that more than one client writes to.
+    pub shared: Popularity,
+    /// The share of the writes that go to keys which only one client writes to.
+    pub private: f64,
+    /// How often one such client writes, a second.
+    pub each: f64,
+}
+
+/// Writes that met.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Conflicts {
+    /// Pairs of writes of which neither knew of the other.
+    pub pairs: f64,
+    /// Writes that are part of such a pair.
+    pub writes: f64,
+}
+
+impl Writes {
+    /// While clients move from one region to the other by `lag`, and both replicate: two writes
+    /// to a key meet that come to different regions within the delay.
+    ///
+    /// Pairs: 2Δ⋅Σp²⋅∫ab dt. Writes: ∫ Σ a⋅p(1 − e^(−2Δbp)) + b⋅p(1 − e^(−2Δap)) dt, with a and b
+    /// the rates of writes to the old and to the new region. A client's own key meets only its own
+    /// move: 1 − e^(−uΔ) a client.
+    pub fn converging(&self, lag: &Lag) -> Conflicts {
+        let rate = self.rate * (1.0 - self.private);
+        let keys = self.shared.probabilities();
+        let collision: f64 = keys.iter().map(|share| share * share).sum();
+        let pairs = 2.0 * self.delay * collision * rate * rate * lag.overlap();
+        // In conflict by the share that has moved; the time at each of them is what the lag tells.
+        let mut writes = 0.0;
+        for (share, seconds) in stairs(lag) {
+            let (old, new) = (rate * share, rate * (1.0 - share));
+            let met = |one: f64, other: f64| -> f64 {
+                let reach = -2.0 * self.delay * other;
+                keys.iter().map(|key| one * key * -(reach * key).exp_m1()).sum()
+            };
+            writes += (met(old, new) + met(new, old)) * seconds;
+        }
+        let clients = if self.each > 0.0 { self.rate * self.private / self.each } else { 0.0 };
+        let moving = clients * (1.0 - lag.never());
+        let own = moving * -(-self.each * self.delay).exp_m1();
+        Conflicts { pairs: pairs + own, writes: writes + 2.0 * own }
+    }
+
+    /// While the regions hear nothing of each other: each takes so many writes of all clients.
+    ///
+    /// A key is in conflict that both write to: Σ (1 − e^(−N₁p))(1 − e^(−N₂p)). If only the last
+    /// value counts, one acknowledged value is lost for each. If every write counts, as for lists
+    /// and counters that are kept as one value, all that the loser took is lost: Σ 2ab(1/c − (1 −
+    /// e^(−c))/c²), with a = N₁p, b = N₂p and c = a + b.
+    pub fn parted(&self, old: f64, new: f64) -> Parted {
+        let (old, new) = (old * (1.0 - self.private), new * (1.0 - self.private));
+        let mut parted = Parted::default();
+        for key in self.shared.probabilities() {
+            let (a, b) = (old * key, new * key);
+            parted.keys += (-a).exp_m1() * (-b).exp_m1();
+            parted.every += both(a, b);
+        }
+        parted
+    }
+}
+
+/// What is lost of the writes to one key, if all count: 2ab(1/c − (1 − e^(−c))/c²).
+fn both(a: f64, b: f64) -> f64 {
+    let c = a + b;
+    if c < 1e-4 {
+        // The same by its series, where the difference of two large numbers is only noise.
+        return 2.0 * a * b * (0.5 - c / 6.0);
+    }
+    2.0 * a * b * (1.0 / c + (-c).exp_m1() / (c * c))
+}
+
+/// Into how many stairs a lag is cut.
+const STAIRS: usize = 200;
+
+/// The lag as stairs: a share of requests that go to the old region, and for how many seconds.
+fn stairs(lag: &Lag) -> Vec<(f64, f64)> {
+    let height = 1.0 / STAIRS as f64;
+    let at = |stair: usize| lag.until(1.0 - stair as f64 * height).unwrap_or(HORIZON);
+    let middle = |stair: usize| 1.0 - (stair as f64 + 0.5) * height;
+    (0..STAIRS).map(|stair| (middle(stair), at(stair + 1) - at(stair))).collect()
+}
+
+/// What regions that heard nothing of each other have to settle.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Parted {
+    /// Keys that both wrote to; values lost where only the last one counts.
+    pub keys: f64,
+    /// Writes lost where every one counts.
+    pub every: f64,
+}
+
+/// Clocks that differ, where the last writer wins by the time of day.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Skew {
+    /// By how much one region's clock is ahead, in seconds.
+    pub ahead: f64,
+    /// How long a write takes to the other region, in seconds.
+    pub delay: f64,
+    /// Writes a second to one key in the region that is ahead.
+    pub rate: f64,
+    /// The other region's share of the writes to that key.
+    pub other: f64,
+}
+
+impl Skew {
+    /// The share of all writes that are dropped though they knew of the one that wins: f⋅(e^(−αΔ) −
+    /// e^(−αδ)). A hybrid logical clock makes it none.
+    pub fn dropped(&self) -> f64 {
+        let gone = |seconds: f64| (-self.rate * seconds).exp();
+        self.other * (gone(self.delay) - gone(self.ahead)).max(0.0)
+    }
+
+    /// The share that lose to one that was written earlier, where neither knew of the other: f⋅(1 −
+    /// e^(−α⋅min(Δ, δ))).
+    pub fn misjudged(&self) -> f64 {
+        self.other * -(-self.rate * self.delay.min(self.ahead)).exp_m1()
+    }
+}

@@ -1,0 +1,187 @@
+//! A lag: for how long after a change a request still goes to the old region.
+
+/// The width of a cell, in seconds: TTLs are whole seconds.
+const STEP: f64 = 0.25;
+
+/// As far as lags are told apart, in seconds: two hours.
+pub const HORIZON: f64 = 7200.0;
+
+/// How many cells that is.
+const CELLS: usize = 28_800;
+
+/// The distribution of a lag X in seconds: some requests have none, some never end, and between
+/// the two is a density that is constant in each of the cells of a quarter of a second.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Lag {
+    /// P(X = 0).
+    zero: f64,
+    /// P(X = ∞).
+    never: f64,
+    /// The probability of each cell. What is missing of one lies beyond the horizon.
+    cells: Vec<f64>,
+    /// E\[X\], in seconds.
+    mean: f64,
+}
+
+impl Lag {
+    /// No lag at all.
+    pub fn none() -> Self {
+        Self { zero: 1.0, never: 0.0, cells: Vec::new(), mean: 0.0 }
+    }
+
+    /// A lag without end.
+    pub fn endless() -> Self {
+        Self { zero: 0.0, never: 1.0, cells: Vec::new(), mean: f64::INFINITY }
+    }
+
+    /// The lag with P(X > t) = `survival`(t) and the mean `mean`, which is given apart as it counts
+    /// what lies beyond the horizon too.
+    pub(super) fn of(mean: f64, survival: impl Fn(f64) -> f64) -> Self {
+        let mut above = survival(0.0);
+        let zero = 1.0 - above;
+        let mut cells = Vec::new();
+        for cell in 1..=CELLS {
+            let next = survival(cell as f64 * STEP);
+            cells.push(above - next);
+            above = next;
+            if above <= 0.0 {
+                break;
+            }
+        }
+        Self { zero, never: 0.0, cells, mean }
+    }
+
+    /// The sum of two independent lags.
+    pub fn plus(&self, other: &Self) -> Self {
+        let (long, short) = if self.cells.len() < other.cells.len() {
+            (&other.cells, &self.cells)
+        } else {
+            (&self.cells, &other.cells)
+        };
+        let length = (long.len() + short.len()).min(CELLS);
+        let mut cells = vec![0.0; length];
+        for (shift, mass) in short.iter().enumerate() {
+            // The sum of two that are uniform over a cell each spreads over two cells, evenly.
+            for (row, other) in long.iter().enumerate().take(length.saturating_sub(shift)) {
+                let half = mass * other / 2.0;
+                cells[row + shift] += half;
+                if let Some(next) = cells.get_mut(row + shift + 1) {
+                    *next += half;
+                }
+            }
+        }
+        for (sum, mass) in cells.iter_mut().zip(&self.cells) {
+            *sum += mass * other.zero;
+        }
+        for (sum, mass) in cells.iter_mut().zip(&other.cells) {
+            *sum += mass * self.zero;
+        }
+        Self {
+            zero: self.zero * other.zero,
+            never: 1.0 - (1.0 - self.never) * (1.0 - other.never),
+            cells,
+            mean: self.mean + other.mean,
+        }
+    }
+
+    /// A mixture of lags: each with its share. Shares need not sum to one.
+    pub fn mixed<'a>(parts: impl IntoIterator<Item = (f64, &'a Self)>) -> Self {
+        let mut mixed = Self { zero: 0.0, never: 0.0, cells: Vec::new(), mean: 0.0 };
+        let mut whole = 0.0;
+        for (share, part) in parts.into_iter().filter(|(share, _)| *share > 0.0) {
+            whole += share;
+            mixed.zero += share * part.zero;
+            mixed.never += share * part.never;
+            mixed.mean += share * part.mean;
+            let length = mixed.cells.len().max(part.cells.len());
+            mixed.cells.resize(length, 0.0);
+            for (sum, mass) in mixed.cells.iter_mut().zip(&part.cells) {
+                *sum += share * mass;
+            }
+        }
+        if whole <= 0.0 {
+            return Self::none();
+        }
+        for value in [&mut mixed.zero, &mut mixed.never, &mut mixed.mean] {
+            *value /= whole;
+        }
+        mixed.cells.iter_mut().for_each(|mass| *mass /= whole);
+        mixed
+    }
+
+    /// P(X > t): the share of requests that still go to the old region `seconds` after the change;
+    /// all of them before it. Past the horizon what is left there is told.
+    pub fn after(&self, seconds: f64) -> f64 {
+        if seconds < 0.0 {
+            return 1.0;
+        }
+        let mut left = 1.0 - self.zero;
+        for (row, mass) in self.cells.iter().enumerate() {
+            let into = seconds / STEP - row as f64;
+            if into < 1.0 {
+                return (left - mass * into.max(0.0)).max(0.0);
+            }
+            left -= mass;
+        }
+        self.left_behind(left)
+    }
+
+    /// What is left where the cells end: nothing, but for those that never end and those beyond the
+    /// horizon; not the rounding of many subtractions.
+    fn left_behind(&self, left: f64) -> f64 {
+        if left - self.never < 1e-9 { self.never } else { left }
+    }
+
+    /// P(X > t) at each multiple of `every` seconds, to the last of `count`.
+    pub fn curve(&self, every: f64, count: usize) -> Vec<f64> {
+        (0..count).map(|row| self.after(row as f64 * every)).collect()
+    }
+
+    /// The share that never moves by itself: pinned to an address.
+    pub fn never(&self) -> f64 {
+        self.never
+    }
+
+    /// E\[X\], in seconds: that many seconds' worth of requests go to the old region in all after
+    /// one change.
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+
+    /// How long after the change at most `share` of the requests still go to the old region, in
+    /// seconds; `None`: not within the horizon.
+    pub fn until(&self, share: f64) -> Option<f64> {
+        let mut left = 1.0 - self.zero;
+        if left <= share {
+            return Some(0.0);
+        }
+        for (row, mass) in self.cells.iter().enumerate() {
+            // Rounding must not make a share of nothing be waited for in vain.
+            let next = left - mass;
+            if next <= share + 1e-9 {
+                let into = if *mass > 0.0 { (left - share) / mass } else { 1.0 };
+                return Some((row as f64 + into.clamp(0.0, 1.0)) * STEP);
+            }
+            left = next;
+        }
+        None
+    }
+
+    /// ∫ S·(1 − S) dt up to the horizon, in seconds: how much both regions are written to at once,
+    /// for one write a second.
+    pub fn overlap(&self) -> f64 {
+        let mut left = 1.0 - self.zero;
+        let mut sum = 0.0;
+        for mass in &self.cells {
+            let next = left - mass;
+            // Simpson's rule, which is exact for what is linear in a cell.
+            let middle = f64::midpoint(left, next);
+            let inner = |share: f64| share * (1.0 - share);
+            sum += (inner(left) + 4.0 * inner(middle) + inner(next)) * STEP / 6.0;
+            left = next;
+        }
+        let rest = HORIZON - self.cells.len() as f64 * STEP;
+        let left = self.left_behind(left);
+        sum + left * (1.0 - left) * rest
+    }
+}

@@ -1,0 +1,35 @@
+//! Who is still sent where, after an answer has changed: the model, in closed form.
+//!
+//! A resolver that holds the old answer gives it until its time to live ends, some longer;
+//! browsers, runtimes and connections hold on longer still. Each request has a *lag*: it goes to
+//! the old region as long after the change as its lag says. The lag of a request is the sum of
+//! what the layers add that it passes through, each independent of the others.
+//!
+//! ```text
+//! Layer ─ one cache, hold or connection ──┐
+//! Class ─ a chain of them, with a share   ├→ Lag: P(X > t), its mean, its quantiles
+//! Population ─ all classes ───────────────┘        │
+//!            Parting (nodes do not agree) ─────────┼→ share of stale requests at every moment
+//!            Writes, Popularity ───────────────────┴→ conflicting writes, by policy
+//! ```
+//!
+//! Times are seconds, shares are parts of one. Nothing here decides: these are estimates, to be
+//! shown beside what is counted.
+
+mod conflicts;
+mod lag;
+mod ledger;
+mod parting;
+mod policy;
+mod population;
+mod presets;
+#[cfg(test)]
+mod tests;
+
+pub use conflicts::{Conflicts, Parted, Popularity, Skew, Writes};
+pub use lag::{HORIZON, Lag};
+pub use ledger::{Page, Remaining, width};
+pub use parting::Parting;
+pub use policy::{Cost, Handover, Policy};
+pub use population::{Class, Layer, Population};
+pub use presets::{PRESETS, Preset};

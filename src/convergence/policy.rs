@@ -1,0 +1,97 @@
+//! What a move from one region to another costs its writers, by how writes are settled.
+
+use super::conflicts::{Skew, Writes};
+use super::lag::Lag;
+
+/// How a service settles writes that come to two regions.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Policy {
+    /// The last one wins, by the time of day or by hybrid clocks (`skew`: `None`).
+    LastWriter {
+        /// How wrong the clocks are.
+        skew: Option<Skew>,
+    },
+    /// Values that merge.
+    Merge,
+    /// The region that owns the key writes; ownership moves with an epoch.
+    Home {
+        /// How long the old owner goes on until it is fenced, in seconds.
+        fence: f64,
+    },
+    /// One region writes, by a lease.
+    Lease {
+        /// How long a lease lives, in seconds.
+        length: f64,
+        /// How much faster or slower clocks may run.
+        drift: f64,
+        /// How long the next one waits on top, in seconds.
+        margin: f64,
+    },
+    /// A majority of the regions takes each write.
+    Majority,
+}
+
+/// A move from one region to another.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Handover {
+    /// How the requests lag behind.
+    pub lag: Lag,
+    /// The writes among them.
+    pub writes: Writes,
+    /// For how many seconds the regions hear nothing of each other, from the change on.
+    pub parted: f64,
+    /// The share of the writes that reach the old region meanwhile.
+    pub stays: f64,
+}
+
+/// What it costs.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Cost {
+    /// Writes, or keys, that are in conflict.
+    pub conflicts: f64,
+    /// Acknowledged writes that are lost.
+    pub lost: f64,
+    /// Writes that must be refused, delayed or passed on.
+    pub refused: f64,
+}
+
+impl Handover {
+    /// What it costs by `policy`.
+    pub fn cost(&self, policy: Policy) -> Cost {
+        let rate = self.writes.rate;
+        match policy {
+            Policy::LastWriter { skew } => {
+                let (conflicts, lost) = self.met();
+                let all = rate * (self.parted + self.lag.until(0.01).unwrap_or(super::HORIZON));
+                let dropped = skew.map_or(0.0, |skew| skew.dropped() * all);
+                Cost { conflicts, lost: lost + dropped, refused: 0.0 }
+            }
+            Policy::Merge => Cost { conflicts: self.met().0, ..Cost::default() },
+            Policy::Home { fence } => {
+                // ∫ S dt up to the fence; the rest of the stale requests comes after it.
+                let steps = 100;
+                let step = fence / f64::from(steps);
+                let middles = (0..steps).map(|row| (f64::from(row) + 0.5) * step);
+                let before: f64 = middles.map(|at| self.lag.after(at) * step).sum();
+                let accepted = rate * before;
+                let refused = rate * (self.lag.mean() - before).max(0.0);
+                Cost { conflicts: accepted, lost: accepted, refused }
+            }
+            Policy::Lease { length, drift, margin } => {
+                Cost { refused: rate * (length * (1.0 + drift) + margin), ..Cost::default() }
+            }
+            Policy::Majority => {
+                Cost { refused: rate * self.parted * self.stays, ..Cost::default() }
+            }
+        }
+    }
+
+    /// What is in conflict, and what of it the last writer loses: while the regions are parted, one
+    /// value a key; while they replicate, one write of each two.
+    fn met(&self) -> (f64, f64) {
+        let all = self.writes.rate * self.parted;
+        let parted = self.writes.parted(all * self.stays, all * (1.0 - self.stays));
+        let converging = self.writes.converging(&self.lag);
+        (parted.keys + converging.writes, parted.keys + converging.writes / 2.0)
+    }
+}

@@ -1,0 +1,326 @@
+//! The model against what was published of it, against closed forms, and against dice.
+
+use super::*;
+use crate::rng::Seed;
+use crate::time::Ttl;
+
+fn close(got: f64, expected: f64, tolerance: f64) {
+    assert!((got - expected).abs() <= tolerance, "{got} is not {expected} ± {tolerance}");
+}
+
+fn within(got: f64, expected: f64, share: f64) {
+    close(got, expected, expected.abs() * share);
+}
+
+fn cache(every: f64) -> Layer {
+    Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, every }
+}
+
+fn held(seconds: f64) -> Layer {
+    Layer::Hold { seconds, every: 0.0 }
+}
+
+fn chain(layers: &[Layer], ttl: f64) -> Lag {
+    Class { name: String::new(), share: 1.0, layers: layers.to_vec() }.lag(ttl)
+}
+
+fn curve(lag: &Lag, points: &[(f64, f64)]) {
+    for (at, expected) in points {
+        close(lag.after(*at), *expected, 0.01);
+    }
+}
+
+#[test]
+fn a_cache_that_follows_the_ttl() {
+    // How many lookups find the answer: λT/(1 + λT), which is who has it at the change.
+    close(cache(1.0).lag(1.0).after(0.0), 0.500, 0.01);
+    close(cache(1.0).lag(12.0).after(0.0), 0.923, 0.01);
+    curve(&cache(60.0).lag(60.0), &[(15.0, 0.375), (30.0, 0.25), (45.0, 0.125)]);
+    curve(&cache(5.0).lag(60.0), &[(0.0, 0.923), (15.0, 0.692), (30.0, 0.462), (45.0, 0.231)]);
+    within(Layer::HONEST.lag(30.0).mean(), 15.0, 0.01);
+    within(Layer::HONEST.lag(30.0).overlap(), 5.0, 0.02);
+}
+
+#[test]
+fn a_cache_with_limits() {
+    let limited = Layer::Cache { min: 60.0, max: 300.0, prefetch: 0.0, every: 0.0 };
+    assert_eq!(limited.lag(5.0), Layer::HONEST.lag(60.0));
+    assert_eq!(limited.lag(3600.0), Layer::HONEST.lag(300.0));
+    let early = Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.1, every: 0.0 };
+    assert_eq!(early.lag(30.0), Layer::HONEST.lag(27.0));
+    assert_eq!(Layer::HONEST.lag(0.0), Lag::none());
+}
+
+#[test]
+fn a_cache_that_gives_what_it_has_first() {
+    let lag = Layer::StaleFirst { every: 60.0, limit: 86_400.0 }.lag(60.0);
+    curve(&lag, &[(30.0, 0.75), (60.0, 0.50), (90.0, 0.303), (180.0, 0.068)]);
+    // (T² + 2T/λ + 2/λ²) / (2(T + 1/λ))
+    within(lag.mean(), (3600.0 + 7200.0 + 7200.0) / 240.0, 0.001);
+    let busy = Layer::StaleFirst { every: 0.0, limit: 86_400.0 };
+    assert_eq!(busy.lag(60.0), Layer::HONEST.lag(60.0));
+}
+
+#[test]
+fn layers_that_begin_to_count_anew() {
+    let lag = chain(&[Layer::HONEST, held(60.0)], 30.0);
+    let points = [(20.0, 0.889), (30.0, 0.75), (45.0, 0.50), (60.0, 0.25), (75.0, 0.0625)];
+    curve(&lag, &points);
+    close(lag.after(90.0), 0.0, 1e-9);
+    within(lag.mean(), 45.0, 0.01);
+    within(lag.overlap(), 11.12, 0.02);
+    close(chain(&[Layer::HONEST, held(60.0)], 20.0).after(60.0), 1.0 / 6.0, 0.01);
+}
+
+#[test]
+fn connections_that_are_kept_open() {
+    for (every, idle, mean, fall) in [(30.0, 60.0, 131.7, 0.0068), (10.0, 30.0, 160.9, 0.00595)] {
+        let lag = Layer::Connection { every, idle }.lag(30.0);
+        within(lag.mean(), mean, 0.03);
+        within((lag.after(1000.0) / lag.after(1400.0)).ln() / 400.0, fall, 0.03);
+        // The mean is a closed form, the curve an equation that is followed: they must agree.
+        let area: f64 = lag.curve(1.0, 7200).iter().sum();
+        within(area, mean, 0.03);
+    }
+    assert_eq!(Layer::Connection { every: 0.0, idle: 60.0 }.lag(30.0), Lag::endless());
+}
+
+#[test]
+fn whoever_is_pinned_never_moves() {
+    let lag = chain(&[Layer::HONEST, Layer::Pinned], 30.0);
+    assert_eq!((lag.never(), lag.after(7000.0), lag.until(0.5)), (1.0, 1.0, None));
+    let some = Lag::mixed([(0.9, &Layer::HONEST.lag(30.0)), (0.1, &lag)]);
+    close(some.after(100.0), 0.1, 1e-9);
+    assert_eq!(some.until(0.05), None);
+    close(some.until(0.1).unwrap(), 30.0, 0.01);
+    assert!(some.mean().is_infinite());
+}
+
+#[test]
+fn the_measurement_of_2014() {
+    let lag = |ttl| Preset::named("flavel2014").unwrap().population().lag(ttl);
+    close(lag(20.0).after(60.0), 0.100, 0.01);
+    close(lag(20.0).after(900.0), 0.0202, 0.003);
+    // The same population at other TTLs: S at five moments, four quantiles, mean, overlap.
+    #[rustfmt::skip]
+    let table = [
+        (5.0, [0.239, 0.054, 0.037, 0.0334, 0.0201], [4.0, 53.0, 61.0, 1352.0], 49.5, 42.8),
+        (20.0, [0.285, 0.100, 0.038, 0.0336, 0.0202], [16.0, 60.0, 71.0, 1360.0], 57.0, 43.9),
+        (30.0, [0.316, 0.131, 0.038, 0.0337, 0.0203], [23.0, 66.0, 79.0, 1365.0], 62.0, 44.7),
+        (60.0, [0.658, 0.223, 0.038, 0.0340, 0.0207], [42.0, 85.0, 105.0, 1380.0], 77.0, 47.6),
+        (300.0, [0.932, 0.845, 0.652, 0.0735, 0.0233], [167.0, 292.0, 323.0, 1500.0], 197.0, 81.8),
+    ];
+    for (ttl, shares, until, mean, overlap) in table {
+        let lag = lag(ttl);
+        for (at, share) in [30.0, 60.0, 120.0, 300.0, 900.0].into_iter().zip(shares) {
+            close(lag.after(at), share, 0.005);
+        }
+        for (share, at) in [0.5, 0.1, 0.05, 0.01].into_iter().zip(until) {
+            close(lag.until(share).unwrap(), at, 1.0 + at * 0.01);
+        }
+        within(lag.mean(), mean, 0.01);
+        within(lag.overlap(), overlap, 0.02);
+    }
+}
+
+#[test]
+fn the_table_that_operators_read_is_what_the_model_says() {
+    let page = include_str!("../../docs/CONVERGENCE.md");
+    let population = Preset::named("flavel2014").unwrap().population();
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    for ttl in [5.0, 20.0, 30.0, 60.0, 300.0] {
+        let lag = population.lag(ttl);
+        let after = [30.0, 60.0, 300.0].map(|at| percent(lag.after(at))).join(" | ");
+        let left = [0.1, 0.01].map(|share| format!("{:.0} s", lag.until(share).unwrap()));
+        let (left, mean, queries) = (left.join(" | "), lag.mean(), 60.0 / ttl);
+        let row = format!("| {ttl} | {after} | {left} | {mean:.1} | {queries:.1} |");
+        assert!(page.contains(&row), "the page lacks {row}");
+    }
+}
+
+#[test]
+fn nodes_that_do_not_agree() {
+    let lag = Layer::HONEST.lag(30.0);
+    let parting = Parting { share: 0.3, seconds: 120.0 };
+    #[rustfmt::skip]
+    let points =
+        [(10.0, 0.767), (30.0, 0.3), (60.0, 0.3), (130.0, 0.2), (145.0, 0.05), (151.0, 0.0)];
+    for (at, expected) in points {
+        close(parting.after(&lag, at), expected, 0.01);
+    }
+    within(parting.flips(30.0, 0.0), 1.26, 0.03);
+    within(parting.stale(&lag), 51.0, 0.01);
+    let area: f64 = (0..2000).map(|row| parting.after(&lag, f64::from(row) / 10.0) / 10.0).sum();
+    within(area, 51.0, 0.01);
+    close(parting.until(&lag, 0.01).unwrap(), 149.0, 0.1);
+    close(parting.until(&lag, 0.5).unwrap(), 21.43, 0.1);
+    close(Parting::default().until(&lag, 0.5).unwrap(), 15.0, 0.01);
+}
+
+fn writes(shared: Popularity) -> Writes {
+    Writes { rate: 200.0, delay: 0.8, shared, private: 0.0, each: 0.0 }
+}
+
+const KEYS: usize = 100_000;
+
+#[test]
+fn writes_that_meet_on_the_way() {
+    let zipf = |exponent| Popularity::Zipf { keys: KEYS, exponent };
+    #[rustfmt::skip]
+    let table = [
+        (Popularity::Uniform { keys: KEYS }, (3.2, 6.4), (7.1, 14.2), (339.0, 346.0), 0.124),
+        (zipf(0.8), (352.0, 367.0), (783.0, 830.0), (798.0, 1987.0), 0.264),
+        (zipf(0.99), (3261.0, 1399.0), (7256.0, 3296.0), (696.0, 3422.0), 0.353),
+    ];
+    for (keys, short, long, parted, lost) in table {
+        let writes = writes(keys);
+        for (expected, layers) in [(short, &[][..]), (long, &[held(60.0)])] {
+            let met = writes.converging(&chain(&[&[Layer::HONEST], layers].concat(), 30.0));
+            within(met.pairs, expected.0, 0.03);
+            within(met.writes, expected.1, 0.03);
+        }
+        let minute = writes.parted(6000.0, 6000.0);
+        within(minute.keys, parted.0, 0.03);
+        within(minute.every, parted.1, 0.03);
+        within(writes.parted(30_000.0, 30_000.0).every / 60_000.0, lost, 0.03);
+    }
+}
+
+#[test]
+fn conflicts_grow_with_the_square_while_they_are_rare() {
+    let keys = Popularity::Uniform { keys: 10_000_000 };
+    let lost = |seconds: f64, rate: f64| {
+        let half = seconds * rate / 2.0;
+        writes(keys).parted(half, half).keys
+    };
+    within(lost(120.0, 20.0) / lost(60.0, 20.0), 4.0, 0.05);
+    within(lost(60.0, 40.0) / lost(60.0, 20.0), 4.0, 0.05);
+}
+
+#[test]
+fn private_keys_meet_only_their_own_move() {
+    let shared = Popularity::Uniform { keys: 10 };
+    let alone = Writes { private: 1.0, each: 0.1, ..writes(shared) };
+    let met = alone.converging(&Layer::HONEST.lag(30.0));
+    within(met.pairs, 2000.0 * (1.0 - (-0.08_f64).exp()), 1e-6);
+    assert_eq!(alone.parted(6000.0, 6000.0), Parted::default());
+}
+
+#[test]
+fn clocks_that_differ() {
+    let skew = Skew { ahead: 2.0, delay: 0.8, rate: 1.0, other: 0.5 };
+    within(skew.dropped(), 0.5 * ((-0.8_f64).exp() - (-2.0_f64).exp()), 1e-9);
+    within(skew.misjudged(), 0.5 * (1.0 - (-0.8_f64).exp()), 1e-9);
+    assert_eq!(Skew { ahead: 0.5, ..skew }.dropped(), 0.0);
+}
+
+#[test]
+fn what_each_policy_costs() {
+    let handover = Handover {
+        lag: Layer::HONEST.lag(30.0),
+        writes: writes(Popularity::Zipf { keys: KEYS, exponent: 0.8 }),
+        parted: 60.0,
+        stays: 0.5,
+    };
+    let cost = |policy| handover.cost(policy);
+    let skew = Skew { ahead: 2.0, delay: 0.8, rate: 1.0, other: 0.5 };
+    let by_hybrid = cost(Policy::LastWriter { skew: None });
+    within(by_hybrid.conflicts, 798.0 + 367.0, 0.03);
+    assert!(cost(Policy::LastWriter { skew: Some(skew) }).lost > by_hybrid.lost);
+    let merged = cost(Policy::Merge);
+    assert_eq!((merged.conflicts, merged.lost), (by_hybrid.conflicts, 0.0));
+    let lease = cost(Policy::Lease { length: 10.0, drift: 0.01, margin: 1.0 });
+    assert_eq!((lease.conflicts, lease.lost), (0.0, 0.0));
+    within(lease.refused, 200.0 * 11.1, 1e-9);
+    let home = cost(Policy::Home { fence: 3.0 });
+    within(home.lost, 200.0 * 3.0 * 0.95, 0.001);
+    within(home.lost + home.refused, 200.0 * 15.0, 0.001);
+    assert_eq!(cost(Policy::Majority), Cost { refused: 6000.0, ..Cost::default() });
+}
+
+/// One request's lag by dice: when it comes, what its caches hold was fetched so long ago.
+fn rolled(dice: &mut crate::rng::Stream, ttl: f64, every: f64, hold: f64) -> f64 {
+    let cycle = ttl + every;
+    let place = dice.unit() * cycle;
+    let of_resolver = if place < ttl { place } else { 0.0 };
+    of_resolver + dice.unit() * hold
+}
+
+#[test]
+fn the_curve_is_what_dice_show() {
+    let mut dice = Seed::new(7).stream("lags");
+    for (ttl, every, hold) in [(30.0, 0.0, 60.0), (20.0, 10.0, 30.0), (5.0, 60.0, 0.0)] {
+        let lag = chain(&[cache(every), held(hold)], ttl);
+        let count = 100_000;
+        let lags: Vec<f64> = (0..count).map(|_| rolled(&mut dice, ttl, every, hold)).collect();
+        for at in [0.0, 4.0, 10.0, 25.0, 50.0, 80.0] {
+            let over = lags.iter().filter(|lag| **lag > at).count();
+            close(lag.after(at), over as f64 / f64::from(count), 0.01);
+        }
+    }
+}
+
+proptest::proptest! {
+    /// Whatever the chain, the curve falls from one to what never moves, and its quantiles are its
+    /// inverse.
+    #[test]
+    fn a_curve_falls(
+        ttl in 0.0..600.0_f64, every in 0.0..300.0_f64, hold in 0.0..900.0_f64,
+        pinned in 0.0..1.0_f64, share in 0.0..1.0_f64,
+    ) {
+        let moving = chain(&[cache(every), held(hold)], ttl);
+        let lag = Lag::mixed([(1.0 - pinned, &moving), (pinned, &Lag::endless())]);
+        let curve = lag.curve(7.0, 300);
+        proptest::prop_assert!(curve.windows(2).all(|two| two[1] <= two[0] + 1e-9));
+        proptest::prop_assert!(curve.iter().all(|share| (-1e-9..=1.0 + 1e-9).contains(share)));
+        proptest::prop_assert!((lag.after(1e6) - pinned).abs() < 1e-6);
+        match lag.until(share) {
+            Some(at) => proptest::prop_assert!(lag.after(at) <= share + 1e-6),
+            None => proptest::prop_assert!(share < pinned),
+        }
+    }
+}
+
+#[test]
+fn a_page_counts_what_is_not_forgotten() {
+    let page = Page::new([width(Ttl::from_secs(30)), width(Ttl::from_secs(3600))]);
+    assert_eq!(page.remaining(0, 0), Remaining::default());
+    for now in 1000..1010 {
+        page.add(0, now + 30, 2);
+        page.add(1, now + 3600, 1);
+    }
+    assert_eq!(page.remaining(0, 1010), Remaining { answers: 20, until: 1040 });
+    assert_eq!(page.remaining(0, 1035), Remaining { answers: 10, until: 1040 });
+    assert_eq!(page.remaining(0, 1040), Remaining::default());
+    // Wider buckets are late by at most their width, and never early.
+    let wide = page.remaining(1, 1010);
+    assert_eq!(wide.answers, 10);
+    assert!((4610..=4670).contains(&wide.until), "{}", wide.until);
+    // What is not there is nobody's.
+    page.add(2, 2000, 1);
+    assert_eq!(page.remaining(2, 1000), Remaining::default());
+}
+
+proptest::proptest! {
+    /// Whatever is given, by whatever TTLs up to the row's, a page knows each answer for as long
+    /// as it may be remembered.
+    #[test]
+    fn a_page_forgets_nothing_too_early(
+        longest in 0..10_000_u32,
+        given in proptest::collection::vec((0..20_000_u64, 0..10_000_u32), 1..200),
+    ) {
+        let page = Page::new([width(Ttl::from_secs(longest))]);
+        let mut given: Vec<(u64, u64)> =
+            given.into_iter().map(|(at, ttl)| (at, at + u64::from(ttl.min(longest)))).collect();
+        given.sort_unstable();
+        for row in 0..given.len() {
+            let (now, ends) = given[row];
+            page.add(0, ends, 1);
+            let alive = given[..=row].iter().filter(|(_, ends)| *ends > now).count() as u64;
+            let remaining = page.remaining(0, now);
+            proptest::prop_assert!(remaining.answers >= alive);
+            let last = given[..=row].iter().map(|(_, ends)| *ends).max().unwrap();
+            proptest::prop_assert!(last <= now || remaining.until >= last);
+        }
+    }
+}

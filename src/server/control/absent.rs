@@ -1,0 +1,125 @@
+//! Which regions of which services are in no answer, and since when.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Control;
+use crate::ids::{RegionId, RegionSet, ServiceId};
+use crate::server::overrides::shares;
+use crate::snapshot::{Plan, Snapshot};
+use crate::steer::Family;
+use crate::time::{Instant, Ttl};
+
+/// A service's region that no answer names.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Absent {
+    /// Since when, or since this node looks.
+    pub since: Instant,
+    /// It was in answers that this node gave.
+    pub left: bool,
+    /// What share of the service's clients it had, by those who ask.
+    pub was: f64,
+    /// The TTL that its last answers may have had.
+    pub ttl: Ttl,
+    /// When another node was last known, or feared, to answer otherwise.
+    pub doubted: Instant,
+    /// Which node that is, if it goes on, and why.
+    pub doubt: Option<String>,
+}
+
+/// All of them, by the names of service and region.
+pub(super) type Absents = BTreeMap<Name, Absent>;
+
+/// What operators call a service, and a region.
+type Name = (String, String);
+
+/// The regions that a service's answers name.
+fn named(snapshot: &Snapshot, id: ServiceId) -> RegionSet {
+    let service = snapshot.service(id);
+    let families = [Family::V4, Family::V6, Family::Alias].into_iter();
+    let selectors = families.filter_map(|family| service?.selector(family));
+    let answers = selectors.flat_map(|selector| selector.answers());
+    answers.fold(RegionSet::EMPTY, |all, (ready, _)| {
+        ready.regions.iter().fold(all, |all, region| all.with(region))
+    })
+}
+
+/// The same of several services, by name.
+fn all_named(snapshot: &Snapshot, which: &[ServiceId]) -> BTreeMap<Name, (ServiceId, RegionId)> {
+    let named = which.iter().flat_map(|id| named(snapshot, *id).iter().map(|at| (*id, at)));
+    named.filter_map(|(id, at)| Some((name(snapshot.plan(), id, at)?, (id, at)))).collect()
+}
+
+/// What operators call a service's region.
+fn name(plan: &Plan, service: ServiceId, region: RegionId) -> Option<Name> {
+    let service = plan.services.get(service.index())?;
+    Some((service.name.clone(), plan.regions.get(region.index())?.name.clone()))
+}
+
+impl Control {
+    /// Notes which regions of the services that `changed`, or of all, have left the answers since
+    /// `before`, and which are back.
+    pub(super) fn note_absent(&mut self, before: &Snapshot, changed: Option<&[ServiceId]>) {
+        let after = self.published.load_full();
+        let now = self.clock.now();
+        let changed = changed.filter(|_| Arc::ptr_eq(before.plan(), after.plan()));
+        let which = |plan: &Plan| changed.map_or_else(|| plan.ids().collect(), <[_]>::to_vec);
+        let ids = which(after.plan());
+        let then = all_named(before, &which(before.plan()));
+        let is_in = all_named(&after, &ids);
+        for name in is_in.keys() {
+            self.absent.remove(name);
+        }
+        for (name, of) in then.into_iter().filter(|(name, _)| !is_in.contains_key(name)) {
+            self.leave(now, before, of, name);
+        }
+        for id in ids {
+            let Some(service) = after.plan().services.get(id.index()) else { continue };
+            let (was, ttl, doubt) = (0.0, service.ttl, None);
+            let names = service.pools.iter().filter_map(|pool| name(after.plan(), id, pool.region));
+            for name in names.filter(|name| !is_in.contains_key(name)) {
+                let unseen = Absent {
+                    since: now,
+                    left: false,
+                    was,
+                    ttl,
+                    doubted: now,
+                    doubt: doubt.clone(),
+                };
+                self.absent.entry(name).or_insert(unseen);
+            }
+        }
+    }
+
+    fn leave(
+        &mut self,
+        now: Instant,
+        before: &Snapshot,
+        (id, region): (ServiceId, RegionId),
+        name: Name,
+    ) {
+        let service = before.plan().services.get(id.index());
+        let family = service.and_then(|service| service.families().next());
+        let clients = self.sample.clients(before.plan());
+        let clients = clients.get(id.index()).map_or(&[][..], Vec::as_slice);
+        let shares = family.map(|family| shares(before, id, family, clients));
+        let was = shares.and_then(|shares| shares.get(&Some(region)).copied()).unwrap_or(0.0);
+        let ttl = service.map(|service| service.ttl).unwrap_or_default();
+        // Before it is ready the node answers nobody.
+        let left = *self.ready.borrow();
+        let absent = Absent { since: now, left, was, ttl, doubted: now, doubt: None };
+        self.absent.insert(name, absent);
+    }
+
+    /// Notes which of these regions other nodes may still answer with.
+    pub(super) fn doubt_absent(&mut self) {
+        let now = self.clock.now();
+        let Some(peers) = self.peers.as_ref().filter(|peers| peers.are_many()) else { return };
+        for ((service, _), absent) in &mut self.absent {
+            absent.doubt = peers.doubt(service);
+            if absent.doubt.is_some() {
+                absent.doubted = now;
+            }
+        }
+    }
+}

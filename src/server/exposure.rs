@@ -1,0 +1,180 @@
+//! Which answers may still be remembered somewhere: the pages of all workers, by name.
+//!
+//! Ids belong to one plan, so each plan has a book; a book that is no longer written is folded into
+//! the newest, where what it knows keeps its names, also of what is not served any more.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::convergence::{Page, Remaining, width};
+use crate::ids::{RegionSet, ServiceId};
+use crate::query::Transport;
+use crate::snapshot::Plan;
+use crate::time::{Instant, Ttl};
+
+/// The way to the ledger.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Exposure(Arc<Mutex<Vec<Book>>>);
+
+/// Who answers by a plan, and what was answered before by names that it does not have.
+#[derive(Debug)]
+struct Book {
+    plan: Arc<Plan>,
+    /// Since when there is a newer one.
+    closed: Option<Instant>,
+    /// The first is shared by all but the UDP workers.
+    pages: Vec<Arc<Page>>,
+    /// What other plans' services and regions are called, for the rows after the plan's own.
+    others: Vec<(String, String)>,
+    /// How wide the buckets of each row are.
+    widths: Vec<u32>,
+}
+
+/// Where one worker writes.
+#[derive(Debug)]
+pub(super) struct Sheet {
+    page: Arc<Page>,
+    regions: usize,
+}
+
+/// What may still be remembered, by the names of service and region.
+pub(super) type Exposures = BTreeMap<(String, String), Remaining>;
+
+/// From the TTL's end to when a cache has surely forgotten: answers travel, and caches count in
+/// whole seconds.
+pub(super) const TRAVEL: u64 = 2;
+
+/// How long a worker may still write into a book after a newer one was opened.
+const LATE: Duration = Duration::from_secs(2);
+
+impl Sheet {
+    /// An answer with `ttl` named these regions of a service.
+    pub(super) fn add(&self, now: Instant, service: ServiceId, regions: RegionSet, ttl: Ttl) {
+        let ends = now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL;
+        for region in regions.iter() {
+            self.page.add(service.index() * self.regions + region.index(), ends, 1);
+        }
+    }
+}
+
+/// Nanoseconds in a second.
+const NANOS: u64 = 1_000_000_000;
+
+impl Exposure {
+    /// Where a worker that answers by `plan` writes from now on.
+    pub(super) fn sheet(&self, now: Instant, plan: &Arc<Plan>, transport: Transport) -> Sheet {
+        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !books.iter().any(|book| Arc::ptr_eq(&book.plan, plan)) {
+            open(&mut books, now, plan.clone());
+        }
+        let known = books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan));
+        let page = match known {
+            Some(book) if transport == Transport::Udp => {
+                let page = book.page();
+                book.pages.push(page.clone());
+                page
+            }
+            Some(Book { pages, .. }) => pages.first().cloned().unwrap_or_else(nothing),
+            None => nothing(),
+        };
+        Sheet { page, regions: plan.regions.len() }
+    }
+
+    /// What may still be remembered, by service and region.
+    pub(super) fn remaining(&self, now: Instant) -> Exposures {
+        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        fold(&mut books, now);
+        let mut all = Exposures::new();
+        for (_, name, remaining) in books.iter().flat_map(|book| book.remaining(now)) {
+            let sum = all.entry(name).or_default();
+            *sum = sum.plus(remaining);
+        }
+        all
+    }
+}
+
+/// A page that nobody reads.
+fn nothing() -> Arc<Page> {
+    Arc::new(Page::new([]))
+}
+
+/// A new book, with rows for all that may still be remembered.
+fn open(books: &mut Vec<Book>, now: Instant, plan: Arc<Plan>) {
+    fold(books, now);
+    // What was answered by a longer TTL goes on to need its wider buckets.
+    let mut wider: BTreeMap<(String, String), u32> = BTreeMap::new();
+    for book in &mut *books {
+        book.closed.get_or_insert(now);
+        for (row, name, _) in book.remaining(now) {
+            let width = wider.entry(name).or_default();
+            *width = (*width).max(book.widths.get(row).copied().unwrap_or_default());
+        }
+    }
+    let others = wider.keys().filter(|name| row_of(&plan, name).is_none()).cloned().collect();
+    let mut book = Book { plan, closed: None, pages: Vec::new(), others, widths: Vec::new() };
+    let ttl = |row: usize| book.plan.services.get(row / book.plan.regions.len().max(1));
+    let own = |row: usize| ttl(row).map_or(0, |service| width(service.ttl));
+    let both = |(row, name)| own(row).max(wider.get(&name).copied().unwrap_or_default());
+    book.widths = book.names().map(both).collect();
+    book.pages.push(book.page());
+    books.push(book);
+}
+
+/// Moves what closed books know into the newest.
+fn fold(books: &mut Vec<Book>, now: Instant) {
+    let is_over = |book: &Book| book.closed.is_some_and(|at| now.since(at) > LATE);
+    let Some((newest, older)) = books.split_last() else { return };
+    let seconds = now.as_nanos() / NANOS;
+    for book in older.iter().filter(|book| is_over(book)) {
+        for (row, name) in book.names() {
+            let Some(into) = newest.row(&name) else { continue };
+            let buckets = book.pages.iter().flat_map(|page| page.unexpired(row, seconds));
+            for (until, count) in buckets {
+                // A bucket's end is the first second that is no longer in it.
+                newest.pages.iter().take(1).for_each(|page| page.add(into, until - 1, count));
+            }
+        }
+    }
+    books.retain(|book| !is_over(book));
+}
+
+/// The row of a service's region among those of a plan.
+fn row_of(plan: &Plan, (service, region): &(String, String)) -> Option<usize> {
+    let region = plan.regions.iter().position(|of| of.name == *region)?;
+    let service = plan.services.iter().position(|of| of.name == *service)?;
+    Some(service * plan.regions.len() + region)
+}
+
+impl Book {
+    fn page(&self) -> Arc<Page> {
+        Arc::new(Page::new(self.widths.iter().copied()))
+    }
+
+    /// The rows that this book can have, with their names.
+    fn names(&self) -> impl Iterator<Item = (usize, (String, String))> {
+        let plan = &self.plan;
+        let of_plan = plan.services.iter().flat_map(move |service| {
+            plan.regions.iter().map(move |region| (service.name.clone(), region.name.clone()))
+        });
+        of_plan.chain(self.others.iter().cloned()).enumerate()
+    }
+
+    fn row(&self, name: &(String, String)) -> Option<usize> {
+        let other = || self.others.iter().position(|of| of == name);
+        let own = self.plan.services.len() * self.plan.regions.len();
+        row_of(&self.plan, name).or_else(|| other().map(|row| own + row))
+    }
+
+    fn remaining(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (usize, (String, String), Remaining)> {
+        let seconds = now.as_nanos() / NANOS;
+        self.names().filter_map(move |(row, name)| {
+            let of_pages = self.pages.iter().map(|page| page.remaining(row, seconds));
+            let sum = of_pages.fold(Remaining::default(), Remaining::plus);
+            (sum.answers > 0).then_some((row, name, sum))
+        })
+    }
+}

@@ -1,0 +1,257 @@
+//! `/api/v1/convergence`: who may still be sent to a region that is in no answer, and what is to be
+//! waited for before it is switched off.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use serde::{Deserialize, Serialize};
+
+use super::super::control::Absent;
+use super::super::exposure::{Exposures, TRAVEL};
+use super::super::handle::View;
+use super::super::overrides::scope;
+use super::api::timestamp;
+use super::{Refusal, Shared};
+use crate::convergence::{Lag, Population, Remaining};
+use crate::steer::Scope;
+use crate::time::{Instant, Ttl};
+
+/// A service's region, and who may still be sent there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Leaving {
+    /// The service.
+    pub service: String,
+    /// The region.
+    pub region: String,
+    /// Answers name it now.
+    pub in_answers: bool,
+    /// Since when none does, or since this node looks.
+    pub since: Option<String>,
+    /// The share of the service's clients that it had.
+    pub had: f64,
+    /// The TTL of its answers, in seconds.
+    pub ttl: u32,
+    /// How many answers of this node that name it may still be remembered.
+    pub answers: u64,
+    /// Their share of all such answers of the service.
+    pub share: f64,
+    /// When the last answer of any node is forgotten by whoever follows TTLs.
+    pub answers_until: Option<String>,
+    /// The share of its clients that is expected to go there still, by the model.
+    pub expected: f64,
+    /// When at most a share of them does.
+    pub moved: Vec<Moved>,
+    /// Which population the model takes.
+    pub population: String,
+    /// What is to be waited for before it is switched off.
+    pub waits: Vec<Wait>,
+    /// It may be switched off.
+    pub safe: bool,
+    /// When it may, as far as that is known.
+    pub safe_at: Option<String>,
+}
+
+/// When at most a share of a region's clients goes there still.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Moved {
+    /// The share.
+    pub left: f64,
+    /// When; none: not within two hours.
+    pub at: Option<String>,
+}
+
+/// A reason not to switch a region off.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Wait {
+    /// The reason.
+    pub why: String,
+    /// When it is over, if time alone ends it.
+    pub until: Option<String>,
+}
+
+/// What is asked of `/api/v1/convergence`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Asked {
+    /// REGION or SERVICE/REGION; none: whatever has left the answers.
+    subject: Option<String>,
+    /// How much may be left; none: what the configuration says.
+    residual: Option<f64>,
+}
+
+/// At which shares it is told when they are reached.
+const SHARES: [f64; 4] = [0.5, 0.1, 0.05, 0.01];
+
+pub(super) async fn all(
+    State(shared): State<Shared>,
+    Query(asked): Query<Asked>,
+) -> Result<Json<Vec<Leaving>>, Refusal> {
+    let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
+    look(&shared, view, asked).await?.2.map(Json).map_err(Refusal::bad)
+}
+
+/// `view`, the answers that may be remembered, and who may still be sent where.
+pub(super) async fn look(
+    shared: &Shared,
+    view: View,
+    asked: Asked,
+) -> Result<(View, Exposures, Result<Vec<Leaving>, String>), Refusal> {
+    let exposures = shared.control.exposures(view.now);
+    // The model takes some milliseconds.
+    let model = move || {
+        let told = leaving(&view, &exposures, &asked);
+        (view, exposures, told)
+    };
+    tokio::task::spawn_blocking(model).await.map_err(|_| Refusal::stopping())
+}
+
+/// Who may still be sent where.
+fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leaving>, String> {
+    let config = &view.loaded.config;
+    let only = match &asked.subject {
+        None => None,
+        Some(subject) => Some(match scope(&subject.parse()?, config)? {
+            Scope::Region(region) => (None, region),
+            Scope::Pool(service, region) => (Some(service), region),
+            Scope::Address(_) => {
+                return Err(format!("{subject}: expected REGION or SERVICE/REGION"));
+            }
+        }),
+    };
+    let mut rows: Vec<(&str, &str, Option<&Absent>)> = Vec::new();
+    match only {
+        None => {
+            let left = view.absent.iter().filter(|(_, absent)| absent.left);
+            rows.extend(left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent))));
+        }
+        Some((service, region)) => {
+            let services = view.loaded.plan.ids().zip(&config.services);
+            let has = |pools: &[crate::steer::Pool]| pools.iter().any(|pool| pool.region == region);
+            let services = services
+                .filter(|(id, of)| service.is_none_or(|only| only == *id) && has(&of.pools));
+            let name = config.regions.get(region.index()).map_or("", |of| of.name.as_str());
+            rows.extend(services.map(|(_, of)| {
+                let key = (of.name.clone(), name.to_owned());
+                (of.name.as_str(), name, view.absent.get(&key))
+            }));
+        }
+    }
+    let mut model = Model { population: &config.convergence.population, lags: HashMap::new() };
+    let residual = asked.residual.unwrap_or(config.convergence.residual);
+    let of = |(service, region, absent)| {
+        Leaving::of(view, exposures, &mut model, residual, (service, region, absent))
+    };
+    Ok(rows.into_iter().map(of).collect())
+}
+
+/// The model, computed once for each TTL.
+struct Model<'m> {
+    population: &'m Population,
+    lags: HashMap<Ttl, Lag>,
+}
+
+impl Model<'_> {
+    fn lag(&mut self, ttl: Ttl) -> &Lag {
+        let population = self.population;
+        self.lags.entry(ttl).or_insert_with(|| population.lag(f64::from(ttl.as_secs())))
+    }
+}
+
+impl Leaving {
+    fn of(
+        view: &View,
+        exposures: &Exposures,
+        model: &mut Model<'_>,
+        residual: f64,
+        (service, region, absent): (&str, &str, Option<&Absent>),
+    ) -> Self {
+        let key = (service.to_owned(), region.to_owned());
+        let remaining = exposures.get(&key).copied().unwrap_or_default();
+        let of_service = exposures.iter().filter(|((of, _), _)| of == service);
+        let all: u64 = of_service.map(|(_, remaining)| remaining.answers).sum();
+        let configured = view.loaded.config.services.iter().find(|of| of.name == service);
+        let ttl = absent.map(|of| of.ttl).or(configured.map(|of| of.ttl)).unwrap_or_default();
+        let lag = model.lag(ttl);
+        let since = absent.map(|of| of.since);
+        let after = |seconds: f64| since.map(|since| since + Duration::from_secs_f64(seconds));
+        let expected = since.map_or(1.0, |since| lag.after(view.now.since(since).as_secs_f64()));
+        let moved =
+            SHARES.map(|left| Moved { left, at: lag.until(left).and_then(after).map(timestamp) });
+        let forgotten = absent.map_or(Instant::default(), |of| forgotten(view, of, remaining));
+        let mut waits = Waits { now: view.now, list: Vec::new() };
+        match absent {
+            None => waits.add(format!("answers for {service} name {region}"), None),
+            Some(Absent { doubt: Some(doubt), .. }) => waits.add(doubt.clone(), None),
+            Some(_) => waits.till(forgotten, "answers that name it are remembered"),
+        }
+        if expected > residual && absent.is_some() {
+            let percent = |share: f64| format!("{:.1} %", share * 100.0);
+            let (is, may) = (percent(expected), percent(residual));
+            let why = format!("{is} of its clients are expected to go there still; {may} may");
+            waits.list.push((why, lag.until(residual).and_then(after)));
+        }
+        let writer = view.writers.iter().find(|of| of.service == service);
+        if let Some((_, epoch)) =
+            writer.and_then(|of| of.writer.as_ref()).filter(|(writes, _)| writes == region)
+        {
+            waits.add(format!("it writes, with epoch {epoch}"), None);
+        }
+        let last = waits.list.iter().map(|(_, until)| *until).collect::<Option<Vec<_>>>();
+        let safe_at = last.map(|all| all.into_iter().max().unwrap_or(view.now));
+        let (service, region) = key;
+        Self {
+            service,
+            region,
+            in_answers: absent.is_none(),
+            since: since.map(timestamp),
+            had: absent.map_or(0.0, |of| of.was),
+            ttl: ttl.as_secs(),
+            answers: remaining.answers,
+            share: if all == 0 { 0.0 } else { remaining.answers as f64 / all as f64 },
+            answers_until: (forgotten > view.now).then(|| timestamp(forgotten)),
+            expected,
+            moved: moved.to_vec(),
+            population: model.population.name.clone(),
+            safe: waits.list.is_empty(),
+            waits: waits.told(),
+            safe_at: safe_at.map(timestamp),
+        }
+    }
+}
+
+/// When the last answer that names it is forgotten, whoever gave it: this node counts its own;
+/// what others gave, or this one before it was started, was given with the TTL at the latest when
+/// that was last to be feared.
+fn forgotten(view: &View, absent: &Absent, remaining: Remaining) -> Instant {
+    let own = Instant::default() + Duration::from_secs(remaining.until);
+    let is_alone = view.nodes.len() < 2;
+    if absent.left && is_alone {
+        return own;
+    }
+    own.max(absent.doubted + absent.ttl.duration() + Duration::from_secs(TRAVEL))
+}
+
+/// What is to be waited for.
+struct Waits {
+    now: Instant,
+    list: Vec<(String, Option<Instant>)>,
+}
+
+impl Waits {
+    fn add(&mut self, why: String, until: Option<Instant>) {
+        self.list.push((why, until));
+    }
+
+    fn till(&mut self, until: Instant, why: &str) {
+        if until > self.now {
+            self.add(why.to_owned(), Some(until));
+        }
+    }
+
+    fn told(self) -> Vec<Wait> {
+        let wait =
+            |(why, until): (String, Option<Instant>)| Wait { why, until: until.map(timestamp) };
+        self.list.into_iter().map(wait).collect()
+    }
+}

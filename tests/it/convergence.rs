@@ -1,0 +1,216 @@
+//! Who is still sent where: what the ledger and the model say, beside real resolvers.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::RecordType;
+use meridian::convergence::{Class, Layer};
+
+use crate::harness::{Meridian, Nginx, ask, data, free_port, meridian, wait_for, wait_until};
+use crate::resolvers::{Resolver, dnsmasq, forwarding_bind, knot_resolver, recursor, unbound};
+
+/// A service with these regions, whose answers live for so many seconds.
+fn config(port: u16, regions: &str, ttl: u64, more: &str) -> String {
+    format!(
+        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, rise: 2 }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web:
+    {{ names: [www.example.com], steer: failover, check: web, ttl: {ttl}s,
+      regions: {{ {regions} }} }}
+{more}"
+    )
+}
+
+/// Two regions, of which everybody is sent to `eu`.
+fn world(ttl: u64, more: &str) -> (Meridian, [Nginx; 2]) {
+    let port = free_port();
+    let servers = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = servers.each_ref().map(|region| region.address);
+    let regions = format!("eu: {eu}, us: {us}");
+    (Meridian::serve(&config(port, &regions, ttl, more)), servers)
+}
+
+fn drain<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["drain", "eu", "--reason", "power", "--owner", "alice"], more].concat()
+}
+
+/// What `ctl` prints, and its exit code.
+fn ctl(server: &Meridian, arguments: &[&str]) -> (Option<i32>, String) {
+    let socket = server.path("ctl.sock");
+    let all = [&["ctl", "--socket", socket.to_str().unwrap()], arguments].concat();
+    let Output { status, stdout, stderr } = meridian(&all);
+    (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
+}
+
+#[test]
+fn a_drain_is_waited_for_until_no_resolver_remembers() {
+    let (server, [us, eu]) = world(3, "convergence: { population: honest }");
+    let resolvers = [unbound(&server, ""), knot_resolver(&server), dnsmasq(&server, "")];
+    let asked =
+        |resolver: &Resolver| data(&ask(resolver.at, "www.example.com", RecordType::A, None));
+    let (us, eu) = (vec![us.address.to_string()], vec![eu.address.to_string()]);
+    for resolver in &resolvers {
+        assert_eq!(asked(resolver), eu);
+    }
+    let (code, told) = ctl(&server, &drain(&["--wait"]));
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("web/eu: answers that name it are remembered, until"), "{told}");
+    assert!(told.contains("\neu: may be switched off\n"), "{told}");
+    // Not too early.
+    for resolver in &resolvers {
+        assert_eq!(asked(resolver), us);
+    }
+    let (_, told) = ctl(&server, &["convergence"]);
+    assert!(told.contains("web/eu: may be switched off\n"), "{told}");
+    assert!(told.contains("it had 100.0 % of the clients"), "{told}");
+}
+
+#[test]
+fn a_wait_ends_when_time_runs_out_and_when_the_drain_is_undone() {
+    let pinned = "convergence:
+  population: { most: { share: 98%, hold: 1s }, pools: { share: 2%, pinned: true } }
+";
+    let (server, _regions) = world(1, pinned);
+    assert_eq!(
+        ctl(&server, &["convergence", "eu"]).1,
+        "web/eu: in the answers\n  answers   0 that name it may be remembered, 0.0 % of the \
+         service's\n"
+    );
+    let (code, told) = ctl(&server, &drain(&["--wait", "--timeout", "5s"]));
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("eu: not to be switched off yet\nweb/eu: NOT TO BE SWITCHED OFF\n"));
+    let why = "WAIT      2.0 % of its clients are expected to go there still; 1.0 % may";
+    assert!(told.contains(why), "{told}");
+    // As much may be left.
+    let (code, told) = ctl(&server, &drain(&["--wait", "--residual", "2%"]));
+    assert_eq!(code, Some(0), "{told}");
+
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| ctl(&server, &drain(&["--wait"])));
+        wait_for("the drain", || server.ctl(&["overrides"]).1.contains("eu: drain").then_some(()));
+        assert!(server.ctl(&["clear", "eu", "--owner", "bob"]).0);
+        let (code, told) = waiting.join().unwrap();
+        assert_eq!(code, Some(4), "{told}");
+        assert!(told.contains("eu: is drained no longer; do not switch it off"), "{told}");
+    });
+}
+
+#[test]
+fn answers_that_named_a_region_are_known_when_it_is_no_longer_configured() {
+    let port = free_port();
+    let [us, eu] = [Nginx::start(port), Nginx::start(port)];
+    let regions = format!("eu: {}, us: {}", eu.address, us.address);
+    let server = Meridian::serve(&config(port, &regions, 30, ""));
+    assert_eq!(server.addresses("www.example.com"), [eu.address.to_string()]);
+    let rows = || {
+        let (_, text) = server.get("/api/v1/convergence");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap().as_array().unwrap().clone()
+    };
+    assert!(rows().is_empty());
+    server.write_config(&config(port, &format!("us: {}", us.address), 30, ""));
+    wait_until(&vec![us.address.to_string()], || server.addresses("www.example.com"));
+    let rows = rows();
+    let row = rows.first().unwrap();
+    assert_eq!((&row["service"], &row["region"]), (&"web".into(), &"eu".into()));
+    assert!(row["answers"].as_u64() > Some(0) && row["safe"] == false, "{row}");
+    assert!(row["had"].as_f64() > Some(0.99), "{row}");
+}
+
+const CASES: usize = 10;
+
+/// A resolver, how it is set, and what the model takes it for.
+struct Case {
+    name: &'static str,
+    resolver: Resolver,
+    layer: Layer,
+}
+
+fn cases(server: &Meridian, ttl: f64) -> [Case; CASES] {
+    let cache = |min, max, prefetch| Layer::Cache { min, max, prefetch, every: 0.0 };
+    let honest = cache(0.0, f64::INFINITY, 0.0);
+    let stale = Layer::StaleFirst { every: 0.05, limit: 86_400.0 };
+    // BIND asks again within the last two seconds of what lives for nine or more.
+    let bind = cache(0.0, f64::INFINITY, if ttl >= 9.0 { 2.0 / ttl } else { 0.0 });
+    let case = |name, resolver, layer| Case { name, resolver, layer };
+    let tenth = cache(0.0, f64::INFINITY, 0.1);
+    let expired = " serve-expired: yes\n serve-expired-client-timeout: 0";
+    [
+        case("unbound", unbound(server, ""), honest),
+        case("unbound, prefetch", unbound(server, " prefetch: yes"), tenth),
+        case(
+            "unbound, cache-min-ttl 8",
+            unbound(server, " cache-min-ttl: 8"),
+            cache(8.0, f64::INFINITY, 0.0),
+        ),
+        case(
+            "unbound, cache-max-ttl 3",
+            unbound(server, " cache-max-ttl: 3"),
+            cache(0.0, 3.0, 0.0),
+        ),
+        case("unbound, serve-expired", unbound(server, expired), stale),
+        case("knot-resolver", knot_resolver(server), cache(5.0, f64::INFINITY, 0.0)),
+        case("dnsmasq", dnsmasq(server, ""), honest),
+        case("dnsmasq, use-stale-cache", dnsmasq(server, "use-stale-cache\n"), stale),
+        case("BIND", forwarding_bind(server), bind),
+        case("PowerDNS Recursor", recursor(server), honest),
+    ]
+}
+
+/// For how long a resolver gives the old answer, if the answer changes just after it asked.
+#[expect(clippy::disallowed_methods, reason = "what is measured")]
+fn measured(server: &Meridian, case: &Case, (old, ttl): (&str, u32)) -> Duration {
+    let asked = || ask(case.resolver.at, "www.example.com", RecordType::A, None);
+    let mut filled = Instant::now();
+    wait_for("a new answer", || {
+        filled = Instant::now();
+        let answer = asked();
+        let left = answer.answers.first()?.ttl;
+        let full = match case.layer {
+            Layer::Cache { min, max, .. } => f64::from(ttl).max(min).min(max),
+            _ => f64::from(ttl),
+        };
+        (data(&answer) == [old] && f64::from(left) >= full).then_some(())
+    });
+    assert!(server.ctl(&drain(&[])).0);
+    let mut last = filled;
+    wait_for("the new answer", || {
+        let is_old = data(&asked()) == [old];
+        if is_old {
+            last = Instant::now();
+        }
+        (!is_old).then_some(())
+    });
+    last - filled
+}
+
+/// `MERIDIAN_TTL=10 cargo test --test it resolvers_hold -- --nocapture` prints the table for
+/// another TTL than five seconds.
+#[test]
+fn resolvers_hold_on_for_as_long_as_the_model_says() {
+    let ttl: u32 = std::env::var("MERIDIAN_TTL").map_or(5, |ttl| ttl.parse().unwrap());
+    println!("| resolver | model, s | measured at a TTL of {ttl} s |\n|---|---|---|");
+    let rows = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..CASES)
+            .map(|row| {
+                scope.spawn(move || {
+                    let (server, [_us, eu]) = world(u64::from(ttl), "");
+                    let case = cases(&server, f64::from(ttl)).into_iter().nth(row).unwrap();
+                    let measured = measured(&server, &case, (&eu.address.to_string(), ttl));
+                    let chain = Class { name: String::new(), share: 1.0, layers: vec![case.layer] };
+                    let model = chain.lag(f64::from(ttl)).until(0.001).unwrap();
+                    (case.name, model, measured.as_secs_f64())
+                })
+            })
+            .collect();
+        running.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (name, model, measured) in &rows {
+        println!("| {name} | {model:.1} | {measured:.1} |");
+    }
+    for (name, model, measured) in rows {
+        // Caches count in whole seconds, and are asked every hundredth of one.
+        assert!((model - measured).abs() <= 1.1, "{name}: {model} s, and was {measured} s");
+    }
+}
