@@ -26,6 +26,7 @@ pub mod ids;
 pub mod query;
 pub mod rng;
 pub mod server;
+pub mod sim;
 pub mod snapshot;
 pub mod steer;
 pub mod time;

@@ -16,6 +16,7 @@ mod demo;
 mod explain;
 mod log;
 mod serve;
+mod simulate;
 
 /// Authoritative DNS that sends every client to the nearest healthy region.
 #[derive(Parser)]
@@ -46,6 +47,8 @@ enum Command {
     },
     /// Tell what a client gets, and why.
     Explain(Explain),
+    /// Play through what happens to a configuration, on a virtual clock.
+    Simulate(simulate::Simulate),
     /// Ask a running server, or tell it what to do.
     Ctl(ctl::Ctl),
 }
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => demo::run(demo),
         Command::Check { config, json } => check::run(config, json),
         Command::Explain(asked) => explain::run(asked),
+        Command::Simulate(asked) => simulate::run(&asked),
         Command::Ctl(ctl) => ctl::run(ctl),
     };
     match result {

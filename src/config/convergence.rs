@@ -34,7 +34,7 @@ pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Convergence {
     read
 }
 
-fn population(at: &At<'_>, problems: &mut Problems) -> Option<Population> {
+pub(crate) fn population(at: &At<'_>, problems: &mut Problems) -> Option<Population> {
     if let Value::Text(name) = &at.node.value {
         let preset = Preset::named(name);
         if preset.is_none() {
@@ -97,7 +97,7 @@ fn span(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
 }
 
 /// A share, such as `2.5%`, as a part of one.
-fn share(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
+pub(crate) fn share(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
     let expected = "a share from 0% to 100%, such as 2.5%";
     let text = at.text(expected, problems)?;
     let read = text.trim().strip_suffix('%').and_then(|share| share.trim().parse::<f64>().ok());

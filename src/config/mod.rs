@@ -32,17 +32,18 @@ mod maintenance;
 mod node;
 mod places;
 mod problem;
-mod read;
+pub(crate) mod read;
 mod services;
 mod subject;
 #[cfg(test)]
 mod tests;
 mod webhooks;
-mod yaml;
+pub(crate) mod yaml;
 mod zones;
 
 pub use cluster::{Cluster, Member};
 pub use convergence::Convergence;
+pub(crate) use convergence::{population, share};
 pub use etcd::Etcd;
 pub use maintenance::Maintenance;
 pub use node::{Encrypted, Http, Node, TcpLimits};
@@ -156,7 +157,7 @@ impl Config {
         targets: &mut Targets,
         load: Loader<'_>,
     ) -> Result<Self, Vec<Problem>> {
-        let mut problems = Problems { file: file.to_owned(), list: Vec::new() };
+        let mut problems = Problems::of(file);
         let root = match yaml::parse(text) {
             Ok(root) => root,
             Err(fault) => {

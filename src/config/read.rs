@@ -11,22 +11,27 @@ use crate::time::Ttl;
 
 /// What has been found wrong so far.
 #[derive(Debug)]
-pub(super) struct Problems {
-    pub(super) file: String,
-    pub(super) list: Vec<Problem>,
+pub(crate) struct Problems {
+    pub(crate) file: String,
+    pub(crate) list: Vec<Problem>,
 }
 
 impl Problems {
-    pub(super) fn error(&mut self, at: Place, key: &str, what: impl Into<String>) {
+    /// None yet, in this file.
+    pub(crate) fn of(file: &str) -> Self {
+        Self { file: file.to_owned(), list: Vec::new() }
+    }
+
+    pub(crate) fn error(&mut self, at: Place, key: &str, what: impl Into<String>) {
         self.push(at, key, what.into(), None, false);
     }
 
-    pub(super) fn warning(&mut self, at: Place, key: &str, what: impl Into<String>) {
+    pub(crate) fn warning(&mut self, at: Place, key: &str, what: impl Into<String>) {
         self.push(at, key, what.into(), None, true);
     }
 
     /// A word that is not one of the known ones.
-    pub(super) fn unknown<'k>(
+    pub(crate) fn unknown<'k>(
         &mut self,
         (at, key): (Place, &str),
         (kind, given): (&str, &str),
@@ -57,14 +62,14 @@ impl Problems {
 
 /// A value with the key that leads to it.
 #[derive(Clone, Debug)]
-pub(super) struct At<'n> {
-    pub(super) node: &'n Node,
-    pub(super) key: String,
+pub(crate) struct At<'n> {
+    pub(crate) node: &'n Node,
+    pub(crate) key: String,
 }
 
 /// A map whose keys are known. What is asked for is what is allowed.
 #[derive(Debug)]
-pub(super) struct Fields<'n> {
+pub(crate) struct Fields<'n> {
     entries: &'n [Entry],
     at: Place,
     key: String,
@@ -72,7 +77,7 @@ pub(super) struct Fields<'n> {
 }
 
 impl<'n> At<'n> {
-    pub(super) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> Place {
         self.node.at
     }
 
@@ -82,13 +87,13 @@ impl<'n> At<'n> {
     }
 
     /// A map with known keys; nothing is an empty one.
-    pub(super) fn fields(&self, problems: &mut Problems) -> Option<Fields<'n>> {
+    pub(crate) fn fields(&self, problems: &mut Problems) -> Option<Fields<'n>> {
         let entries = self.map("a map of keys", problems)?;
         Some(Fields { entries, at: self.node.at, key: self.key.clone(), asked: Vec::new() })
     }
 
     /// The entries of a map whose keys are names.
-    pub(super) fn named(&self, problems: &mut Problems) -> Vec<(&'n str, Place, At<'n>)> {
+    pub(crate) fn named(&self, problems: &mut Problems) -> Vec<(&'n str, Place, At<'n>)> {
         let entries = self.map("a map of names", problems).unwrap_or(&[]);
         let named = |entry: &'n Entry| {
             let key = join(&self.key, &entry.key);
@@ -109,7 +114,7 @@ impl<'n> At<'n> {
     }
 
     /// The items of a list; a value alone is a list of one.
-    pub(super) fn list(&self) -> Vec<At<'n>> {
+    pub(crate) fn list(&self) -> Vec<At<'n>> {
         let items = match &self.node.value {
             Value::List(items) => items.as_slice(),
             Value::Nothing => &[],
@@ -118,7 +123,7 @@ impl<'n> At<'n> {
         items.iter().map(|node| At { node, key: self.key.clone() }).collect()
     }
 
-    pub(super) fn text(&self, expected: &str, problems: &mut Problems) -> Option<&'n str> {
+    pub(crate) fn text(&self, expected: &str, problems: &mut Problems) -> Option<&'n str> {
         match &self.node.value {
             Value::Text(text) => Some(text),
             _ => {
@@ -129,7 +134,7 @@ impl<'n> At<'n> {
     }
 
     /// A text that `T` can be read from.
-    pub(super) fn parsed<T: FromStr>(&self, what: &str, problems: &mut Problems) -> Option<T> {
+    pub(crate) fn parsed<T: FromStr>(&self, what: &str, problems: &mut Problems) -> Option<T> {
         let parsed = self.text(what, problems)?.trim().parse().ok();
         if parsed.is_none() {
             self.wrong(what, problems);
@@ -138,7 +143,7 @@ impl<'n> At<'n> {
     }
 
     /// A number from `least` to `most`.
-    pub(super) fn number(&self, least: u64, most: u64, problems: &mut Problems) -> Option<u64> {
+    pub(crate) fn number(&self, least: u64, most: u64, problems: &mut Problems) -> Option<u64> {
         let expected = format!("a whole number from {least} to {most}");
         let number = self.parsed(&expected, problems)?;
         if !(least..=most).contains(&number) {
@@ -148,12 +153,12 @@ impl<'n> At<'n> {
         Some(number)
     }
 
-    pub(super) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
+    pub(crate) fn boolean(&self, problems: &mut Problems) -> Option<bool> {
         self.parsed("true or false", problems)
     }
 
     /// A span of time from `least` to `most`, such as `500ms`.
-    pub(super) fn duration(
+    pub(crate) fn duration(
         &self,
         least: Duration,
         most: Duration,
@@ -170,7 +175,7 @@ impl<'n> At<'n> {
     }
 
     /// A TTL of at least a second and at most a week.
-    pub(super) fn ttl(&self, problems: &mut Problems) -> Option<Ttl> {
+    pub(crate) fn ttl(&self, problems: &mut Problems) -> Option<Ttl> {
         const WEEK: Duration = Duration::from_secs(7 * 86_400);
         let span = self.duration(Duration::from_secs(1), WEEK, problems)?;
         if span.subsec_nanos() != 0 {
@@ -181,7 +186,7 @@ impl<'n> At<'n> {
     }
 
     /// An address that a client can be sent to.
-    pub(super) fn unicast(&self, problems: &mut Problems) -> Option<IpAddr> {
+    pub(crate) fn unicast(&self, problems: &mut Problems) -> Option<IpAddr> {
         let ip: IpAddr = self.parsed("an IPv4 or IPv6 address", problems)?;
         if ip.is_unspecified() || ip.is_multicast() {
             self.wrong("the address of one host", problems);
@@ -191,7 +196,7 @@ impl<'n> At<'n> {
     }
 
     /// Addresses with ports, all different.
-    pub(super) fn listen(&self, problems: &mut Problems) -> Vec<SocketAddr> {
+    pub(crate) fn listen(&self, problems: &mut Problems) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
         for item in self.list() {
             let expected = "an address and a port, such as 0.0.0.0:53 or [::]:53";
@@ -208,7 +213,7 @@ impl<'n> At<'n> {
 
 impl<'n> Fields<'n> {
     /// The value of `key`, if it is there and is something.
-    pub(super) fn get(&mut self, key: &'static str) -> Option<At<'n>> {
+    pub(crate) fn get(&mut self, key: &'static str) -> Option<At<'n>> {
         self.asked.push(key);
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         if matches!(entry.value.value, Value::Nothing) {
@@ -218,7 +223,7 @@ impl<'n> Fields<'n> {
     }
 
     /// The same; that it is not there is a problem.
-    pub(super) fn need(&mut self, key: &'static str, problems: &mut Problems) -> Option<At<'n>> {
+    pub(crate) fn need(&mut self, key: &'static str, problems: &mut Problems) -> Option<At<'n>> {
         let found = self.get(key);
         if found.is_none() {
             problems.error(self.at, &self.key, format!("the key `{key}` is missing"));
@@ -227,7 +232,7 @@ impl<'n> Fields<'n> {
     }
 
     /// Whatever was not asked for is not known.
-    pub(super) fn done(self, problems: &mut Problems) {
+    pub(crate) fn done(self, problems: &mut Problems) {
         for entry in self.entries {
             if !self.asked.contains(&entry.key.as_str()) {
                 let at = (entry.key_at, self.key.as_str());

@@ -15,13 +15,13 @@ const DEEPEST: usize = 16;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) at: Place,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: Place,
+    pub(crate) value: Value,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     /// Nothing, `null` or `~`.
     Nothing,
     Text(String),
@@ -30,22 +30,22 @@ pub(super) enum Value {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) key_at: Place,
-    pub(super) value: Node,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_at: Place,
+    pub(crate) value: Node,
 }
 
 /// Why a text is no tree.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) at: Place,
-    pub(super) what: String,
+pub(crate) struct Fault {
+    pub(crate) at: Place,
+    pub(crate) what: String,
 }
 
 impl Node {
     /// What kind of value it is, for people.
-    pub(super) fn kind(&self) -> String {
+    pub(crate) fn kind(&self) -> String {
         match &self.value {
             Value::Nothing => "nothing".to_owned(),
             Value::Text(text) => format!("`{text}`"),
@@ -76,7 +76,7 @@ impl fmt::Display for Node {
 }
 
 /// The tree of a text; an empty one is nothing.
-pub(super) fn parse(text: &str) -> Result<Node, Fault> {
+pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
     let mut tree = Tree { parser: Parser::new_from_str(text) };
     let mut root = None;
     loop {

@@ -47,7 +47,7 @@ pub struct Writes {
     pub shared: Popularity,
     /// The share of the writes that go to keys which only one client writes to.
     pub private: f64,
-    /// How often one such client writes, a second.
+    /// How often one such client writes, a second; 0: nothing is known of that.
     pub each: f64,
 }
 
@@ -58,34 +58,46 @@ pub struct Conflicts {
     pub pairs: f64,
     /// Writes that are part of such a pair.
     pub writes: f64,
+    /// Writes that the last writer wins over: a later one came within the delay.
+    pub lost: f64,
 }
 
 impl Writes {
-    /// While clients move from one region to the other by `lag`, and both replicate: two writes
-    /// to a key meet that come to different regions within the delay.
+    /// While all is well, a second: the writes that meet another one, when regions take these shares
+    /// of all writes: Σ a⋅p(1 − e^(−2Δbp)), with a one region's rate and b that of the others; and of
+    /// these those that lose to a later one: the same with Δ.
+    pub fn everyday(&self, shares: &[f64]) -> Conflicts {
+        let rate = self.rate * (1.0 - self.private);
+        let keys = self.shared.probabilities();
+        let within = |window: f64| {
+            let of = |share: &f64| met(&keys, rate * share, rate * (1.0 - share), window);
+            shares.iter().map(of).sum()
+        };
+        Conflicts { pairs: 0.0, writes: within(2.0 * self.delay), lost: within(self.delay) }
+    }
+
+    /// While the share `moving` of all clients moves from one region to another by `lag`, and both
+    /// replicate: two writes to a key meet that come to different regions within the delay.
     ///
     /// Pairs: 2Δ⋅Σp²⋅∫ab dt. Writes: ∫ Σ a⋅p(1 − e^(−2Δbp)) + b⋅p(1 − e^(−2Δap)) dt, with a and b
-    /// the rates of writes to the old and to the new region. A client's own key meets only its own
-    /// move: 1 − e^(−uΔ) a client.
-    pub fn converging(&self, lag: &Lag) -> Conflicts {
+    /// the rates of writes to the old region and to all others. A client's own key meets only its
+    /// own move: 1 − e^(−uΔ) a client.
+    pub fn converging(&self, lag: &Lag, moving: f64) -> Conflicts {
         let rate = self.rate * (1.0 - self.private);
         let keys = self.shared.probabilities();
         let collision: f64 = keys.iter().map(|share| share * share).sum();
-        let pairs = 2.0 * self.delay * collision * rate * rate * lag.overlap();
-        // In conflict by the share that has moved; the time at each of them is what the lag tells.
-        let mut writes = 0.0;
+        let both = |old, new, window| met(&keys, old, new, window) + met(&keys, new, old, window);
+        let mut sum = Conflicts::default();
         for (share, seconds) in stairs(lag) {
-            let (old, new) = (rate * share, rate * (1.0 - share));
-            let met = |one: f64, other: f64| -> f64 {
-                let reach = -2.0 * self.delay * other;
-                keys.iter().map(|key| one * key * -(reach * key).exp_m1()).sum()
-            };
-            writes += (met(old, new) + met(new, old)) * seconds;
+            let (old, new) = (rate * share * moving, rate * (1.0 - share * moving));
+            sum.pairs += 2.0 * self.delay * collision * old * new * seconds;
+            sum.writes += both(old, new, 2.0 * self.delay) * seconds;
+            sum.lost += both(old, new, self.delay) * seconds;
         }
         let clients = if self.each > 0.0 { self.rate * self.private / self.each } else { 0.0 };
-        let moving = clients * (1.0 - lag.never());
-        let own = moving * -(-self.each * self.delay).exp_m1();
-        Conflicts { pairs: pairs + own, writes: writes + 2.0 * own }
+        let own = clients * moving * (1.0 - lag.never()) * -(-self.each * self.delay).exp_m1();
+        let Conflicts { pairs, writes, lost } = sum;
+        Conflicts { pairs: pairs + own, writes: writes + 2.0 * own, lost: lost + own }
     }
 
     /// While the regions hear nothing of each other: each takes so many writes of all clients.
@@ -100,10 +112,16 @@ impl Writes {
         for key in self.shared.probabilities() {
             let (a, b) = (old * key, new * key);
             parted.keys += (-a).exp_m1() * (-b).exp_m1();
+            parted.writes -= a * (-b).exp_m1() + b * (-a).exp_m1();
             parted.every += both(a, b);
         }
         parted
     }
+}
+
+/// Of writes that come at the rate `one`, those that meet one of the rate `other` within a window.
+fn met(keys: &[f64], one: f64, other: f64, window: f64) -> f64 {
+    keys.iter().map(|key| one * key * -(-window * other * key).exp_m1()).sum()
 }
 
 /// What is lost of the writes to one key, if all count: 2ab(1/c − (1 − e^(−c))/c²).
@@ -132,6 +150,8 @@ fn stairs(lag: &Lag) -> Vec<(f64, f64)> {
 pub struct Parted {
     /// Keys that both wrote to; values lost where only the last one counts.
     pub keys: f64,
+    /// Writes that are in conflict.
+    pub writes: f64,
     /// Writes lost where every one counts.
     pub every: f64,
 }

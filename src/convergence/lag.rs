@@ -167,6 +167,19 @@ impl Lag {
         None
     }
 
+    /// ∫ S dt from the change to `seconds` after it: so many seconds' worth of requests go to the
+    /// old region by then.
+    pub fn area(&self, seconds: f64) -> f64 {
+        let mut left = 1.0 - self.zero;
+        let mut sum = 0.0;
+        for (row, mass) in self.cells.iter().enumerate() {
+            let part = ((seconds - row as f64 * STEP) / STEP).clamp(0.0, 1.0);
+            sum += part * (left - mass * part / 2.0) * STEP;
+            left -= mass;
+        }
+        sum + self.left_behind(left) * (seconds - self.cells.len() as f64 * STEP).max(0.0)
+    }
+
     /// ∫ S·(1 − S) dt up to the horizon, in seconds: how much both regions are written to at once,
     /// for one write a second.
     pub fn overlap(&self) -> f64 {

@@ -38,10 +38,14 @@ pub struct Handover {
     pub lag: Lag,
     /// The writes among them.
     pub writes: Writes,
-    /// For how many seconds the regions hear nothing of each other, from the change on.
+    /// The share of all clients that moves.
+    pub moving: f64,
+    /// For how many seconds the old region and the others hear nothing of each other.
     pub parted: f64,
     /// The share of the writes that reach the old region meanwhile.
     pub stays: f64,
+    /// After so many seconds nobody counts any more.
+    pub until: f64,
 }
 
 /// What it costs.
@@ -68,30 +72,26 @@ impl Handover {
             }
             Policy::Merge => Cost { conflicts: self.met().0, ..Cost::default() },
             Policy::Home { fence } => {
-                // ∫ S dt up to the fence; the rest of the stale requests comes after it.
-                let steps = 100;
-                let step = fence / f64::from(steps);
-                let middles = (0..steps).map(|row| (f64::from(row) + 0.5) * step);
-                let before: f64 = middles.map(|at| self.lag.after(at) * step).sum();
-                let accepted = rate * before;
-                let refused = rate * (self.lag.mean() - before).max(0.0);
+                let astray = |until: f64| rate * self.moving * self.lag.area(until);
+                let accepted = astray(fence.min(self.until));
+                let refused = astray(self.until) - accepted;
                 Cost { conflicts: accepted, lost: accepted, refused }
             }
             Policy::Lease { length, drift, margin } => {
                 Cost { refused: rate * (length * (1.0 + drift) + margin), ..Cost::default() }
             }
             Policy::Majority => {
-                Cost { refused: rate * self.parted * self.stays, ..Cost::default() }
+                let minority = self.stays.min(1.0 - self.stays);
+                Cost { refused: rate * self.parted * minority, ..Cost::default() }
             }
         }
     }
 
-    /// What is in conflict, and what of it the last writer loses: while the regions are parted, one
-    /// value a key; while they replicate, one write of each two.
+    /// What is in conflict, and what of it the last writer wins over.
     fn met(&self) -> (f64, f64) {
         let all = self.writes.rate * self.parted;
         let parted = self.writes.parted(all * self.stays, all * (1.0 - self.stays));
-        let converging = self.writes.converging(&self.lag);
-        (parted.keys + converging.writes, parted.keys + converging.writes / 2.0)
+        let converging = self.writes.converging(&self.lag, self.moving);
+        (parted.writes + converging.writes, parted.every + converging.lost)
     }
 }

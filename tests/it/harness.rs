@@ -1,5 +1,6 @@
 //! What the tests are made of: a running Meridian, web servers to break, questions, and waiting.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -53,9 +54,14 @@ pub(crate) fn own_address() -> IpAddr {
     IpAddr::from([127, 77, high, low])
 }
 
-/// A port that is free on all addresses for the moment.
+/// A port that is free on all addresses for the moment, and that no other test of this process was
+/// given: who binds it does so later.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    wait_for("a port", || {
+        let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        GIVEN.lock().unwrap().insert(port).then_some(port)
+    })
 }
 
 /// A child process, ended when it is dropped.

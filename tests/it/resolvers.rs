@@ -74,8 +74,8 @@ pub(crate) fn knot_resolver(server: &Meridian) -> Resolver {
     let config = |own| {
         format!(
             "net.listen('127.0.0.1', {own}, {{ kind = 'dns' }})\ntrust_anchors.remove('.')\n\
-             policy.add(policy.suffix(policy.FORWARD('{at}'), policy.todnames({{'example.com.'}})))\n\
-             cache.size = 10 * MB\n"
+             policy.add(policy.suffix(policy.FORWARD('{at}'), \
+             policy.todnames({{'example.com.'}})))\ncache.size = 10 * MB\n"
         )
     };
     Resolver::start(config, |folder, _| {

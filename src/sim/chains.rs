@@ -1,0 +1,298 @@
+//! Resolvers and their clients: for each layer of a class what it holds, and until when.
+//!
+//! A chain is one resolver with the clients behind it. Its first layer is the resolver's cache,
+//! which asks a node when it must; each further one takes what the one before it holds. What the
+//! last layer holds is where the chain's requests go.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::convergence::{Layer, Population};
+use crate::geo::{Atlas, Coordinates, Country};
+use crate::rng::Stream;
+use crate::time::Instant;
+
+/// Nobody is named: nothing is held.
+pub(super) const NOWHERE: u8 = u8::MAX;
+
+/// No chain has more layers than this.
+const DEEPEST: usize = 4;
+
+/// A resolver and its clients.
+#[derive(Clone, Copy)]
+pub(super) struct Chain {
+    pub(super) client: Ipv4Addr,
+    pub(super) class: u16,
+    /// The nodes, by distance: a row of [`Chains::near`].
+    pub(super) near: u16,
+    /// The region that each layer holds.
+    held: [u8; DEEPEST],
+}
+
+/// All of them.
+pub(super) struct Chains {
+    pub(super) list: Vec<Chain>,
+    /// Where each is, for the map.
+    pub(super) places: Vec<(f32, f32)>,
+    /// The orders of nodes by distance.
+    pub(super) near: Vec<Vec<u8>>,
+    layers: Vec<Vec<Layer>>,
+    /// When which layer of which chain has to look again.
+    queue: BinaryHeap<Reverse<(u64, u32, u8)>>,
+    /// Until when what is held for the first time is held for a part of its time only, so that
+    /// the chains do not go on in step.
+    settled: Instant,
+    /// How many chains' requests go to each region; the last: to whatever is answered now.
+    pub(super) counts: Vec<u32>,
+}
+
+impl Chains {
+    /// So many chains, in these countries or where the addresses of the database are; each begins
+    /// within the first of its cycles.
+    pub(super) fn new(
+        (count, regions): (usize, usize),
+        countries: &[(Country, f64)],
+        population: &Population,
+        atlas: &Atlas,
+        nodes: &[Option<Coordinates>],
+        dice: &mut Stream,
+    ) -> Self {
+        let known = addresses(atlas, dice);
+        let everywhere: Vec<(Country, f64)> =
+            known.iter().map(|(country, list)| (*country, list.len() as f64)).collect();
+        let mut countries = if countries.is_empty() { everywhere } else { countries.to_vec() };
+        // A map's order is no order.
+        countries.sort_by_key(|(country, _)| country.to_string());
+        let mut near: Vec<Vec<u8>> = Vec::new();
+        let mut list = Vec::with_capacity(count);
+        let mut places = Vec::with_capacity(count);
+        for _ in 0..count {
+            let country = countries.get(drawn(countries.iter().map(|(_, share)| *share), dice));
+            let of_country = country.and_then(|(country, _)| known.get(country));
+            let of_country = of_country.map_or(&[][..], Vec::as_slice);
+            let row = usize::try_from(dice.below(of_country.len() as u64)).unwrap_or(0);
+            let client = of_country.get(row).copied().unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let at = atlas.locate(client.into()).place.and_then(|place| place.at);
+            let order = by_distance(at, nodes);
+            let row = near.iter().position(|of| *of == order).unwrap_or_else(|| {
+                near.push(order);
+                near.len() - 1
+            });
+            let near = u16::try_from(row).unwrap_or(0);
+            let class = drawn(population.classes.iter().map(|class| class.share), dice);
+            let class = u16::try_from(class).unwrap_or(0);
+            list.push(Chain { client, class, near, held: [NOWHERE; DEEPEST] });
+            #[expect(clippy::cast_possible_truncation, reason = "a pixel is wider")]
+            places.push(
+                at.map_or((f32::NAN, 0.0), |at| (at.longitude() as f32, at.latitude() as f32)),
+            );
+        }
+        let layers = population
+            .classes
+            .iter()
+            .map(|class| class.layers.iter().copied().take(DEEPEST).collect());
+        let mut counts = vec![0; regions + 1];
+        if let Some(unheld) = counts.last_mut() {
+            *unheld = u32::try_from(count).unwrap_or(u32::MAX);
+        }
+        Self {
+            list,
+            places,
+            near,
+            layers: layers.collect(),
+            queue: BinaryHeap::new(),
+            settled: Instant::default(),
+            counts,
+        }
+    }
+
+    /// Every layer looks for the first time, the inner ones first.
+    pub(super) fn begin(&mut self, now: Instant, settled: Instant, dice: &mut Stream) {
+        self.settled = settled;
+        for row in 0..self.list.len() {
+            let depth = self.depth(row);
+            for layer in 0..depth {
+                // Spread, so that they do not go on in step.
+                let at = now + Duration::from_millis(dice.below(1000) + 1000 * layer as u64);
+                self.at(at, row, layer);
+            }
+        }
+    }
+
+    fn at(&mut self, at: Instant, row: usize, layer: usize) {
+        let (row, layer) = (u32::try_from(row).unwrap_or(0), u8::try_from(layer).unwrap_or(0));
+        self.queue.push(Reverse((at.as_nanos(), row, layer)));
+    }
+
+    fn depth(&self, row: usize) -> usize {
+        let class = self.list.get(row).map_or(0, |chain| usize::from(chain.class));
+        self.layers.get(class).map_or(0, Vec::len)
+    }
+
+    /// When one has to look next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((at, ..))| Instant::from_nanos(*at))
+    }
+
+    /// The chain and the layer that has to look now; `None`, if one only forgets now.
+    pub(super) fn pop(&mut self, dice: &mut Stream) -> Option<(usize, usize)> {
+        let Reverse((at, row, layer)) = self.queue.pop()?;
+        let row = row as usize;
+        if layer & FORGETS == 0 {
+            return Some((row, usize::from(layer)));
+        }
+        // From now on nobody is told what was held, until somebody asks again.
+        let layer = usize::from(layer & !FORGETS);
+        let chain = self.list.get_mut(row)?;
+        let was = std::mem::replace(chain.held.get_mut(layer)?, NOWHERE);
+        let kind = self.layers.get(usize::from(chain.class))?.get(layer)?;
+        let idle = exponential(idle(kind), dice);
+        self.count(was, NOWHERE);
+        self.at(Instant::from_nanos(at) + Duration::from_secs_f64(idle), row, layer);
+        None
+    }
+
+    /// What the layer inside of this one holds.
+    pub(super) fn inner(&self, row: usize, layer: usize) -> u8 {
+        let held = self.list.get(row).map(|chain| chain.held);
+        held.and_then(|held| held.get(layer.checked_sub(1)?).copied()).unwrap_or(NOWHERE)
+    }
+
+    /// Is it a resolver that follows TTLs, and nothing else?
+    pub(super) fn follows_ttls(&self, row: usize) -> bool {
+        let class = self.list.get(row).map_or(0, |chain| usize::from(chain.class));
+        matches!(self.layers.get(class).map(Vec::as_slice), Some([Layer::Cache { .. }]))
+    }
+
+    /// Where the chain's requests go.
+    pub(super) fn current(&self, row: usize) -> u8 {
+        let depth = self.depth(row);
+        self.inner(row, depth)
+    }
+
+    /// A layer has looked, and holds `region` for as long as its kind does, with the answer's TTL.
+    pub(super) fn hold(
+        &mut self,
+        now: Instant,
+        (row, layer): (usize, usize),
+        region: u8,
+        ttl: f64,
+        dice: &mut Stream,
+    ) {
+        let depth = self.depth(row);
+        let Some(chain) = self.list.get_mut(row) else { return };
+        let class = usize::from(chain.class);
+        let kind = self.layers.get(class).and_then(|of| of.get(layer)).copied();
+        let Some(kind) = kind else { return };
+        let is_last = layer + 1 == depth;
+        let was = chain.held.get(layer).copied().unwrap_or(NOWHERE);
+        if let Some(held) = chain.held.get_mut(layer) {
+            *held = region;
+        }
+        if is_last {
+            self.count(was, region);
+        }
+        // What others ask for all the time is asked again at once.
+        let forgets = is_last && idle(&kind) > 0.0;
+        if let Some(seconds) = holds(&kind, ttl, dice) {
+            let is_first = was == NOWHERE && now < self.settled;
+            let part = if is_first { dice.unit() } else { 1.0 };
+            let at = now + Duration::from_secs_f64(seconds * part);
+            let flag = if forgets { FORGETS } else { 0 };
+            self.at(at, row, layer | usize::from(flag));
+        }
+    }
+
+    fn count(&mut self, was: u8, is: u8) {
+        let unheld = self.counts.len() - 1;
+        let row = |region: u8| usize::from(region).min(unheld);
+        if let Some(count) = self.counts.get_mut(row(was)) {
+            *count -= 1;
+        }
+        if let Some(count) = self.counts.get_mut(row(is)) {
+            *count += 1;
+        }
+    }
+}
+
+/// The bit of a layer in the queue that says: it forgets, and asks again when somebody asks it.
+const FORGETS: u8 = 0x80;
+
+/// The mean time for which a layer, having forgotten, is not asked.
+fn idle(layer: &Layer) -> f64 {
+    match *layer {
+        Layer::Cache { every, .. } | Layer::Hold { every, .. } => every,
+        Layer::StaleFirst { .. } | Layer::Connection { .. } | Layer::Pinned => 0.0,
+    }
+}
+
+/// A time with this mean, at random.
+fn exponential(mean: f64, dice: &mut Stream) -> f64 {
+    if mean > 0.0 { (-mean * (1.0 - dice.unit()).ln()).min(LONGEST) } else { 0.0 }
+}
+
+/// For how long a layer holds what it has just taken; `None`: for ever.
+fn holds(layer: &Layer, ttl: f64, dice: &mut Stream) -> Option<f64> {
+    match *layer {
+        Layer::Cache { min, max, prefetch, .. } => Some((ttl * (1.0 - prefetch)).max(min).min(max)),
+        Layer::StaleFirst { every, limit } => Some(ttl + exponential(every, dice).min(limit)),
+        Layer::Hold { seconds, .. } => Some(seconds),
+        Layer::Connection { every, idle } => {
+            // Until a gap is long enough.
+            let mut open = 0.0;
+            while open < LONGEST {
+                let gap = exponential(every, dice);
+                if gap >= idle {
+                    return Some(open + gap);
+                }
+                open += gap.max(1e-3);
+            }
+            None
+        }
+        Layer::Pinned => None,
+    }
+}
+
+/// A week: no scenario is longer.
+const LONGEST: f64 = 604_800.0;
+
+/// Addresses that the database locates, by country, as they are spread.
+fn addresses(atlas: &Atlas, dice: &mut Stream) -> HashMap<Country, Vec<Ipv4Addr>> {
+    let mut found: HashMap<Country, Vec<Ipv4Addr>> = HashMap::new();
+    for _ in 0..DRAWS {
+        let drawn = u32::try_from(dice.below(1 << 32)).unwrap_or(0);
+        let address = Ipv4Addr::from(drawn & 0xffff_ff00);
+        if let Some(country) = atlas.locate(address.into()).place.and_then(|place| place.country) {
+            found.entry(country).or_default().push(address);
+        }
+    }
+    found
+}
+
+/// How many addresses are drawn: of a country with a thousandth of all there are some hundred.
+const DRAWS: usize = 200_000;
+
+/// The row that is drawn by these shares.
+fn drawn(shares: impl Iterator<Item = f64> + Clone, dice: &mut Stream) -> usize {
+    let mut left = dice.unit() * shares.clone().sum::<f64>();
+    for (row, share) in shares.enumerate() {
+        if left < share {
+            return row;
+        }
+        left -= share;
+    }
+    0
+}
+
+fn by_distance(at: Option<Coordinates>, nodes: &[Option<Coordinates>]) -> Vec<u8> {
+    let distance = |node: &Option<Coordinates>| match (at, node) {
+        (Some(at), Some(node)) => at.distance_km(*node),
+        _ => u32::MAX,
+    };
+    let mut order: Vec<(u32, u8)> =
+        nodes.iter().map(distance).zip(0..).map(|(far, row)| (far, row)).collect();
+    order.sort_unstable();
+    order.into_iter().map(|(_, row)| row).collect()
+}

@@ -1,0 +1,165 @@
+//! What must never happen. The checks know what was done to the world and what was answered, and
+//! nothing of how it was decided.
+
+use super::scenario::Act;
+use super::world::{Condition, Network};
+use crate::ids::RegionId;
+use crate::time::Instant;
+use std::time::Duration;
+
+/// The checks, and what they have found.
+pub(super) struct Checks {
+    /// What was broken, and when.
+    pub(super) violations: Vec<(Instant, String)>,
+    regions: Vec<Watched>,
+    /// Nodes that hear a majority, and are heard by it.
+    agreed: Vec<bool>,
+    /// Since when nothing is wrong and nobody says anything.
+    calm: Option<Instant>,
+    lossy: bool,
+}
+
+/// A region, as the checks know it.
+#[derive(Clone, Copy, Default)]
+struct Watched {
+    /// Something was done to it that may move its clients, ever.
+    touched: bool,
+    drained: bool,
+    /// Since when it serves nobody, and most nodes agree and see it.
+    dead: Option<Instant>,
+}
+
+/// From a failure to the last answer with it: two seconds, and a message between nodes.
+const FAILOVER: Duration = Duration::from_millis(2500);
+
+/// From calm to answers as before: ten probes, a hold-down that has doubled a few times, and a
+/// minute to spare.
+const CALM: Duration = Duration::from_secs(180);
+
+/// More violations are the same one again.
+const MOST: usize = 20;
+
+/// Above this share of lost packets nobody promises anything.
+const LOSSY: f64 = 0.02;
+
+impl Checks {
+    pub(super) fn new(regions: usize, now: Instant) -> Self {
+        Self {
+            violations: Vec::new(),
+            regions: vec![Watched::default(); regions],
+            agreed: Vec::new(),
+            calm: Some(now),
+            lossy: false,
+        }
+    }
+
+    fn broken(&mut self, now: Instant, what: String) {
+        if self.violations.len() < MOST && self.violations.iter().all(|(_, of)| *of != what) {
+            self.violations.push((now, what));
+        }
+    }
+
+    fn touch(&mut self, region: RegionId, change: impl FnOnce(&mut Watched)) {
+        if let Some(of) = self.regions.get_mut(region.index()) {
+            of.touched = true;
+            change(of);
+        }
+    }
+
+    pub(super) fn act(&mut self, act: &Act) {
+        match act {
+            Act::Crash(region) | Act::Stall(region) | Act::Fail(region, _) => {
+                self.touch(*region, |_| ());
+            }
+            Act::Drain(region) => self.touch(*region, |of| of.drained = true),
+            Act::Clear(region) => self.touch(*region, |of| of.drained = false),
+            Act::Lose(share) => self.lossy |= *share > LOSSY,
+            Act::Revive(_) | Act::Kill(_) | Act::Start(_) | Act::Part(..) | Act::Heal => {}
+        }
+    }
+
+    /// A node has told a client of `base`, who was sent there when all was well, to go to `told`.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        node: usize,
+        told: Option<RegionId>,
+        base: Option<RegionId>,
+    ) {
+        let Some(told) = told else {
+            return self.broken(now, "an answer without an address".to_owned());
+        };
+        let watched = |region: RegionId| self.regions.get(region.index()).copied();
+        let agrees = self.agreed.get(node).copied().unwrap_or(false);
+        let dead = watched(told).and_then(|of| of.dead);
+        if agrees && dead.is_some_and(|since| now.since(since) > FAILOVER) {
+            let what = format!("region {} is named long after it died", told.index());
+            return self.broken(now, what);
+        }
+        if let Some(base) = base.filter(|base| *base != told)
+            && watched(base).is_some_and(|of| !of.touched)
+            && !self.lossy
+        {
+            let what = format!("clients of region {} are moved, which is well", base.index());
+            self.broken(now, what);
+        }
+    }
+
+    /// A second is over; `nodes` are alive, of `all`.
+    pub(super) fn second(
+        &mut self,
+        now: Instant,
+        conditions: &[Condition],
+        network: &Network,
+        (nodes, all): (&[Option<RegionId>], usize),
+    ) {
+        let hears = |a: RegionId, b: RegionId| network.passes(a, b) && network.passes(b, a);
+        let alive = || nodes.iter().flatten();
+        self.agreed = nodes
+            .iter()
+            .map(|node| {
+                let heard = |own: &RegionId| alive().filter(|of| hears(*own, **of)).count();
+                node.as_ref().is_some_and(|own| heard(own) * 2 > all)
+            })
+            .collect();
+        let agreed: Vec<RegionId> = nodes
+            .iter()
+            .zip(&self.agreed)
+            .filter(|(_, agrees)| **agrees)
+            .filter_map(|(of, _)| *of)
+            .collect();
+        let silent = conditions.iter().filter(|of| **of == Condition::Stalled).count();
+        let is_cut = !network.cuts.is_empty();
+        let others_serve = |row: usize| {
+            let rest = conditions.iter().zip(&self.regions).enumerate();
+            rest.filter(|(other, _)| *other != row)
+                .any(|(_, (condition, of))| *condition == Condition::Well && !of.drained)
+        };
+        let serve: Vec<bool> = (0..conditions.len()).map(others_serve).collect();
+        for (row, (of, condition)) in self.regions.iter_mut().zip(conditions).enumerate() {
+            let Some(region) = RegionId::from_index(row) else { continue };
+            // What most nodes cannot reach is down for them, whatever it is.
+            let reach = alive().filter(|from| hears(**from, region)).count();
+            of.touched |= reach * 2 <= all;
+            let is_dead = matches!(condition, Condition::Crashed | Condition::Stalled);
+            // A node that loses most of what it sees doubts itself, and rightly so.
+            let is_plain = silent * 2 < conditions.len() && !is_cut && !self.lossy;
+            let counts =
+                is_dead && is_plain && agreed.len() * 2 > all && serve.get(row) == Some(&true);
+            of.dead = counts.then(|| of.dead.unwrap_or(now));
+        }
+        let all_well = conditions.iter().all(|of| *of == Condition::Well);
+        let none_drained = self.regions.iter().all(|of| !of.drained);
+        let all_alive = nodes.iter().all(Option::is_some) && !is_cut && !self.lossy;
+        self.calm = (all_well && none_drained && all_alive).then(|| self.calm.unwrap_or(now));
+    }
+
+    /// The end: clients who follow TTLs, and are not where they were when all was well.
+    pub(super) fn end(&mut self, now: Instant, ttl: Duration, strays: usize) {
+        let is_calm = self.calm.is_some_and(|since| now.since(since) > CALM + ttl);
+        if is_calm && strays > 0 {
+            let what = format!("{strays} clients are not where they were, long after all is calm");
+            self.broken(now, what);
+        }
+    }
+}

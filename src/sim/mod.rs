@@ -1,0 +1,30 @@
+//! The virtual world: the same `Monitor`, quorum, gossip, steering and `query::answer` as in the
+//! server, on a virtual clock and network, with resolvers, clients and writers around them.
+//!
+//! ```text
+//! Scenario ─ what happens when ┐
+//! Config, Plan ─ what is run   ┴→ World: one event after the other, from one seed
+//!   nodes    probe, gossip, decide, answer       (the code that is shipped)
+//!   chains   a resolver and its clients, each layer by its class; real packets to the nodes
+//!   writes   what clients write where, and when the other regions hear of it
+//!   checks   what must never happen, by inputs and answers alone
+//! World::run → Outcome → text, JSON, a page
+//! ```
+//!
+//! The same seed and scenario give the same outcome, to the last bit.
+
+mod chains;
+mod checks;
+mod nodes;
+mod outcome;
+mod report;
+mod scenario;
+#[cfg(test)]
+mod tests;
+mod world;
+mod writes;
+
+pub use outcome::{Conflicts, Moved, Outcome, Settling, Told};
+pub use report::page;
+pub use scenario::{Act, Draft, Scenario};
+pub use world::{Input, World};

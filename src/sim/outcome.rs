@@ -1,0 +1,453 @@
+//! What came of a scenario.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::scenario::{Act, Scenario, Writing};
+use super::world::Input;
+use crate::config::Config;
+use crate::convergence::{Handover, Lag, Policy, Writes};
+use crate::ids::RegionId;
+
+/// What came of a scenario. Times are seconds from its beginning, shares parts of one.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// What it shows.
+    pub about: String,
+    /// The seed.
+    pub seed: u64,
+    /// The regions.
+    pub regions: Vec<String>,
+    /// Where they are: longitude and latitude.
+    pub places: Vec<Option<(f64, f64)>>,
+    /// How long it took.
+    pub seconds: u64,
+    /// How many resolvers there were.
+    pub resolvers: usize,
+    /// How many queries the nodes answered.
+    pub queries: u64,
+    /// What was done, seen and decided, in order of time.
+    pub told: Vec<Told>,
+    /// The share of the requests that go to each region, second by second; the last column: to
+    /// whatever is answered when they come.
+    pub shares: Vec<Vec<f64>>,
+    /// The share of the requests that fail, second by second.
+    pub errors: Vec<f64>,
+    /// The regions that left the answers, and how their clients followed.
+    pub moved: Vec<Moved>,
+    /// What the writers met with.
+    pub conflicts: Option<Conflicts>,
+    /// What each way of settling writes costs.
+    pub costs: Vec<Settling>,
+    /// What must never happen, and did.
+    pub violations: Vec<(f64, String)>,
+    /// Some of the clients: longitude, latitude, region at the beginning and at the end.
+    pub clients: Vec<(f32, f32, u8, u8)>,
+}
+
+/// Something that was done, seen or decided.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Told {
+    /// When.
+    pub at: f64,
+    /// By whom: a node, or the scenario.
+    pub who: String,
+    /// What.
+    pub what: String,
+}
+
+/// A region that left the answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Moved {
+    /// The region.
+    pub region: String,
+    /// When most nodes stopped to name it.
+    pub at: f64,
+    /// When most nodes named it again.
+    pub back: Option<f64>,
+    /// The share of the requests that it had.
+    pub had: f64,
+    /// After how long so much of that had moved: 50, 90, 99 and 99.9 %.
+    pub after: [Option<f64>; 4],
+    /// The same by the closed form.
+    pub model: [Option<f64>; 4],
+    /// Seconds' worth of its requests that came to it all the same, up to the end or its return.
+    pub stale: f64,
+    /// It served all the while.
+    pub alive: bool,
+    /// For how long it and another region were written to, if it was alive: until less than a
+    /// thousandth of its requests was left.
+    pub two_writers: Option<f64>,
+    /// The greatest distance of the two curves.
+    pub distance: f64,
+    /// The closed form, second by second from `at` on.
+    pub curve: Vec<f64>,
+}
+
+/// The shares that are told of [`Moved`]: what is left.
+const LEFT: [f64; 4] = [0.5, 0.1, 0.01, 0.001];
+
+/// What writers met with.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct Conflicts {
+    /// Writes in all.
+    pub writes: u64,
+    /// Writes that no region took.
+    pub failed: u64,
+    /// Writes that met another one, neither knowing of the other.
+    pub met: u64,
+    /// Of these, those that lose to a later one.
+    pub lost: u64,
+    /// Writes that knew of the one that they lose to, by a clock that was ahead.
+    pub stale: u64,
+    /// Writes to a region that was in no answer any more.
+    pub astray: u64,
+    /// Of these, those that came before the old owner was fenced.
+    pub unfenced: u64,
+}
+
+impl Conflicts {
+    pub(super) fn add(&mut self, met: bool, lost: bool, stale: bool) {
+        self.met += u64::from(met);
+        self.lost += u64::from(lost);
+        self.stale += u64::from(stale);
+    }
+}
+
+/// What a way of settling writes costs: as it was simulated, if it was, and by the closed form.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settling {
+    /// The policy.
+    pub policy: &'static str,
+    /// Writes in conflict, lost, and refused or passed on, as simulated.
+    pub simulated: Option<[f64; 3]>,
+    /// The same by the closed form, for the moves that there were.
+    pub model: [f64; 3],
+}
+
+/// What is known when all is over.
+pub(super) struct End {
+    pub(super) violations: Vec<(f64, String)>,
+    pub(super) conflicts: Option<Conflicts>,
+    pub(super) clients: Vec<(f32, f32, u8, u8)>,
+    /// For how long regions were cut off from each other.
+    pub(super) parted: f64,
+    /// The share of the writes on the smaller side meanwhile.
+    pub(super) stays: f64,
+    pub(super) ttl: f64,
+}
+
+impl Outcome {
+    pub(super) fn new(input: &Input<'_>) -> Self {
+        let regions = &input.plan.regions;
+        let place = |of: &crate::snapshot::Region| of.at.map(|at| (at.longitude(), at.latitude()));
+        Self {
+            about: input.scenario.about.clone(),
+            seed: input.seed,
+            regions: regions.iter().map(|of| of.name.clone()).collect(),
+            places: regions.iter().map(place).collect(),
+            seconds: input.scenario.length.as_secs(),
+            resolvers: input.scenario.resolvers,
+            queries: 0,
+            told: Vec::new(),
+            shares: Vec::new(),
+            errors: Vec::new(),
+            moved: Vec::new(),
+            conflicts: None,
+            costs: Vec::new(),
+            violations: Vec::new(),
+            clients: Vec::new(),
+        }
+    }
+
+    pub(super) fn tell(&mut self, at: Duration, who: &str, what: String) {
+        self.told.push(Told { at: at.as_secs_f64(), who: who.to_owned(), what });
+    }
+
+    pub(super) fn name(&self, region: RegionId) -> String {
+        self.regions.get(region.index()).cloned().unwrap_or_default()
+    }
+
+    /// A second is over: where requests go, and how many of those to each region fail.
+    pub(super) fn second(&mut self, counts: &[u32], fail: &[f64]) {
+        let all: u32 = counts.iter().sum();
+        let share = |count: &u32| f64::from(*count) / f64::from(all.max(1));
+        let shares: Vec<f64> = counts.iter().map(share).collect();
+        self.errors.push(shares.iter().zip(fail).map(|(share, fail)| share * fail).sum());
+        self.shares.push(shares);
+    }
+
+    /// Most nodes have stopped to name a region.
+    pub(super) fn left(&mut self, at: Duration, region: RegionId, (had, alive): (f64, bool)) {
+        self.tell(at, "most nodes", format!("no answer names {}", self.name(region)));
+        self.moved.push(Moved {
+            region: self.name(region),
+            at: at.as_secs_f64(),
+            back: None,
+            had,
+            after: [None; 4],
+            model: [None; 4],
+            stale: 0.0,
+            alive,
+            two_writers: None,
+            distance: 0.0,
+            curve: Vec::new(),
+        });
+    }
+
+    pub(super) fn came_back(&mut self, at: Duration, region: RegionId) {
+        let name = self.name(region);
+        self.tell(at, "most nodes", format!("answers name {name} again"));
+        let open = self.moved.iter_mut().rev().find(|of| of.region == name);
+        if let Some(of) = open {
+            of.back = Some(at.as_secs_f64());
+        }
+    }
+
+    /// Everything is over.
+    pub(super) fn settle(mut self, scenario: &Scenario, end: End) -> Self {
+        let lag = scenario.population.lag(end.ttl);
+        let mut moved = std::mem::take(&mut self.moved);
+        for of in &mut moved {
+            self.follow(of, &lag);
+        }
+        self.moved = moved;
+        self.conflicts = end.conflicts;
+        if let (Some(conflicts), Some(writing)) = (end.conflicts, &scenario.writes) {
+            self.costs = self.costs(conflicts, writing, &lag, &end);
+        }
+        self.violations = end.violations;
+        self.clients = end.clients;
+        self
+    }
+
+    /// How the clients of a region that left followed.
+    fn follow(&self, of: &mut Moved, lag: &Lag) {
+        let Some(row) = self.regions.iter().position(|name| *name == of.region) else { return };
+        let until = of.back.unwrap_or(self.seconds as f64);
+        let seconds = self
+            .shares
+            .iter()
+            .enumerate()
+            .map(|(second, shares)| (second as f64, shares.get(row).copied().unwrap_or(0.0)));
+        let had = of.had.max(1e-9);
+        for (second, share) in seconds.filter(|(at, _)| (of.at..until).contains(at)) {
+            let (after, left) = (second - of.at, share / had);
+            for (slot, threshold) in of.after.iter_mut().zip(LEFT) {
+                if slot.is_none() && left <= threshold {
+                    *slot = Some(after);
+                }
+            }
+            of.stale += left;
+            let model = lag.after(after);
+            of.curve.push(model);
+            of.distance = of.distance.max((left - model).abs());
+        }
+        of.model = LEFT.map(|left| lag.until(left).filter(|at| *at < until - of.at));
+        of.two_writers = of.alive.then(|| of.after[3].unwrap_or(until - of.at));
+    }
+
+    /// What each policy costs, beside what was simulated.
+    fn costs(&self, of: Conflicts, writing: &Writing, lag: &Lag, end: &End) -> Vec<Settling> {
+        let writes = writing.writes;
+        let floor = self.everyday(&writes);
+        let first = self.moved.first();
+        let handover = |of: Option<&Moved>, parted: f64, stays: f64| Handover {
+            lag: lag.clone(),
+            writes,
+            moving: of.map_or(0.0, |of| of.had),
+            parted,
+            stays,
+            until: of.map_or(0.0, |of| of.back.unwrap_or(self.seconds as f64) - of.at),
+        };
+        // Regions are parted once; each move takes its own clients along.
+        let parted = handover(None, end.parted, end.stays);
+        let moves: Vec<Handover> =
+            self.moved.iter().map(|of| handover(Some(of), 0.0, 0.5)).collect();
+        let all: Vec<&Handover> =
+            moves.iter().chain((end.parted > 0.0).then_some(&parted)).collect();
+        let simulated = |name: &str| {
+            let number = |count: u64| count as f64;
+            match name {
+                "last writer wins" => Some([of.met, of.lost + of.stale, of.failed].map(number)),
+                "values that merge" => Some([of.met, 0, of.failed].map(number)),
+                "home region, fenced" => {
+                    let refused = of.astray - of.unfenced + of.failed;
+                    Some([of.unfenced, of.unfenced, refused].map(number))
+                }
+                _ => None,
+            }
+        };
+        let settling = |(policy, how)| {
+            // A lease changes hands only when its holder leaves.
+            let leases = usize::from(first.is_some());
+            let counted = match how {
+                Policy::Lease { .. } => all.get(..leases).unwrap_or_default(),
+                _ => all.as_slice(),
+            };
+            let costs = counted.iter().map(|of| of.cost(how));
+            let mut model = costs.fold([0.0; 3], |sum: [f64; 3], cost| {
+                let [a, b, c] = sum;
+                [a + cost.conflicts, b + cost.lost, c + cost.refused]
+            });
+            let [conflicts, lost, _] = &mut model;
+            match how {
+                Policy::LastWriter { .. } => {
+                    *conflicts += floor.0;
+                    *lost += floor.1;
+                }
+                Policy::Merge => *conflicts += floor.0,
+                _ => {}
+            }
+            Settling { policy, simulated: simulated(policy), model }
+        };
+        writing.policies().into_iter().map(settling).collect()
+    }
+
+    /// Writes that meet on any day, and are lost, as the shares are between the moves.
+    fn everyday(&self, writes: &Writes) -> (f64, f64) {
+        let shares = |second: Option<&Vec<f64>>| {
+            let mut shares = second.cloned().unwrap_or_default();
+            shares.pop();
+            let all: f64 = shares.iter().sum();
+            shares.iter_mut().for_each(|share| *share /= all.max(1e-9));
+            shares
+        };
+        let seconds = self.seconds as f64;
+        let away: f64 =
+            self.moved.iter().map(|of| of.back.unwrap_or(seconds) - of.at).fold(0.0, f64::max);
+        let before = shares(self.shares.first());
+        let mut after = before.clone();
+        for of in &self.moved {
+            let row = self.regions.iter().position(|name| *name == of.region);
+            if let Some(share) = row.and_then(|row| after.get_mut(row)) {
+                *share = 0.0;
+            }
+        }
+        let all: f64 = after.iter().sum();
+        after.iter_mut().for_each(|share| *share /= all.max(1e-9));
+        let (before, after) = (writes.everyday(&before), writes.everyday(&after));
+        let both = |before: f64, after: f64| before * (seconds - away) + after * away;
+        (both(before.writes, after.writes), both(before.lost, after.lost))
+    }
+
+    /// The outcome for a tired person.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let seconds = |at: &Option<f64>| at.map_or("–".to_owned(), |at| format!("{at:.0} s"));
+        let _fine = writeln!(out, "{}", self.about);
+        let (resolvers, queries) = (self.resolvers, self.queries);
+        let _fine = writeln!(
+            out,
+            "{} s, {resolvers} resolvers, {queries} queries, seed {}\n",
+            self.seconds, self.seed
+        );
+        for Told { at, who, what } in self.told.iter().take(SHOWN) {
+            let _fine = writeln!(out, "  {at:>8.1} s  {who:<12} {what}");
+        }
+        if let Some(more) = self.told.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            let _fine = writeln!(out, "  … and {more} more");
+        }
+        for of in &self.moved {
+            let Moved { region, at, stale, two_writers, distance, .. } = of;
+            let _fine = writeln!(
+                out,
+                "\n{region} left the answers at {at:.1} s, with {} of the requests",
+                percent(of.had)
+            );
+            let [half, most, nearly, all] = of.after.each_ref().map(seconds);
+            let _fine = writeln!(
+                out,
+                "  moved     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}"
+            );
+            let [half, most, nearly, all] = of.model.each_ref().map(seconds);
+            let _fine = writeln!(
+                out,
+                "  model     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}"
+            );
+            let _fine = writeln!(
+                out,
+                "  stale     {stale:.0} s worth of its requests came to it all the same; at most \
+                 {} between the two curves",
+                percent(*distance)
+            );
+            if let Some(span) = two_writers {
+                let _fine = writeln!(out, "  writers   two regions for {span:.0} s");
+            }
+        }
+        let worst = self.errors.iter().copied().fold(0.0, f64::max);
+        let lost: f64 = self.errors.iter().sum();
+        let _fine = writeln!(
+            out,
+            "\nerrors      {} of the requests at worst; {lost:.1} s worth of all requests",
+            percent(worst)
+        );
+        if let Some(of) = &self.conflicts {
+            let _fine = writeln!(
+                out,
+                "writes      {}; {} of them met another that knew nothing of it\n",
+                of.writes, of.met
+            );
+            let head = ("in conflict", "lost", "refused");
+            let (a, b, c) = head;
+            let _fine = writeln!(out, "  {:<26}{a:>22}{b:>22}{c:>22}", "simulated (model)");
+            for of in &self.costs {
+                let cell = |row: usize| {
+                    let model = of.model.get(row).copied().unwrap_or(0.0);
+                    match of.simulated.and_then(|of| of.get(row).copied()) {
+                        Some(was) => format!("{was:.0} ({model:.0})"),
+                        None => format!("({model:.0})"),
+                    }
+                };
+                let (a, b, c) = (cell(0), cell(1), cell(2));
+                let _fine = writeln!(out, "  {:<26}{a:>22}{b:>22}{c:>22}", of.policy);
+            }
+        }
+        for (at, what) in &self.violations {
+            let _fine = writeln!(out, "BROKEN      at {at:.1} s: {what}");
+        }
+        if self.violations.is_empty() {
+            let _fine = write!(out, "checks      none was broken");
+        }
+        out.trim_end().to_owned()
+    }
+}
+
+/// How many lines of what happened are printed; the page has all.
+const SHOWN: usize = 30;
+
+impl Act {
+    /// What it is called, by the names of `config` and `scenario`.
+    pub(super) fn label(&self, config: &Config, scenario: &Scenario) -> String {
+        let region = |id: &RegionId| {
+            config.regions.get(id.index()).map(|of| of.name.clone()).unwrap_or_default()
+        };
+        let node = |row: &usize| {
+            scenario.nodes.get(*row).map(|(name, _)| name.clone()).unwrap_or_default()
+        };
+        match self {
+            Self::Crash(of) => format!("{} crashes", region(of)),
+            Self::Stall(of) => format!("{} stops to answer", region(of)),
+            Self::Fail(of, share) => {
+                format!("{} fails {:.0} % of the requests", region(of), share * 100.0)
+            }
+            Self::Revive(of) => format!("{} is well again", region(of)),
+            Self::Drain(of) => format!("an operator drains {}", region(of)),
+            Self::Clear(of) => format!("an operator clears {}", region(of)),
+            Self::Kill(of) => format!("{} dies", node(of)),
+            Self::Start(of) => format!("{} starts", node(of)),
+            Self::Part(groups, one_way) => {
+                let group =
+                    |of: &Vec<RegionId>| of.iter().map(region).collect::<Vec<_>>().join(", ");
+                let between = if *one_way { " → " } else { " | " };
+                let groups: Vec<String> = groups.iter().map(group).collect();
+                format!("nothing passes: {}", groups.join(between))
+            }
+            Self::Heal => "everything passes again".to_owned(),
+            Self::Lose(share) => format!("{:.1} % of the packets get lost", share * 100.0),
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! A scenario: what happens when, in YAML.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::config::Problem;
+use crate::config::read::{At, Fields, Problems};
+use crate::config::{population, yaml};
+use crate::convergence::{Policy, Popularity, Population, Writes};
+use crate::geo::Country;
+use crate::ids::{RegionId, ServiceId};
+
+/// What happens when, and to whom.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What it shows, in a sentence.
+    pub about: String,
+    /// Whose clients are watched.
+    pub service: ServiceId,
+    /// The nodes, and where each stands.
+    pub nodes: Vec<(String, RegionId)>,
+    /// How long it takes.
+    pub length: Duration,
+    /// How many resolvers there are, each with its clients.
+    pub resolvers: usize,
+    /// Where they are; empty: as the addresses of the GeoIP database are spread.
+    pub countries: Vec<(Country, f64)>,
+    /// How they lag behind.
+    pub population: Population,
+    /// The share of the lookups that go to the nearest node; the others go to any.
+    pub nearest: f64,
+    /// The share of the packets that get lost.
+    pub loss: f64,
+    /// What clients write.
+    pub writes: Option<Writing>,
+    /// What happens, in order of time.
+    pub events: Vec<(Duration, Act)>,
+}
+
+/// What clients write, and how it spreads.
+#[derive(Clone, Debug)]
+pub struct Writing {
+    /// How much, how far, on which keys.
+    pub writes: Writes,
+    /// By how much each region's clock is ahead.
+    pub skew: Vec<(RegionId, Duration)>,
+    /// How much faster than it came a backlog is caught up with after a partition.
+    pub catch_up: f64,
+    /// How long an old owner goes on until it is fenced, and how long a lease lives.
+    pub fence: Duration,
+    /// How long a lease lives.
+    pub lease: Duration,
+}
+
+/// Something that happens.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Act {
+    /// A region refuses connections.
+    Crash(RegionId),
+    /// A region does not answer.
+    Stall(RegionId),
+    /// A region fails this share of the requests.
+    Fail(RegionId, f64),
+    /// A region is well again.
+    Revive(RegionId),
+    /// An operator drains a region.
+    Drain(RegionId),
+    /// An operator takes that back.
+    Clear(RegionId),
+    /// A node dies.
+    Kill(usize),
+    /// A node starts anew.
+    Start(usize),
+    /// Nothing passes between regions of different groups, or only from the first to the second.
+    Part(Vec<Vec<RegionId>>, bool),
+    /// All regions reach each other again.
+    Heal,
+    /// This share of the packets gets lost from now on.
+    Lose(f64),
+}
+
+/// A scenario's text, read as far as it can be without the configuration that it is about.
+#[derive(Debug)]
+pub struct Draft {
+    file: String,
+    root: yaml::Node,
+}
+
+impl Draft {
+    /// Reads `text`, which is called `file`.
+    ///
+    /// # Errors
+    /// It is not YAML.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems::of(file);
+        match yaml::parse(text) {
+            Ok(root) => Ok(Self { file: file.to_owned(), root }),
+            Err(fault) => {
+                problems.error(fault.at, "", fault.what);
+                Err(problems.list)
+            }
+        }
+    }
+
+    /// The configuration that it is about, as a path from its own.
+    pub fn config(&self) -> Option<&str> {
+        let yaml::Value::Map(entries) = &self.root.value else { return None };
+        let entry = entries.iter().find(|entry| entry.key == "config")?;
+        match &entry.value.value {
+            yaml::Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The scenario, in the world of `config`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn scenario(&self, config: &Config) -> Result<Scenario, Vec<Problem>> {
+        let mut problems = Problems::of(&self.file);
+        let root = At { node: &self.root, key: String::new() };
+        let scenario = read(&root, config, &mut problems);
+        match scenario.filter(|_| problems.list.is_empty()) {
+            Some(scenario) => Ok(scenario),
+            None => Err(problems.list),
+        }
+    }
+}
+
+/// The longest that a scenario may take.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// Two million resolvers need some four gigabytes.
+const MOST_RESOLVERS: u64 = 2_000_000;
+
+fn read(root: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Scenario> {
+    let mut fields = root.fields(problems)?;
+    let _read_before = fields.need("config", problems);
+    let about = fields.get("about").and_then(|at| at.text("a sentence", problems));
+    let about = about.unwrap_or_default().to_owned();
+    let service = fields.get("service");
+    let nodes = fields.get("nodes");
+    let length = fields.need("for", problems);
+    let length = length.and_then(|at| at.duration(Duration::from_secs(1), LONGEST, problems));
+    let resolvers = fields.get("resolvers").and_then(|at| at.number(1, MOST_RESOLVERS, problems));
+    let countries = fields.get("countries");
+    let who = fields.get("population").and_then(|at| population(&at, problems));
+    let nearest = share(&mut fields, "nearest", problems).unwrap_or(NEAREST);
+    let loss = share(&mut fields, "loss", problems).unwrap_or(0.0);
+    let writes = fields.get("writes");
+    let events = fields.get("events");
+    fields.done(problems);
+    let service = match service {
+        Some(at) => {
+            let name = at.text("a service", problems)?;
+            let found = config.service(name);
+            if found.is_none() {
+                let names = config.services.iter().map(|of| of.name.as_str());
+                problems.unknown((at.place(), &at.key), ("service", name), names);
+            }
+            found?
+        }
+        None => ServiceId::from_index(0)?,
+    };
+    let regions = Regions { config };
+    let nodes = regions.nodes(nodes, problems);
+    let countries = countries.map(|at| self::countries(&at, problems)).unwrap_or_default();
+    let writes = writes.and_then(|at| regions.writing(&at, problems));
+    let listed = events.map(|at| at.list()).unwrap_or_default();
+    let mut events: Vec<(Duration, Act)> =
+        listed.iter().flat_map(|at| regions.events(at, &nodes, problems)).collect();
+    events.sort_by_key(|(at, _)| *at);
+    Some(Scenario {
+        about,
+        service,
+        nodes,
+        length: length?,
+        resolvers: resolvers.and_then(|of| usize::try_from(of).ok()).unwrap_or(RESOLVERS),
+        countries,
+        population: who.unwrap_or_else(|| config.convergence.population.clone()),
+        nearest,
+        loss,
+        writes,
+        events,
+    })
+}
+
+/// Up to 69 % of resolvers send most of their queries to the fastest server (Müller et al., IMC
+/// 2017).
+const NEAREST: f64 = 0.7;
+
+/// How many resolvers there are, if nothing is said: enough for a share of 0.1 %.
+const RESOLVERS: usize = 20_000;
+
+fn share(fields: &mut Fields<'_>, key: &'static str, problems: &mut Problems) -> Option<f64> {
+    fields.get(key).and_then(|at| crate::config::share(&at, problems))
+}
+
+fn countries(at: &At<'_>, problems: &mut Problems) -> Vec<(Country, f64)> {
+    let mut read = Vec::new();
+    for (name, place, at) in at.named(problems) {
+        let part = crate::config::share(&at, problems);
+        match (name.parse(), part) {
+            (Ok(country), Some(part)) => read.push((country, part)),
+            (Err(_), _) => {
+                problems.error(place, &at.key, "expected a country such as IE (ISO 3166-1)");
+            }
+            _ => {}
+        }
+    }
+    read
+}
+
+/// The regions that a scenario may name.
+struct Regions<'c> {
+    config: &'c Config,
+}
+
+impl Regions<'_> {
+    fn region(&self, at: &At<'_>, problems: &mut Problems) -> Option<RegionId> {
+        let name = at.text("a region", problems)?;
+        let found = self.config.region(name);
+        if found.is_none() {
+            let names = self.config.regions.iter().map(|of| of.name.as_str());
+            problems.unknown((at.place(), &at.key), ("region", name), names);
+        }
+        found
+    }
+
+    /// The nodes that are named; else those of `cluster`; else one in each of up to three regions.
+    fn nodes(&self, at: Option<At<'_>>, problems: &mut Problems) -> Vec<(String, RegionId)> {
+        if let Some(at) = at {
+            let named = at.named(problems).into_iter();
+            let node = |(name, _, at): (&str, _, At<'_>)| {
+                Some((name.to_owned(), self.region(&at, problems)?))
+            };
+            return named.filter_map(node).collect();
+        }
+        let members = self.config.cluster.iter().flat_map(|cluster| &cluster.nodes);
+        let placed: Vec<_> = members
+            .filter_map(|of| Some((of.name.clone(), self.config.region(of.region.as_ref()?)?)))
+            .collect();
+        if !placed.is_empty() {
+            return placed;
+        }
+        let ids = (0..self.config.regions.len().min(3)).filter_map(RegionId::from_index);
+        ids.enumerate().map(|(row, region)| (format!("ns{}", row + 1), region)).collect()
+    }
+
+    fn writing(&self, at: &At<'_>, problems: &mut Problems) -> Option<Writing> {
+        let mut fields = at.fields(problems)?;
+        let number = |at: Option<At<'_>>, most, problems: &mut Problems| {
+            at.and_then(|at| at.number(1, most, problems))
+        };
+        let rate = number(fields.need("rate", problems), 100_000, problems);
+        let keys = number(fields.get("keys"), 10_000_000, problems).unwrap_or(100_000);
+        let exponent = fields.get("exponent").map(|at| at.parsed::<f64>("a number", problems));
+        let span = |at: Option<At<'_>>, default: u64, problems: &mut Problems| {
+            let span = at.and_then(|at| at.duration(Duration::ZERO, LONGEST, problems));
+            span.unwrap_or(Duration::from_millis(default))
+        };
+        let delay = span(fields.get("delay"), 1000, problems);
+        let fence = span(fields.get("fence"), 5000, problems);
+        let lease = span(fields.get("lease"), 10_000, problems);
+        let private = share(&mut fields, "private", problems).unwrap_or(0.0);
+        let catch_up = number(fields.get("catch_up"), 1000, problems).unwrap_or(2);
+        let skew = fields.get("skew");
+        fields.done(problems);
+        let named = skew.map(|at| at.named(problems)).unwrap_or_default();
+        let skew = named.into_iter().filter_map(|(name, place, at)| {
+            let ahead = at.duration(Duration::ZERO, LONGEST, problems);
+            let region = self.config.region(name);
+            if region.is_none() {
+                let names = self.config.regions.iter().map(|of| of.name.as_str());
+                problems.unknown((place, &at.key), ("region", name), names);
+            }
+            Some((region?, ahead?))
+        });
+        let skew = skew.collect();
+        let keys = usize::try_from(keys).ok()?;
+        let shared = match exponent.flatten() {
+            Some(exponent) => Popularity::Zipf { keys, exponent },
+            None => Popularity::Uniform { keys },
+        };
+        let rate = rate? as f64;
+        let writes = Writes { rate, delay: delay.as_secs_f64(), shared, private, each: 0.0 };
+        Some(Writing { writes, skew, catch_up: catch_up as f64, fence, lease })
+    }
+
+    /// What one entry of `events` says; some say it again and again.
+    fn events(
+        &self,
+        at: &At<'_>,
+        nodes: &[(String, RegionId)],
+        problems: &mut Problems,
+    ) -> Vec<(Duration, Act)> {
+        let Some(mut fields) = at.fields(problems) else { return Vec::new() };
+        let when = fields.need("at", problems);
+        let when = when.and_then(|at| at.duration(Duration::ZERO, LONGEST, problems));
+        let every = fields.get("every");
+        let every = every.and_then(|at| at.duration(Duration::from_secs(1), LONGEST, problems));
+        let times = fields.get("times").and_then(|at| at.number(1, 10_000, problems));
+        let mut region = |key: &'static str, problems: &mut Problems| {
+            fields.get(key).and_then(|at| self.region(&at, problems))
+        };
+        let mut acts = Vec::new();
+        acts.extend(region("crash", problems).map(Act::Crash));
+        acts.extend(region("stall", problems).map(Act::Stall));
+        acts.extend(region("revive", problems).map(Act::Revive));
+        acts.extend(region("drain", problems).map(Act::Drain));
+        acts.extend(region("clear", problems).map(Act::Clear));
+        let failing = region("fail", problems);
+        let part = share(&mut fields, "share", problems).unwrap_or(0.5);
+        acts.extend(failing.map(|region| Act::Fail(region, part)));
+        let mut node = |key: &'static str, problems: &mut Problems| {
+            let at = fields.get(key)?;
+            let name = at.text("a node", problems)?;
+            let found = nodes.iter().position(|(of, _)| of == name);
+            if found.is_none() {
+                let names = nodes.iter().map(|(name, _)| name.as_str());
+                problems.unknown((at.place(), &at.key), ("node", name), names);
+            }
+            found
+        };
+        acts.extend(node("kill", problems).map(Act::Kill));
+        acts.extend(node("start", problems).map(Act::Start));
+        for (key, one_way) in [("part", false), ("cut", true)] {
+            let Some(at) = fields.get(key) else { continue };
+            let groups: Vec<Vec<RegionId>> = at
+                .list()
+                .iter()
+                .map(|at| at.list().iter().filter_map(|at| self.region(at, problems)).collect())
+                .collect();
+            if groups.len() < 2 {
+                problems.error(at.place(), &at.key, "expected two groups of regions or more");
+            }
+            acts.push(Act::Part(groups, one_way));
+        }
+        let heals = fields.get("heal").and_then(|at| at.boolean(problems)).unwrap_or(false);
+        acts.extend(heals.then_some(Act::Heal));
+        acts.extend(share(&mut fields, "lose", problems).map(Act::Lose));
+        fields.done(problems);
+        if acts.is_empty() {
+            problems.error(
+                at.place(),
+                &at.key,
+                "nothing happens; expected such as `crash: REGION`",
+            );
+        }
+        let Some(when) = when else { return Vec::new() };
+        let times = u32::try_from(times.unwrap_or(1)).unwrap_or(1);
+        let at = move |row: u32| when + every.unwrap_or_default() * row;
+        (0..times).flat_map(|row| acts.iter().map(move |act| (at(row), act.clone()))).collect()
+    }
+}
+
+impl Writing {
+    /// How writes may be settled, each with its name.
+    pub fn policies(&self) -> [(&'static str, Policy); 5] {
+        [
+            ("last writer wins", Policy::LastWriter { skew: None }),
+            ("values that merge", Policy::Merge),
+            ("home region, fenced", Policy::Home { fence: self.fence.as_secs_f64() }),
+            (
+                "one writer, by lease",
+                Policy::Lease { length: self.lease.as_secs_f64(), drift: 0.01, margin: 0.5 },
+            ),
+            ("majority of the regions", Policy::Majority),
+        ]
+    }
+}
