@@ -25,6 +25,9 @@ pub(super) struct Simulate {
     /// Run so many seeds, from `--seed` on, and tell how they differ.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
+    /// With so many resolvers, instead of as many as the scenario says.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
+    resolvers: Option<u32>,
     /// Write the outcome as one HTML page that needs no network.
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     page: Option<PathBuf>,
@@ -36,6 +39,10 @@ pub(super) struct Simulate {
 /// Simulates, and prints what comes of it; exit code 1 if something was broken that must not be.
 pub(super) fn run(asked: &Simulate) -> Result<(), Failed> {
     let (scenario, loaded) = load(&asked.scenario)?;
+    let scenario = match asked.resolvers.and_then(|count| usize::try_from(count).ok()) {
+        Some(count) => scenario.with_resolvers(count),
+        None => scenario,
+    };
     let input = Input {
         scenario: &scenario,
         config: &loaded.config,
@@ -133,6 +140,9 @@ fn swarm(input: Input<'_>, count: u64, json: bool) -> Result<(), Failed> {
     if is_good { Ok(()) } else { Err(Failed::new(String::new())) }
 }
 
+/// What is measured of an outcome.
+type Measure<'m> = &'m dyn Fn(&Outcome) -> Option<f64>;
+
 /// How many worlds differ.
 #[derive(Serialize)]
 struct Swarm {
@@ -145,7 +155,7 @@ struct Swarm {
 
 impl Swarm {
     fn of(outcomes: &[Outcome]) -> Self {
-        let quantiles = |of: &dyn Fn(&Outcome) -> Option<f64>| {
+        let quantiles = |of: Measure<'_>| {
             let mut all: Vec<f64> = outcomes.iter().filter_map(of).collect();
             all.sort_by(f64::total_cmp);
             let last = all.len().checked_sub(1)?;
@@ -155,7 +165,7 @@ impl Swarm {
         let first = |outcome: &Outcome| outcome.moved.first().cloned();
         let measured = |outcome: &Outcome, row: usize| first(outcome)?.after.get(row).copied()?;
         let sum = |outcome: &Outcome| Some(outcome.errors.iter().sum());
-        let list: [(&'static str, &dyn Fn(&Outcome) -> Option<f64>); 8] = [
+        let list: [(&'static str, Measure<'_>); 8] = [
             ("first region leaves at, s", &|of| Some(first(of)?.at)),
             ("50 % moved after, s", &|of| measured(of, 0)),
             ("90 % moved after, s", &|of| measured(of, 1)),

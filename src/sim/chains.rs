@@ -145,11 +145,9 @@ impl Chains {
         }
         // From now on nobody is told what was held, until somebody asks again.
         let layer = usize::from(layer & !FORGETS);
-        let chain = self.list.get_mut(row)?;
-        let was = std::mem::replace(chain.held.get_mut(layer)?, NOWHERE);
-        let kind = self.layers.get(usize::from(chain.class))?.get(layer)?;
-        let idle = exponential(idle(kind), dice);
-        self.count(was, NOWHERE);
+        self.set(row, layer, NOWHERE);
+        let class = usize::from(self.list.get(row)?.class);
+        let idle = exponential(idle(self.layers.get(class)?.get(layer)?), dice);
         self.at(Instant::from_nanos(at) + Duration::from_secs_f64(idle), row, layer);
         None
     }
@@ -166,10 +164,19 @@ impl Chains {
         matches!(self.layers.get(class).map(Vec::as_slice), Some([Layer::Cache { .. }]))
     }
 
-    /// Where the chain's requests go.
+    /// Where the chain's requests go: to what its outermost layer holds that holds something.
     pub(super) fn current(&self, row: usize) -> u8 {
-        let depth = self.depth(row);
-        self.inner(row, depth)
+        let held = self.list.get(row).map_or(&[][..], |chain| &chain.held);
+        held.iter().rev().copied().find(|region| *region != NOWHERE).unwrap_or(NOWHERE)
+    }
+
+    /// A layer holds a region from now on, or nothing.
+    fn set(&mut self, row: usize, layer: usize, region: u8) {
+        let was = self.current(row);
+        if let Some(held) = self.list.get_mut(row).and_then(|chain| chain.held.get_mut(layer)) {
+            *held = region;
+        }
+        self.count(was, self.current(row));
     }
 
     /// A layer has looked, and holds `region` for as long as its kind does, with the answer's TTL.
@@ -181,23 +188,17 @@ impl Chains {
         ttl: f64,
         dice: &mut Stream,
     ) {
-        let depth = self.depth(row);
-        let Some(chain) = self.list.get_mut(row) else { return };
-        let class = usize::from(chain.class);
-        let kind = self.layers.get(class).and_then(|of| of.get(layer)).copied();
-        let Some(kind) = kind else { return };
-        let is_last = layer + 1 == depth;
-        let was = chain.held.get(layer).copied().unwrap_or(NOWHERE);
-        if let Some(held) = chain.held.get_mut(layer) {
-            *held = region;
-        }
-        if is_last {
-            self.count(was, region);
-        }
+        let Some(chain) = self.list.get(row) else { return };
+        let layers = self.layers.get(usize::from(chain.class)).map_or(&[][..], Vec::as_slice);
+        let Some(kind) = layers.get(layer).copied() else { return };
         // What others ask for all the time is asked again at once.
-        let forgets = is_last && idle(&kind) > 0.0;
+        let forgets = layer + 1 == layers.len() && idle(&kind) > 0.0;
+        let was = self.inner(row, layer + 1);
+        self.set(row, layer, region);
         if let Some(seconds) = holds(&kind, ttl, dice) {
             let is_first = was == NOWHERE && now < self.settled;
+            // What ends by chance is as likely to end whenever it began.
+            let is_first = is_first && !matches!(kind, Layer::Connection { .. });
             let part = if is_first { dice.unit() } else { 1.0 };
             let at = now + Duration::from_secs_f64(seconds * part);
             let flag = if forgets { FORGETS } else { 0 };
@@ -223,8 +224,10 @@ const FORGETS: u8 = 0x80;
 /// The mean time for which a layer, having forgotten, is not asked.
 fn idle(layer: &Layer) -> f64 {
     match *layer {
-        Layer::Cache { every, .. } | Layer::Hold { every, .. } => every,
-        Layer::StaleFirst { .. } | Layer::Connection { .. } | Layer::Pinned => 0.0,
+        Layer::Cache { every, .. }
+        | Layer::Hold { every, .. }
+        | Layer::Connection { every, .. } => every,
+        Layer::StaleFirst { .. } | Layer::Pinned => 0.0,
     }
 }
 
@@ -240,12 +243,12 @@ fn holds(layer: &Layer, ttl: f64, dice: &mut Stream) -> Option<f64> {
         Layer::StaleFirst { every, limit } => Some(ttl + exponential(every, dice).min(limit)),
         Layer::Hold { seconds, .. } => Some(seconds),
         Layer::Connection { every, idle } => {
-            // Until a gap is long enough.
+            // Until a gap is long enough; then it is closed.
             let mut open = 0.0;
             while open < LONGEST {
                 let gap = exponential(every, dice);
                 if gap >= idle {
-                    return Some(open + gap);
+                    return Some(open + idle);
                 }
                 open += gap.max(1e-3);
             }
@@ -291,8 +294,7 @@ fn by_distance(at: Option<Coordinates>, nodes: &[Option<Coordinates>]) -> Vec<u8
         (Some(at), Some(node)) => at.distance_km(*node),
         _ => u32::MAX,
     };
-    let mut order: Vec<(u32, u8)> =
-        nodes.iter().map(distance).zip(0..).map(|(far, row)| (far, row)).collect();
+    let mut order: Vec<(u32, u8)> = nodes.iter().map(distance).zip(0..).collect();
     order.sort_unstable();
     order.into_iter().map(|(_, row)| row).collect()
 }

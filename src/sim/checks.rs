@@ -1,8 +1,8 @@
 //! What must never happen. The checks know what was done to the world and what was answered, and
 //! nothing of how it was decided.
 
+use super::network::{Condition, Network};
 use super::scenario::Act;
-use super::world::{Condition, Network};
 use crate::ids::RegionId;
 use crate::time::Instant;
 use std::time::Duration;

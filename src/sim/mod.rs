@@ -13,10 +13,13 @@
 //!
 //! The same seed and scenario give the same outcome, to the last bit.
 
+mod acts;
 mod chains;
 mod checks;
+mod network;
 mod nodes;
 mod outcome;
+mod packets;
 mod report;
 mod scenario;
 #[cfg(test)]

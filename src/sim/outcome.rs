@@ -43,7 +43,8 @@ pub struct Outcome {
     pub costs: Vec<Settling>,
     /// What must never happen, and did.
     pub violations: Vec<(f64, String)>,
-    /// Some of the clients: longitude, latitude, region at the beginning and at the end.
+    /// Some of the clients: longitude, latitude, region at the beginning, and before the
+    /// first region came back, or at the end.
     pub clients: Vec<(f32, f32, u8, u8)>,
 }
 
@@ -336,8 +337,6 @@ impl Outcome {
     /// The outcome for a tired person.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let seconds = |at: &Option<f64>| at.map_or("–".to_owned(), |at| format!("{at:.0} s"));
         let _fine = writeln!(out, "{}", self.about);
         let (resolvers, queries) = (self.resolvers, self.queries);
         let _fine = writeln!(
@@ -351,33 +350,7 @@ impl Outcome {
         if let Some(more) = self.told.len().checked_sub(SHOWN).filter(|more| *more > 0) {
             let _fine = writeln!(out, "  … and {more} more");
         }
-        for of in &self.moved {
-            let Moved { region, at, stale, two_writers, distance, .. } = of;
-            let _fine = writeln!(
-                out,
-                "\n{region} left the answers at {at:.1} s, with {} of the requests",
-                percent(of.had)
-            );
-            let [half, most, nearly, all] = of.after.each_ref().map(seconds);
-            let _fine = writeln!(
-                out,
-                "  moved     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}"
-            );
-            let [half, most, nearly, all] = of.model.each_ref().map(seconds);
-            let _fine = writeln!(
-                out,
-                "  model     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}"
-            );
-            let _fine = writeln!(
-                out,
-                "  stale     {stale:.0} s worth of its requests came to it all the same; at most \
-                 {} between the two curves",
-                percent(*distance)
-            );
-            if let Some(span) = two_writers {
-                let _fine = writeln!(out, "  writers   two regions for {span:.0} s");
-            }
-        }
+        self.moved.iter().for_each(|of| of.write(&mut out));
         let worst = self.errors.iter().copied().fold(0.0, f64::max);
         let lost: f64 = self.errors.iter().sum();
         let _fine = writeln!(
@@ -385,27 +358,7 @@ impl Outcome {
             "\nerrors      {} of the requests at worst; {lost:.1} s worth of all requests",
             percent(worst)
         );
-        if let Some(of) = &self.conflicts {
-            let _fine = writeln!(
-                out,
-                "writes      {}; {} of them met another that knew nothing of it\n",
-                of.writes, of.met
-            );
-            let head = ("in conflict", "lost", "refused");
-            let (a, b, c) = head;
-            let _fine = writeln!(out, "  {:<26}{a:>22}{b:>22}{c:>22}", "simulated (model)");
-            for of in &self.costs {
-                let cell = |row: usize| {
-                    let model = of.model.get(row).copied().unwrap_or(0.0);
-                    match of.simulated.and_then(|of| of.get(row).copied()) {
-                        Some(was) => format!("{was:.0} ({model:.0})"),
-                        None => format!("({model:.0})"),
-                    }
-                };
-                let (a, b, c) = (cell(0), cell(1), cell(2));
-                let _fine = writeln!(out, "  {:<26}{a:>22}{b:>22}{c:>22}", of.policy);
-            }
-        }
+        self.write_writes(&mut out);
         for (at, what) in &self.violations {
             let _fine = writeln!(out, "BROKEN      at {at:.1} s: {what}");
         }
@@ -414,6 +367,60 @@ impl Outcome {
         }
         out.trim_end().to_owned()
     }
+
+    fn write_writes(&self, out: &mut String) {
+        let Some(of) = &self.conflicts else { return };
+        let _fine = writeln!(
+            out,
+            "writes      {}; {} of them met another that knew nothing of it\n",
+            of.writes, of.met
+        );
+        let head = ("in conflict", "lost", "refused");
+        let (a, b, c) = head;
+        let _fine = writeln!(out, "  {:<26}{a:>22}{b:>22}{c:>22}", "simulated (model)");
+        for of in &self.costs {
+            let cell = |row: usize| {
+                let model = of.model.get(row).copied().unwrap_or(0.0);
+                match of.simulated.and_then(|of| of.get(row).copied()) {
+                    Some(was) => format!("{was:.0} ({model:.0})"),
+                    None => format!("({model:.0})"),
+                }
+            };
+            let (a, b, c) = (cell(0), cell(1), cell(2));
+            let _fine = writeln!(out, "  {:<26}{a:>22}{b:>22}{c:>22}", of.policy);
+        }
+    }
+}
+
+impl Moved {
+    fn write(&self, out: &mut String) {
+        let seconds = |at: &Option<f64>| at.map_or("–".to_owned(), |at| format!("{at:.0} s"));
+        let Moved { region, at, stale, two_writers, distance, .. } = self;
+        let _fine = writeln!(
+            out,
+            "\n{region} left the answers at {at:.1} s, with {} of the requests",
+            percent(self.had)
+        );
+        let [half, most, nearly, all] = self.after.each_ref().map(seconds);
+        let _fine =
+            writeln!(out, "  moved     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}");
+        let [half, most, nearly, all] = self.model.each_ref().map(seconds);
+        let _fine =
+            writeln!(out, "  model     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}");
+        let _fine = writeln!(
+            out,
+            "  stale     {stale:.0} s worth of its requests came to it all the same; at most \
+             {} between the two curves",
+            percent(*distance)
+        );
+        if let Some(span) = two_writers {
+            let _fine = writeln!(out, "  writers   two regions for {span:.0} s");
+        }
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }
 
 /// How many lines of what happened are printed; the page has all.

@@ -35,6 +35,8 @@ pub struct Scenario {
     pub writes: Option<Writing>,
     /// What happens, in order of time.
     pub events: Vec<(Duration, Act)>,
+    /// For how long something at random happens besides, and how often in the mean.
+    pub chaos: Option<(Duration, Duration)>,
 }
 
 /// What clients write, and how it spreads.
@@ -127,6 +129,14 @@ impl Draft {
     }
 }
 
+impl Scenario {
+    /// The same with so many resolvers.
+    #[must_use]
+    pub fn with_resolvers(self, resolvers: usize) -> Self {
+        Self { resolvers, ..self }
+    }
+}
+
 /// The longest that a scenario may take.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -149,6 +159,7 @@ fn read(root: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Scena
     let loss = share(&mut fields, "loss", problems).unwrap_or(0.0);
     let writes = fields.get("writes");
     let events = fields.get("events");
+    let chaos = fields.get("chaos").and_then(|at| chaos(&at, problems));
     fields.done(problems);
     let service = match service {
         Some(at) => {
@@ -182,7 +193,18 @@ fn read(root: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Scena
         loss,
         writes,
         events,
+        chaos,
     })
+}
+
+fn chaos(at: &At<'_>, problems: &mut Problems) -> Option<(Duration, Duration)> {
+    let mut fields = at.fields(problems)?;
+    let [span, every] = ["for", "every"].map(|key| {
+        let at = fields.need(key, problems);
+        at.and_then(|at| at.duration(Duration::from_secs(1), LONGEST, problems))
+    });
+    fields.done(problems);
+    span.zip(every)
 }
 
 /// Up to 69 % of resolvers send most of their queries to the fastest server (Müller et al., IMC
@@ -295,6 +317,7 @@ impl Regions<'_> {
         problems: &mut Problems,
     ) -> Vec<(Duration, Act)> {
         let Some(mut fields) = at.fields(problems) else { return Vec::new() };
+        let before = problems.list.len();
         let when = fields.need("at", problems);
         let when = when.and_then(|at| at.duration(Duration::ZERO, LONGEST, problems));
         let every = fields.get("every");
@@ -340,7 +363,7 @@ impl Regions<'_> {
         acts.extend(heals.then_some(Act::Heal));
         acts.extend(share(&mut fields, "lose", problems).map(Act::Lose));
         fields.done(problems);
-        if acts.is_empty() {
+        if acts.is_empty() && problems.list.len() == before {
             problems.error(
                 at.place(),
                 &at.key,

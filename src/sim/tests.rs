@@ -1,1 +1,197 @@
-//! Tests.
+//! The world against the closed form, and the checks against worlds that break them.
+
+use super::*;
+use crate::convergence::{Class, Layer, Parting, Population};
+use crate::server::{Loaded, Loader, Source};
+
+const HEAD: &str = "
+node: { name: ns1, region: us, listen: \"127.0.0.1:5300\" }
+regions:
+  us: { at: [39, -77] }
+  eu: { at: [53, -6] }
+  asia: { at: [1, 103] }
+checks: { web: { http: /healthz, port: 80 } }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services:
+  web:
+    names: [www.example.com]
+    check: web
+    regions: { us: 192.0.2.1, eu: 192.0.2.2, asia: 192.0.2.3 }
+";
+
+fn loaded(more: &str) -> Loaded {
+    let text = format!("{HEAD}    {more}\n");
+    Loader::new(Source::Text("test".to_owned(), text)).load().unwrap()
+}
+
+/// A scenario of three nodes and so many seconds, played.
+fn played(loaded: &Loaded, seconds: u64, population: Population, more: &str) -> Outcome {
+    let text = format!(
+        "config: here\nnodes: {{ ns1: us, ns2: eu, ns3: asia }}\nfor: {seconds}s\n{more}\n"
+    );
+    let draft = Draft::parse("test", &text).unwrap();
+    let scenario = draft.scenario(&loaded.config).unwrap();
+    let scenario = Scenario { population, ..scenario };
+    let input = Input {
+        scenario: &scenario,
+        config: &loaded.config,
+        plan: &loaded.plan,
+        atlas: &loaded.atlas,
+        seed: 7,
+    };
+    World::new(input).unwrap().run(|_| ())
+}
+
+fn population(layers: &[Layer]) -> Population {
+    let class = Class { name: "all".to_owned(), share: 1.0, layers: layers.to_vec() };
+    Population { name: "test".to_owned(), classes: vec![class] }
+}
+
+fn cache(every: f64) -> Layer {
+    Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, every }
+}
+
+const DRAIN: &str = "events: [{ at: 200s, drain: eu }]";
+
+#[test]
+fn clients_follow_a_drain_as_the_closed_form_says() {
+    let hold = |seconds| Layer::Hold { seconds, every: 0.0 };
+    let stale = Layer::StaleFirst { every: 60.0, limit: 86_400.0 };
+    let connection = Layer::Connection { every: 30.0, idle: 60.0 };
+    let honest = cache(0.0);
+    for (ttl, layers) in [
+        (60.0, vec![honest]),
+        (60.0, vec![cache(60.0)]),
+        (60.0, vec![stale]),
+        (30.0, vec![honest, hold(60.0)]),
+        (30.0, vec![honest, connection]),
+        (30.0, vec![Layer::Cache { min: 60.0, max: 90.0, prefetch: 0.1, every: 0.0 }]),
+    ] {
+        let loaded = loaded(&format!("ttl: {ttl}s"));
+        let outcome = played(&loaded, 600, population(&layers), DRAIN);
+        let moved = outcome.moved.first().unwrap();
+        assert_eq!((moved.region.as_str(), outcome.moved.len()), ("eu", 1));
+        // What is asked rarely is held by fewer of them when the region leaves.
+        let all = population(&layers).lag(ttl).after(0.0);
+        for (second, left) in moved.curve.iter().enumerate() {
+            let share = outcome.shares[200 + second][1] / moved.had;
+            let expected = left / all;
+            let away = (share - expected).abs();
+            assert!(away < 0.03, "{layers:?} after {second} s: {share}, expected {expected}");
+        }
+        assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+    }
+}
+
+#[test]
+fn nodes_that_do_not_agree_are_what_the_closed_form_says() {
+    // As short as it is on a node that is cut off.
+    let loaded = loaded("ttl: 5s");
+    // Asia's node does not hear of the drain for a minute; lookups go to any node.
+    let more = "nearest: 0%\nevents: [{ at: 199s, part: [[asia], [us, eu]] },
+      { at: 200s, drain: eu }, { at: 260s, heal: true }]";
+    let outcome = played(&loaded, 300, population(&[cache(0.0)]), more);
+    let parting = Parting { share: 1.0 / 3.0, seconds: 60.0 };
+    let lag = cache(0.0).lag(5.0);
+    let had = outcome.shares[199][1];
+    for at in [1, 2, 3, 4, 5, 10, 30, 59, 62, 64, 70] {
+        let (share, expected) = (outcome.shares[200 + at][1] / had, parting.after(&lag, at as f64));
+        assert!((share - expected).abs() < 0.04, "after {at} s: {share}, expected {expected}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_outcome() {
+    let loaded = loaded("ttl: 30s");
+    let more = "loss: 2%\nresolvers: 2000\nwrites: { rate: 50, exponent: 0.9, keys: 1000 }
+events: [{ at: 30s, crash: eu }, { at: 60s, revive: eu }]";
+    let twice = [(); 2].map(|()| {
+        let outcome = played(&loaded, 120, population(&[cache(0.0)]), more);
+        serde_json::to_string(&outcome).unwrap()
+    });
+    assert_eq!(twice[0], twice[1]);
+    assert!(
+        page(&played(&loaded, 2, population(&[cache(0.0)]), "")).unwrap().contains("\"seed\":7")
+    );
+}
+
+#[test]
+fn a_minority_that_decides_is_found_out() {
+    let lossy = "nearest: 0%\nevents: [{ at: 30s, cut: [[asia], [eu]] }]";
+    let honest = population(&[cache(0.0)]);
+    let good = played(&loaded("ttl: 5s"), 60, honest.clone(), lossy);
+    assert!(good.violations.is_empty(), "{:?}", good.violations);
+    // With a quorum of one, one node that sees badly moves its clients.
+    let mut any = loaded("ttl: 5s");
+    any.config.cluster = Some(any_node_decides());
+    let bad = played(&any, 60, honest, lossy);
+    let found = bad.violations.first().map(|(_, what)| what.as_str());
+    assert_eq!(found, Some("clients of region 1 are moved, which is well"));
+}
+
+fn any_node_decides() -> crate::config::Cluster {
+    use crate::health::{Electorate, Rule, WhenIsolated};
+    let when_isolated = WhenIsolated::Freeze;
+    crate::config::Cluster {
+        key: "key".into(),
+        listen: "127.0.0.1:1".parse().unwrap(),
+        nodes: Vec::new(),
+        own: crate::ids::NodeId::from_index(0).unwrap(),
+        electorate: Electorate { nodes: 3, rule: Rule::Any, when_isolated },
+        vantages: 5,
+    }
+}
+
+#[test]
+fn a_dead_region_that_goes_on_being_named_is_found_out() {
+    // Nobody probes: no node can know.
+    let text = HEAD.replace("    check: web\n", "") + "    ttl: 5s\n";
+    let blind = Loader::new(Source::Text("test".to_owned(), text)).load().unwrap();
+    let crash = "events: [{ at: 10s, crash: eu }]";
+    let outcome = played(&blind, 30, population(&[cache(0.0)]), crash);
+    let found = outcome.violations.first().map(|(_, what)| what.as_str());
+    assert_eq!(found, Some("region 1 is named long after it died"));
+}
+
+#[test]
+fn conflicting_writes_are_about_what_the_arithmetic_says() {
+    let loaded = loaded("ttl: 30s");
+    let more = "resolvers: 5000
+writes: { rate: 200, delay: 800ms, keys: 10000, exponent: 0.8 }
+events: [{ at: 60s, drain: eu }]";
+    let outcome = played(&loaded, 300, population(&[cache(0.0)]), more);
+    let of = outcome.costs.first().unwrap();
+    let [met, lost, _] = of.simulated.unwrap();
+    let [model_met, model_lost, _] = of.model;
+    assert!((met / model_met - 1.0).abs() < 0.1, "{met} in conflict, expected {model_met}");
+    assert!((lost / model_lost - 1.0).abs() < 0.1, "{lost} lost, expected {model_lost}");
+}
+
+#[test]
+fn a_scenario_that_is_wrong_is_told_so() {
+    let loaded = loaded("ttl: 30s");
+    let text = "config: here
+nodes: { ns1: mars }
+for: 10m
+events:
+  - { at: 1m, crash: europe }
+  - { at: 1m, part: [[us]] }
+  - { at: 1m }
+";
+    let told: Vec<String> = Draft::parse("test", text)
+        .unwrap()
+        .scenario(&loaded.config)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let expected = [
+        "test:2:15: error: nodes.ns1: no region `mars`; expected one of: us, eu, asia",
+        "test:5:22: error: events.crash: no region `europe`; expected one of: us, eu, asia",
+        "test:6:21: error: events.part: expected two groups of regions or more",
+        "test:7:5: error: events: nothing happens; expected such as `crash: REGION`",
+    ];
+    for line in expected {
+        assert!(told.contains(&line.to_owned()), "{line} is not in {told:#?}");
+    }
+}

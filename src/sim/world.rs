@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use super::chains::{Chains, NOWHERE};
 use super::checks::Checks;
+use super::network::{Condition, Network};
 use super::nodes::Node;
 use super::outcome::{End, Outcome};
+use super::packets::{OPT, query, read};
 use super::scenario::{Act, Scenario};
 use super::writes::Stores;
 use crate::cluster::Message;
 use crate::config::Config;
-use crate::geo::{Atlas, Coordinates};
+use crate::geo::Atlas;
 use crate::health::{Failure, Outcome as Probed, Report, Stage};
 use crate::ids::{NodeId, RegionId, TargetId};
 use crate::query::{Peer, Transport, answer};
 use crate::rng::{Seed, Stream};
 use crate::snapshot::Plan;
-use crate::steer::Address;
+use crate::steer::{Address, Service};
 use crate::time::Instant;
 
 /// What a world is made from.
@@ -38,15 +40,6 @@ pub struct Input<'i> {
     pub seed: u64,
 }
 
-/// How a region is.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Condition {
-    Well,
-    Crashed,
-    Stalled,
-    Failing(f64),
-}
-
 /// What comes at a time.
 enum Event {
     /// A node has something to do.
@@ -56,50 +49,22 @@ enum Event {
     /// A message arrives: from whom, in which of the sender's lives.
     Message(usize, NodeId, u64, Box<Message>),
     /// Something of the scenario happens.
-    Act(usize),
+    Act(Act),
     /// A client writes.
     Write,
     /// A second is over.
     Second,
 }
 
-/// The network between regions.
-pub(super) struct Network {
-    pub(super) places: Vec<Option<Coordinates>>,
-    /// From which region to which nothing passes.
-    pub(super) cuts: Vec<(RegionId, RegionId)>,
-    pub(super) loss: f64,
-}
-
-impl Network {
-    pub(super) fn passes(&self, from: RegionId, to: RegionId) -> bool {
-        !self.cuts.contains(&(from, to))
-    }
-
-    /// There and back: two milliseconds, and light in glass by ways that are half as long again.
-    fn round_trip(&self, from: RegionId, to: RegionId) -> Duration {
-        let place = |of: RegionId| self.places.get(of.index()).copied().flatten();
-        let far = match (place(from), place(to)) {
-            (Some(from), Some(to)) => from.distance_km(to),
-            _ => 0,
-        };
-        Duration::from_millis(2) + Duration::from_micros(u64::from(far) * 15)
-    }
-
-    fn drops(&self, packets: i32, dice: &mut Stream) -> bool {
-        self.loss > 0.0 && dice.unit() < 1.0 - (1.0 - self.loss).powi(packets)
-    }
-}
-
 /// The virtual world.
 pub struct World<'i> {
-    input: Input<'i>,
-    now: Instant,
+    pub(super) input: Input<'i>,
+    pub(super) now: Instant,
     start: Instant,
     queue: BinaryHeap<Reverse<(Instant, u64)>>,
     events: std::collections::HashMap<u64, Event>,
     number: u64,
-    nodes: Vec<Option<Node>>,
+    pub(super) nodes: Vec<Option<Node>>,
     /// When each node is next woken.
     wakes: Vec<Option<Instant>>,
     incarnations: u64,
@@ -107,27 +72,30 @@ pub struct World<'i> {
     named: Vec<bool>,
     left: Vec<Option<Instant>>,
     /// Since when something is cut, and for how long something was before.
-    cut: (Option<Instant>, Duration),
+    pub(super) cut: (Option<Instant>, Duration),
     /// What share of the requests was on the smaller side of the last cut.
-    stays: f64,
+    pub(super) stays: f64,
     /// Where each chain was sent when all was well.
     base: Vec<u8>,
+    /// Where each chain went before the first region came back.
+    away: Vec<u8>,
     /// Which region each target is in, and which region each address is in.
-    targets: Vec<(TargetId, RegionId)>,
-    addresses: Vec<(Ipv4Addr, RegionId)>,
-    conditions: Vec<Condition>,
-    network: Network,
-    chains: Chains,
-    stores: Option<Stores>,
-    checks: Checks,
-    dice: Dice,
+    targets: Targets,
+    addresses: Addresses,
+    pub(super) conditions: Vec<Condition>,
+    pub(super) network: Network,
+    pub(super) chains: Chains,
+    pub(super) stores: Option<Stores>,
+    pub(super) checks: Checks,
+    pub(super) dice: Dice,
     query: Vec<u8>,
     out: Vec<u8>,
-    outcome: Outcome,
+    pub(super) outcome: Outcome,
 }
 
 /// Random streams, so that more of one thing does not change another.
-struct Dice {
+pub(super) struct Dice {
+    pub(super) chaos: Stream,
     network: Stream,
     clients: Stream,
     writes: Stream,
@@ -148,18 +116,7 @@ impl<'i> World<'i> {
         let Input { scenario, config, plan, seed, .. } = input;
         let seed = Seed::new(seed);
         let service = plan.services.get(scenario.service.index()).ok_or("there is no service")?;
-        let endpoints = || {
-            let pools = service.pools.iter();
-            pools.flat_map(|pool| pool.endpoints.iter().map(|of| (pool.region, of)))
-        };
-        let targets = endpoints().flat_map(|(region, of)| {
-            of.probed.iter().flat_map(move |of| of.targets.iter().map(move |to| (*to, region)))
-        });
-        let addresses = endpoints().filter_map(|(region, of)| match of.address {
-            Address::Ip(IpAddr::V4(ip)) => Some((ip, region)),
-            _ => None,
-        });
-        let (targets, addresses): (Vec<_>, Vec<_>) = (targets.collect(), addresses.collect());
+        let (targets, addresses) = endpoints(service);
         if addresses.is_empty() {
             return Err(format!("the service {} has no IPv4 address", service.name));
         }
@@ -199,6 +156,7 @@ impl<'i> World<'i> {
             cut: (None, Duration::ZERO),
             stays: 0.0,
             base: vec![NOWHERE; scenario.resolvers],
+            away: Vec::new(),
             targets,
             addresses,
             conditions: vec![Condition::Well; regions],
@@ -206,7 +164,12 @@ impl<'i> World<'i> {
             chains,
             stores,
             checks: Checks::new(regions, BEGINNING),
-            dice: Dice { network: seed.stream("network"), clients, writes: seed.stream("writes") },
+            dice: Dice {
+                chaos: seed.stream("chaos"),
+                network: seed.stream("network"),
+                clients,
+                writes: seed.stream("writes"),
+            },
             query: query(name.as_wire()),
             out: Vec::new(),
             outcome: Outcome::new(&input),
@@ -225,7 +188,7 @@ impl<'i> World<'i> {
         self.events.insert(self.number, event);
     }
 
-    fn start_node(&mut self, row: usize) {
+    pub(super) fn start_node(&mut self, row: usize) {
         let (Some(id), Some((_, region))) =
             (NodeId::from_index(row), self.input.scenario.nodes.get(row))
         else {
@@ -253,14 +216,15 @@ impl<'i> World<'i> {
             *current = self.chains.inner(row, 1);
         }
         let scenario = self.input.scenario;
-        for (row, (at, _)) in scenario.events.iter().enumerate() {
-            self.at(self.start + *at, Event::Act(row));
+        let chaos = scenario.chaos.map(|chaos| self.chaos(chaos)).unwrap_or_default();
+        for (at, act) in scenario.events.iter().cloned().chain(chaos) {
+            self.at(self.start + at, Event::Act(act));
         }
         self.at(self.start, Event::Second);
         if self.stores.is_some() {
             self.at(self.start, Event::Write);
         }
-        let first: Vec<u8> = (0..self.base.len()).map(|row| self.chains.current(row)).collect();
+        let first = self.currents();
         for second in 0..=scenario.length.as_secs() {
             self.until(self.start + Duration::from_secs(second));
             progress(Duration::from_secs(second));
@@ -268,7 +232,20 @@ impl<'i> World<'i> {
         self.end(&first)
     }
 
+    /// Where each chain's requests go.
+    fn currents(&self) -> Vec<u8> {
+        (0..self.chains.list.len()).map(|row| self.chains.current(row)).collect()
+    }
+
+    /// Remembers who goes where before the first region comes back.
+    fn look_at_map(&mut self) {
+        if self.away.is_empty() {
+            self.away = self.currents();
+        }
+    }
+
     fn end(mut self, first: &[u8]) -> Outcome {
+        self.look_at_map();
         let Input { scenario, plan, .. } = self.input;
         let service = plan.services.get(scenario.service.index());
         let ttl = service.map(|service| service.ttl.duration()).unwrap_or_default();
@@ -284,7 +261,8 @@ impl<'i> World<'i> {
         let clients = places.filter(|(_, (longitude, _))| !longitude.is_nan());
         let client = |(row, (longitude, latitude)): (usize, &(f32, f32))| {
             let before = first.get(row).copied().unwrap_or(NOWHERE);
-            (*longitude, *latitude, before, self.chains.current(row))
+            let away = self.away.get(row).copied().unwrap_or(NOWHERE);
+            (*longitude, *latitude, before, away)
         };
         let (since, before) = self.cut;
         let parted = before + since.map(|since| self.now.since(since)).unwrap_or_default();
@@ -323,7 +301,7 @@ impl<'i> World<'i> {
         self.now = end;
     }
 
-    fn since(&self) -> Duration {
+    pub(super) fn since(&self) -> Duration {
         self.now.since(self.start)
     }
 
@@ -348,11 +326,7 @@ impl<'i> World<'i> {
                     self.turn(row);
                 }
             }
-            Event::Act(row) => {
-                if let Some((_, act)) = self.input.scenario.events.get(row) {
-                    self.act(act);
-                }
-            }
+            Event::Act(act) => self.act(&act),
             Event::Write => {
                 self.write();
             }
@@ -379,7 +353,7 @@ impl<'i> World<'i> {
     }
 
     /// Lets a node do what is due, and carries out what it wants.
-    fn turn(&mut self, row: usize) {
+    pub(super) fn turn(&mut self, row: usize) {
         let now = self.now;
         let plan = self.input.plan.clone();
         let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) else { return };
@@ -449,75 +423,6 @@ impl<'i> World<'i> {
         Report { outcome: failure.map_or(Probed::Success, Probed::Failure), latency }
     }
 
-    fn act(&mut self, act: &Act) {
-        let now = self.now;
-        let label = act.label(self.input.config, self.input.scenario);
-        self.outcome.tell(self.since(), "", label);
-        self.checks.act(act);
-        let mut become_ = |region: &RegionId, condition| {
-            if let Some(slot) = self.conditions.get_mut(region.index()) {
-                *slot = condition;
-            }
-        };
-        match act {
-            Act::Crash(region) => become_(region, Condition::Crashed),
-            Act::Stall(region) => become_(region, Condition::Stalled),
-            Act::Fail(region, share) => become_(region, Condition::Failing(*share)),
-            Act::Revive(region) => become_(region, Condition::Well),
-            Act::Drain(region) | Act::Clear(region) => {
-                let is_drained = matches!(act, Act::Drain(_));
-                // An operator speaks to one node; the others hear of it.
-                let row = self.nodes.iter().position(Option::is_some);
-                if let Some(row) = row
-                    && let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut)
-                {
-                    node.say(now, *region, is_drained);
-                    self.turn(row);
-                }
-            }
-            Act::Kill(row) => {
-                if let Some(slot) = self.nodes.get_mut(*row) {
-                    *slot = None;
-                }
-                self.note_named();
-            }
-            Act::Start(row) => self.start_node(*row),
-            Act::Part(groups, one_way) => {
-                for (row, from) in groups.iter().enumerate() {
-                    for (other, to) in groups.iter().enumerate() {
-                        if row == other || (*one_way && row > other) {
-                            continue;
-                        }
-                        let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b)));
-                        self.network.cuts.extend(pairs);
-                    }
-                }
-                self.cut.0.get_or_insert(now);
-                self.stays = self.smallest(groups);
-                if let Some(stores) = &mut self.stores {
-                    stores.part(now, &self.network);
-                }
-            }
-            Act::Heal => {
-                self.network.cuts.clear();
-                if let Some(since) = self.cut.0.take() {
-                    self.cut.1 += now.since(since);
-                }
-                if let Some(stores) = &mut self.stores {
-                    stores.part(now, &self.network);
-                }
-            }
-            Act::Lose(share) => self.network.loss = *share,
-        }
-    }
-
-    /// The share of the requests that go to the group with the least.
-    fn smallest(&self, groups: &[Vec<RegionId>]) -> f64 {
-        let count = |of: &RegionId| self.chains.counts.get(of.index()).copied().unwrap_or(0);
-        let sums = groups.iter().map(|group| group.iter().map(count).sum::<u32>());
-        f64::from(sums.min().unwrap_or(0)) / (self.chains.list.len().max(1) as f64)
-    }
-
     /// A layer of a chain has to look: the first asks a node, another takes what it finds inside.
     fn look(&mut self, row: usize, layer: usize) {
         let (region, ttl) = if layer == 0 {
@@ -564,18 +469,21 @@ impl<'i> World<'i> {
     }
 
     /// Notes which regions most nodes name from now on.
-    fn note_named(&mut self) {
+    pub(super) fn note_named(&mut self) {
         let nodes: Vec<&Node> = self.nodes.iter().flatten().collect();
         let ids = (0..self.conditions.len()).filter_map(RegionId::from_index);
         let most = |region: RegionId| {
             nodes.iter().filter(|node| node.names(region)).count() * 2 > nodes.len()
         };
         let named: Vec<bool> = ids.clone().map(most).collect();
+        if nodes.is_empty() {
+            return;
+        }
         let is_on = self.now >= self.start;
         for region in ids {
             let row = region.index();
             let (was, is) = (self.named.get(row), named.get(row));
-            if was == is || nodes.is_empty() {
+            if was == is {
                 continue;
             }
             let left = (is == Some(&false)).then_some(self.now);
@@ -591,12 +499,11 @@ impl<'i> World<'i> {
                 let alive = self.conditions.get(row) == Some(&Condition::Well);
                 self.outcome.left(self.now.since(self.start), region, (had, alive));
             } else {
+                self.look_at_map();
                 self.outcome.came_back(self.now.since(self.start), region);
             }
         }
-        if !nodes.is_empty() {
-            self.named = named;
-        }
+        self.named = named;
     }
 
     fn write(&mut self) {
@@ -618,6 +525,24 @@ impl<'i> World<'i> {
     }
 }
 
+type Targets = Vec<(TargetId, RegionId)>;
+type Addresses = Vec<(Ipv4Addr, RegionId)>;
+
+/// What is probed in which region, and which address is where.
+fn endpoints(service: &Service) -> (Targets, Addresses) {
+    let (mut targets, mut addresses) = (Vec::new(), Vec::new());
+    for pool in &service.pools {
+        for endpoint in &pool.endpoints {
+            let probed = endpoint.probed.iter().flat_map(|of| &of.targets);
+            targets.extend(probed.map(|target| (*target, pool.region)));
+            if let Address::Ip(IpAddr::V4(ip)) = endpoint.address {
+                addresses.push((ip, pool.region));
+            }
+        }
+    }
+    (targets, addresses)
+}
+
 /// Resolvers begin so long before the scenario, to be in their stride.
 const LEAD: Duration = Duration::from_secs(25);
 
@@ -626,25 +551,3 @@ const ON_THE_MAP: usize = 4000;
 
 /// Where resolvers ask from: the client subnet says who for.
 const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53)), 53_000);
-
-/// The OPT record with a client subnet of 24 bits: the last octets of a query.
-const OPT: usize = 11 + 4 + 7;
-
-/// A query for A records of a name, whose last three octets are the client's subnet (RFC 7871).
-fn query(name: &[u8]) -> Vec<u8> {
-    let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
-    query.extend_from_slice(name);
-    query.extend_from_slice(&[0, 1, 0, 1]);
-    query.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 11]);
-    query.extend_from_slice(&[0, 8, 0, 7, 0, 1, 24, 0, 0, 0, 0]);
-    query
-}
-
-/// The first address of an answer whose question ends at `question`, and its TTL.
-fn read(answer: &[u8], question: usize) -> Option<(Ipv4Addr, u32)> {
-    let record = answer.get(question..question + 16)?;
-    let is_answered = answer.get(6..8)? != [0, 0] && record.get(2..4)? == [0, 1];
-    let ttl = u32::from_be_bytes(record.get(6..10)?.try_into().ok()?);
-    let octets: [u8; 4] = record.get(12..16)?.try_into().ok()?;
-    is_answered.then(|| (Ipv4Addr::from(octets), ttl))
-}

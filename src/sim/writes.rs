@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::network::Network;
 use super::outcome::Conflicts;
 use super::scenario::Writing;
-use super::world::Network;
 use crate::ids::RegionId;
 use crate::rng::Stream;
 use crate::time::Instant;

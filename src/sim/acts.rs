@@ -1,0 +1,122 @@
+//! What the scenario does to the world.
+
+use std::time::Duration;
+
+use super::network::Condition;
+use super::scenario::Act;
+use super::world::World;
+use crate::ids::RegionId;
+
+impl World<'_> {
+    /// What happens at random for so long, about every so often; then everything is well again.
+    pub(super) fn chaos(&mut self, (span, every): (Duration, Duration)) -> Vec<(Duration, Act)> {
+        let mut acts = Vec::new();
+        let mut at = Duration::ZERO;
+        loop {
+            let wait = -every.as_secs_f64() * (1.0 - self.dice.chaos.unit()).ln();
+            at += Duration::from_secs_f64(wait);
+            if at >= span {
+                break;
+            }
+            acts.extend(self.misfortune().map(|act| (at, act)));
+        }
+        let regions = (0..self.conditions.len()).filter_map(RegionId::from_index);
+        let healed = [Act::Heal, Act::Lose(self.input.scenario.loss)].into_iter();
+        let well = regions.flat_map(|region| [Act::Revive(region), Act::Clear(region)]);
+        let starts = (0..self.nodes.len()).map(Act::Start);
+        acts.extend(healed.chain(well).chain(starts).map(|act| (span, act)));
+        acts
+    }
+
+    /// Something at random.
+    fn misfortune(&mut self) -> Option<Act> {
+        let dice = &mut self.dice.chaos;
+        let mut row = |count: usize| usize::try_from(dice.below(count as u64)).unwrap_or(0);
+        let (kind, node) = (row(12), row(self.nodes.len()));
+        let region = RegionId::from_index(row(self.conditions.len()))?;
+        let other = RegionId::from_index(row(self.conditions.len()))?;
+        Some(match kind {
+            0 | 1 => Act::Crash(region),
+            2 => Act::Stall(region),
+            3 => Act::Fail(region, 0.5),
+            4..=6 => Act::Revive(region),
+            7 => Act::Part(vec![vec![region], vec![other]], row(2) == 0),
+            8 => Act::Heal,
+            9 => Act::Kill(node),
+            10 => Act::Start(node),
+            _ => Act::Lose(0.01),
+        })
+    }
+
+    /// Something of the scenario happens.
+    pub(super) fn act(&mut self, act: &Act) {
+        let now = self.now;
+        let label = act.label(self.input.config, self.input.scenario);
+        self.outcome.tell(self.since(), "", label);
+        self.checks.act(act);
+        let mut become_ = |region: &RegionId, condition| {
+            if let Some(slot) = self.conditions.get_mut(region.index()) {
+                *slot = condition;
+            }
+        };
+        match act {
+            Act::Crash(region) => become_(region, Condition::Crashed),
+            Act::Stall(region) => become_(region, Condition::Stalled),
+            Act::Fail(region, share) => become_(region, Condition::Failing(*share)),
+            Act::Revive(region) => become_(region, Condition::Well),
+            Act::Drain(region) | Act::Clear(region) => {
+                let is_drained = matches!(act, Act::Drain(_));
+                // An operator speaks to one node; the others hear of it.
+                let row = self.nodes.iter().position(Option::is_some);
+                if let Some(row) = row
+                    && let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut)
+                {
+                    node.say(now, *region, is_drained);
+                    self.turn(row);
+                }
+            }
+            Act::Kill(row) => {
+                if let Some(slot) = self.nodes.get_mut(*row) {
+                    *slot = None;
+                }
+                self.note_named();
+            }
+            // One that runs goes on.
+            Act::Start(row) if self.nodes.get(*row).is_some_and(Option::is_some) => {}
+            Act::Start(row) => self.start_node(*row),
+            Act::Part(groups, one_way) => {
+                for (row, from) in groups.iter().enumerate() {
+                    for (other, to) in groups.iter().enumerate() {
+                        if row == other || (*one_way && row > other) {
+                            continue;
+                        }
+                        let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (*a, *b)));
+                        self.network.cuts.extend(pairs);
+                    }
+                }
+                self.cut.0.get_or_insert(now);
+                self.stays = self.smallest(groups);
+                if let Some(stores) = &mut self.stores {
+                    stores.part(now, &self.network);
+                }
+            }
+            Act::Heal => {
+                self.network.cuts.clear();
+                if let Some(since) = self.cut.0.take() {
+                    self.cut.1 += now.since(since);
+                }
+                if let Some(stores) = &mut self.stores {
+                    stores.part(now, &self.network);
+                }
+            }
+            Act::Lose(share) => self.network.loss = *share,
+        }
+    }
+
+    /// The share of the requests that go to the group with the least.
+    fn smallest(&self, groups: &[Vec<RegionId>]) -> f64 {
+        let count = |of: &RegionId| self.chains.counts.get(of.index()).copied().unwrap_or(0);
+        let sums = groups.iter().map(|group| group.iter().map(count).sum::<u32>());
+        f64::from(sums.min().unwrap_or(0)) / (self.chains.list.len().max(1) as f64)
+    }
+}
