@@ -262,11 +262,14 @@ impl Monitor {
         let before = self.table.get(target);
         self.changing(target, |monitor| {
             let Some(watch) = monitor.watched.get_mut(&target) else { return };
+            let was_confirmed = watch.confirmed;
             let after = watch.learn(before, now, report, monitor.abstains);
+            // What an earlier process believed is news once this one has seen it too.
+            let is_news = !was_confirmed && watch.confirmed;
             watch.plan_next(now, after.own, &mut monitor.jitter);
             monitor.timers.insert((watch.due, target));
             *monitor.table.row(target) = after;
-            if (before.own, before.stale) != (after.own, after.stale) {
+            if is_news || (before.own, before.stale) != (after.own, after.stale) {
                 monitor.opinions.insert(target);
             }
         });

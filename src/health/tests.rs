@@ -557,6 +557,27 @@ fn what_one_of_three_sees_moves_nothing_and_what_two_see_moves_all() {
 }
 
 #[test]
+fn what_was_recalled_is_told_to_others_once_it_is_seen_again() {
+    for (recalled, outcome) in [(State::Up, UP), (State::Down, REFUSED)] {
+        let mut node = Monitor::new(Seed::new(1));
+        node.elect(start(), Electorate { nodes: 3, ..Electorate::default() });
+        node.watch(start(), target(0), Schedule::default());
+        node.recall(target(0), recalled, start());
+        assert_eq!(node.poll_opinion(), None, "it is hearsay");
+        let mut now = start();
+        for _ in 0..100 {
+            now = now + 100 * MS;
+            node.handle_timeout(now);
+            while let Some(order) = node.poll_probe(now) {
+                node.handle_probe(now, order.target, Report { outcome, latency: 5 * MS });
+            }
+        }
+        assert_eq!(node.poll_opinion(), Some((target(0), Some(recalled))));
+        assert_eq!(node.poll_opinion(), None);
+    }
+}
+
+#[test]
 fn who_does_not_watch_a_target_follows_those_who_do() {
     // Seven nodes; three of them watch each target, one after the other.
     let watches = |node: usize, of: usize| (node + 7 - of) % 7 < 3;

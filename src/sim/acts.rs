@@ -53,7 +53,7 @@ impl World<'_> {
         let now = self.now;
         let label = act.label(self.input.config, self.input.scenario);
         self.outcome.tell(self.since(), "", label);
-        self.checks.act(act);
+        self.checks.act(now, act);
         let mut become_ = |region: &RegionId, condition| {
             if let Some(slot) = self.conditions.get_mut(region.index()) {
                 *slot = condition;
@@ -75,12 +75,7 @@ impl World<'_> {
                     self.turn(row);
                 }
             }
-            Act::Kill(row) => {
-                if let Some(slot) = self.nodes.get_mut(*row) {
-                    *slot = None;
-                }
-                self.note_named();
-            }
+            Act::Kill(row) => self.kill_node(*row),
             // One that runs goes on.
             Act::Start(row) if self.nodes.get(*row).is_some_and(Option::is_some) => {}
             Act::Start(row) => self.start_node(*row),

@@ -17,6 +17,8 @@ pub(super) struct Checks {
     /// Since when nothing is wrong and nobody says anything.
     calm: Option<Instant>,
     lossy: bool,
+    /// Since when the same nodes live and hear the same.
+    steady: Instant,
 }
 
 /// A region, as the checks know it.
@@ -25,12 +27,17 @@ struct Watched {
     /// Something was done to it that may move its clients, ever.
     touched: bool,
     drained: bool,
+    /// Since when it is well.
+    well: Option<Instant>,
     /// Since when it serves nobody, and most nodes agree and see it.
     dead: Option<Instant>,
 }
 
 /// From a failure to the last answer with it: two seconds, and a message between nodes.
 const FAILOVER: Duration = Duration::from_millis(2500);
+
+/// From a node's start to its verdict of what is silent: four probes of a second each.
+const FIRST_VERDICT: Duration = Duration::from_secs(5);
 
 /// From calm to answers as before: ten probes, a hold-down that has doubled a few times, and a
 /// minute to spare.
@@ -50,6 +57,7 @@ impl Checks {
             agreed: Vec::new(),
             calm: Some(now),
             lossy: false,
+            steady: now,
         }
     }
 
@@ -66,7 +74,7 @@ impl Checks {
         }
     }
 
-    pub(super) fn act(&mut self, act: &Act) {
+    pub(super) fn act(&mut self, now: Instant, act: &Act) {
         match act {
             Act::Crash(region) | Act::Stall(region) | Act::Fail(region, _) => {
                 self.touch(*region, |_| ());
@@ -74,7 +82,8 @@ impl Checks {
             Act::Drain(region) => self.touch(*region, |of| of.drained = true),
             Act::Clear(region) => self.touch(*region, |of| of.drained = false),
             Act::Lose(share) => self.lossy |= *share > LOSSY,
-            Act::Revive(_) | Act::Kill(_) | Act::Start(_) | Act::Part(..) | Act::Heal => {}
+            Act::Kill(_) | Act::Start(_) | Act::Part(..) | Act::Heal => self.steady = now,
+            Act::Revive(_) => {}
         }
     }
 
@@ -130,10 +139,15 @@ impl Checks {
             .collect();
         let silent = conditions.iter().filter(|of| **of == Condition::Stalled).count();
         let is_cut = !network.cuts.is_empty();
+        for (of, condition) in self.regions.iter_mut().zip(conditions) {
+            let is_well = *condition == Condition::Well;
+            of.well = is_well.then(|| of.well.unwrap_or(now));
+        }
+        // What has just come back need not be believed yet.
         let others_serve = |row: usize| {
-            let rest = conditions.iter().zip(&self.regions).enumerate();
-            rest.filter(|(other, _)| *other != row)
-                .any(|(_, (condition, of))| *condition == Condition::Well && !of.drained)
+            let rest = self.regions.iter().enumerate().filter(|(other, _)| *other != row);
+            let serves = |of: &Watched| of.well.is_some_and(|since| now.since(since) > CALM);
+            rest.into_iter().any(|(_, of)| (!of.touched || serves(of)) && !of.drained)
         };
         let serve: Vec<bool> = (0..conditions.len()).map(others_serve).collect();
         for (row, (of, condition)) in self.regions.iter_mut().zip(conditions).enumerate() {
@@ -143,7 +157,8 @@ impl Checks {
             of.touched |= reach * 2 <= all;
             let is_dead = matches!(condition, Condition::Crashed | Condition::Stalled);
             // A node that loses most of what it sees doubts itself, and rightly so.
-            let is_plain = silent * 2 < conditions.len() && !is_cut && !self.lossy;
+            let is_steady = now.since(self.steady) > FIRST_VERDICT;
+            let is_plain = is_steady && silent * 2 < conditions.len() && !is_cut && !self.lossy;
             let counts =
                 is_dead && is_plain && agreed.len() * 2 > all && serve.get(row) == Some(&true);
             of.dead = counts.then(|| of.dead.unwrap_or(now));

@@ -22,6 +22,10 @@ pub(super) struct Node {
     pub(super) incarnation: u64,
     pub(super) monitor: Monitor,
     pub(super) snapshot: Arc<Snapshot>,
+    /// It has its first verdicts, and answers.
+    pub(super) is_ready: bool,
+    /// When it answers without them.
+    ready_by: Instant,
     gossip: Gossip,
     holds: Holds,
     /// Drains that it knows of: since when, or that they were taken back.
@@ -31,6 +35,9 @@ pub(super) struct Node {
     is_isolated: bool,
     service: ServiceId,
 }
+
+/// What a node leaves on disk: when, and what it believed.
+pub(super) type Kept = Option<(Instant, Vec<(TargetId, State)>)>;
 
 /// What a node wants done after its turn.
 #[derive(Default)]
@@ -48,7 +55,7 @@ impl Node {
         (id, region): (NodeId, RegionId),
         (now, incarnation): (Instant, u64),
         targets: &[TargetId],
-        seed: Seed,
+        (seed, kept): (Seed, &Kept),
     ) -> Self {
         let count = input.scenario.nodes.len();
         let mut monitor = Monitor::new(seed);
@@ -58,6 +65,9 @@ impl Node {
             if targets.contains(&target.id) {
                 monitor.watch(now, target.id, target.schedule);
             }
+        }
+        for (target, state) in kept.iter().flat_map(|(_, states)| states) {
+            monitor.recall(*target, *state, now);
         }
         let others = (0..count).filter_map(NodeId::from_index).filter(|of| *of != id);
         let facts = Facts::of(monitor.table());
@@ -69,6 +79,8 @@ impl Node {
             region,
             incarnation,
             snapshot,
+            is_ready: false,
+            ready_by: now + input.config.node.ready_within,
             gossip: Gossip::new(incarnation, others),
             holds,
             words: BTreeMap::new(),
@@ -107,6 +119,12 @@ impl Node {
             Some(Override { scope, word, since: (*since)?, until, ramp, ahead })
         });
         self.overrides = drains.collect();
+    }
+
+    /// What it leaves on disk of these.
+    pub(super) fn keep(&self, now: Instant, targets: &[TargetId]) -> Kept {
+        let state = |target: &TargetId| (*target, self.monitor.table().get(*target).state);
+        Some((now, targets.iter().map(state).collect()))
     }
 
     /// Does any of its answers name the region?
@@ -157,6 +175,9 @@ impl Node {
         while let Some(order) = self.monitor.poll_probe(now) {
             wants.probes.push(order);
         }
+        let is_ready = self.is_ready || self.monitor.settled() || now >= self.ready_by;
+        wants.is_published = is_ready != self.is_ready;
+        self.is_ready = is_ready;
         wants.changes = std::iter::from_fn(|| self.monitor.poll_change()).collect();
         let mut affected = plan.affected(wants.changes.iter().map(|change| change.target));
         let is_due = self.holds.next_change().is_some_and(|at| now >= at);

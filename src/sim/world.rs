@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::chains::{Chains, NOWHERE};
 use super::checks::Checks;
 use super::network::{Condition, Network};
-use super::nodes::Node;
+use super::nodes::{Kept, Node};
 use super::outcome::{End, Outcome};
 use super::packets::{OPT, query, read};
 use super::scenario::{Act, Scenario};
@@ -68,6 +68,8 @@ pub struct World<'i> {
     /// When each node is next woken.
     wakes: Vec<Option<Instant>>,
     incarnations: u64,
+    /// What nodes that are dead have left on disk.
+    kept: Vec<Kept>,
     /// Which regions most nodes name, and since when they do not.
     named: Vec<bool>,
     left: Vec<Option<Instant>>,
@@ -151,6 +153,7 @@ impl<'i> World<'i> {
             nodes: Vec::new(),
             wakes: vec![None; scenario.nodes.len()],
             incarnations: 0,
+            kept: vec![None; scenario.nodes.len()],
             named: vec![false; regions],
             left: vec![None; regions],
             cut: (None, Duration::ZERO),
@@ -188,6 +191,16 @@ impl<'i> World<'i> {
         self.events.insert(self.number, event);
     }
 
+    /// A node dies, and leaves on disk what it believed.
+    pub(super) fn kill_node(&mut self, row: usize) {
+        let ids: Vec<TargetId> = self.targets.iter().map(|(target, _)| *target).collect();
+        let node = self.nodes.get_mut(row).and_then(Option::take);
+        if let (Some(node), Some(kept)) = (node, self.kept.get_mut(row)) {
+            *kept = node.keep(self.now, &ids);
+        }
+        self.note_named();
+    }
+
     pub(super) fn start_node(&mut self, row: usize) {
         let (Some(id), Some((_, region))) =
             (NodeId::from_index(row), self.input.scenario.nodes.get(row))
@@ -197,8 +210,11 @@ impl<'i> World<'i> {
         self.incarnations += 1;
         let ids: Vec<TargetId> = self.targets.iter().map(|(target, _)| *target).collect();
         let seed = Seed::new(self.input.seed ^ (self.incarnations << 32));
+        let (now, believed) = (self.now, self.input.config.node.believe_state_for);
+        let kept = self.kept.get(row).cloned().flatten();
+        let kept = kept.filter(|(at, _)| now.since(*at) <= believed);
         let life = (self.now, self.incarnations);
-        let node = Node::start(&self.input, (id, *region), life, &ids, seed);
+        let node = Node::start(&self.input, (id, *region), life, &ids, (seed, &kept));
         if let Some(slot) = self.nodes.get_mut(row) {
             *slot = Some(node);
         }
@@ -441,7 +457,8 @@ impl<'i> World<'i> {
     fn resolve(&mut self, row: usize) -> Option<(u8, f64)> {
         let chain = *self.chains.list.get(row)?;
         let order = self.chains.near.get(usize::from(chain.near))?;
-        let alive = |row: u8| self.nodes.get(usize::from(row)).and_then(Option::as_ref);
+        let alive =
+            |row: u8| self.nodes.get(usize::from(row))?.as_ref().filter(|node| node.is_ready);
         let nearest = self.dice.clients.unit() < self.input.scenario.nearest;
         let turn = usize::try_from(self.dice.clients.below(order.len() as u64)).unwrap_or(0);
         let skip = if nearest { 0 } else { turn };
@@ -470,7 +487,7 @@ impl<'i> World<'i> {
 
     /// Notes which regions most nodes name from now on.
     pub(super) fn note_named(&mut self) {
-        let nodes: Vec<&Node> = self.nodes.iter().flatten().collect();
+        let nodes: Vec<&Node> = self.nodes.iter().flatten().filter(|node| node.is_ready).collect();
         let ids = (0..self.conditions.len()).filter_map(RegionId::from_index);
         let most = |region: RegionId| {
             nodes.iter().filter(|node| node.names(region)).count() * 2 > nodes.len()
