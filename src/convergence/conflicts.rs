@@ -63,9 +63,9 @@ pub struct Conflicts {
 }
 
 impl Writes {
-    /// While all is well, a second: the writes that meet another one, when regions take these shares
-    /// of all writes: Σ a⋅p(1 − e^(−2Δbp)), with a one region's rate and b that of the others; and of
-    /// these those that lose to a later one: the same with Δ.
+    /// While all is well, a second: the writes that meet another one, when regions take these
+    /// shares of all writes: Σ a⋅p(1 − e^(−2Δbp)), with a one region's rate and b that of the
+    /// others; and of these those that lose to a later one: the same with Δ.
     pub fn everyday(&self, shares: &[f64]) -> Conflicts {
         let rate = self.rate * (1.0 - self.private);
         let keys = self.shared.probabilities();

@@ -33,8 +33,9 @@ struct Watched {
     dead: Option<Instant>,
 }
 
-/// From a failure to the last answer with it: two seconds, and a message between nodes.
-const FAILOVER: Duration = Duration::from_millis(2500);
+/// From a failure to the last answer with it: two seconds, a lost packet, and a message between
+/// nodes on two sides of the world.
+const FAILOVER: Duration = Duration::from_secs(3);
 
 /// From a node's start to its verdict of what is silent: four probes of a second each.
 const FIRST_VERDICT: Duration = Duration::from_secs(5);
@@ -75,6 +76,8 @@ impl Checks {
     }
 
     pub(super) fn act(&mut self, now: Instant, act: &Act) {
+        // Where else clients could go is looked at anew.
+        self.regions.iter_mut().for_each(|of| of.dead = None);
         match act {
             Act::Crash(region) | Act::Stall(region) | Act::Fail(region, _) => {
                 self.touch(*region, |_| ());

@@ -436,6 +436,9 @@ impl<'i> World<'i> {
                 (self.dice.network.unit() < share).then_some(Failure::Status(503))
             }
         };
+        // A refusal comes back at once.
+        let is_refused = failure == Some(Failure::Refused);
+        let latency = if is_refused { latency / 2 } else { latency };
         Report { outcome: failure.map_or(Probed::Success, Probed::Failure), latency }
     }
 

@@ -27,6 +27,7 @@ mod probing;
 mod reload;
 mod resolvers;
 mod service;
+mod simulate;
 mod tidy;
 mod transport;
 mod writers;
