@@ -20,6 +20,8 @@ mod check;
 mod monitor;
 mod outcome;
 mod quorum;
+#[cfg(test)]
+mod quorum_tests;
 mod schedule;
 mod table;
 #[cfg(test)]

@@ -390,8 +390,13 @@ fn who_answers_differently_is_told() {
     let (_, told) = world.node(0).ctl(&["nodes"]);
     assert!(told.contains("ns3: heard") && told.contains("ANOTHER CONFIGURATION"), "{told}");
     assert!(told.contains("answers web (www.example.com.) differently since"), "{told}");
+    let_pass(LONG);
     world.node(2).write("meridian.yaml", text.as_bytes());
     wait_until(&0.0, agrees);
+    // It is told afterwards, with its length.
+    let told = || world.node(0).ctl(&["history", "--kind", "node"]).1;
+    let report = "ns3: agrees again (it answered web differently for";
+    wait_for("the report", || told().contains(report).then_some(()));
 }
 
 #[test]

@@ -244,6 +244,7 @@ impl Control {
         self.tell_of_myself();
         self.tell_others();
         self.doubt_absent();
+        self.tell_agreements();
         self.tell_contests();
         self.tell_condition();
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);

@@ -9,12 +9,13 @@
 //! | `n` | the node itself: version, generation, configuration, doubts |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
-use crate::cluster::{Heard, Merged, merge};
+use crate::cluster::{FRESH, Heard, Merged, merge};
 use crate::config::{Cluster, Member};
 use crate::health::{Check, State};
 use crate::ids::{NodeId, ServiceId, TargetId};
@@ -42,8 +43,11 @@ pub(in crate::server) struct Peers {
     pub(super) fresh_until: Option<Instant>,
     own_digests: BTreeMap<String, Digest>,
     own_word: Option<NodeWord>,
-    /// Since when which node answers otherwise for which service.
-    differing: BTreeMap<(NodeId, String), Instant>,
+    /// Since when which node answers otherwise for which service, and for what share of the
+    /// clients at most.
+    differing: BTreeMap<(NodeId, String), (Instant, f64)>,
+    /// Those that did so and do so no longer: for how long.
+    agreed: Vec<(NodeId, String, Duration, f64)>,
 }
 
 /// What a node answers for a service.
@@ -100,6 +104,7 @@ impl Peers {
             own_digests: BTreeMap::new(),
             own_word: None,
             differing: BTreeMap::new(),
+            agreed: Vec::new(),
         }
     }
 
@@ -138,10 +143,14 @@ impl Peers {
         let key = (node, service.to_owned());
         match (ours, theirs) {
             (Some(ours), Some(theirs)) if ours.hash != theirs.hash => {
-                self.differing.entry(key).or_insert(now);
+                let share = ours.distance(theirs);
+                let (_, most) = self.differing.entry(key).or_insert((now, share));
+                *most = most.max(share);
             }
             _ => {
-                self.differing.remove(&key);
+                if let Some((since, share)) = self.differing.remove(&key) {
+                    self.agreed.push((node, service.to_owned(), now.since(since), share));
+                }
             }
         }
     }
@@ -152,7 +161,7 @@ impl Peers {
             let node = NodeId::from_index(row)?;
             let is_own = node == self.of.own;
             let differs = self.differing.iter().filter(|((of, _), _)| *of == node);
-            let differs = differs.map(|((_, service), since)| {
+            let differs = differs.map(|((_, service), (since, _))| {
                 let theirs = self.digests.get(&node).and_then(|of| of.get(service));
                 let ours = self.own_digests.get(service);
                 let share = ours.zip(theirs).map_or(0.0, |(ours, theirs)| ours.distance(theirs));
@@ -277,6 +286,25 @@ impl Control {
                 peers.own_digests.insert(name.clone(), digest);
                 others.iter().for_each(|node| peers.compare(now, *node, &name));
             }
+        }
+    }
+
+    /// Tells of disagreements that are over, as far as they were more than news on its way.
+    pub(super) fn tell_agreements(&mut self) {
+        let Some(peers) = &mut self.peers else { return };
+        let over = std::mem::take(&mut peers.agreed);
+        let over: Vec<_> = over.into_iter().filter(|(.., span, _)| *span > FRESH).collect();
+        for (node, service, span, share) in over {
+            let name = self.peers.as_ref().map(|peers| peers.name(node)).unwrap_or_default();
+            let services = self.loaded.config.services.iter();
+            let ttl = services.filter(|of| of.name == service).map(|of| of.ttl.as_secs()).max();
+            let (span, share, ttl) = (span.as_secs_f64(), share * 100.0, ttl.unwrap_or(0));
+            let why = format!(
+                "it answered {service} differently for {span:.1} s, for up to {share:.1} % of \
+                 those who asked it; its answers of then are remembered for up to {ttl} s more"
+            );
+            let told = (name, "agrees again".to_owned());
+            self.tell(Level::Warn, Kind::Node, told, (why, String::new()), None);
         }
     }
 
