@@ -92,9 +92,10 @@ impl Bar {
         let Some(wait) = blocked.waits.first() else { return };
         let at = format!("{}/{}: {}", blocked.service, blocked.region, wait_text(wait));
         if !self.is_seen {
-            if *self.said.borrow() != wait.why {
+            // The same with another figure is no news.
+            let kind: String = wait.why.chars().filter(|of| !of.is_ascii_digit()).collect();
+            if self.said.replace(kind.clone()) != kind {
                 print_error(&at);
-                wait.why.clone_into(&mut self.said.borrow_mut());
             }
             return;
         }

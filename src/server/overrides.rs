@@ -186,7 +186,7 @@ pub struct Share {
 }
 
 /// Fewer clients than this are not counted by.
-const FEWEST: usize = 100;
+pub(super) const FEWEST: usize = 100;
 
 /// What becomes of the answers of `now` if everything is decided by `then`; `clients` of each
 /// service asked lately.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Control;
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::server::overrides::shares;
+use crate::server::overrides::{FEWEST, shares};
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
@@ -101,7 +101,8 @@ impl Control {
         let service = before.plan().services.get(id.index());
         let family = service.and_then(|service| service.families().next());
         let clients = self.sample.clients(before.plan());
-        let clients = clients.get(id.index()).map_or(&[][..], Vec::as_slice);
+        let clients = clients.get(id.index()).filter(|list| list.len() >= FEWEST);
+        let clients = clients.map_or(&[][..], Vec::as_slice);
         let shares = family.map(|family| shares(before, id, family, clients));
         let was = shares.and_then(|shares| shares.get(&Some(region)).copied()).unwrap_or(0.0);
         let ttl = service.map(|service| service.ttl).unwrap_or_default();
