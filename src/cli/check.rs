@@ -29,10 +29,10 @@ pub(super) fn run(config: PathBuf, as_json: bool) -> Result<(), Failed> {
         }
         Err(refused) => {
             let problems = &refused.problems;
-            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             let errors = problems.iter().filter(|problem| !problem.is_warning).count();
             let word = if errors == 1 { "error" } else { "errors" };
-            Err(Failed::new(format!("{}\n{errors} {word}", lines.join("\n"))))
+            let told = Failed::refused(problems).told;
+            Err(Failed::new(format!("{told}\n{errors} {word}")))
         }
     }
 }

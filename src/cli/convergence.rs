@@ -3,11 +3,11 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 
 use super::ctl::Server;
-use super::{Failed, print, print_error};
+use super::{Failed, bar, percent, print, print_error};
 use crate::server::http::changes::Standing;
 use crate::server::http::convergence::{Leaving, Wait};
 
@@ -43,7 +43,7 @@ pub(super) fn ask(
 pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
     let Patience { subject, residual, timeout } = patience;
     let began = Instant::now();
-    let bar = Bar::new(subject);
+    let mut bar = Bar::new(subject);
     loop {
         let told = ask(server, Some(subject), *residual)?;
         let Some(blocked) = told.iter().filter(|of| !of.safe).max_by_key(|of| of.safe_at.clone())
@@ -74,39 +74,34 @@ pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
 struct Bar {
     bar: ProgressBar,
     is_seen: bool,
-    said: std::cell::RefCell<String>,
+    /// The reason that was told last.
+    said: String,
 }
 
 impl Bar {
     fn new(subject: &str) -> Self {
-        let bar = ProgressBar::new(1000);
-        let template = "{prefix} [{bar:30}] {percent} %  {wide_msg}";
-        let style = ProgressStyle::with_template(template);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = bar(1000, "{prefix} [{bar:30}] {percent} %  {wide_msg}");
         bar.set_prefix(subject.to_owned());
-        let is_seen = std::io::stderr().is_terminal();
-        Self { bar, is_seen, said: std::cell::RefCell::default() }
+        Self { bar, is_seen: std::io::stderr().is_terminal(), said: String::new() }
     }
 
-    fn show(&self, waited: Duration, blocked: &Leaving) {
+    fn show(&mut self, waited: Duration, blocked: &Leaving) {
         let Some(wait) = blocked.waits.first() else { return };
         let at = format!("{}/{}: {}", blocked.service, blocked.region, wait_text(wait));
         if !self.is_seen {
             // The same with another figure is no news.
             let kind: String = wait.why.chars().filter(|of| !of.is_ascii_digit()).collect();
-            if self.said.replace(kind.clone()) != kind {
+            if self.said != kind {
                 print_error(&at);
+                self.said = kind;
             }
             return;
         }
-        let left = blocked.safe_at.as_deref().and_then(seconds_until);
-        let part = left.map_or(0.0, |left| {
-            let waited = waited.as_secs_f64();
-            waited / (waited + left.max(0.0)).max(1e-9)
-        });
-        // Of a thousand.
-        let place = (0..1000_u64).take_while(|mille| *mille as f64 <= part * 1000.0).count();
-        self.bar.set_position(place as u64);
+        let left = blocked.safe_at.as_deref().and_then(left_until);
+        // Of a thousand, in whole milliseconds.
+        let waited = waited.as_millis();
+        let place = left.map_or(0, |left| 1000 * waited / (waited + left.as_millis()).max(1));
+        self.bar.set_position(u64::try_from(place).unwrap_or(0));
         self.bar.set_message(at);
     }
 
@@ -115,14 +110,15 @@ impl Bar {
     }
 }
 
-fn seconds_until(moment: &str) -> Option<f64> {
+/// How long it is until then; nothing, if that is over.
+fn left_until(moment: &str) -> Option<Duration> {
     let moment: Timestamp = moment.parse().ok()?;
-    Some(moment.duration_since(Timestamp::now()).as_secs_f64())
+    Some(Duration::try_from(moment.duration_since(Timestamp::now())).unwrap_or_default())
 }
 
 fn wait_text(Wait { why, until }: &Wait) -> String {
     let Some(until) = until else { return why.clone() };
-    let left = seconds_until(until).map(|left| format!(", in {} s", left.max(0.0).ceil()));
+    let left = left_until(until).map(|left| format!(", in {:.0} s", left.as_secs_f64().ceil()));
     format!("{why}, until {}{}", until, left.unwrap_or_default())
 }
 
@@ -136,7 +132,6 @@ pub(super) fn text(told: &[Leaving]) -> String {
 
 fn leaving_text(of: &Leaving) -> String {
     let name = format!("{}/{}", of.service, of.region);
-    let percent = |share: f64| format!("{:.1} %", share * 100.0);
     let verdict = match (of.in_answers, of.safe) {
         (true, _) => "in the answers",
         (_, true) => "may be switched off",

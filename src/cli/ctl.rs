@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::convergence::{self, Patience};
 use super::explain::{refused, unreachable};
-use super::{Failed, print};
+use super::{Failed, percent, print};
 use crate::config::duration;
 use crate::server::http::api::NodeStatus;
 use crate::server::http::changes::{Clearing, Effect, Happened, Push, Saying, Standing, Steps};
@@ -174,9 +174,7 @@ fn span(text: &str) -> Result<Duration, String> {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    let read = text.trim().strip_suffix('%').and_then(|share| share.trim().parse::<f64>().ok());
-    let read = read.filter(|share| (0.0..=100.0).contains(share)).map(|share| share / 100.0);
-    read.ok_or_else(|| "expected a share such as 1%".to_owned())
+    crate::config::share(text).ok_or_else(|| "expected a share such as 1%".to_owned())
 }
 
 fn steps(text: &str) -> Result<Steps, String> {
@@ -360,7 +358,6 @@ fn effect_text(saying: &Saying, effect: &Effect) -> String {
         lines
             .push(format!("  DANGER    {service} is left with nothing that is up and not drained"));
     }
-    let percent = |share: f64| format!("{:.1} %", share * 100.0);
     lines.push("  Clients, of those that asked lately, or of all addresses:".to_owned());
     for moved in &effect.shares {
         let region = moved.region.as_deref().unwrap_or("no region");

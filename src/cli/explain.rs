@@ -26,10 +26,8 @@ pub(super) fn run(asked: Explain) -> Result<(), Failed> {
 }
 
 fn by_config(config: &Path, asked: &Explain) -> Result<Explanation, Failed> {
-    let loaded = Loader::new(Source::File(config.to_owned())).load().map_err(|refused| {
-        let lines: Vec<String> = refused.problems.iter().map(ToString::to_string).collect();
-        Failed::new(lines.join("\n"))
-    })?;
+    let loaded = Loader::new(Source::File(config.to_owned())).load();
+    let loaded = loaded.map_err(|refused| Failed::refused(&refused.problems))?;
     let name = asked.name.parse()?;
     let rtype = asked.rtype.parse().map_err(|()| {
         let given = &asked.rtype;

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::config::Problem;
 
 mod check;
 mod convergence;
@@ -109,12 +112,29 @@ impl Failed {
     fn new(told: String) -> Self {
         Self { told, code: 1 }
     }
+
+    /// A file was refused for these.
+    fn refused(problems: &[Problem]) -> Self {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Self::new(lines.join("\n"))
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failed {
     fn from(error: E) -> Self {
         Self::new(format!("error: {error}"))
     }
+}
+
+/// A share, for people.
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// A bar that is full at `length`, on a terminal.
+fn bar(length: u64, template: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// Prints to standard output. A closed pipe is its reader's wish.

@@ -32,8 +32,7 @@ pub(super) fn told(failed: &StartError) -> Failed {
             for problem in problems {
                 error!(%problem, "configuration");
             }
-            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Failed::new(lines.join("\n"))
+            Failed::refused(problems)
         }
         other => Failed::new(format!("error: {other}")),
     }

@@ -5,10 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{Failed, print, print_error};
+use super::{Failed, bar, print, print_error};
 use crate::config::Problem;
 use crate::server::{Loaded, Loader, Source};
 use crate::sim::{Draft, Input, Outcome, Scenario, World, page};
@@ -72,31 +71,22 @@ fn load(file: &Path) -> Result<(Scenario, Loaded), Failed> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failed::new(format!("error: {name}: {error}")))?;
-    let draft = Draft::parse(&name, &text).map_err(|problems| refused(&problems))?;
+    let draft = Draft::parse(&name, &text).map_err(|problems| Failed::refused(&problems))?;
     let Some(config) = draft.config() else {
         let what = "expected `config`, the configuration that is simulated".to_owned();
-        return Err(refused(&[Problem::of_file(&name, what)]));
+        return Err(Failed::refused(&[Problem::of_file(&name, what)]));
     };
     let path = file.parent().unwrap_or(Path::new("")).join(config);
     let loaded = Loader::new(Source::File(path)).load();
-    let loaded = loaded.map_err(|of| refused(&of.problems))?;
-    let scenario = draft.scenario(&loaded.config).map_err(|problems| refused(&problems))?;
+    let loaded = loaded.map_err(|of| Failed::refused(&of.problems))?;
+    let scenario = draft.scenario(&loaded.config).map_err(|problems| Failed::refused(&problems))?;
     Ok((scenario, loaded))
-}
-
-fn refused(problems: &[Problem]) -> Failed {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    Failed::new(lines.join("\n"))
 }
 
 /// One run, with a bar.
 fn watched(input: Input<'_>) -> Result<Outcome, Failed> {
     let length = input.scenario.length;
-    let bar = ProgressBar::new(length.as_secs());
-    let template = "[{bar:40}] {pos} of {len} s, {per_sec} simulated";
-    bar.set_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
+    let bar = bar(length.as_secs(), "[{bar:40}] {pos} of {len} s, {per_sec} simulated");
     let outcome = world(input)?.run(|over: Duration| bar.set_position(over.as_secs()));
     bar.finish_and_clear();
     Ok(outcome)
@@ -109,7 +99,7 @@ fn world(input: Input<'_>) -> Result<World<'_>, Failed> {
 /// Runs many seeds on all cores, and tells how they differ.
 fn swarm(input: Input<'_>, count: u64, json: bool) -> Result<(), Failed> {
     let next = AtomicU64::new(0);
-    let bar = ProgressBar::new(count);
+    let bar = bar(count, "[{bar:40}] {pos} of {len} worlds");
     let run = || -> Result<Vec<Outcome>, Failed> {
         let mut outcomes = Vec::new();
         loop {

@@ -27,7 +27,7 @@ pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Convergence {
     let mut read = Convergence { population: default(), residual: RESIDUAL };
     let Some(mut fields) = at.and_then(|at| at.fields(problems)) else { return read };
     let who = fields.get("population").and_then(|at| population(&at, problems));
-    let residual = fields.get("residual").and_then(|at| share(&at, problems));
+    let residual = fields.get("residual").and_then(|at| at.share(problems));
     fields.done(problems);
     read.population = who.unwrap_or_else(default);
     read.residual = residual.unwrap_or(RESIDUAL);
@@ -62,11 +62,11 @@ pub(crate) fn population(at: &At<'_>, problems: &mut Problems) -> Option<Populat
 
 fn class(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<Class> {
     let mut fields = at.fields(problems)?;
-    let part = fields.need("share", problems).and_then(|at| share(&at, problems));
+    let part = fields.need("share", problems).and_then(|at| at.share(problems));
     let every = seconds(&mut fields, "lookups_every", problems).unwrap_or(0.0);
     let min = seconds(&mut fields, "min_ttl", problems).unwrap_or(0.0);
     let max = seconds(&mut fields, "max_ttl", problems).unwrap_or(f64::INFINITY);
-    let prefetch = fields.get("prefetch").and_then(|at| share(&at, problems)).unwrap_or(0.0);
+    let prefetch = fields.get("prefetch").and_then(|at| at.share(problems)).unwrap_or(0.0);
     let stale = seconds(&mut fields, "stale_for", problems);
     let hold = seconds(&mut fields, "hold", problems);
     let idle = seconds(&mut fields, "idle", problems);
@@ -94,16 +94,4 @@ fn seconds(fields: &mut Fields<'_>, key: &'static str, problems: &mut Problems) 
 
 fn span(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
     at.duration(Duration::ZERO, LONGEST, problems).map(|span| span.as_secs_f64())
-}
-
-/// A share, such as `2.5%`, as a part of one.
-pub(crate) fn share(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
-    let expected = "a share from 0% to 100%, such as 2.5%";
-    let text = at.text(expected, problems)?;
-    let read = text.trim().strip_suffix('%').and_then(|share| share.trim().parse::<f64>().ok());
-    let read = read.filter(|share| (0.0..=100.0).contains(share));
-    if read.is_none() {
-        problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
-    }
-    read.map(|share| share / 100.0)
 }

@@ -43,13 +43,13 @@ mod zones;
 
 pub use cluster::{Cluster, Member};
 pub use convergence::Convergence;
-pub(crate) use convergence::{population, share};
+pub(crate) use convergence::population;
 pub use etcd::Etcd;
 pub use maintenance::Maintenance;
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
 pub use problem::{Place, Problem};
-pub use read::duration;
+pub use read::{duration, share};
 pub use subject::Subject;
 pub use webhooks::Webhook;
 

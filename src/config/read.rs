@@ -157,6 +157,16 @@ impl<'n> At<'n> {
         self.parsed("true or false", problems)
     }
 
+    /// A share, such as `2.5%`, as a part of one.
+    pub(crate) fn share(&self, problems: &mut Problems) -> Option<f64> {
+        let expected = "a share from 0% to 100%, such as 2.5%";
+        let read = share(self.text(expected, problems)?);
+        if read.is_none() {
+            self.wrong(expected, problems);
+        }
+        read
+    }
+
     /// A span of time from `least` to `most`, such as `500ms`.
     pub(crate) fn duration(
         &self,
@@ -244,6 +254,12 @@ impl<'n> Fields<'n> {
 
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// A share such as `2.5%`, as a part of one.
+pub fn share(text: &str) -> Option<f64> {
+    let percent: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
+    (0.0..=100.0).contains(&percent).then_some(percent / 100.0)
 }
 
 /// `500ms`, `30s`, `5m`, `2h`, `1d`; a number alone is seconds.

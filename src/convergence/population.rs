@@ -166,17 +166,4 @@ impl Population {
         let lags: Vec<Lag> = self.classes.iter().map(|class| class.lag(ttl)).collect();
         Lag::mixed(self.classes.iter().map(|class| class.share).zip(&lags))
     }
-
-    /// The longest time for which those who follow rules hold an answer with `ttl` seconds: without
-    /// connections, pins and what is given after it has expired.
-    pub fn bound(&self, ttl: f64) -> f64 {
-        let of = |layer: &Layer| match *layer {
-            Layer::Cache { min, max, .. } => ttl.max(min).min(max),
-            Layer::StaleFirst { .. } => ttl,
-            Layer::Hold { seconds, .. } => seconds,
-            Layer::Connection { .. } | Layer::Pinned => 0.0,
-        };
-        let chains = self.classes.iter().map(|class| class.layers.iter().map(of).sum());
-        chains.fold(0.0, f64::max)
-    }
 }

@@ -215,13 +215,13 @@ const NEAREST: f64 = 0.7;
 const RESOLVERS: usize = 20_000;
 
 fn share(fields: &mut Fields<'_>, key: &'static str, problems: &mut Problems) -> Option<f64> {
-    fields.get(key).and_then(|at| crate::config::share(&at, problems))
+    fields.get(key).and_then(|at| at.share(problems))
 }
 
 fn countries(at: &At<'_>, problems: &mut Problems) -> Vec<(Country, f64)> {
     let mut read = Vec::new();
     for (name, place, at) in at.named(problems) {
-        let part = crate::config::share(&at, problems);
+        let part = at.share(problems);
         match (name.parse(), part) {
             (Ok(country), Some(part)) => read.push((country, part)),
             (Err(_), _) => {

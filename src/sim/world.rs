@@ -1,6 +1,6 @@
 //! The world: one event after the other.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -56,13 +56,40 @@ enum Event {
     Second,
 }
 
+/// An event and its time. The earliest is the greatest.
+struct Due {
+    at: Instant,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Due {}
+
 /// The virtual world.
 pub struct World<'i> {
     pub(super) input: Input<'i>,
     pub(super) now: Instant,
     start: Instant,
-    queue: BinaryHeap<Reverse<(Instant, u64)>>,
-    events: std::collections::HashMap<u64, Event>,
+    queue: BinaryHeap<Due>,
+    /// How many events there have been: what comes at one time comes in this order.
     number: u64,
     pub(super) nodes: Vec<Option<Node>>,
     /// When each node is next woken.
@@ -148,7 +175,6 @@ impl<'i> World<'i> {
             now: BEGINNING,
             start,
             queue: BinaryHeap::new(),
-            events: std::collections::HashMap::new(),
             number: 0,
             nodes: Vec::new(),
             wakes: vec![None; scenario.nodes.len()],
@@ -187,8 +213,7 @@ impl<'i> World<'i> {
 
     fn at(&mut self, at: Instant, event: Event) {
         self.number += 1;
-        self.queue.push(Reverse((at, self.number)));
-        self.events.insert(self.number, event);
+        self.queue.push(Due { at, number: self.number, event });
     }
 
     /// A node dies, and leaves on disk what it believed.
@@ -299,17 +324,15 @@ impl<'i> World<'i> {
     /// Lets everything happen that comes before `end`, or at it.
     fn until(&mut self, end: Instant) {
         loop {
-            let event = self.queue.peek().map(|Reverse((at, _))| *at);
+            let event = self.queue.peek().map(|due| due.at);
             let chain = self.chains.next();
             let Some(next) = event.into_iter().chain(chain).min().filter(|at| *at <= end) else {
                 break;
             };
             self.now = next;
             if event == Some(next) {
-                let Some(Reverse((_, number))) = self.queue.pop() else { break };
-                if let Some(event) = self.events.remove(&number) {
-                    self.happens(event);
-                }
+                let Some(due) = self.queue.pop() else { break };
+                self.happens(due.event);
             } else if let Some((row, layer)) = self.chains.pop(&mut self.dice.clients) {
                 self.look(row, layer);
             }
