@@ -6,11 +6,7 @@
 //! SERVICE/wanted   whom an operator wants next
 //! ```
 //!
-//! Each node asks every half second. What it may publish ends, by its own clock, before the lease
-//! can: it counts from before it asked. Nodes of the writer's side renew; when they do not, the
-//! lease runs out, and the key with it. Whoever wants to name the next writer has then seen the key
-//! gone for as long as the last writer's answers may be remembered, and writes it only if nobody
-//! else has.
+//! What is done with them is decided in `steer`; here etcd is spoken with.
 //!
 //! It speaks etcd's JSON (the gateway that every member serves beside gRPC): the client library
 //! would need a compiler of protocol buffers wherever Meridian is built.
@@ -23,7 +19,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::{Certificate, Client, Identity};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -32,73 +28,7 @@ use super::clock::Clock;
 use super::files::read;
 use super::handle::Request;
 use crate::config::Etcd;
-use crate::time::{Instant, Ttl};
-
-/// How often each node asks.
-const EVERY: Duration = Duration::from_millis(500);
-
-/// An end that is later by less than this is not worth another answer. With the shortest lease, of
-/// three seconds, each still stands for longer than the next one takes.
-const HARDLY: Duration = Duration::from_millis(900);
-
-/// How long one member has to answer.
-const PATIENCE: Duration = Duration::from_millis(800);
-
-/// By how much two clocks may run apart: a hundredth of the time, far more than any does, and the
-/// time that a lookup takes.
-fn with_drift(span: Duration) -> Duration {
-    span + span / 100 + Duration::from_millis(100)
-}
-
-/// The same from the other side: what is left for certain.
-fn without_drift(span: Duration) -> Duration {
-    span.saturating_sub(span / 100)
-}
-
-/// A service whose writer is found in etcd, as this node sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Contest {
-    pub(super) service: String,
-    pub(super) lease: Duration,
-    /// How long its answers may be remembered from now on.
-    pub(super) ttl: Ttl,
-    /// The regions that may write, the best first.
-    pub(super) eligible: Vec<String>,
-    /// The regions for which this node renews.
-    pub(super) renews: Vec<String>,
-    /// Whether this node may name the next one.
-    pub(super) may_name: bool,
-}
-
-/// What is known of a service's writer.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Leased {
-    pub(super) holder: Option<Holder>,
-    /// From when on the next one may be named, if none writes.
-    pub(super) free_from: Option<Instant>,
-    /// Whom an operator wants.
-    pub(super) wanted: Option<String>,
-}
-
-/// A writer, and until when it is one for certain.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Holder {
-    pub(super) region: String,
-    pub(super) epoch: u64,
-    pub(super) ttl: Ttl,
-    pub(super) until: Instant,
-}
-
-impl Holder {
-    /// The same end as `before`, if that is hardly earlier: each other one is another answer.
-    pub(super) fn settle(&mut self, before: &Self) {
-        let is_same =
-            (&self.region, self.epoch, self.ttl) == (&before.region, before.epoch, before.ttl);
-        if is_same && self.until.since(before.until) < HARDLY && self.until > before.until {
-            self.until = before.until;
-        }
-    }
-}
+use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Turn, Vacancy, Written};
 
 /// What an operator wants.
 #[derive(Debug)]
@@ -117,27 +47,7 @@ pub(super) struct Leases {
     contests: watch::Receiver<Vec<Contest>>,
     wishes: mpsc::Receiver<Wish>,
     control: mpsc::Sender<Request>,
-    /// Since when the writer's key is gone, after which last one.
-    gone: HashMap<String, (i64, Instant)>,
-}
-
-/// A value in etcd.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Written {
-    region: String,
-    epoch: u64,
-    ttl: u32,
-}
-
-/// What etcd has of a service.
-#[derive(Debug, Default)]
-struct Found {
-    /// The writer, and its lease.
-    writer: Option<(Written, i64)>,
-    last: Option<Written>,
-    /// The revision of `last`; 0: there is none.
-    revision: i64,
-    wanted: Option<String>,
+    vacancies: HashMap<String, Vacancy>,
 }
 
 impl Leases {
@@ -147,12 +57,12 @@ impl Leases {
         (contests, wishes): (watch::Receiver<Vec<Contest>>, mpsc::Receiver<Wish>),
         control: mpsc::Sender<Request>,
     ) -> Self {
-        Self { clock, store, contests, wishes, control, gone: HashMap::new() }
+        Self { clock, store, contests, wishes, control, vacancies: HashMap::new() }
     }
 
     /// Asks until the server ends.
     pub(super) async fn run(mut self) {
-        let mut ticks = interval(EVERY);
+        let mut ticks = interval(ASK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -179,38 +89,20 @@ impl Leases {
     async fn look(&mut self, contest: &Contest) -> Result<Leased, String> {
         let found = self.store.find(&contest.service).await?;
         let wanted = found.wanted.clone();
-        if let Some((written, lease)) = found.writer {
-            self.gone.remove(&contest.service);
-            let is_wanted = wanted.as_ref().is_none_or(|wanted| *wanted == written.region);
-            let is_renewed = is_wanted
-                && contest.eligible.contains(&written.region)
-                && contest.renews.contains(&written.region);
-            let before = self.clock.now();
-            let left = self.store.time_left(lease, is_renewed).await?;
-            let until = before + without_drift(left);
-            let Written { region, epoch, ttl } = written;
-            let holder = Holder { region, epoch, ttl: Ttl::from_secs(ttl), until };
-            return Ok(Leased { holder: Some(holder), free_from: None, wanted });
-        }
+        let vacancy = self.vacancies.entry(contest.service.clone()).or_default();
         let now = self.clock.now();
-        let gone = self.gone.entry(contest.service.clone()).or_insert((found.revision, now));
-        if gone.0 != found.revision {
-            // There was another one meanwhile.
-            *gone = (found.revision, now);
+        match vacancy.turn(now, contest, &found) {
+            Turn::Held { written, lease, is_renewed } => {
+                let left = self.store.time_left(lease, is_renewed).await?;
+                Ok(Leased::held(written, now, left, wanted))
+            }
+            Turn::Vacant { free_from, next } => {
+                if let Some(next) = next {
+                    self.store.name(contest, &found, &next, false).await?;
+                }
+                Ok(Leased { holder: None, free_from: Some(free_from), wanted })
+            }
         }
-        let wait = found
-            .last
-            .as_ref()
-            .map_or(Duration::ZERO, |last| with_drift(Duration::from_secs(u64::from(last.ttl))));
-        let free_from = gone.1 + wait;
-        let wish = wanted.iter().find(|wanted| contest.eligible.contains(wanted));
-        if let Some(next) = wish.or(contest.eligible.first())
-            && contest.may_name
-            && now >= free_from
-        {
-            self.store.name(contest, &found, next, false).await?;
-        }
-        Ok(Leased { holder: None, free_from: Some(free_from), wanted })
     }
 
     /// Does what an operator wants.
@@ -241,7 +133,7 @@ impl Gateway {
     pub(super) fn new(of: &Etcd, folder: &Path) -> Result<Self, String> {
         // TLS needs its provider, also where no TLS is spoken.
         let _installed_already = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder().timeout(PATIENCE);
+        let mut client = Client::builder().timeout(ASK_PATIENCE);
         let file = |path: &Path| {
             let path = folder.join(path);
             read(&path).map_err(|error| format!("{}: {error}", path.display()))

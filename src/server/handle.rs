@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 
 use super::clock::Clock;
 use super::control::{Absent, Condition, Named, Naming, Next, NodeView, WriterView};
-use super::etcd::{Leased, Wish};
+use super::etcd::Wish;
 use super::exposure::{Exposure, Exposures};
 use super::history::Record;
 use super::load::{Loaded, Refused, What};
@@ -25,7 +25,7 @@ use crate::config::{Problem, Target};
 use crate::health::{Check, HealthTable, State};
 use crate::ids::{NodeId, TargetId};
 use crate::snapshot::Snapshot;
-use crate::steer::{Facts, Holds, InForce, Writers};
+use crate::steer::{Facts, Holds, InForce, Leased, Writers};
 use crate::time::Instant;
 
 /// What the control task is asked.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use super::{Facts, Family, Pool, Service, Standing};
 use crate::ids::{RegionId, ServiceId};
 use crate::time::{Instant, Ttl};
 
@@ -73,4 +74,20 @@ impl Writers {
         let moments = self.0.values().flat_map(|of| [Some(of.from), of.until]).flatten();
         moments.filter(|at| *at > now).min()
     }
+}
+
+/// Is enough of a service's region up, and not drained, in some family?
+pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &Facts<'_>) -> bool {
+    let of_family = |pool: &Pool, family: Family| {
+        let endpoints = pool.endpoints.iter().filter(|of| of.address.family() == family);
+        let (up, all) = endpoints.fold((0, 0), |(up, all), endpoint| {
+            let is_up = facts.standing(id, region, endpoint, 0) == Standing::Up;
+            (up + usize::from(is_up), all + 1)
+        });
+        all > 0 && up >= service.min_up.of(all)
+    };
+    let mut pools = service.pools.iter().filter(|pool| pool.region == region);
+    pools.any(|pool| {
+        [Family::V4, Family::V6, Family::Alias].iter().any(|family| of_family(pool, *family))
+    })
 }

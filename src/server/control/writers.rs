@@ -11,12 +11,12 @@ use tracing::warn;
 use crate::cluster::FRESH;
 use crate::config::Config;
 use crate::ids::{RegionId, ServiceId};
-use crate::server::etcd::{Contest, Gateway, Holder, Leased, Leases, Wish};
+use crate::server::etcd::{Gateway, Leases, Wish};
 use crate::server::handle::Handle;
 use crate::server::history::{Kind, Level};
 use crate::server::store::Store;
 use crate::snapshot::Plan;
-use crate::steer::{Facts, Family, Lease, Policy, Pool, Service, Standing, Writer, Writers};
+use crate::steer::{Contest, Lease, Leased, Policy, Service, Writer, Writers, is_well};
 use crate::time::{Instant, Ttl};
 
 use super::Control;
@@ -125,12 +125,8 @@ impl Writing {
                 Some(Writer { region, epoch, ttl, from, until: heard })
             }
             Policy::SingleWriter(_, Lease::Kept(_)) => {
-                let Holder { region, epoch, ttl: written, until } =
-                    self.leased.get(&service.name)?.holder.as_ref()?;
-                let region = config.region(region)?;
-                let ttl = service.ttl.min(*written);
-                let from = Instant::default();
-                Some(Writer { region, epoch: *epoch, ttl, from, until: Some(*until) })
+                let holder = self.leased.get(&service.name)?.holder.as_ref()?;
+                Some(holder.writer(config.region(&holder.region)?, service))
             }
             _ => None,
         }
@@ -202,24 +198,10 @@ impl Control {
         let plan = &self.loaded.plan;
         let may_name = !self.monitor.is_isolated() && !self.monitor.abstains();
         let facts = self.facts();
-        let contest = |(id, service): (ServiceId, &Service)| {
-            let Policy::SingleWriter(order, Lease::Kept(lease)) = &service.policy else {
-                return None;
-            };
-            let named = |regions: Vec<RegionId>| {
-                regions.into_iter().filter_map(|of| name(plan, of)).collect()
-            };
-            let is_well = |region: &&RegionId| is_well((id, service), **region, &facts);
-            let renews = order.iter().filter(|region| self.renews(**region));
-            Some(Contest {
-                service: service.name.clone(),
-                lease: *lease,
-                ttl: service.ttl,
-                eligible: named(order.iter().filter(is_well).copied().collect()),
-                renews: named(renews.copied().collect()),
-                may_name,
-            })
-        };
+        let name = |region| name(plan, region);
+        let renews = |region| self.renews(region);
+        let contest =
+            |of: (ServiceId, &Service)| Contest::of(of, &facts, (&name, &renews), may_name);
         let all: Vec<Contest> = plan.ids().zip(&plan.services).filter_map(contest).collect();
         contests.send_if_modified(|told| {
             let is_other = *told != all;
@@ -242,10 +224,7 @@ impl Control {
         match leased {
             Ok(mut leased) => {
                 self.writing.problems.remove(&service);
-                let before = self.writing.leased.get(&service).and_then(|of| of.holder.as_ref());
-                if let (Some(before), Some(holder)) = (before, &mut leased.holder) {
-                    holder.settle(before);
-                }
+                leased.settle(self.writing.leased.get(&service));
                 self.writing.leased.insert(service, leased);
             }
             Err(problem) => {
@@ -379,20 +358,4 @@ fn keep(store: &Store, service: String, named: Named) {
 
 fn name(plan: &Plan, region: RegionId) -> Option<String> {
     plan.regions.get(region.index()).map(|region| region.name.clone())
-}
-
-/// Is enough of a service's region up, and not drained, in some family?
-fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &Facts<'_>) -> bool {
-    let of_family = |pool: &Pool, family: Family| {
-        let endpoints = pool.endpoints.iter().filter(|of| of.address.family() == family);
-        let (up, all) = endpoints.fold((0, 0), |(up, all), endpoint| {
-            let is_up = facts.standing(id, region, endpoint, 0) == Standing::Up;
-            (up + usize::from(is_up), all + 1)
-        });
-        all > 0 && up >= service.min_up.of(all)
-    };
-    let mut pools = service.pools.iter().filter(|pool| pool.region == region);
-    pools.any(|pool| {
-        [Family::V4, Family::V6, Family::Alias].iter().any(|family| of_family(pool, *family))
-    })
 }

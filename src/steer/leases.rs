@@ -1,0 +1,204 @@
+//! Leases of single writers: who holds one, who renews it, and when the next writer may be named.
+//!
+//! What is decided here is decided the same way by every node, from what one store has: the store
+//! itself is asked elsewhere. Each node asks every half second. What it may publish ends, by its
+//! own clock, before the lease can: it counts from before it asked. Nodes of the writer's side
+//! renew; when they do not, the lease runs out, and the writer's key with it. Whoever wants to name
+//! the next one has then seen the key gone for as long as the last writer's answers may be
+//! remembered, and writes it only if nobody else has.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Facts, Lease, Policy, Service, Writer, is_well};
+use crate::ids::{RegionId, ServiceId};
+use crate::time::{Instant, Ttl};
+
+/// How often each node asks the store.
+pub const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long the store has to answer.
+pub const ASK_PATIENCE: Duration = Duration::from_millis(800);
+
+/// An end that is later by less than this is not worth another answer. With the shortest lease, of
+/// three seconds, each still stands for longer than the next one takes.
+const HARDLY: Duration = Duration::from_millis(900);
+
+/// By how much two clocks may run apart: a hundredth of the time, far more than any does, and the
+/// time that a lookup takes.
+fn with_drift(span: Duration) -> Duration {
+    span + span / 100 + Duration::from_millis(100)
+}
+
+/// The same from the other side: what is left for certain.
+fn without_drift(span: Duration) -> Duration {
+    span.saturating_sub(span / 100)
+}
+
+/// A service whose writer is found in the store, as a node sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Contest {
+    /// The service.
+    pub service: String,
+    /// How long a lease lasts.
+    pub lease: Duration,
+    /// How long its answers may be remembered from now on.
+    pub ttl: Ttl,
+    /// The regions that may write, the best first.
+    pub eligible: Vec<String>,
+    /// The regions for which this node renews.
+    pub renews: Vec<String>,
+    /// Whether this node may name the next one.
+    pub may_name: bool,
+}
+
+impl Contest {
+    /// A service as a node sees it by these facts, with the names of regions and whether it renews
+    /// for them; `None`: no lease decides who writes.
+    pub fn of(
+        (id, service): (ServiceId, &Service),
+        facts: &Facts<'_>,
+        (name, renews): (&dyn Fn(RegionId) -> Option<String>, &dyn Fn(RegionId) -> bool),
+        may_name: bool,
+    ) -> Option<Self> {
+        let Policy::SingleWriter(order, Lease::Kept(lease)) = &service.policy else { return None };
+        let named = |counts: &dyn Fn(RegionId) -> bool| {
+            order.iter().filter(|of| counts(**of)).filter_map(|of| name(*of)).collect()
+        };
+        Some(Self {
+            service: service.name.clone(),
+            lease: *lease,
+            ttl: service.ttl,
+            eligible: named(&|region| is_well((id, service), region, facts)),
+            renews: named(renews),
+            may_name,
+        })
+    }
+}
+
+/// A writer, as the store has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Written {
+    /// The region.
+    pub region: String,
+    /// How many came before it, and itself.
+    pub epoch: u64,
+    /// How long the answers that name it may be remembered, in seconds.
+    pub ttl: u32,
+}
+
+/// What the store has of a service.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The writer, and the number of its lease.
+    pub writer: Option<(Written, i64)>,
+    /// The last one that there was.
+    pub last: Option<Written>,
+    /// The revision of `last`; 0: there is none.
+    pub revision: i64,
+    /// Whom an operator wants.
+    pub wanted: Option<String>,
+}
+
+/// What a node has to do, having found that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// There is a writer: ask how long this lease lasts, and renew it first, if so.
+    Held {
+        /// The writer.
+        written: Written,
+        /// The number of the lease.
+        lease: i64,
+        /// Whether it is for this node to renew it.
+        is_renewed: bool,
+    },
+    /// There is none, and the next one may be named from then on.
+    Vacant {
+        /// From when on.
+        free_from: Instant,
+        /// Whom this node is to name now.
+        next: Option<String>,
+    },
+}
+
+/// What is known of a service's writer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Leased {
+    /// The writer.
+    pub holder: Option<Holder>,
+    /// From when on the next one may be named, if none writes.
+    pub free_from: Option<Instant>,
+    /// Whom an operator wants.
+    pub wanted: Option<String>,
+}
+
+/// A writer, and until when it is one for certain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// The region.
+    pub region: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// How long the answers that name it may be remembered.
+    pub ttl: Ttl,
+    /// Until when.
+    pub until: Instant,
+}
+
+impl Holder {
+    /// The same as answers know it: `region` is its own.
+    pub fn writer(&self, region: RegionId, service: &Service) -> Writer {
+        let ttl = service.ttl.min(self.ttl);
+        let (from, until) = (Instant::default(), Some(self.until));
+        Writer { region, epoch: self.epoch, ttl, from, until }
+    }
+}
+
+/// Since when a writer's key is gone, and after which last one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Vacancy(Option<(i64, Instant)>);
+
+impl Vacancy {
+    /// What a node has to do at `now`, having `found` this.
+    pub fn turn(&mut self, now: Instant, contest: &Contest, found: &Found) -> Turn {
+        let wanted = found.wanted.as_ref();
+        if let Some((written, lease)) = &found.writer {
+            self.0 = None;
+            let is_renewed = wanted.is_none_or(|wanted| *wanted == written.region)
+                && contest.eligible.contains(&written.region)
+                && contest.renews.contains(&written.region);
+            return Turn::Held { written: written.clone(), lease: *lease, is_renewed };
+        }
+        // If there was another one meanwhile, it begins anew.
+        let known = self.0.filter(|(revision, _)| *revision == found.revision);
+        let (_, gone) = *self.0.insert(known.unwrap_or((found.revision, now)));
+        let ttl = found.last.as_ref().map(|last| Duration::from_secs(u64::from(last.ttl)));
+        let free_from = gone + ttl.map_or(Duration::ZERO, with_drift);
+        let is_free = contest.may_name && now >= free_from;
+        let wish = wanted.filter(|wanted| contest.eligible.contains(wanted));
+        let next = wish.or(contest.eligible.first()).filter(|_| is_free);
+        Turn::Vacant { free_from, next: next.cloned() }
+    }
+}
+
+impl Leased {
+    /// `written` holds a lease of which so much was left at `asked` or later.
+    pub fn held(written: Written, asked: Instant, left: Duration, wanted: Option<String>) -> Self {
+        let Written { region, epoch, ttl } = written;
+        let until = asked + without_drift(left);
+        let holder = Holder { region, epoch, ttl: Ttl::from_secs(ttl), until };
+        Self { holder: Some(holder), free_from: None, wanted }
+    }
+
+    /// The same end as `before`, if that is hardly earlier: each other one is another answer.
+    pub fn settle(&mut self, before: Option<&Self>) {
+        let before = before.and_then(|before| before.holder.as_ref());
+        let (Some(before), Some(holder)) = (before, &mut self.holder) else { return };
+        let is_same = (&holder.region, holder.epoch, holder.ttl)
+            == (&before.region, before.epoch, before.ttl);
+        if is_same && holder.until.since(before.until) < HARDLY && holder.until > before.until {
+            holder.until = before.until;
+        }
+    }
+}
