@@ -79,6 +79,7 @@ events: [{ at: 1m, crash: eu-west }, { at: 6m, revive: eu-west }]";
         scenario: &scenario,
         config: &loaded.config,
         plan: &loaded.plan,
+        reloads: &[],
         atlas: &loaded.atlas,
         seed: 1,
     };

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{Failed, bar, print, print_error};
 use crate::config::Problem;
 use crate::server::{Loaded, Loader, Source};
-use crate::sim::{Draft, Input, Outcome, Scenario, World, page};
+use crate::sim::{Draft, Input, Outcome, Scenario, Stage, World, page};
 
 /// What to simulate.
 #[derive(Args)]
@@ -37,7 +37,9 @@ pub(super) struct Simulate {
 
 /// Simulates, and prints what comes of it; exit code 1 if something was broken that must not be.
 pub(super) fn run(asked: &Simulate) -> Result<(), Failed> {
-    let (scenario, loaded) = load(&asked.scenario)?;
+    let (scenario, loaded, later) = load(&asked.scenario)?;
+    let later = later.iter().map(|of| Stage { config: &of.config, plan: &of.plan });
+    let reloads: Vec<Stage<'_>> = later.collect();
     let scenario = match asked.resolvers.and_then(|count| usize::try_from(count).ok()) {
         Some(count) => scenario.with_resolvers(count),
         None => scenario,
@@ -46,6 +48,7 @@ pub(super) fn run(asked: &Simulate) -> Result<(), Failed> {
         scenario: &scenario,
         config: &loaded.config,
         plan: &loaded.plan,
+        reloads: &reloads,
         atlas: &loaded.atlas,
         seed: asked.seed,
     };
@@ -66,8 +69,8 @@ pub(super) fn run(asked: &Simulate) -> Result<(), Failed> {
     if outcome.violations.is_empty() { Ok(()) } else { Err(Failed::new(String::new())) }
 }
 
-/// The scenario, and what it is about.
-fn load(file: &Path) -> Result<(Scenario, Loaded), Failed> {
+/// The scenario, what it is about, and what is loaded later.
+fn load(file: &Path) -> Result<(Scenario, Loaded, Vec<Loaded>), Failed> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failed::new(format!("error: {name}: {error}")))?;
@@ -76,11 +79,16 @@ fn load(file: &Path) -> Result<(Scenario, Loaded), Failed> {
         let what = "expected `config`, the configuration that is simulated".to_owned();
         return Err(Failed::refused(&[Problem::of_file(&name, what)]));
     };
-    let path = file.parent().unwrap_or(Path::new("")).join(config);
-    let loaded = Loader::new(Source::File(path)).load();
-    let loaded = loaded.map_err(|of| Failed::refused(&of.problems))?;
+    let path = |name: &str| Source::File(file.parent().unwrap_or(Path::new("")).join(name));
+    let mut loader = Loader::new(path(config));
+    let loaded = loader.load().map_err(|of| Failed::refused(&of.problems))?;
+    let later = draft.reloads().into_iter().map(|name| {
+        loader.turn_to(path(name));
+        loader.load().map_err(|of| Failed::refused(&of.problems))
+    });
+    let later = later.collect::<Result<Vec<Loaded>, Failed>>()?;
     let scenario = draft.scenario(&loaded.config).map_err(|problems| Failed::refused(&problems))?;
-    Ok((scenario, loaded))
+    Ok((scenario, loaded, later))
 }
 
 /// One run, with a bar.

@@ -67,7 +67,8 @@ fn class(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<Class> {
     let min = seconds(&mut fields, "min_ttl", problems).unwrap_or(0.0);
     let max = seconds(&mut fields, "max_ttl", problems).unwrap_or(f64::INFINITY);
     let prefetch = fields.get("prefetch").and_then(|at| at.share(problems)).unwrap_or(0.0);
-    let stale = seconds(&mut fields, "stale_for", problems);
+    let first = seconds(&mut fields, "stale_for", problems);
+    let stale = seconds(&mut fields, "stale_on_error", problems).unwrap_or(0.0);
     let hold = seconds(&mut fields, "hold", problems);
     let idle = seconds(&mut fields, "idle", problems);
     let requests = match idle {
@@ -77,9 +78,9 @@ fn class(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<Class> {
     let requests = requests.and_then(|at| span(&at, problems));
     let pinned = fields.get("pinned").and_then(|at| at.boolean(problems)).unwrap_or(false);
     fields.done(problems);
-    let resolver = match stale {
+    let resolver = match first {
         Some(limit) => Layer::StaleFirst { every, limit },
-        None => Layer::Cache { min, max, prefetch, every },
+        None => Layer::Cache { min, max, prefetch, stale, every },
     };
     let hold = hold.map(|seconds| Layer::Hold { seconds, every: 0.0 });
     let open = idle.zip(requests).map(|(idle, every)| Layer::Connection { every, idle });

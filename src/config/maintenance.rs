@@ -97,7 +97,7 @@ fn times(at: &At<'_>, problems: &mut Problems) -> Option<Times> {
     .ok()
 }
 
-fn ramp(at: &At<'_>, problems: &mut Problems) -> Option<Ramp> {
+pub(crate) fn ramp(at: &At<'_>, problems: &mut Problems) -> Option<Ramp> {
     let expected = "a share of the clients and a time, such as 10%/30s";
     let text = at.text(expected, problems)?;
     let read = || {

@@ -46,6 +46,7 @@ pub use convergence::Convergence;
 pub(crate) use convergence::population;
 pub use etcd::Etcd;
 pub use maintenance::Maintenance;
+pub(crate) use maintenance::ramp;
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
 pub use problem::{Place, Problem};

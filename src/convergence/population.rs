@@ -17,6 +17,9 @@ pub enum Layer {
         max: f64,
         /// It asks again this part of the TTL before it ends, if anybody asks then.
         prefetch: f64,
+        /// For so long past its end it gives an answer if no server answers (RFC 8767). It adds
+        /// nothing to the lag behind a change.
+        stale: f64,
         /// Seconds between lookups.
         every: f64,
     },
@@ -53,12 +56,12 @@ pub enum Layer {
 impl Layer {
     /// A cache that follows the TTL, whatever it is, and is asked all the time.
     pub const HONEST: Self =
-        Self::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, every: 0.0 };
+        Self::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, stale: 0.0, every: 0.0 };
 
     /// What it adds to the lag of answers that were given with `ttl` seconds.
     pub fn lag(&self, ttl: f64) -> Lag {
         match *self {
-            Self::Cache { min, max, prefetch, every } => {
+            Self::Cache { min, max, prefetch, every, .. } => {
                 hold((ttl * (1.0 - prefetch)).max(min).min(max), every)
             }
             Self::Hold { seconds, every } => hold(seconds, every),

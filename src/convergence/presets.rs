@@ -60,7 +60,13 @@ pub const PRESETS: [Preset; 5] = [
             (
                 "extends the TTL",
                 0.0874,
-                &[Layer::Cache { min: 1800.0, max: f64::INFINITY, prefetch: 0.0, every: 0.0 }],
+                &[Layer::Cache {
+                    min: 1800.0,
+                    max: f64::INFINITY,
+                    prefetch: 0.0,
+                    stale: 0.0,
+                    every: 0.0,
+                }],
             ),
         ],
     },

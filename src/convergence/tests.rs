@@ -13,7 +13,7 @@ fn within(got: f64, expected: f64, share: f64) {
 }
 
 fn cache(every: f64) -> Layer {
-    Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, every }
+    Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, stale: 0.0, every }
 }
 
 fn held(seconds: f64) -> Layer {
@@ -43,10 +43,11 @@ fn a_cache_that_follows_the_ttl() {
 
 #[test]
 fn a_cache_with_limits() {
-    let limited = Layer::Cache { min: 60.0, max: 300.0, prefetch: 0.0, every: 0.0 };
+    let limited = Layer::Cache { min: 60.0, max: 300.0, prefetch: 0.0, stale: 0.0, every: 0.0 };
     assert_eq!(limited.lag(5.0), Layer::HONEST.lag(60.0));
     assert_eq!(limited.lag(3600.0), Layer::HONEST.lag(300.0));
-    let early = Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.1, every: 0.0 };
+    let early =
+        Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.1, stale: 0.0, every: 0.0 };
     assert_eq!(early.lag(30.0), Layer::HONEST.lag(27.0));
     assert_eq!(Layer::HONEST.lag(0.0), Lag::none());
 }

@@ -28,6 +28,16 @@ pub enum Source {
     Text(String, String),
 }
 
+impl Source {
+    /// What its paths are relative to.
+    fn folder(&self) -> PathBuf {
+        match self {
+            Self::File(file) => file.parent().unwrap_or(Path::new("")).to_owned(),
+            Self::Text(..) => PathBuf::new(),
+        }
+    }
+}
+
 /// All that is to be served.
 #[derive(Debug)]
 pub struct Loaded {
@@ -95,17 +105,19 @@ pub struct Loader {
 impl Loader {
     /// Loads from `source`.
     pub fn new(source: Source) -> Self {
-        let folder = match &source {
-            Source::File(file) => file.parent().unwrap_or(Path::new("")).to_owned(),
-            Source::Text(..) => PathBuf::new(),
-        };
         Self {
+            folder: source.folder(),
             source,
-            folder,
             targets: Targets::default(),
             geography: None,
             watched: Watched::default(),
         }
+    }
+
+    /// Loads from `source` from now on; targets that are the same there keep their ids.
+    pub fn turn_to(&mut self, source: Source) {
+        self.folder = source.folder();
+        self.source = source;
     }
 
     /// Reads everything that there is to read.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::network::Condition;
+use super::leases::Ask;
+use super::regions::Condition;
 use super::scenario::Act;
 use super::world::World;
 use crate::ids::RegionId;
+use crate::steer::{Ramp, Word};
 
 impl World<'_> {
     /// What happens at random for so long, about every so often; then everything is well again.
@@ -20,7 +22,7 @@ impl World<'_> {
             }
             acts.extend(self.misfortune().map(|act| (at, act)));
         }
-        let regions = (0..self.conditions.len()).filter_map(RegionId::from_index);
+        let regions = self.regions.ids();
         let healed = [Act::Heal, Act::Lose(self.input.scenario.loss)].into_iter();
         let well = regions.flat_map(|region| [Act::Revive(region), Act::Clear(region)]);
         let starts = (0..self.nodes.len()).map(Act::Start);
@@ -30,11 +32,12 @@ impl World<'_> {
 
     /// Something at random.
     fn misfortune(&mut self) -> Option<Act> {
+        let count = self.regions.ids().count();
         let dice = &mut self.dice.chaos;
         let mut row = |count: usize| usize::try_from(dice.below(count as u64)).unwrap_or(0);
         let (kind, node) = (row(12), row(self.nodes.len()));
-        let region = RegionId::from_index(row(self.conditions.len()))?;
-        let other = RegionId::from_index(row(self.conditions.len()))?;
+        let region = RegionId::from_index(row(count))?;
+        let other = RegionId::from_index(row(count))?;
         Some(match kind {
             0 | 1 => Act::Crash(region),
             2 => Act::Stall(region),
@@ -54,26 +57,30 @@ impl World<'_> {
         let label = act.label(self.input.config, self.input.scenario);
         self.outcome.tell(self.since(), "", label);
         self.checks.act(now, act);
-        let mut become_ = |region: &RegionId, condition| {
-            if let Some(slot) = self.conditions.get_mut(region.index()) {
-                *slot = condition;
-            }
-        };
         match act {
-            Act::Crash(region) => become_(region, Condition::Crashed),
-            Act::Stall(region) => become_(region, Condition::Stalled),
-            Act::Fail(region, share) => become_(region, Condition::Failing(*share)),
-            Act::Revive(region) => become_(region, Condition::Well),
-            Act::Drain(region) | Act::Clear(region) => {
-                let is_drained = matches!(act, Act::Drain(_));
-                // An operator speaks to one node; the others hear of it.
-                let row = self.nodes.iter().position(Option::is_some);
-                if let Some(row) = row
-                    && let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut)
-                {
-                    node.say(now, *region, is_drained);
-                    self.turn(row);
+            Act::Crash(region) => self.regions.set(*region, Condition::Crashed),
+            Act::Stall(region) => self.regions.set(*region, Condition::Stalled),
+            Act::Fail(region, share) => self.regions.set(*region, Condition::Failing(*share)),
+            Act::Revive(region) => self.regions.set(*region, Condition::Well),
+            Act::Say(region, word, ramp) => self.say(*region, Some((*word, *ramp))),
+            Act::Clear(region) => self.say(*region, None),
+            Act::Want(region) => {
+                let name = self.outcome.name(*region);
+                if let Some(row) = self.nodes.iter().position(Option::is_some) {
+                    self.ask(row, Ask::Want(name));
                 }
+            }
+            Act::Reload(stage) => {
+                let Some(stage) = self.input.reloads.get(*stage) else { return };
+                self.stage = *stage;
+                let targets = self.target_ids();
+                for row in 0..self.nodes.len() {
+                    if let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) {
+                        node.reload(now, *stage, &targets);
+                        self.turn(row);
+                    }
+                }
+                self.note_named();
             }
             Act::Kill(row) => self.kill_node(*row),
             // One that runs goes on.
@@ -105,6 +112,16 @@ impl World<'_> {
                 }
             }
             Act::Lose(share) => self.network.loss = *share,
+        }
+    }
+
+    /// An operator speaks to one node; the others hear of it.
+    fn say(&mut self, region: RegionId, said: Option<(Word, Option<Ramp>)>) {
+        let now = self.now;
+        let Some(row) = self.nodes.iter().position(Option::is_some) else { return };
+        if let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) {
+            node.say(now, region, said);
+            self.turn(row);
         }
     }
 

@@ -14,8 +14,14 @@ use crate::geo::{Atlas, Coordinates, Country};
 use crate::rng::Stream;
 use crate::time::Instant;
 
-/// Nobody is named: nothing is held.
+/// Nothing is held.
 pub(super) const NOWHERE: u8 = u8::MAX;
+
+/// The last lookup failed, and nothing is held.
+const FAILED: u8 = u8::MAX - 1;
+
+/// A failure is remembered for so long, in seconds (RFC 9520 §3.2).
+const RETRY: f64 = 1.0;
 
 /// No chain has more layers than this.
 const DEEPEST: usize = 4;
@@ -29,6 +35,8 @@ pub(super) struct Chain {
     pub(super) near: u16,
     /// The region that each layer holds.
     held: [u8; DEEPEST],
+    /// When what the first one holds was to end, in seconds since the Unix epoch.
+    ends: u32,
 }
 
 /// All of them.
@@ -44,15 +52,20 @@ pub(super) struct Chains {
     /// Until when what is held for the first time is held for a part of its time only, so that
     /// the chains do not go on in step.
     settled: Instant,
-    /// How many chains' requests go to each region; the last: to whatever is answered now.
+    /// How many chains' requests go to each region; then to whatever is answered now; then
+    /// nowhere, as the lookup failed.
     pub(super) counts: Vec<u32>,
+    /// Where the regions are.
+    regions: Vec<Option<Coordinates>>,
+    /// The sum of the kilometres between all chains and where their requests go.
+    pub(super) kilometres: u64,
 }
 
 impl Chains {
     /// So many chains, in these countries or where the addresses of the database are; each begins
     /// within the first of its cycles.
     pub(super) fn new(
-        (count, regions): (usize, usize),
+        (count, regions): (usize, Vec<Option<Coordinates>>),
         countries: &[(Country, f64)],
         population: &Population,
         atlas: &Atlas,
@@ -83,7 +96,7 @@ impl Chains {
             let near = u16::try_from(row).unwrap_or(0);
             let class = drawn(population.classes.iter().map(|class| class.share), dice);
             let class = u16::try_from(class).unwrap_or(0);
-            list.push(Chain { client, class, near, held: [NOWHERE; DEEPEST] });
+            list.push(Chain { client, class, near, held: [NOWHERE; DEEPEST], ends: 0 });
             #[expect(clippy::cast_possible_truncation, reason = "a pixel is wider")]
             places.push(
                 at.map_or((f32::NAN, 0.0), |at| (at.longitude() as f32, at.latitude() as f32)),
@@ -93,8 +106,8 @@ impl Chains {
             .classes
             .iter()
             .map(|class| class.layers.iter().copied().take(DEEPEST).collect());
-        let mut counts = vec![0; regions + 1];
-        if let Some(unheld) = counts.last_mut() {
+        let mut counts = vec![0; regions.len() + 2];
+        if let Some(unheld) = counts.get_mut(regions.len()) {
             *unheld = u32::try_from(count).unwrap_or(u32::MAX);
         }
         Self {
@@ -105,6 +118,8 @@ impl Chains {
             queue: BinaryHeap::new(),
             settled: Instant::default(),
             counts,
+            regions,
+            kilometres: 0,
         }
     }
 
@@ -161,7 +176,8 @@ impl Chains {
     /// Is it a resolver that follows TTLs, and nothing else?
     pub(super) fn follows_ttls(&self, row: usize) -> bool {
         let class = self.list.get(row).map_or(0, |chain| usize::from(chain.class));
-        matches!(self.layers.get(class).map(Vec::as_slice), Some([Layer::Cache { .. }]))
+        let layers = self.layers.get(class).map(Vec::as_slice);
+        matches!(layers, Some([Layer::Cache { min, stale, .. }]) if *min + *stale == 0.0)
     }
 
     /// Where the chain's requests go: to what its outermost layer holds that holds something.
@@ -176,16 +192,46 @@ impl Chains {
         if let Some(held) = self.list.get_mut(row).and_then(|chain| chain.held.get_mut(layer)) {
             *held = region;
         }
-        self.count(was, self.current(row));
+        let is = self.current(row);
+        if was != is {
+            self.count(was, is);
+            self.kilometres += self.distance(row, is);
+            self.kilometres -= self.distance(row, was);
+        }
     }
 
-    /// A layer has looked, and holds `region` for as long as its kind does, with the answer's TTL.
+    /// The kilometres from a chain to a region; none, if either is nowhere.
+    fn distance(&self, row: usize, region: u8) -> u64 {
+        let region = self.regions.get(usize::from(region)).copied().flatten();
+        let place = self.places.get(row).filter(|(longitude, _)| !longitude.is_nan());
+        let place = place.and_then(|(longitude, latitude)| {
+            Coordinates::new(f64::from(*latitude), f64::from(*longitude))
+        });
+        place.zip(region).map_or(0, |(from, to)| u64::from(from.distance_km(to)))
+    }
+
+    /// What a resolver gives whose lookup has failed: what it had, if it may give that yet.
+    pub(super) fn on_failure(&self, now: Instant, row: usize) -> u8 {
+        let Some(chain) = self.list.get(row) else { return FAILED };
+        let layers = self.layers.get(usize::from(chain.class));
+        let late = match layers.and_then(|layers| layers.first()) {
+            Some(Layer::Cache { stale, .. }) => *stale,
+            Some(Layer::StaleFirst { limit, .. }) => *limit,
+            _ => 0.0,
+        };
+        let until = Instant::default() + Duration::from_secs(u64::from(chain.ends));
+        let held = self.inner(row, 1);
+        if held != NOWHERE && now <= until + Duration::from_secs_f64(late) { held } else { FAILED }
+    }
+
+    /// A layer has looked, and holds `region` for as long as its kind does, with the answer's TTL;
+    /// `None`: its lookup failed.
     pub(super) fn hold(
         &mut self,
         now: Instant,
         (row, layer): (usize, usize),
         region: u8,
-        ttl: f64,
+        ttl: Option<f64>,
         dice: &mut Stream,
     ) {
         let Some(chain) = self.list.get(row) else { return };
@@ -195,7 +241,16 @@ impl Chains {
         let forgets = layer + 1 == layers.len() && idle(&kind) > 0.0;
         let was = self.inner(row, layer + 1);
         self.set(row, layer, region);
-        if let Some(seconds) = holds(&kind, ttl, dice) {
+        let has_failed = ttl.is_none() || region == FAILED;
+        let seconds = if has_failed { Some(RETRY) } else { holds(&kind, ttl.unwrap_or(0.0), dice) };
+        if layer == 0
+            && let Some(chain) = self.list.get_mut(row)
+            && let Some(seconds) = seconds.filter(|_| !has_failed)
+        {
+            let ends = now.as_nanos() / 1_000_000_000 + Duration::from_secs_f64(seconds).as_secs();
+            chain.ends = u32::try_from(ends).unwrap_or(u32::MAX);
+        }
+        if let Some(seconds) = seconds {
             let is_first = was == NOWHERE && now < self.settled;
             // What ends by chance is as likely to end whenever it began.
             let is_first = is_first && !matches!(kind, Layer::Connection { .. });
@@ -207,8 +262,12 @@ impl Chains {
     }
 
     fn count(&mut self, was: u8, is: u8) {
-        let unheld = self.counts.len() - 1;
-        let row = |region: u8| usize::from(region).min(unheld);
+        let unheld = self.regions.len();
+        let row = |region: u8| match region {
+            NOWHERE => unheld,
+            FAILED => unheld + 1,
+            region => usize::from(region),
+        };
         if let Some(count) = self.counts.get_mut(row(was)) {
             *count -= 1;
         }

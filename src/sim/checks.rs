@@ -1,9 +1,11 @@
 //! What must never happen. The checks know what was done to the world and what was answered, and
 //! nothing of how it was decided.
 
-use super::network::{Condition, Network};
+use super::network::Network;
+use super::regions::Condition;
 use super::scenario::Act;
 use crate::ids::RegionId;
+use crate::steer::Word;
 use crate::time::Instant;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub(super) struct Checks {
     lossy: bool,
     /// Since when the same nodes live and hear the same.
     steady: Instant,
+    /// One region at a time writes.
+    is_single: bool,
 }
 
 /// A region, as the checks know it.
@@ -31,6 +35,8 @@ struct Watched {
     well: Option<Instant>,
     /// Since when it serves nobody, and most nodes agree and see it.
     dead: Option<Instant>,
+    /// Until when an answer that named it may be remembered.
+    remembered: Instant,
 }
 
 /// From a failure to the last answer with it: two seconds, a lost packet, and a message between
@@ -51,7 +57,7 @@ const MOST: usize = 20;
 const LOSSY: f64 = 0.02;
 
 impl Checks {
-    pub(super) fn new(regions: usize, now: Instant) -> Self {
+    pub(super) fn new(regions: usize, now: Instant, is_single: bool) -> Self {
         Self {
             violations: Vec::new(),
             regions: vec![Watched::default(); regions],
@@ -59,6 +65,7 @@ impl Checks {
             calm: Some(now),
             lossy: false,
             steady: now,
+            is_single,
         }
     }
 
@@ -82,11 +89,15 @@ impl Checks {
             Act::Crash(region) | Act::Stall(region) | Act::Fail(region, _) => {
                 self.touch(*region, |_| ());
             }
-            Act::Drain(region) => self.touch(*region, |of| of.drained = true),
+            Act::Say(region, word, _) => {
+                self.touch(*region, |of| of.drained = *word != Word::Up);
+            }
             Act::Clear(region) => self.touch(*region, |of| of.drained = false),
+            // Whoever is moved is meant to be.
+            Act::Reload(_) => self.regions.iter_mut().for_each(|of| of.touched = true),
             Act::Lose(share) => self.lossy |= *share > LOSSY,
             Act::Kill(_) | Act::Start(_) | Act::Part(..) | Act::Heal => self.steady = now,
-            Act::Revive(_) => {}
+            Act::Revive(_) | Act::Want(_) => {}
         }
     }
 
@@ -95,10 +106,13 @@ impl Checks {
         &mut self,
         now: Instant,
         node: usize,
-        told: Option<RegionId>,
+        told: Option<(RegionId, Duration)>,
         base: Option<RegionId>,
     ) {
-        let Some(told) = told else {
+        if self.is_single {
+            return self.one_writer(now, told);
+        }
+        let Some((told, _)) = told else {
             return self.broken(now, "an answer without an address".to_owned());
         };
         let watched = |region: RegionId| self.regions.get(region.index()).copied();
@@ -117,11 +131,24 @@ impl Checks {
         }
     }
 
+    /// Of a service with one writer at a time no two may be remembered; none may be for a time.
+    fn one_writer(&mut self, now: Instant, told: Option<(RegionId, Duration)>) {
+        let Some((told, ttl)) = told else { return };
+        let mut others = self.regions.iter().enumerate().filter(|(row, _)| *row != told.index());
+        if let Some((row, _)) = others.find(|(_, of)| of.remembered > now) {
+            let what = format!("regions {row} and {} write at once", told.index());
+            self.broken(now, what);
+        }
+        if let Some(of) = self.regions.get_mut(told.index()) {
+            of.remembered = of.remembered.max(now + ttl);
+        }
+    }
+
     /// A second is over; `nodes` are alive, of `all`.
     pub(super) fn second(
         &mut self,
         now: Instant,
-        conditions: &[Condition],
+        conditions: &[(Condition, f64)],
         network: &Network,
         (nodes, all): (&[Option<RegionId>], usize),
     ) {
@@ -140,11 +167,12 @@ impl Checks {
             .filter(|(_, agrees)| **agrees)
             .filter_map(|(of, _)| *of)
             .collect();
-        let silent = conditions.iter().filter(|of| **of == Condition::Stalled).count();
+        let silent = conditions.iter().filter(|(of, _)| *of == Condition::Stalled).count();
         let is_cut = !network.cuts.is_empty();
-        for (of, condition) in self.regions.iter_mut().zip(conditions) {
+        for (of, (condition, fails)) in self.regions.iter_mut().zip(conditions) {
             let is_well = *condition == Condition::Well;
             of.well = is_well.then(|| of.well.unwrap_or(now));
+            of.touched |= *fails > 0.0;
         }
         // What has just come back need not be believed yet.
         let others_serve = |row: usize| {
@@ -153,7 +181,7 @@ impl Checks {
             rest.into_iter().any(|(_, of)| (!of.touched || serves(of)) && !of.drained)
         };
         let serve: Vec<bool> = (0..conditions.len()).map(others_serve).collect();
-        for (row, (of, condition)) in self.regions.iter_mut().zip(conditions).enumerate() {
+        for (row, (of, (condition, _))) in self.regions.iter_mut().zip(conditions).enumerate() {
             let Some(region) = RegionId::from_index(row) else { continue };
             // What most nodes cannot reach is down for them, whatever it is.
             let reach = alive().filter(|from| hears(**from, region)).count();
@@ -166,7 +194,7 @@ impl Checks {
                 is_dead && is_plain && agreed.len() * 2 > all && serve.get(row) == Some(&true);
             of.dead = counts.then(|| of.dead.unwrap_or(now));
         }
-        let all_well = conditions.iter().all(|of| *of == Condition::Well);
+        let all_well = conditions.iter().all(|(of, fails)| *of == Condition::Well && *fails == 0.0);
         let none_drained = self.regions.iter().all(|of| !of.drained);
         let all_alive = nodes.iter().all(Option::is_some) && !is_cut && !self.lossy;
         self.calm = (all_well && none_drained && all_alive).then(|| self.calm.unwrap_or(now));

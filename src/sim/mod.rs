@@ -16,10 +16,13 @@
 mod acts;
 mod chains;
 mod checks;
+mod clients;
+mod leases;
 mod network;
 mod nodes;
 mod outcome;
 mod packets;
+mod regions;
 mod report;
 mod scenario;
 #[cfg(test)]
@@ -30,4 +33,4 @@ mod writes;
 pub use outcome::{Conflicts, Moved, Outcome, Settling, Told};
 pub use report::page;
 pub use scenario::{Act, Draft, Scenario};
-pub use world::{Input, World};
+pub use world::{Input, Stage, World};

@@ -1,19 +1,10 @@
-//! The network between regions, and how they are.
+//! The network between regions.
 
 use std::time::Duration;
 
 use crate::geo::Coordinates;
 use crate::ids::RegionId;
 use crate::rng::Stream;
-
-/// How a region is.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) enum Condition {
-    Well,
-    Crashed,
-    Stalled,
-    Failing(f64),
-}
 
 /// The network between regions.
 pub(super) struct Network {

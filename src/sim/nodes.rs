@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::{Gossip, Heard, Message};
 use crate::health::{Change, Electorate, Monitor, Order, Report, State};
 use crate::ids::{NodeId, RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
-use crate::snapshot::{Plan, Snapshot};
-use crate::steer::{Facts, Family, Holds, InForce, Override, Overrides, Scope, Word, Writers};
+use crate::snapshot::Snapshot;
+use crate::steer::{
+    Contest, Facts, Family, Holds, InForce, Override, Overrides, Ramp, Scope, Word, Writers,
+};
 use crate::time::Instant;
 
-use super::world::Input;
+use super::leases::{Answer, Ask, Looking};
+use super::world::{Input, Stage};
 
 /// A node that runs.
 pub(super) struct Node {
@@ -28,12 +32,18 @@ pub(super) struct Node {
     ready_by: Instant,
     gossip: Gossip,
     holds: Holds,
-    /// Drains that it knows of: since when, or that they were taken back.
-    words: BTreeMap<RegionId, Option<Instant>>,
+    /// What operators said of regions, or that it was taken back.
+    words: BTreeMap<RegionId, Option<Override>>,
     overrides: Overrides,
     in_force: InForce,
     is_isolated: bool,
     service: ServiceId,
+    /// Where all nodes stand.
+    places: Vec<RegionId>,
+    /// What it knows of the writer's lease, who writes by that, and who is answered.
+    looking: Looking,
+    writers: Writers,
+    writing: Writers,
 }
 
 /// What a node leaves on disk: when, and what it believed.
@@ -45,6 +55,8 @@ pub(super) struct Wants {
     pub(super) probes: Vec<Order>,
     pub(super) messages: Vec<(NodeId, Message)>,
     pub(super) changes: Vec<Change>,
+    /// What it tells the others of what it sees.
+    pub(super) opinions: Vec<(TargetId, Option<State>)>,
     /// It answers otherwise than before.
     pub(super) is_published: bool,
 }
@@ -52,6 +64,7 @@ pub(super) struct Wants {
 impl Node {
     pub(super) fn start(
         input: &Input<'_>,
+        stage: Stage<'_>,
         (id, region): (NodeId, RegionId),
         (now, incarnation): (Instant, u64),
         targets: &[TargetId],
@@ -59,28 +72,26 @@ impl Node {
     ) -> Self {
         let count = input.scenario.nodes.len();
         let mut monitor = Monitor::new(seed);
-        let electorate = input.config.cluster.as_ref().map(|of| of.electorate);
+        let electorate = stage.config.cluster.as_ref().map(|of| of.electorate);
         monitor.elect(now, Electorate { nodes: count, ..electorate.unwrap_or_default() });
-        for target in &input.config.targets {
-            if targets.contains(&target.id) {
-                monitor.watch(now, target.id, target.schedule);
-            }
+        for target in stage.config.targets.iter().filter(|of| targets.contains(&of.id)) {
+            monitor.watch(now, target.id, target.schedule);
         }
         for (target, state) in kept.iter().flat_map(|(_, states)| states) {
             monitor.recall(*target, *state, now);
         }
         let others = (0..count).filter_map(NodeId::from_index).filter(|of| *of != id);
         let facts = Facts::of(monitor.table());
-        let snapshot = Arc::new(Snapshot::compile(input.plan.clone(), &facts, None, None, 1));
+        let snapshot = Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1));
         let mut holds = Holds::default();
-        holds.limit(input.config.max_moves);
+        holds.limit(stage.config.max_moves);
         Self {
             id,
             region,
             incarnation,
             snapshot,
             is_ready: false,
-            ready_by: now + input.config.node.ready_within,
+            ready_by: now + stage.config.node.ready_within,
             gossip: Gossip::new(incarnation, others),
             holds,
             words: BTreeMap::new(),
@@ -88,6 +99,10 @@ impl Node {
             in_force: InForce::default(),
             is_isolated: false,
             service: input.scenario.service,
+            places: input.scenario.nodes.iter().map(|(_, region)| *region).collect(),
+            looking: Looking::default(),
+            writers: Writers::default(),
+            writing: Writers::default(),
             monitor,
         }
     }
@@ -99,26 +114,100 @@ impl Node {
             self.gossip.poll_timeout(),
             self.holds.next_change(),
             self.overrides.next_change(now),
+            self.writers.next_change(now),
         ];
         wakes.into_iter().flatten().min()
     }
 
-    /// An operator drains a region here, or takes that back.
-    pub(super) fn say(&mut self, now: Instant, region: RegionId, is_drained: bool) {
-        let since = is_drained.then_some(now);
-        let text = since.map_or(String::new(), |since| since.as_nanos().to_string());
+    /// An operator says something of a region here, or takes that back.
+    pub(super) fn say(
+        &mut self,
+        now: Instant,
+        region: RegionId,
+        said: Option<(Word, Option<Ramp>)>,
+    ) {
+        let text = said.map(|(word, ramp)| {
+            let ramp = ramp.map_or((0, 0), |ramp| (ramp.percent, ramp.every.as_secs()));
+            format!("{word} {} {} {}", now.as_nanos(), ramp.0, ramp.1)
+        });
+        let text = text.unwrap_or_default();
+        self.heed(region, &text);
         self.gossip.set(format!("w/{}", region.index()), Some(text));
-        self.heed(region, since);
     }
 
-    fn heed(&mut self, region: RegionId, since: Option<Instant>) {
-        self.words.insert(region, since);
-        let drains = self.words.iter().filter_map(|(region, since)| {
-            let (scope, word) = (Scope::Region(*region), Word::Drain);
-            let (until, ramp, ahead) = (None, None, std::time::Duration::ZERO);
-            Some(Override { scope, word, since: (*since)?, until, ramp, ahead })
+    /// Follows what was said, as [`Self::say`] writes it.
+    fn heed(&mut self, region: RegionId, text: &str) {
+        let read = || {
+            let mut parts = text.split(' ');
+            let word = parts.next()?.parse().ok()?;
+            let since = Instant::from_nanos(parts.next()?.parse().ok()?);
+            let percent = parts.next()?.parse().ok()?;
+            let every = Duration::from_secs(parts.next()?.parse().ok()?);
+            let ramp = (percent > 0).then_some(Ramp { percent, every });
+            let scope = Scope::Region(region);
+            Some(Override { scope, word, since, until: None, ramp, ahead: Duration::ZERO })
+        };
+        self.words.insert(region, read());
+        self.overrides = self.words.values().copied().flatten().collect();
+    }
+
+    /// Runs another configuration from now on, in which these targets count.
+    pub(super) fn reload(&mut self, now: Instant, stage: Stage<'_>, targets: &[TargetId]) {
+        let before = self.snapshot.plan().clone();
+        let name = |id: ServiceId| before.services.get(id.index()).map(|of| of.name.as_str());
+        let Some(service) = name(self.service).and_then(|name| stage.config.service(name)) else {
+            return;
+        };
+        for target in stage.config.targets.iter().filter(|of| targets.contains(&of.id)) {
+            self.monitor.watch(now, target.id, target.schedule);
+        }
+        let is_known = |of: &TargetId| stage.config.targets.iter().any(|target| target.id == *of);
+        let gone: Vec<TargetId> = self.monitor.targets().filter(|of| !is_known(of)).collect();
+        gone.into_iter().for_each(|target| self.monitor.forget(target));
+        self.holds.limit(stage.config.max_moves);
+        self.holds.rekey(Some, |id| stage.config.service(name(id)?));
+        self.service = service;
+        self.holds.follow(now, &stage.plan.services, stage.plan.ids(), self.monitor.table());
+        let generation = self.snapshot.generation() + 1;
+        let before = self.snapshot.clone();
+        let facts = self.facts();
+        let next = Snapshot::compile(stage.plan.clone(), &facts, Some(&*before), None, generation);
+        self.snapshot = Arc::new(next);
+    }
+
+    /// Whether a lease decides who writes.
+    pub(super) fn is_leased(&self) -> bool {
+        self.contest().is_some()
+    }
+
+    /// The service as this node sees it, if a lease decides who writes.
+    fn contest(&self) -> Option<Contest> {
+        let plan = self.snapshot.plan();
+        let service = plan.services.get(self.service.index())?;
+        let name = |region: RegionId| Some(plan.regions.get(region.index())?.name.clone());
+        let renews = |region| self.region == region || !self.places.contains(&region);
+        let may_name = !self.monitor.is_isolated() && !self.monitor.abstains();
+        Contest::of((self.service, service), &self.facts(), (&name, &renews), may_name)
+    }
+
+    /// The store of the leases has answered; tells what is to be asked next.
+    pub(super) fn leased(&mut self, now: Instant, answer: Answer) -> Option<Ask> {
+        let contest = self.contest()?;
+        let next = self.looking.heard(now, answer, contest);
+        let plan = self.snapshot.plan();
+        let service = plan.services.get(self.service.index())?;
+        let holder = self.looking.leased.holder.as_ref();
+        let writer = holder.and_then(|holder| {
+            let region = plan.regions.iter().position(|of| of.name == holder.region)?;
+            Some((self.service, holder.writer(RegionId::from_index(region)?, service)))
         });
-        self.overrides = drains.collect();
+        self.writers = writer.into_iter().collect();
+        next
+    }
+
+    /// The region that writes, by this node's answers, and its epoch.
+    pub(super) fn writer(&self) -> Option<(RegionId, u64)> {
+        self.writing.of(self.service).map(|writer| (writer.region, writer.epoch))
     }
 
     /// What it leaves on disk of these.
@@ -158,9 +247,8 @@ impl Node {
                     }
                 }
                 _ => {
-                    let since = value.and_then(|text| text.parse().ok()).map(Instant::from_nanos);
                     if let Some(region) = RegionId::from_index(number) {
-                        self.heed(region, since);
+                        self.heed(region, &value.unwrap_or_default());
                     }
                 }
             }
@@ -168,7 +256,8 @@ impl Node {
     }
 
     /// Does what is due, in the order that the server does it.
-    pub(super) fn turn(&mut self, now: Instant, plan: &Plan) -> Wants {
+    pub(super) fn turn(&mut self, now: Instant) -> Wants {
+        let plan = self.snapshot.plan().clone();
         let mut wants = Wants::default();
         self.monitor.handle_peers(now, self.gossip.fresh(now));
         self.monitor.handle_timeout(now);
@@ -186,13 +275,17 @@ impl Node {
         affected.extend(self.holds.follow(now, &plan.services, which, self.monitor.table()));
         let in_force = self.overrides.at(now);
         let is_isolated = self.monitor.is_isolated();
-        let is_other = (&in_force, is_isolated) != (&self.in_force, self.is_isolated);
+        let writing = self.writers.at(now);
+        let is_other =
+            (&in_force, is_isolated, &writing) != (&self.in_force, self.is_isolated, &self.writing);
         if is_other || !affected.is_empty() {
             (self.in_force, self.is_isolated) = (in_force, is_isolated);
+            self.writing = writing;
             self.publish();
             wants.is_published = true;
         }
         while let Some((target, opinion)) = self.monitor.poll_opinion() {
+            wants.opinions.push((target, opinion));
             let key = format!("o/{}", target.index());
             self.gossip.set(key, opinion.map(|state| state.to_string()));
         }
@@ -202,14 +295,18 @@ impl Node {
         wants
     }
 
-    fn publish(&mut self) {
-        let facts = Facts {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
             health: self.monitor.table(),
             overrides: &self.in_force,
             holds: &self.holds,
-            writers: Writers::none(),
+            writers: &self.writing,
             is_isolated: self.is_isolated,
-        };
+        }
+    }
+
+    fn publish(&mut self) {
+        let facts = self.facts();
         let (plan, generation) = (self.snapshot.plan().clone(), self.snapshot.generation() + 1);
         let (before, changed) = (Some(&*self.snapshot), [self.service]);
         let next = Snapshot::compile(plan, &facts, before, Some(&changed), generation);

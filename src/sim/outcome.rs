@@ -35,6 +35,9 @@ pub struct Outcome {
     pub shares: Vec<Vec<f64>>,
     /// The share of the requests that fail, second by second.
     pub errors: Vec<f64>,
+    /// The mean distance between clients and where their requests go, second by second, in
+    /// kilometres.
+    pub kilometres: Vec<f64>,
     /// The regions that left the answers, and how their clients followed.
     pub moved: Vec<Moved>,
     /// What the writers met with.
@@ -155,6 +158,7 @@ impl Outcome {
             told: Vec::new(),
             shares: Vec::new(),
             errors: Vec::new(),
+            kilometres: Vec::new(),
             moved: Vec::new(),
             conflicts: None,
             costs: Vec::new(),
@@ -171,13 +175,23 @@ impl Outcome {
         self.regions.get(region.index()).cloned().unwrap_or_default()
     }
 
-    /// A second is over: where requests go, and how many of those to each region fail.
-    pub(super) fn second(&mut self, counts: &[u32], fail: &[f64]) {
-        let all: u32 = counts.iter().sum();
-        let share = |count: &u32| f64::from(*count) / f64::from(all.max(1));
-        let shares: Vec<f64> = counts.iter().map(share).collect();
-        self.errors.push(shares.iter().zip(fail).map(|(share, fail)| share * fail).sum());
+    /// A second is over: where requests go, how many of those to each region fail, and how far
+    /// they go in all.
+    pub(super) fn second(&mut self, counts: &[u32], fail: &[f64], kilometres: u64) {
+        let all = f64::from(counts.iter().sum::<u32>().max(1));
+        let mut shares: Vec<f64> = counts.iter().map(|count| f64::from(*count) / all).collect();
+        let unanswered = shares.pop().unwrap_or(0.0);
+        let failed: f64 = shares.iter().zip(fail).map(|(share, fail)| share * fail).sum();
+        self.errors.push(failed + unanswered);
+        self.kilometres.push(kilometres as f64 / all);
         self.shares.push(shares);
+    }
+
+    /// Another region writes, or the same with another epoch.
+    pub(super) fn writes(&mut self, at: Duration, writer: Option<(RegionId, u64)>) {
+        let Some((region, epoch)) = writer else { return };
+        let what = format!("{} writes, epoch {epoch}", self.name(region));
+        self.tell(at, "the lease", what);
     }
 
     /// Most nodes have stopped to name a region.
@@ -358,6 +372,13 @@ impl Outcome {
             "\nerrors      {} of the requests at worst; {lost:.1} s worth of all requests",
             percent(worst)
         );
+        let [first, furthest] = [self.kilometres.first().copied().unwrap_or(0.0), {
+            self.kilometres.iter().copied().fold(0.0, f64::max)
+        }];
+        let _fine = writeln!(
+            out,
+            "distance    {first:.0} km to the region in the mean at first, {furthest:.0} at worst"
+        );
         self.write_writes(&mut out);
         for (at, what) in &self.violations {
             let _fine = writeln!(out, "BROKEN      at {at:.1} s: {what}");
@@ -442,7 +463,17 @@ impl Act {
                 format!("{} fails {:.0} % of the requests", region(of), share * 100.0)
             }
             Self::Revive(of) => format!("{} is well again", region(of)),
-            Self::Drain(of) => format!("an operator drains {}", region(of)),
+            Self::Say(of, word, ramp) => {
+                let ramp = ramp.map_or(String::new(), |ramp| {
+                    format!(", {} % every {} s", ramp.percent, ramp.every.as_secs())
+                });
+                format!("an operator says {word} of {}{ramp}", region(of))
+            }
+            Self::Want(of) => format!("an operator wants {} to write", region(of)),
+            Self::Reload(of) => {
+                let file = scenario.reloads.get(*of).map_or("", String::as_str);
+                format!("the nodes load {file}")
+            }
             Self::Clear(of) => format!("an operator clears {}", region(of)),
             Self::Kill(of) => format!("{} dies", node(of)),
             Self::Start(of) => format!("{} starts", node(of)),

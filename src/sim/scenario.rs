@@ -9,6 +9,7 @@ use crate::config::{population, yaml};
 use crate::convergence::{Policy, Popularity, Population, Writes};
 use crate::geo::Country;
 use crate::ids::{RegionId, ServiceId};
+use crate::steer::{Ramp, Word};
 
 /// What happens when, and to whom.
 #[derive(Clone, Debug)]
@@ -31,8 +32,14 @@ pub struct Scenario {
     pub nearest: f64,
     /// The share of the packets that get lost.
     pub loss: f64,
+    /// How much the regions have to do.
+    pub load: Option<Load>,
+    /// Where the store of the writers' leases has its members.
+    pub members: Vec<RegionId>,
     /// What clients write.
     pub writes: Option<Writing>,
+    /// The configurations that the nodes are given later.
+    pub reloads: Vec<String>,
     /// What happens, in order of time.
     pub events: Vec<(Duration, Act)>,
     /// For how long something at random happens besides, and how often in the mean.
@@ -54,6 +61,17 @@ pub struct Writing {
     pub lease: Duration,
 }
 
+/// How much the regions have to do.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Load {
+    /// All requests, as a share of all capacity.
+    pub share: f64,
+    /// The share of its capacity that a region has which has just come back.
+    pub cold: f64,
+    /// For how long it has to serve until it has all of it.
+    pub warm_up: Duration,
+}
+
 /// Something that happens.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Act {
@@ -65,10 +83,14 @@ pub enum Act {
     Fail(RegionId, f64),
     /// A region is well again.
     Revive(RegionId),
-    /// An operator drains a region.
-    Drain(RegionId),
+    /// An operator says this of a region, for a growing share of the clients.
+    Say(RegionId, Word, Option<Ramp>),
     /// An operator takes that back.
     Clear(RegionId),
+    /// An operator wants another region to write.
+    Want(RegionId),
+    /// The nodes are given another configuration: which of [`Draft::reloads`].
+    Reload(usize),
     /// A node dies.
     Kill(usize),
     /// A node starts anew.
@@ -106,12 +128,22 @@ impl Draft {
 
     /// The configuration that it is about, as a path from its own.
     pub fn config(&self) -> Option<&str> {
-        let yaml::Value::Map(entries) = &self.root.value else { return None };
-        let entry = entries.iter().find(|entry| entry.key == "config")?;
-        match &entry.value.value {
-            yaml::Value::Text(text) => Some(text),
-            _ => None,
+        text(&self.root, "config")
+    }
+
+    /// The configurations that the nodes are given later, each once.
+    pub fn reloads(&self) -> Vec<&str> {
+        let events = match entry(&self.root, "events").map(|events| &events.value) {
+            Some(yaml::Value::List(events)) => events.as_slice(),
+            _ => &[],
+        };
+        let mut files: Vec<&str> = Vec::new();
+        for file in events.iter().filter_map(|event| text(event, "reload")) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
         }
+        files
     }
 
     /// The scenario, in the world of `config`.
@@ -121,7 +153,7 @@ impl Draft {
     pub fn scenario(&self, config: &Config) -> Result<Scenario, Vec<Problem>> {
         let mut problems = Problems::of(&self.file);
         let root = At { node: &self.root, key: String::new() };
-        let scenario = read(&root, config, &mut problems);
+        let scenario = read(&root, config, &self.reloads(), &mut problems);
         match scenario.filter(|_| problems.list.is_empty()) {
             Some(scenario) => Ok(scenario),
             None => Err(problems.list),
@@ -143,7 +175,26 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 /// Two million resolvers need some four gigabytes.
 const MOST_RESOLVERS: u64 = 2_000_000;
 
-fn read(root: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Scenario> {
+/// What stands under `key`, if `node` is a map that has it.
+fn entry<'n>(node: &'n yaml::Node, key: &str) -> Option<&'n yaml::Node> {
+    let yaml::Value::Map(entries) = &node.value else { return None };
+    entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+}
+
+/// The same, if it is a text.
+fn text<'n>(node: &'n yaml::Node, key: &str) -> Option<&'n str> {
+    match &entry(node, key)?.value {
+        yaml::Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn read(
+    root: &At<'_>,
+    config: &Config,
+    reloads: &[&str],
+    problems: &mut Problems,
+) -> Option<Scenario> {
     let mut fields = root.fields(problems)?;
     let _read_before = fields.need("config", problems);
     let about = fields.get("about").and_then(|at| at.text("a sentence", problems));
@@ -157,6 +208,8 @@ fn read(root: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Scena
     let who = fields.get("population").and_then(|at| population(&at, problems));
     let nearest = share(&mut fields, "nearest", problems).unwrap_or(NEAREST);
     let loss = share(&mut fields, "loss", problems).unwrap_or(0.0);
+    let load = fields.get("load").and_then(|at| load(&at, config, problems));
+    let members = fields.get("etcd");
     let writes = fields.get("writes");
     let events = fields.get("events");
     let chaos = fields.get("chaos").and_then(|at| chaos(&at, problems));
@@ -173,8 +226,12 @@ fn read(root: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Scena
         }
         None => ServiceId::from_index(0)?,
     };
-    let regions = Regions { config };
+    let regions = Regions { config, reloads };
     let nodes = regions.nodes(nodes, problems);
+    let members: Vec<RegionId> = match members {
+        Some(at) => at.list().iter().filter_map(|at| regions.region(at, problems)).collect(),
+        None => nodes.iter().map(|(_, region)| *region).collect(),
+    };
     let countries = countries.map(|at| self::countries(&at, problems)).unwrap_or_default();
     let writes = writes.and_then(|at| regions.writing(&at, problems));
     let listed = events.map(|at| at.list()).unwrap_or_default();
@@ -191,10 +248,27 @@ fn read(root: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Scena
         population: who.unwrap_or_else(|| config.convergence.population.clone()),
         nearest,
         loss,
+        load,
+        members,
         writes,
+        reloads: reloads.iter().map(|file| (*file).to_owned()).collect(),
         events,
         chaos,
     })
+}
+
+fn load(at: &At<'_>, config: &Config, problems: &mut Problems) -> Option<Load> {
+    let mut fields = at.fields(problems)?;
+    let part = fields.need("share", problems).and_then(|at| at.share(problems));
+    let cold = share(&mut fields, "cold", problems).unwrap_or(1.0);
+    let warm_up = fields.get("warm_up");
+    let warm_up = warm_up.and_then(|at| at.duration(Duration::from_secs(1), LONGEST, problems));
+    fields.done(problems);
+    if let Some(region) = config.regions.iter().find(|region| region.capacity.is_none()) {
+        let what = format!("the region {} has no `capacity`", region.name);
+        problems.error(at.place(), &at.key, what);
+    }
+    Some(Load { share: part?, cold, warm_up: warm_up.unwrap_or(Duration::from_secs(60)) })
 }
 
 fn chaos(at: &At<'_>, problems: &mut Problems) -> Option<(Duration, Duration)> {
@@ -236,6 +310,7 @@ fn countries(at: &At<'_>, problems: &mut Problems) -> Vec<(Country, f64)> {
 /// The regions that a scenario may name.
 struct Regions<'c> {
     config: &'c Config,
+    reloads: &'c [&'c str],
 }
 
 impl Regions<'_> {
@@ -330,9 +405,19 @@ impl Regions<'_> {
         acts.extend(region("crash", problems).map(Act::Crash));
         acts.extend(region("stall", problems).map(Act::Stall));
         acts.extend(region("revive", problems).map(Act::Revive));
-        acts.extend(region("drain", problems).map(Act::Drain));
         acts.extend(region("clear", problems).map(Act::Clear));
+        acts.extend(region("writer", problems).map(Act::Want));
+        let said = [("drain", Word::Drain), ("up", Word::Up)];
+        let said = said.map(|(key, word)| (region(key, problems), word));
         let failing = region("fail", problems);
+        let ramp = fields.get("ramp").and_then(|at| crate::config::ramp(&at, problems));
+        let say = |(region, word): (Option<RegionId>, Word)| Some(Act::Say(region?, word, ramp));
+        acts.extend(said.into_iter().filter_map(say));
+        if let Some(at) = fields.get("reload")
+            && let Some(file) = at.text("a configuration", problems)
+        {
+            acts.extend(self.reloads.iter().position(|of| *of == file).map(Act::Reload));
+        }
         let part = share(&mut fields, "share", problems).unwrap_or(0.5);
         acts.extend(failing.map(|region| Act::Fail(region, part)));
         let mut node = |key: &'static str, problems: &mut Problems| {

@@ -36,6 +36,7 @@ fn played(loaded: &Loaded, seconds: u64, population: Population, more: &str) -> 
         scenario: &scenario,
         config: &loaded.config,
         plan: &loaded.plan,
+        reloads: &[],
         atlas: &loaded.atlas,
         seed: 7,
     };
@@ -48,7 +49,7 @@ fn population(layers: &[Layer]) -> Population {
 }
 
 fn cache(every: f64) -> Layer {
-    Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, every }
+    Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, stale: 0.0, every }
 }
 
 const DRAIN: &str = "events: [{ at: 200s, drain: eu }]";
@@ -65,7 +66,7 @@ fn clients_follow_a_drain_as_the_closed_form_says() {
         (60.0, vec![stale]),
         (30.0, vec![honest, hold(60.0)]),
         (30.0, vec![honest, connection]),
-        (30.0, vec![Layer::Cache { min: 60.0, max: 90.0, prefetch: 0.1, every: 0.0 }]),
+        (30.0, vec![Layer::Cache { min: 60.0, max: 90.0, prefetch: 0.1, stale: 0.0, every: 0.0 }]),
     ] {
         let loaded = loaded(&format!("ttl: {ttl}s"));
         let outcome = played(&loaded, 600, population(&layers), DRAIN);

@@ -2,27 +2,28 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::chains::{Chains, NOWHERE};
 use super::checks::Checks;
-use super::network::{Condition, Network};
+use super::leases::{Answer, Ask, Store};
+use super::network::Network;
 use super::nodes::{Kept, Node};
 use super::outcome::{End, Outcome};
-use super::packets::{OPT, query, read};
+use super::packets::query;
+use super::regions::{Condition, Regions};
 use super::scenario::{Act, Scenario};
 use super::writes::Stores;
 use crate::cluster::Message;
 use crate::config::Config;
 use crate::geo::Atlas;
-use crate::health::{Failure, Outcome as Probed, Report, Stage};
+use crate::health::Report;
 use crate::ids::{NodeId, RegionId, TargetId};
-use crate::query::{Peer, Transport, answer};
 use crate::rng::{Seed, Stream};
 use crate::snapshot::Plan;
-use crate::steer::{Address, Service};
+use crate::steer::{Address, Lease, Policy};
 use crate::time::Instant;
 
 /// What a world is made from.
@@ -34,20 +35,37 @@ pub struct Input<'i> {
     pub config: &'i Config,
     /// The same, compiled.
     pub plan: &'i Arc<Plan>,
+    /// What they run after a reload.
+    pub reloads: &'i [Stage<'i>],
     /// Who is where.
     pub atlas: &'i Atlas,
     /// Whence all chance comes.
     pub seed: u64,
 }
 
+/// A configuration that nodes run, and the same compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage<'i> {
+    /// The configuration.
+    pub config: &'i Config,
+    /// The same, compiled.
+    pub plan: &'i Arc<Plan>,
+}
+
 /// What comes at a time.
-enum Event {
+pub(super) enum Event {
     /// A node has something to do.
     Wake(usize),
     /// A probe of a node is over.
     Probe(usize, u64, TargetId, Report),
     /// A message arrives: from whom, in which of the sender's lives.
     Message(usize, NodeId, u64, Box<Message>),
+    /// A node looks who writes.
+    Look(usize, u64),
+    /// The store of the leases is asked by a node.
+    Asked(usize, u64, Ask),
+    /// It has answered.
+    Told(usize, u64, Answer),
     /// Something of the scenario happens.
     Act(Act),
     /// A client writes.
@@ -87,7 +105,7 @@ impl Eq for Due {}
 pub struct World<'i> {
     pub(super) input: Input<'i>,
     pub(super) now: Instant,
-    start: Instant,
+    pub(super) start: Instant,
     queue: BinaryHeap<Due>,
     /// How many events there have been: what comes at one time comes in this order.
     number: u64,
@@ -99,35 +117,41 @@ pub struct World<'i> {
     kept: Vec<Kept>,
     /// Which regions most nodes name, and since when they do not.
     named: Vec<bool>,
-    left: Vec<Option<Instant>>,
+    pub(super) left: Vec<Option<Instant>>,
     /// Since when something is cut, and for how long something was before.
     pub(super) cut: (Option<Instant>, Duration),
     /// What share of the requests was on the smaller side of the last cut.
     pub(super) stays: f64,
     /// Where each chain was sent when all was well.
-    base: Vec<u8>,
+    pub(super) base: Vec<u8>,
     /// Where each chain went before the first region came back.
     away: Vec<u8>,
     /// Which region each target is in, and which region each address is in.
     targets: Targets,
-    addresses: Addresses,
-    pub(super) conditions: Vec<Condition>,
+    pub(super) addresses: Addresses,
+    pub(super) regions: Regions,
+    /// Where the leases of writers are kept.
+    pub(super) store: Store,
+    /// What the nodes run.
+    pub(super) stage: Stage<'i>,
+    /// The last writer that any node answered.
+    writer: Option<(RegionId, u64)>,
     pub(super) network: Network,
     pub(super) chains: Chains,
     pub(super) stores: Option<Stores>,
     pub(super) checks: Checks,
     pub(super) dice: Dice,
-    query: Vec<u8>,
-    out: Vec<u8>,
+    pub(super) query: Vec<u8>,
+    pub(super) out: Vec<u8>,
     pub(super) outcome: Outcome,
 }
 
 /// Random streams, so that more of one thing does not change another.
 pub(super) struct Dice {
     pub(super) chaos: Stream,
-    network: Stream,
-    clients: Stream,
-    writes: Stream,
+    pub(super) network: Stream,
+    pub(super) clients: Stream,
+    pub(super) writes: Stream,
 }
 
 /// The nodes look around for so long before anybody asks them.
@@ -145,7 +169,17 @@ impl<'i> World<'i> {
         let Input { scenario, config, plan, seed, .. } = input;
         let seed = Seed::new(seed);
         let service = plan.services.get(scenario.service.index()).ok_or("there is no service")?;
-        let (targets, addresses) = endpoints(service);
+        let stage = Stage { config, plan };
+        let (targets, addresses) =
+            endpoints(&service.name, [&stage].into_iter().chain(input.reloads));
+        let names = |of: &Config| of.regions.iter().map(|of| of.name.clone()).collect::<Vec<_>>();
+        if input.reloads.iter().any(|of| names(of.config) != names(config)) {
+            return Err("a configuration to reload has other regions".to_owned());
+        }
+        if matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
+            let why = "has `lease: manual`; what operators type is not simulated";
+            return Err(format!("the service {} {why}", service.name));
+        }
         if addresses.is_empty() {
             return Err(format!("the service {} has no IPv4 address", service.name));
         }
@@ -161,7 +195,7 @@ impl<'i> World<'i> {
         }
         let mut clients = seed.stream("clients");
         let chains = Chains::new(
-            (scenario.resolvers, config.regions.len()),
+            (scenario.resolvers, places.clone()),
             &scenario.countries,
             &scenario.population,
             input.atlas,
@@ -188,11 +222,18 @@ impl<'i> World<'i> {
             away: Vec::new(),
             targets,
             addresses,
-            conditions: vec![Condition::Well; regions],
+            regions: Regions::new(plan.regions.iter().map(|of| of.capacity), scenario.load),
+            store: Store::new(scenario.members.clone()),
+            stage,
+            writer: None,
             network: Network { places, cuts: Vec::new(), loss: 0.0 },
             chains,
             stores,
-            checks: Checks::new(regions, BEGINNING),
+            checks: Checks::new(
+                regions,
+                BEGINNING,
+                matches!(service.policy, Policy::SingleWriter(..)),
+            ),
             dice: Dice {
                 chaos: seed.stream("chaos"),
                 network: seed.stream("network"),
@@ -211,14 +252,14 @@ impl<'i> World<'i> {
         Ok(world)
     }
 
-    fn at(&mut self, at: Instant, event: Event) {
+    pub(super) fn at(&mut self, at: Instant, event: Event) {
         self.number += 1;
         self.queue.push(Due { at, number: self.number, event });
     }
 
     /// A node dies, and leaves on disk what it believed.
     pub(super) fn kill_node(&mut self, row: usize) {
-        let ids: Vec<TargetId> = self.targets.iter().map(|(target, _)| *target).collect();
+        let ids = self.target_ids();
         let node = self.nodes.get_mut(row).and_then(Option::take);
         if let (Some(node), Some(kept)) = (node, self.kept.get_mut(row)) {
             *kept = node.keep(self.now, &ids);
@@ -233,17 +274,24 @@ impl<'i> World<'i> {
             return;
         };
         self.incarnations += 1;
-        let ids: Vec<TargetId> = self.targets.iter().map(|(target, _)| *target).collect();
+        let ids = self.target_ids();
         let seed = Seed::new(self.input.seed ^ (self.incarnations << 32));
         let (now, believed) = (self.now, self.input.config.node.believe_state_for);
         let kept = self.kept.get(row).cloned().flatten();
         let kept = kept.filter(|(at, _)| now.since(*at) <= believed);
         let life = (self.now, self.incarnations);
-        let node = Node::start(&self.input, (id, *region), life, &ids, (seed, &kept));
+        let stage = self.stage;
+        let node = Node::start(&self.input, stage, (id, *region), life, &ids, (seed, &kept));
         if let Some(slot) = self.nodes.get_mut(row) {
             *slot = Some(node);
         }
+        self.at(self.now, Event::Look(row, self.incarnations));
         self.turn(row);
+    }
+
+    /// What is probed.
+    pub(super) fn target_ids(&self) -> Vec<TargetId> {
+        self.targets.iter().map(|(target, _)| *target).collect()
     }
 
     /// Runs to the end; `progress` is told how much of the scenario is over.
@@ -275,7 +323,9 @@ impl<'i> World<'i> {
 
     /// Where each chain's requests go.
     fn currents(&self) -> Vec<u8> {
-        (0..self.chains.list.len()).map(|row| self.chains.current(row)).collect()
+        let known = |region: &u8| usize::from(*region) < self.input.plan.regions.len();
+        let current = |row| Some(self.chains.current(row)).filter(known).unwrap_or(NOWHERE);
+        (0..self.chains.list.len()).map(current).collect()
     }
 
     /// Remembers who goes where before the first region comes back.
@@ -365,28 +415,33 @@ impl<'i> World<'i> {
                     self.turn(row);
                 }
             }
+            Event::Look(row, incarnation) => self.look_who_writes(row, incarnation),
+            Event::Asked(row, incarnation, ask) => self.asked(row, incarnation, ask),
+            Event::Told(row, incarnation, answer) => self.told(row, incarnation, answer),
             Event::Act(act) => self.act(&act),
-            Event::Write => {
-                self.write();
-            }
+            Event::Write => self.write(),
             Event::Second => {
-                let fail = self.conditions.iter().map(|condition| match condition {
-                    Condition::Well => 0.0,
-                    Condition::Crashed | Condition::Stalled => 1.0,
-                    Condition::Failing(share) => *share,
-                });
-                let fail: Vec<f64> = fail.collect();
-                self.outcome.second(&self.chains.counts, &fail);
-                let regions: Vec<Option<RegionId>> =
-                    self.nodes.iter().map(|node| node.as_ref().map(|of| of.region)).collect();
-                let nodes = (regions.as_slice(), regions.len());
-                self.checks.second(self.now, &self.conditions, &self.network, nodes);
+                self.second();
                 self.at(self.now + Duration::from_secs(1), Event::Second);
             }
         }
     }
 
-    fn life(&mut self, row: usize, incarnation: u64) -> Option<&mut Node> {
+    fn second(&mut self) {
+        let all = (self.chains.list.len().max(1)) as f64;
+        let counts = self.chains.counts.iter();
+        self.regions.second(counts.map(|count| f64::from(*count) / all));
+        let fails: Vec<f64> = self.regions.ids().map(|id| self.regions.fails(id)).collect();
+        self.outcome.second(&self.chains.counts, &fails, self.chains.kilometres);
+        let regions: Vec<Option<RegionId>> =
+            self.nodes.iter().map(|node| node.as_ref().map(|of| of.region)).collect();
+        let conditions: Vec<(Condition, f64)> =
+            self.regions.conditions().into_iter().zip(fails).collect();
+        let nodes = (regions.as_slice(), regions.len());
+        self.checks.second(self.now, &conditions, &self.network, nodes);
+    }
+
+    pub(super) fn life(&mut self, row: usize, incarnation: u64) -> Option<&mut Node> {
         let node = self.nodes.get_mut(row)?.as_mut()?;
         (node.incarnation == incarnation).then_some(node)
     }
@@ -394,9 +449,9 @@ impl<'i> World<'i> {
     /// Lets a node do what is due, and carries out what it wants.
     pub(super) fn turn(&mut self, row: usize) {
         let now = self.now;
-        let plan = self.input.plan.clone();
         let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) else { return };
-        let wants = node.turn(now, &plan);
+        let wants = node.turn(now);
+        let writer = node.writer();
         let (id, from, incarnation) = (node.id, node.region, node.incarnation);
         let wake = node.wake(now);
         for order in wants.probes {
@@ -415,13 +470,24 @@ impl<'i> World<'i> {
             }
         }
         let since = self.since();
-        for change in wants.changes.iter().filter(|change| change.from != change.to) {
-            let found = self.targets.iter().find(|(target, _)| *target == change.target);
-            if let Some((_, region)) = found.filter(|_| now >= self.start) {
-                let what = format!("sees {} {}", self.outcome.name(*region), change.to);
+        let changes = wants.changes.iter().filter(|change| change.from != change.to);
+        let changes = changes.map(|change| (change.target, "takes", Some(change.to)));
+        let opinions = wants.opinions.iter().map(|(target, state)| (*target, "sees", *state));
+        for (target, how, state) in opinions.chain(changes).filter(|_| now >= self.start) {
+            let found = self.targets.iter().find(|(of, _)| *of == target);
+            if let Some((_, region)) = found {
                 let name = self.input.scenario.nodes.get(row).map_or("", |(name, _)| name);
+                let state = state.map_or("nothing".to_owned(), |state| state.to_string());
+                let what = match how {
+                    "sees" => format!("sees {} {state}", self.outcome.name(*region)),
+                    _ => format!("takes {} for {state}", self.outcome.name(*region)),
+                };
                 self.outcome.tell(since, name, what);
             }
+        }
+        if writer.is_some() && writer != self.writer {
+            self.writer = writer;
+            self.outcome.writes(since, writer);
         }
         if wants.is_published {
             self.note_named();
@@ -438,92 +504,19 @@ impl<'i> World<'i> {
         }
     }
 
-    /// What a probe from a region sees in another.
-    fn probe(&mut self, from: RegionId, to: RegionId, timeout: Duration) -> Report {
-        let latency = self.network.round_trip(from, to) * 2;
-        let silent = Report {
-            outcome: Probed::Failure(Failure::TimedOut(Stage::Connect)),
-            latency: timeout,
-        };
-        let passes = self.network.passes(from, to) && self.network.passes(to, from);
-        // A connection, a request and an answer.
-        if !passes || self.network.drops(4, &mut self.dice.network) || latency > timeout {
-            return silent;
-        }
-        let condition = self.conditions.get(to.index()).copied().unwrap_or(Condition::Well);
-        let failure = match condition {
-            Condition::Well => None,
-            Condition::Crashed => Some(Failure::Refused),
-            Condition::Stalled => return silent,
-            Condition::Failing(share) => {
-                (self.dice.network.unit() < share).then_some(Failure::Status(503))
-            }
-        };
-        // A refusal comes back at once.
-        let is_refused = failure == Some(Failure::Refused);
-        let latency = if is_refused { latency / 2 } else { latency };
-        Report { outcome: failure.map_or(Probed::Success, Probed::Failure), latency }
-    }
-
-    /// A layer of a chain has to look: the first asks a node, another takes what it finds inside.
-    fn look(&mut self, row: usize, layer: usize) {
-        let (region, ttl) = if layer == 0 {
-            match self.resolve(row) {
-                Some(answered) => answered,
-                // No node answers: what was held goes on, and a second later it asks again.
-                None => (self.chains.inner(row, 1), 1.0),
-            }
-        } else {
-            (self.chains.inner(row, layer), 0.0)
-        };
-        self.chains.hold(self.now, (row, layer), region, ttl, &mut self.dice.clients);
-    }
-
-    /// What a resolver is told: a region, and the TTL in seconds.
-    fn resolve(&mut self, row: usize) -> Option<(u8, f64)> {
-        let chain = *self.chains.list.get(row)?;
-        let order = self.chains.near.get(usize::from(chain.near))?;
-        let alive =
-            |row: u8| self.nodes.get(usize::from(row))?.as_ref().filter(|node| node.is_ready);
-        let nearest = self.dice.clients.unit() < self.input.scenario.nearest;
-        let turn = usize::try_from(self.dice.clients.below(order.len() as u64)).unwrap_or(0);
-        let skip = if nearest { 0 } else { turn };
-        let mut nodes = order.iter().cycle().skip(skip).take(order.len());
-        let node = nodes.find_map(|row| alive(*row))?;
-        let number = node.id.index();
-        let [a, b, c, _] = chain.client.octets();
-        let length = self.query.len();
-        self.query.get_mut(length - 3..)?.copy_from_slice(&[a, b, c]);
-        let peer = Peer { address: RESOLVER, transport: Transport::Udp };
-        answer(&node.snapshot, &self.query, peer, self.now, &mut self.out);
-        self.outcome.queries += 1;
-        let question = self.query.len() - OPT;
-        let told = read(&self.out, question);
-        let region = told.and_then(|(address, ttl)| {
-            let found = self.addresses.iter().find(|(of, _)| *of == address);
-            found.map(|(_, region)| (*region, ttl))
-        });
-        if self.now >= self.start {
-            let base = self.base.get(row).and_then(|of| RegionId::from_index(usize::from(*of)));
-            self.checks.answered(self.now, number, region.map(|(region, _)| region), base);
-        }
-        let (region, ttl) = region?;
-        Some((u8::try_from(region.index()).unwrap_or(NOWHERE), f64::from(ttl)))
-    }
-
     /// Notes which regions most nodes name from now on.
     pub(super) fn note_named(&mut self) {
         let nodes: Vec<&Node> = self.nodes.iter().flatten().filter(|node| node.is_ready).collect();
-        let ids = (0..self.conditions.len()).filter_map(RegionId::from_index);
+        let ids = self.regions.ids();
         let most = |region: RegionId| {
             nodes.iter().filter(|node| node.names(region)).count() * 2 > nodes.len()
         };
-        let named: Vec<bool> = ids.clone().map(most).collect();
+        let named: Vec<bool> = ids.map(most).collect();
         if nodes.is_empty() {
             return;
         }
         let is_on = self.now >= self.start;
-        for region in ids {
+        for region in self.regions.ids() {
             let row = region.index();
             let (was, is) = (self.named.get(row), named.get(row));
             if was == is {
@@ -539,7 +532,7 @@ impl<'i> World<'i> {
             if left.is_some() {
                 let count = self.chains.counts.get(row).copied().unwrap_or(0);
                 let had = f64::from(count) / (self.chains.list.len().max(1) as f64);
-                let alive = self.conditions.get(row) == Some(&Condition::Well);
+                let alive = self.regions.is_well(region);
                 self.outcome.left(self.now.since(self.start), region, (had, alive));
             } else {
                 self.look_at_map();
@@ -548,33 +541,19 @@ impl<'i> World<'i> {
         }
         self.named = named;
     }
-
-    fn write(&mut self) {
-        let Some(stores) = &mut self.stores else { return };
-        let count = self.chains.list.len() as u64;
-        let row = usize::try_from(self.dice.writes.below(count)).unwrap_or(0);
-        let region = self.chains.current(row);
-        if let Some(region) = RegionId::from_index(usize::from(region))
-            && self.conditions.get(region.index()) == Some(&Condition::Well)
-        {
-            let left = self.left.get(region.index()).copied().flatten();
-            let moved = left.map(|at| self.now.since(at));
-            stores.write(self.now, row, region, moved, &mut self.dice.writes);
-        } else {
-            stores.fail();
-        }
-        let next = stores.next(&mut self.dice.writes);
-        self.at(self.now + next, Event::Write);
-    }
 }
 
 type Targets = Vec<(TargetId, RegionId)>;
 type Addresses = Vec<(Ipv4Addr, RegionId)>;
 
-/// What is probed in which region, and which address is where.
-fn endpoints(service: &Service) -> (Targets, Addresses) {
+/// What is probed in which region, and which address is where, at all stages.
+fn endpoints<'s>(
+    service: &str,
+    stages: impl Iterator<Item = &'s Stage<'s>>,
+) -> (Targets, Addresses) {
     let (mut targets, mut addresses) = (Vec::new(), Vec::new());
-    for pool in &service.pools {
+    let services = stages.flat_map(|stage| &stage.plan.services).filter(|of| of.name == service);
+    for pool in services.flat_map(|service| &service.pools) {
         for endpoint in &pool.endpoints {
             let probed = endpoint.probed.iter().flat_map(|of| &of.targets);
             targets.extend(probed.map(|target| (*target, pool.region)));
@@ -591,6 +570,3 @@ const LEAD: Duration = Duration::from_secs(25);
 
 /// How many clients are drawn on the map.
 const ON_THE_MAP: usize = 4000;
-
-/// Where resolvers ask from: the client subnet says who for.
-const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53)), 53_000);

@@ -21,10 +21,8 @@ use crate::time::{Instant, Ttl};
 use crate::zone::Name;
 
 pub use holds::{Failback, Hold, Holds, MaxMoves};
+pub use leases::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Turn, Vacancy, Written};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
-pub use leases::{
-    ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Turn, Vacancy, Written,
-};
 pub use writers::{Lease, Writer, Writers, is_well};
 
 mod holds;

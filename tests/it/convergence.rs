@@ -128,7 +128,7 @@ struct Case {
 }
 
 fn cases(server: &Meridian, ttl: f64) -> [Case; CASES] {
-    let cache = |min, max, prefetch| Layer::Cache { min, max, prefetch, every: 0.0 };
+    let cache = |min, max, prefetch| Layer::Cache { min, max, prefetch, stale: 0.0, every: 0.0 };
     let honest = cache(0.0, f64::INFINITY, 0.0);
     let stale = Layer::StaleFirst { every: 0.05, limit: 86_400.0 };
     // BIND asks again within the last two seconds of what lives for nine or more.

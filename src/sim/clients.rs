@@ -1,0 +1,107 @@
+//! What resolvers, probes and writers meet with when they ask.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::chains::NOWHERE;
+use super::packets::{OPT, read};
+use super::regions::Condition;
+use super::world::{Event, World};
+use crate::health::{Failure, Outcome as Probed, Report, Stage};
+use crate::ids::RegionId;
+use crate::query::{Peer, Transport, answer};
+
+/// Where resolvers ask from: the client subnet says who for.
+const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53)), 53_000);
+
+impl World<'_> {
+    /// What a probe from a region sees in another.
+    pub(super) fn probe(&mut self, from: RegionId, to: RegionId, timeout: Duration) -> Report {
+        let latency = self.network.round_trip(from, to) * 2;
+        let silent = Report {
+            outcome: Probed::Failure(Failure::TimedOut(Stage::Connect)),
+            latency: timeout,
+        };
+        let passes = self.network.passes(from, to) && self.network.passes(to, from);
+        // A connection, a request and an answer.
+        if !passes || self.network.drops(4, &mut self.dice.network) || latency > timeout {
+            return silent;
+        }
+        let failure = match self.regions.condition(to) {
+            Condition::Crashed => Some(Failure::Refused),
+            Condition::Stalled => return silent,
+            Condition::Well | Condition::Failing(_) => {
+                let fails = self.regions.fails(to);
+                (fails > 0.0 && self.dice.network.unit() < fails).then_some(Failure::Status(503))
+            }
+        };
+        // A refusal comes back at once.
+        let is_refused = failure == Some(Failure::Refused);
+        let latency = if is_refused { latency / 2 } else { latency };
+        Report { outcome: failure.map_or(Probed::Success, Probed::Failure), latency }
+    }
+
+    /// A layer of a chain has to look: the first asks a node, another takes what it finds inside.
+    pub(super) fn look(&mut self, row: usize, layer: usize) {
+        let (region, ttl) = if layer == 0 {
+            match self.resolve(row) {
+                Some((region, ttl)) => (region, Some(ttl)),
+                None => (self.chains.on_failure(self.now, row), None),
+            }
+        } else {
+            (self.chains.inner(row, layer), Some(0.0))
+        };
+        self.chains.hold(self.now, (row, layer), region, ttl, &mut self.dice.clients);
+    }
+
+    /// What a resolver is told: a region, and the TTL in seconds.
+    fn resolve(&mut self, row: usize) -> Option<(u8, f64)> {
+        let chain = *self.chains.list.get(row)?;
+        let order = self.chains.near.get(usize::from(chain.near))?;
+        let alive =
+            |row: u8| self.nodes.get(usize::from(row))?.as_ref().filter(|node| node.is_ready);
+        let nearest = self.dice.clients.unit() < self.input.scenario.nearest;
+        let turn = usize::try_from(self.dice.clients.below(order.len() as u64)).unwrap_or(0);
+        let skip = if nearest { 0 } else { turn };
+        let mut nodes = order.iter().cycle().skip(skip).take(order.len());
+        let node = nodes.find_map(|row| alive(*row))?;
+        let number = node.id.index();
+        let [a, b, c, _] = chain.client.octets();
+        let length = self.query.len();
+        self.query.get_mut(length - 3..)?.copy_from_slice(&[a, b, c]);
+        let peer = Peer { address: RESOLVER, transport: Transport::Udp };
+        answer(&node.snapshot, &self.query, peer, self.now, &mut self.out);
+        self.outcome.queries += 1;
+        let question = self.query.len() - OPT;
+        let told = read(&self.out, question);
+        let region = told.and_then(|(address, ttl)| {
+            let found = self.addresses.iter().find(|(of, _)| *of == address);
+            found.map(|(_, region)| (*region, ttl))
+        });
+        if self.now >= self.start {
+            let base = self.base.get(row).and_then(|of| RegionId::from_index(usize::from(*of)));
+            let told = region.map(|(region, ttl)| (region, Duration::from_secs(u64::from(ttl))));
+            self.checks.answered(self.now, number, told, base);
+        }
+        let (region, ttl) = region?;
+        Some((u8::try_from(region.index()).unwrap_or(NOWHERE), f64::from(ttl)))
+    }
+
+    pub(super) fn write(&mut self) {
+        let Some(stores) = &mut self.stores else { return };
+        let count = self.chains.list.len() as u64;
+        let row = usize::try_from(self.dice.writes.below(count)).unwrap_or(0);
+        let region = self.chains.current(row);
+        if let Some(region) = RegionId::from_index(usize::from(region))
+            && self.regions.is_well(region)
+        {
+            let left = self.left.get(region.index()).copied().flatten();
+            let moved = left.map(|at| self.now.since(at));
+            stores.write(self.now, row, region, moved, &mut self.dice.writes);
+        } else {
+            stores.fail();
+        }
+        let next = stores.next(&mut self.dice.writes);
+        self.at(self.now + next, Event::Write);
+    }
+}
