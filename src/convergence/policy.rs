@@ -18,7 +18,8 @@ pub enum Policy {
         /// How long the old owner goes on until it is fenced, in seconds.
         fence: f64,
     },
-    /// One region writes, by a lease.
+    /// One region writes, by a lease, and storage refuses what comes with an older epoch: what the
+    /// old writer took while it was cut off is lost.
     Lease {
         /// How long a lease lives, in seconds.
         length: f64,
@@ -77,9 +78,11 @@ impl Handover {
                 let refused = astray(self.until) - accepted;
                 Cost { conflicts: accepted, lost: accepted, refused }
             }
-            Policy::Lease { length, drift, margin } => {
-                Cost { refused: rate * (length * (1.0 + drift) + margin), ..Cost::default() }
-            }
+            Policy::Lease { length, drift, margin } => Cost {
+                conflicts: 0.0,
+                lost: rate * length.min(self.parted),
+                refused: rate * (length * (1.0 + drift) + margin),
+            },
             Policy::Majority => {
                 let minority = self.stays.min(1.0 - self.stays);
                 Cost { refused: rate * self.parted * minority, ..Cost::default() }

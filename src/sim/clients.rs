@@ -54,39 +54,40 @@ impl World<'_> {
         self.chains.hold(self.now, (row, layer), region, ttl, &mut self.dice.clients);
     }
 
-    /// What a resolver is told: a region, and the TTL in seconds.
+    /// What a resolver is told: a region, and the TTL in seconds. It asks one node after the other
+    /// until one answers.
     fn resolve(&mut self, row: usize) -> Option<(u8, f64)> {
         let chain = *self.chains.list.get(row)?;
         let order = self.chains.near.get(usize::from(chain.near))?;
-        let alive =
-            |row: u8| self.nodes.get(usize::from(row))?.as_ref().filter(|node| node.is_ready);
         let nearest = self.dice.clients.unit() < self.input.scenario.nearest;
         let turn = usize::try_from(self.dice.clients.below(order.len() as u64)).unwrap_or(0);
         let skip = if nearest { 0 } else { turn };
-        let mut nodes = order.iter().cycle().skip(skip).take(order.len());
-        let node = nodes.find_map(|row| alive(*row))?;
-        let number = node.id.index();
         let [a, b, c, _] = chain.client.octets();
         let length = self.query.len();
         self.query.get_mut(length - 3..)?.copy_from_slice(&[a, b, c]);
-        let peer = Peer { address: RESOLVER, transport: Transport::Udp };
-        answer(&node.snapshot, &self.query, peer, self.now, &mut self.out);
-        self.outcome.queries += 1;
-        let question = self.query.len() - OPT;
-        let told = read(&self.out, question);
-        let region = told.and_then(|(address, ttl)| {
-            let found = self.addresses.iter().find(|(of, _)| *of == address);
-            found.map(|(_, region)| (*region, ttl))
-        });
-        if self.now >= self.start {
-            let base = self.base.get(row).and_then(|of| RegionId::from_index(usize::from(*of)));
-            let told = region.map(|(region, ttl)| (region, Duration::from_secs(u64::from(ttl))));
-            self.checks.answered(self.now, number, told, base);
+        let base = self.base.get(row).and_then(|of| RegionId::from_index(usize::from(*of)));
+        for node in order.iter().cycle().skip(skip).take(order.len()) {
+            let node = self.nodes.get(usize::from(*node)).and_then(Option::as_ref);
+            let Some(node) = node.filter(|node| node.is_ready) else { continue };
+            let peer = Peer { address: RESOLVER, transport: Transport::Udp };
+            answer(&node.snapshot, &self.query, peer, self.now, &mut self.out);
+            self.outcome.queries += 1;
+            let told = read(&self.out, self.query.len() - OPT).and_then(|(address, ttl)| {
+                let found = self.addresses.iter().find(|(of, _)| *of == address);
+                found.map(|(_, region)| (*region, ttl))
+            });
+            if self.now >= self.start {
+                let told = told.map(|(region, ttl)| (region, Duration::from_secs(u64::from(ttl))));
+                self.checks.answered(self.now, node.id.index(), told, base);
+            }
+            if let Some((region, ttl)) = told {
+                return Some((u8::try_from(region.index()).unwrap_or(NOWHERE), f64::from(ttl)));
+            }
         }
-        let (region, ttl) = region?;
-        Some((u8::try_from(region.index()).unwrap_or(NOWHERE), f64::from(ttl)))
+        None
     }
 
+    /// A client writes where its requests go.
     pub(super) fn write(&mut self) {
         let Some(stores) = &mut self.stores else { return };
         let count = self.chains.list.len() as u64;

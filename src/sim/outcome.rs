@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::scenario::{Act, Scenario, Writing};
+use super::scenario::{Act, LEASE, Scenario, Writing};
 use super::world::Input;
 use crate::config::Config;
 use crate::convergence::{Handover, Lag, Policy, Writes};
@@ -110,6 +110,8 @@ pub struct Conflicts {
     pub astray: u64,
     /// Of these, those that came before the old owner was fenced.
     pub unfenced: u64,
+    /// Writes of a writer that the next one had not seen when it began.
+    pub unseen: u64,
 }
 
 impl Conflicts {
@@ -141,6 +143,10 @@ pub(super) struct End {
     /// The share of the writes on the smaller side meanwhile.
     pub(super) stays: f64,
     pub(super) ttl: f64,
+    /// How long a writer's lease lasts, if the service has one writer at a time.
+    pub(super) lease: Option<f64>,
+    /// When nodes were given another configuration.
+    pub(super) reloaded: Vec<f64>,
 }
 
 impl Outcome {
@@ -267,8 +273,7 @@ impl Outcome {
     /// What each policy costs, beside what was simulated.
     fn costs(&self, of: Conflicts, writing: &Writing, lag: &Lag, end: &End) -> Vec<Settling> {
         let writes = writing.writes;
-        let floor = self.everyday(&writes);
-        let first = self.moved.first();
+        let floor = self.everyday(&writes, &end.reloaded);
         let handover = |of: Option<&Moved>, parted: f64, stays: f64| Handover {
             lag: lag.clone(),
             writes,
@@ -277,15 +282,21 @@ impl Outcome {
             stays,
             until: of.map_or(0.0, |of| of.back.unwrap_or(self.seconds as f64) - of.at),
         };
-        // Regions are parted once; each move takes its own clients along.
-        let parted = handover(None, end.parted, end.stays);
-        let moves: Vec<Handover> =
-            self.moved.iter().map(|of| handover(Some(of), 0.0, 0.5)).collect();
-        let all: Vec<&Handover> =
-            moves.iter().chain((end.parted > 0.0).then_some(&parted)).collect();
+        // Regions are parted once; each move takes its own clients along. Where one region at a
+        // time writes, the first move is that of the cut.
+        let is_parted = end.parted > 0.0;
+        let is_one = end.lease.is_some() && is_parted;
+        let parted = (is_parted && !is_one).then(|| handover(None, end.parted, end.stays));
+        let moves = self.moved.iter().enumerate().map(|(row, of)| {
+            let parted = if row == 0 && is_one { end.parted } else { 0.0 };
+            handover(Some(of), parted, 0.5)
+        });
+        let all: Vec<Handover> = moves.chain(parted).collect();
         let simulated = |name: &str| {
             let number = |count: u64| count as f64;
             match name {
+                LEASE if end.lease.is_some() => Some([0, of.unseen, of.failed].map(number)),
+                _ if end.lease.is_some() => None,
                 "last writer wins" => Some([of.met, of.lost + of.stale, of.failed].map(number)),
                 "values that merge" => Some([of.met, 0, of.failed].map(number)),
                 "home region, fenced" => {
@@ -296,10 +307,17 @@ impl Outcome {
             }
         };
         let settling = |(policy, how)| {
+            let how = match (how, end.lease) {
+                // The next one waits until the last one's answers are forgotten.
+                (Policy::Lease { drift, margin, .. }, Some(length)) => {
+                    Policy::Lease { length, drift, margin: margin + end.ttl }
+                }
+                (how, _) => how,
+            };
             // A lease changes hands only when its holder leaves.
-            let leases = usize::from(first.is_some());
+            let leases = if end.lease.is_some() { self.moved.len() } else { 1 };
             let counted = match how {
-                Policy::Lease { .. } => all.get(..leases).unwrap_or_default(),
+                Policy::Lease { .. } => all.get(..leases.min(self.moved.len())).unwrap_or_default(),
                 _ => all.as_slice(),
             };
             let costs = counted.iter().map(|of| of.cost(how));
@@ -321,8 +339,9 @@ impl Outcome {
         writing.policies().into_iter().map(settling).collect()
     }
 
-    /// Writes that meet on any day, and are lost, as the shares are between the moves.
-    fn everyday(&self, writes: &Writes) -> (f64, f64) {
+    /// Writes that meet on any day, and are lost, as the shares are between the moves, or before
+    /// each reload and at the end.
+    fn everyday(&self, writes: &Writes, reloaded: &[f64]) -> (f64, f64) {
         let shares = |second: Option<&Vec<f64>>| {
             let mut shares = second.cloned().unwrap_or_default();
             shares.pop();
@@ -331,6 +350,16 @@ impl Outcome {
             shares
         };
         let seconds = self.seconds as f64;
+        if !reloaded.is_empty() {
+            let ends = reloaded.iter().copied().chain([seconds]);
+            let begins = [0.0].into_iter().chain(reloaded.iter().copied());
+            return begins.zip(ends).fold((0.0, 0.0), |(met, lost), (begin, end)| {
+                let last = self.shares.iter().zip(0_u32..);
+                let last = last.take_while(|(_, second)| f64::from(*second) < end).last();
+                let of = writes.everyday(&shares(last.map(|(shares, _)| shares)));
+                (met + of.writes * (end - begin), lost + of.lost * (end - begin))
+            });
+        }
         let away: f64 =
             self.moved.iter().map(|of| of.back.unwrap_or(seconds) - of.at).fold(0.0, f64::max);
         let before = shares(self.shares.first());
@@ -372,12 +401,13 @@ impl Outcome {
             "\nerrors      {} of the requests at worst; {lost:.1} s worth of all requests",
             percent(worst)
         );
-        let [first, furthest] = [self.kilometres.first().copied().unwrap_or(0.0), {
-            self.kilometres.iter().copied().fold(0.0, f64::max)
-        }];
+        let all = self.kilometres.as_slice();
+        let [first, last] = [all.first(), all.last()].map(|of| of.copied().unwrap_or(0.0));
+        let worst = all.iter().copied().fold(0.0, f64::max);
         let _fine = writeln!(
             out,
-            "distance    {first:.0} km to the region in the mean at first, {furthest:.0} at worst"
+            "distance    {first:.0} km to the region in the mean at first, {worst:.0} at worst, \
+             {last:.0} at last"
         );
         self.write_writes(&mut out);
         for (at, what) in &self.violations {

@@ -53,8 +53,9 @@ impl Regions {
         self.list.get(region.index()).map_or(Condition::Well, |of| of.condition)
     }
 
+    /// Is it a region, and well?
     pub(super) fn is_well(&self, region: RegionId) -> bool {
-        self.condition(region) == Condition::Well
+        self.list.get(region.index()).is_some_and(|of| of.condition == Condition::Well)
     }
 
     pub(super) fn conditions(&self) -> Vec<Condition> {

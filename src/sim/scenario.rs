@@ -462,6 +462,9 @@ impl Regions<'_> {
     }
 }
 
+/// What the way is called in which a service has one writer at a time.
+pub(super) const LEASE: &str = "one writer, by lease";
+
 impl Writing {
     /// How writes may be settled, each with its name.
     pub fn policies(&self) -> [(&'static str, Policy); 5] {
@@ -469,10 +472,7 @@ impl Writing {
             ("last writer wins", Policy::LastWriter { skew: None }),
             ("values that merge", Policy::Merge),
             ("home region, fenced", Policy::Home { fence: self.fence.as_secs_f64() }),
-            (
-                "one writer, by lease",
-                Policy::Lease { length: self.lease.as_secs_f64(), drift: 0.01, margin: 0.5 },
-            ),
+            (LEASE, Policy::Lease { length: self.lease.as_secs_f64(), drift: 0.01, margin: 0.5 }),
             ("majority of the regions", Policy::Majority),
         ]
     }

@@ -155,6 +155,38 @@ fn a_dead_region_that_goes_on_being_named_is_found_out() {
 }
 
 #[test]
+fn two_writers_that_are_remembered_at_once_are_found_out() {
+    use super::checks::Checks;
+    use crate::ids::RegionId;
+    use crate::time::Instant;
+    use std::time::Duration;
+    let [first, second] = [0, 1].map(|row| RegionId::from_index(row).unwrap());
+    let now = Instant::default();
+    let ttl = Duration::from_secs(10);
+    let mut checks = Checks::new(2, now, true);
+    checks.answered(now, 0, Some((first, ttl)), None);
+    // That nobody writes for a while is no fault.
+    checks.answered(now + ttl / 2, 0, None, None);
+    checks.answered(now + ttl, 1, Some((second, ttl)), None);
+    assert!(checks.violations.is_empty());
+    checks.answered(now + ttl * 2 - Duration::from_millis(1), 0, Some((first, ttl)), None);
+    let found: Vec<&str> = checks.violations.iter().map(|(_, what)| what.as_str()).collect();
+    assert_eq!(found, ["regions 1 and 0 write at once"]);
+}
+
+#[test]
+fn caches_that_may_give_what_is_old_when_nobody_answers_do() {
+    let loaded = loaded("ttl: 10s");
+    let die = "events: [{ at: 60s, kill: ns1 }, { at: 60s, kill: ns2 }, { at: 60s, kill: ns3 }]";
+    let worst = |stale: f64| {
+        let cache = Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, stale, every: 0.0 };
+        let outcome = played(&loaded, 120, population(&[cache]), die);
+        outcome.errors.last().copied().unwrap()
+    };
+    assert_eq!((worst(0.0), worst(30.0), worst(3600.0)), (1.0, 1.0, 0.0));
+}
+
+#[test]
 fn conflicting_writes_are_about_what_the_arithmetic_says() {
     let loaded = loaded("ttl: 30s");
     let more = "resolvers: 5000

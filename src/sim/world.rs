@@ -52,6 +52,16 @@ pub struct Stage<'i> {
     pub plan: &'i Arc<Plan>,
 }
 
+impl Input<'_> {
+    /// How long a writer's lease lasts, if the service has one writer at a time.
+    fn lease(&self) -> Option<Duration> {
+        match self.plan.services.get(self.scenario.service.index())?.policy {
+            Policy::SingleWriter(_, Lease::Kept(lease)) => Some(lease),
+            _ => None,
+        }
+    }
+}
+
 /// What comes at a time.
 pub(super) enum Event {
     /// A node has something to do.
@@ -229,11 +239,7 @@ impl<'i> World<'i> {
             network: Network { places, cuts: Vec::new(), loss: 0.0 },
             chains,
             stores,
-            checks: Checks::new(
-                regions,
-                BEGINNING,
-                matches!(service.policy, Policy::SingleWriter(..)),
-            ),
+            checks: Checks::new(regions, BEGINNING, input.lease().is_some()),
             dice: Dice {
                 chaos: seed.stream("chaos"),
                 network: seed.stream("network"),
@@ -337,15 +343,19 @@ impl<'i> World<'i> {
 
     fn end(mut self, first: &[u8]) -> Outcome {
         self.look_at_map();
-        let Input { scenario, plan, .. } = self.input;
+        let Input { scenario, config, plan, .. } = self.input;
         let service = plan.services.get(scenario.service.index());
         let ttl = service.map(|service| service.ttl.duration()).unwrap_or_default();
+        let writer = self.writer;
         let strays = (0..self.base.len()).filter(|row| {
             let now = self.chains.current(*row);
             let base = self.base.get(*row).copied();
-            self.chains.follows_ttls(*row) && now != NOWHERE && base != Some(now)
+            let right = writer.map_or(base, |(region, _)| u8::try_from(region.index()).ok());
+            self.chains.follows_ttls(*row) && now != NOWHERE && right != Some(now)
         });
         let strays = strays.count();
+        // By another configuration others are right.
+        let strays = if self.stage.config.hash == config.hash { strays } else { 0 };
         self.checks.end(self.now, ttl, strays);
         let step = (self.base.len() / ON_THE_MAP).max(1);
         let places = self.chains.places.iter().enumerate().step_by(step);
@@ -367,6 +377,13 @@ impl<'i> World<'i> {
             parted: parted.as_secs_f64(),
             stays: self.stays,
             ttl: ttl.as_secs_f64(),
+            reloaded: scenario
+                .events
+                .iter()
+                .filter(|(_, act)| matches!(act, Act::Reload(_)))
+                .map(|(at, _)| at.as_secs_f64())
+                .collect(),
+            lease: self.input.lease().map(|of| of.as_secs_f64()),
         };
         self.outcome.settle(scenario, end)
     }
@@ -485,9 +502,12 @@ impl<'i> World<'i> {
                 self.outcome.tell(since, name, what);
             }
         }
-        if writer.is_some() && writer != self.writer {
+        if let Some((region, _)) = writer.filter(|_| writer != self.writer) {
             self.writer = writer;
             self.outcome.writes(since, writer);
+            if let Some(stores) = &mut self.stores {
+                stores.hand_over(now, region);
+            }
         }
         if wants.is_published {
             self.note_named();
@@ -532,7 +552,7 @@ impl<'i> World<'i> {
             if left.is_some() {
                 let count = self.chains.counts.get(row).copied().unwrap_or(0);
                 let had = f64::from(count) / (self.chains.list.len().max(1) as f64);
-                let alive = self.regions.is_well(region);
+                let alive = self.regions.is_well(region) && self.input.lease().is_none();
                 self.outcome.left(self.now.since(self.start), region, (had, alive));
             } else {
                 self.look_at_map();

@@ -80,6 +80,17 @@ impl Stores {
         }
     }
 
+    /// Another region writes from now on: what it has not seen is refused when it comes.
+    pub(super) fn hand_over(&mut self, now: Instant, to: RegionId) {
+        let mut recent = std::mem::take(&mut self.recent);
+        for writes in recent.values_mut() {
+            let before = writes.len();
+            writes.retain(|write| self.arrival(write, to).is_some_and(|at| at <= now));
+            self.counted.unseen += (before - writes.len()) as u64;
+        }
+        self.recent = recent;
+    }
+
     /// A write that found no region to take it.
     pub(super) fn fail(&mut self) {
         self.counted.writes += 1;

@@ -1,5 +1,6 @@
 //! `meridian simulate`: the scenarios that are shipped, and what is told of them.
 
+use std::fs::DirEntry;
 use std::path::Path;
 use std::process::Output;
 
@@ -21,9 +22,14 @@ fn scenario(name: &str) -> String {
 #[test]
 fn every_scenario_can_be_played_and_breaks_nothing() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/scenarios");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
-    let names: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
-    let names: Vec<String> = names.into_iter().filter(|name| name != "world.yaml").collect();
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    // The others are configurations that they run.
+    let is_scenario = |file: &DirEntry| {
+        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+        text.starts_with("about:")
+    };
+    let files = files.filter(is_scenario);
+    let names: Vec<String> = files.map(|file| file.file_name().into_string().unwrap()).collect();
     assert!(names.len() > 10, "{names:?}");
     std::thread::scope(|scope| {
         for name in &names {
@@ -53,10 +59,40 @@ fn the_outcome_is_told_as_json_and_as_a_page_that_needs_no_network() {
 }
 
 #[test]
+fn the_writer_that_is_cut_off_is_followed_by_another_one_when_it_is_forgotten() {
+    let one = scenario("one-writer.yaml");
+    let (fine, told) = simulate(&[&one, "--resolvers", "500", "--json"]);
+    let outcome: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+    let writers = outcome["told"].as_array().unwrap().iter().filter(|of| of["who"] == "the lease");
+    let writers: Vec<(f64, &str)> =
+        writers.map(|of| (of["at"].as_f64().unwrap(), of["what"].as_str().unwrap())).collect();
+    let [_, (second, then), (_, last)] = writers[..] else { panic!("{writers:?}") };
+    assert!(fine && then == "eu-west writes, epoch 2" && last == "us-east writes, epoch 3");
+    // The cut is at 60 s, the lease lasts 10 s, and the answers of its last moment as long.
+    assert!((75.0..85.0).contains(&second), "{second}");
+    let lease = outcome["costs"].as_array().unwrap();
+    let lease = lease.iter().find(|of| of["policy"] == "one writer, by lease").unwrap();
+    assert!(lease["simulated"][0] == 0.0 && lease["simulated"][1].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_region_that_comes_back_cold_falls_again_unless_its_clients_come_slowly() {
+    let times = |name: &str| {
+        let (_, told) = simulate(&[&scenario(name), "--resolvers", "2000", "--json"]);
+        let outcome: Value = serde_json::from_str(told.lines().next().unwrap()).unwrap();
+        outcome["moved"].as_array().unwrap().len()
+    };
+    assert!(times("thundering-failback.yaml") > 1);
+    assert_eq!(times("slow-failback.yaml"), 1);
+}
+
+#[test]
 fn a_swarm_of_seeds_survives_chaos() {
     let chaos = scenario("chaos.yaml");
-    let (fine, told) = simulate(&[&chaos, "--seeds", "10", "--resolvers", "200"]);
-    assert!(fine && told.contains("checks: none was broken"), "{told}");
+    for name in ["chaos.yaml", "one-writer-chaos.yaml"] {
+        let (fine, told) = simulate(&[&scenario(name), "--seeds", "10", "--resolvers", "200"]);
+        assert!(fine && told.contains("checks: none was broken"), "{name}: {told}");
+    }
     // One seed of it can be had again.
     let one = simulate(&[&chaos, "--seed", "7", "--resolvers", "300", "--json"]);
     assert_eq!(one, simulate(&[&chaos, "--seed", "7", "--resolvers", "300", "--json"]));
