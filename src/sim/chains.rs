@@ -62,8 +62,8 @@ pub(super) struct Chains {
 }
 
 impl Chains {
-    /// So many chains, in these countries or where the addresses of the database are; each begins
-    /// within the first of its cycles.
+    /// So many chains, in these countries or where the Internet's users are; each begins within the
+    /// first of its cycles.
     pub(super) fn new(
         (count, regions): (usize, Vec<Option<Coordinates>>),
         countries: &[(Country, f64)],
@@ -73,11 +73,10 @@ impl Chains {
         dice: &mut Stream,
     ) -> Self {
         let known = addresses(atlas, dice);
-        let everywhere: Vec<(Country, f64)> =
-            known.iter().map(|(country, list)| (*country, list.len() as f64)).collect();
-        let mut countries = if countries.is_empty() { everywhere } else { countries.to_vec() };
-        // A map's order is no order.
-        countries.sort_by_key(|(country, _)| country.to_string());
+        let countries = if countries.is_empty() { internet_users() } else { countries.to_vec() };
+        // Who has no address cannot ask.
+        let has_addresses = |(country, _): &(Country, f64)| known.contains_key(country);
+        let countries: Vec<_> = countries.into_iter().filter(has_addresses).collect();
         let mut near: Vec<Vec<u8>> = Vec::new();
         let mut list = Vec::with_capacity(count);
         let mut places = Vec::with_capacity(count);
@@ -319,6 +318,16 @@ fn holds(layer: &Layer, ttl: f64, dice: &mut Stream) -> Option<f64> {
 
 /// A week: no scenario is longer.
 const LONGEST: f64 = 604_800.0;
+
+/// Where the Internet's users are.
+fn internet_users() -> Vec<(Country, f64)> {
+    let lines = include_str!("internet_users.csv").lines();
+    let read = |line: &str| {
+        let (country, users) = line.split_once(',')?;
+        Some((country.parse().ok()?, users.parse().ok()?))
+    };
+    lines.filter_map(read).collect()
+}
 
 /// Addresses that the database locates, by country, as they are spread.
 fn addresses(atlas: &Atlas, dice: &mut Stream) -> HashMap<Country, Vec<Ipv4Addr>> {

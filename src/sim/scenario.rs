@@ -24,7 +24,7 @@ pub struct Scenario {
     pub length: Duration,
     /// How many resolvers there are, each with its clients.
     pub resolvers: usize,
-    /// Where they are; empty: as the addresses of the GeoIP database are spread.
+    /// Where they are; empty: as the Internet's users are (The World Factbook).
     pub countries: Vec<(Country, f64)>,
     /// How they lag behind.
     pub population: Population,
