@@ -100,6 +100,29 @@ impl Writes {
         Conflicts { pairs: pairs + own, writes: writes + 2.0 * own, lost: lost + own }
     }
 
+    /// While all is well, a second: the writes that are dropped though they knew of the one that
+    /// wins, when the last writer wins by clocks that are so many seconds `ahead`, and regions take
+    /// these shares: Σ b⋅p(e^(−aΔp) − e^(−aδp)), with a the rate of writes to a region that is δ >
+    /// Δ ahead of one that has the rate b. A hybrid logical clock makes it none.
+    pub fn dropped(&self, shares: &[f64], ahead: &[f64]) -> f64 {
+        let rate = self.rate * (1.0 - self.private);
+        let regions = || shares.iter().map(|share| rate * share).zip(ahead);
+        let pairs = regions().flat_map(|first| regions().map(move |other| (first, other)));
+        let late = pairs.filter(|((_, first), (_, other))| *first - *other > self.delay);
+        let late: Vec<_> = late.collect();
+        if late.is_empty() {
+            return 0.0;
+        }
+        let keys = self.shared.probabilities();
+        let of_pair = |((fast, first), (slow, other)): &((f64, &f64), (f64, &f64))| {
+            let none = |seconds: f64, key: f64| (-fast * key * seconds).exp();
+            let of_key =
+                |key: &f64| slow * key * (none(self.delay, *key) - none(*first - *other, *key));
+            keys.iter().map(of_key).sum::<f64>()
+        };
+        late.iter().map(of_pair).sum()
+    }
+
     /// While the regions hear nothing of each other: each takes so many writes of all clients.
     ///
     /// A key is in conflict that both write to: Σ (1 − e^(−N₁p))(1 − e^(−N₂p)). If only the last
@@ -154,32 +177,4 @@ pub struct Parted {
     pub writes: f64,
     /// Writes lost where every one counts.
     pub every: f64,
-}
-
-/// Clocks that differ, where the last writer wins by the time of day.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Skew {
-    /// By how much one region's clock is ahead, in seconds.
-    pub ahead: f64,
-    /// How long a write takes to the other region, in seconds.
-    pub delay: f64,
-    /// Writes a second to one key in the region that is ahead.
-    pub rate: f64,
-    /// The other region's share of the writes to that key.
-    pub other: f64,
-}
-
-impl Skew {
-    /// The share of all writes that are dropped though they knew of the one that wins: f⋅(e^(−αΔ) −
-    /// e^(−αδ)). A hybrid logical clock makes it none.
-    pub fn dropped(&self) -> f64 {
-        let gone = |seconds: f64| (-self.rate * seconds).exp();
-        self.other * (gone(self.delay) - gone(self.ahead)).max(0.0)
-    }
-
-    /// The share that lose to one that was written earlier, where neither knew of the other: f⋅(1 −
-    /// e^(−α⋅min(Δ, δ))).
-    pub fn misjudged(&self) -> f64 {
-        self.other * -(-self.rate * self.delay.min(self.ahead)).exp_m1()
-    }
 }

@@ -26,7 +26,7 @@ mod presets;
 #[cfg(test)]
 mod tests;
 
-pub use conflicts::{Conflicts, Parted, Popularity, Skew, Writes};
+pub use conflicts::{Conflicts, Parted, Popularity, Writes};
 pub use lag::{HORIZON, Lag};
 pub use ledger::{Page, Remaining, width};
 pub use parting::Parting;

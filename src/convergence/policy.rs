@@ -1,16 +1,13 @@
 //! What a move from one region to another costs its writers, by how writes are settled.
 
-use super::conflicts::{Skew, Writes};
+use super::conflicts::Writes;
 use super::lag::Lag;
 
 /// How a service settles writes that come to two regions.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Policy {
-    /// The last one wins, by the time of day or by hybrid clocks (`skew`: `None`).
-    LastWriter {
-        /// How wrong the clocks are.
-        skew: Option<Skew>,
-    },
+    /// The last one wins. What clocks that differ add is [`Writes::dropped`].
+    LastWriter,
     /// Values that merge.
     Merge,
     /// The region that owns the key writes; ownership moves with an epoch.
@@ -65,11 +62,9 @@ impl Handover {
     pub fn cost(&self, policy: Policy) -> Cost {
         let rate = self.writes.rate;
         match policy {
-            Policy::LastWriter { skew } => {
+            Policy::LastWriter => {
                 let (conflicts, lost) = self.met();
-                let all = rate * (self.parted + self.lag.until(0.01).unwrap_or(super::HORIZON));
-                let dropped = skew.map_or(0.0, |skew| skew.dropped() * all);
-                Cost { conflicts, lost: lost + dropped, refused: 0.0 }
+                Cost { conflicts, lost, refused: 0.0 }
             }
             Policy::Merge => Cost { conflicts: self.met().0, ..Cost::default() },
             Policy::Home { fence } => {

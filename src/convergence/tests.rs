@@ -209,10 +209,13 @@ fn private_keys_meet_only_their_own_move() {
 
 #[test]
 fn clocks_that_differ() {
-    let skew = Skew { ahead: 2.0, delay: 0.8, rate: 1.0, other: 0.5 };
-    within(skew.dropped(), 0.5 * ((-0.8_f64).exp() - (-2.0_f64).exp()), 1e-9);
-    within(skew.misjudged(), 0.5 * (1.0 - (-0.8_f64).exp()), 1e-9);
-    assert_eq!(Skew { ahead: 0.5, ..skew }.dropped(), 0.0);
+    // One key, to which each side writes once a second.
+    let one = Writes { rate: 2.0, ..writes(Popularity::Uniform { keys: 1 }) };
+    let halves = [0.5, 0.5];
+    within(one.dropped(&halves, &[2.0, 0.0]), (-0.8_f64).exp() - (-2.0_f64).exp(), 1e-9);
+    // Less than the way takes makes nothing late.
+    assert_eq!(one.dropped(&halves, &[0.5, 0.0]), 0.0);
+    assert_eq!(one.dropped(&halves, &[2.0, 2.0]), 0.0);
 }
 
 #[test]
@@ -226,11 +229,9 @@ fn what_each_policy_costs() {
         until: 7200.0,
     };
     let cost = |policy| handover.cost(policy);
-    let skew = Skew { ahead: 2.0, delay: 0.8, rate: 1.0, other: 0.5 };
-    let by_hybrid = cost(Policy::LastWriter { skew: None });
+    let by_hybrid = cost(Policy::LastWriter);
     assert!(by_hybrid.conflicts > 1987.0 + 367.0);
     within(by_hybrid.lost, 1987.0 + 230.0, 0.03);
-    assert!(cost(Policy::LastWriter { skew: Some(skew) }).lost > by_hybrid.lost);
     let merged = cost(Policy::Merge);
     assert_eq!((merged.conflicts, merged.lost), (by_hybrid.conflicts, 0.0));
     let lease = cost(Policy::Lease { length: 10.0, drift: 0.01, margin: 1.0 });

@@ -17,6 +17,7 @@ mod acts;
 mod chains;
 mod checks;
 mod clients;
+mod costs;
 mod leases;
 mod network;
 mod nodes;
@@ -30,7 +31,8 @@ mod tests;
 mod world;
 mod writes;
 
-pub use outcome::{Conflicts, Moved, Outcome, Settling, Told};
+pub use costs::Settling;
+pub use outcome::{Conflicts, Moved, Outcome, Told};
 pub use report::page;
 pub use scenario::{Act, Draft, Scenario};
 pub use world::{Input, Stage, World};

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::scenario::{Act, LEASE, Scenario, Writing};
+use super::costs::Settling;
+use super::scenario::{Act, Scenario};
 use super::world::Input;
 use crate::config::Config;
-use crate::convergence::{Handover, Lag, Policy, Writes};
+use crate::convergence::Lag;
 use crate::ids::RegionId;
 
 /// What came of a scenario. Times are seconds from its beginning, shares parts of one.
@@ -120,17 +121,6 @@ impl Conflicts {
         self.lost += u64::from(lost);
         self.stale += u64::from(stale);
     }
-}
-
-/// What a way of settling writes costs: as it was simulated, if it was, and by the closed form.
-#[derive(Clone, Debug, Serialize)]
-pub struct Settling {
-    /// The policy.
-    pub policy: &'static str,
-    /// Writes in conflict, lost, and refused or passed on, as simulated.
-    pub simulated: Option<[f64; 3]>,
-    /// The same by the closed form, for the moves that there were.
-    pub model: [f64; 3],
 }
 
 /// What is known when all is over.
@@ -268,113 +258,6 @@ impl Outcome {
         }
         of.model = LEFT.map(|left| lag.until(left).filter(|at| *at < until - of.at));
         of.two_writers = of.alive.then(|| of.after[3].unwrap_or(until - of.at));
-    }
-
-    /// What each policy costs, beside what was simulated.
-    fn costs(&self, of: Conflicts, writing: &Writing, lag: &Lag, end: &End) -> Vec<Settling> {
-        let writes = writing.writes;
-        let floor = self.everyday(&writes, &end.reloaded);
-        let handover = |of: Option<&Moved>, parted: f64, stays: f64| Handover {
-            lag: lag.clone(),
-            writes,
-            moving: of.map_or(0.0, |of| of.had),
-            parted,
-            stays,
-            until: of.map_or(0.0, |of| of.back.unwrap_or(self.seconds as f64) - of.at),
-        };
-        // Regions are parted once; each move takes its own clients along. Where one region at a
-        // time writes, the first move is that of the cut.
-        let is_parted = end.parted > 0.0;
-        let is_one = end.lease.is_some() && is_parted;
-        let parted = (is_parted && !is_one).then(|| handover(None, end.parted, end.stays));
-        let moves = self.moved.iter().enumerate().map(|(row, of)| {
-            let parted = if row == 0 && is_one { end.parted } else { 0.0 };
-            handover(Some(of), parted, 0.5)
-        });
-        let all: Vec<Handover> = moves.chain(parted).collect();
-        let simulated = |name: &str| {
-            let number = |count: u64| count as f64;
-            match name {
-                LEASE if end.lease.is_some() => Some([0, of.unseen, of.failed].map(number)),
-                _ if end.lease.is_some() => None,
-                "last writer wins" => Some([of.met, of.lost + of.stale, of.failed].map(number)),
-                "values that merge" => Some([of.met, 0, of.failed].map(number)),
-                "home region, fenced" => {
-                    let refused = of.astray - of.unfenced + of.failed;
-                    Some([of.unfenced, of.unfenced, refused].map(number))
-                }
-                _ => None,
-            }
-        };
-        let settling = |(policy, how)| {
-            let how = match (how, end.lease) {
-                // The next one waits until the last one's answers are forgotten.
-                (Policy::Lease { drift, margin, .. }, Some(length)) => {
-                    Policy::Lease { length, drift, margin: margin + end.ttl }
-                }
-                (how, _) => how,
-            };
-            // A lease changes hands only when its holder leaves.
-            let leases = if end.lease.is_some() { self.moved.len() } else { 1 };
-            let counted = match how {
-                Policy::Lease { .. } => all.get(..leases.min(self.moved.len())).unwrap_or_default(),
-                _ => all.as_slice(),
-            };
-            let costs = counted.iter().map(|of| of.cost(how));
-            let mut model = costs.fold([0.0; 3], |sum: [f64; 3], cost| {
-                let [a, b, c] = sum;
-                [a + cost.conflicts, b + cost.lost, c + cost.refused]
-            });
-            let [conflicts, lost, _] = &mut model;
-            match how {
-                Policy::LastWriter { .. } => {
-                    *conflicts += floor.0;
-                    *lost += floor.1;
-                }
-                Policy::Merge => *conflicts += floor.0,
-                _ => {}
-            }
-            Settling { policy, simulated: simulated(policy), model }
-        };
-        writing.policies().into_iter().map(settling).collect()
-    }
-
-    /// Writes that meet on any day, and are lost, as the shares are between the moves, or before
-    /// each reload and at the end.
-    fn everyday(&self, writes: &Writes, reloaded: &[f64]) -> (f64, f64) {
-        let shares = |second: Option<&Vec<f64>>| {
-            let mut shares = second.cloned().unwrap_or_default();
-            shares.pop();
-            let all: f64 = shares.iter().sum();
-            shares.iter_mut().for_each(|share| *share /= all.max(1e-9));
-            shares
-        };
-        let seconds = self.seconds as f64;
-        if !reloaded.is_empty() {
-            let ends = reloaded.iter().copied().chain([seconds]);
-            let begins = [0.0].into_iter().chain(reloaded.iter().copied());
-            return begins.zip(ends).fold((0.0, 0.0), |(met, lost), (begin, end)| {
-                let last = self.shares.iter().zip(0_u32..);
-                let last = last.take_while(|(_, second)| f64::from(*second) < end).last();
-                let of = writes.everyday(&shares(last.map(|(shares, _)| shares)));
-                (met + of.writes * (end - begin), lost + of.lost * (end - begin))
-            });
-        }
-        let away: f64 =
-            self.moved.iter().map(|of| of.back.unwrap_or(seconds) - of.at).fold(0.0, f64::max);
-        let before = shares(self.shares.first());
-        let mut after = before.clone();
-        for of in &self.moved {
-            let row = self.regions.iter().position(|name| *name == of.region);
-            if let Some(share) = row.and_then(|row| after.get_mut(row)) {
-                *share = 0.0;
-            }
-        }
-        let all: f64 = after.iter().sum();
-        after.iter_mut().for_each(|share| *share /= all.max(1e-9));
-        let (before, after) = (writes.everyday(&before), writes.everyday(&after));
-        let both = |before: f64, after: f64| before * (seconds - away) + after * away;
-        (both(before.writes, after.writes), both(before.lost, after.lost))
     }
 
     /// The outcome for a tired person.

@@ -465,11 +465,16 @@ impl Regions<'_> {
 /// What the way is called in which a service has one writer at a time.
 pub(super) const LEASE: &str = "one writer, by lease";
 
+/// The last writer wins, by the time of day, or by hybrid logical clocks.
+pub(super) const CLOCKS: &str = "last writer, by clocks";
+pub(super) const HYBRID: &str = "last writer, hybrid clocks";
+
 impl Writing {
     /// How writes may be settled, each with its name.
-    pub fn policies(&self) -> [(&'static str, Policy); 5] {
+    pub fn policies(&self) -> [(&'static str, Policy); 6] {
         [
-            ("last writer wins", Policy::LastWriter { skew: None }),
+            (CLOCKS, Policy::LastWriter),
+            (HYBRID, Policy::LastWriter),
             ("values that merge", Policy::Merge),
             ("home region, fenced", Policy::Home { fence: self.fence.as_secs_f64() }),
             (LEASE, Policy::Lease { length: self.lease.as_secs_f64(), drift: 0.01, margin: 0.5 }),

@@ -1,0 +1,147 @@
+//! What each way of settling writes costs, beside what was simulated.
+
+use serde::Serialize;
+
+use super::outcome::{Conflicts, End, Moved, Outcome};
+use super::scenario::{CLOCKS, HYBRID, LEASE, Writing};
+use crate::convergence::{Handover, Lag, Policy};
+
+/// What a way of settling writes costs: as it was simulated, if it was, and by the closed form.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settling {
+    /// The policy.
+    pub policy: &'static str,
+    /// Writes in conflict, lost, and refused or passed on, as simulated.
+    pub simulated: Option<[f64; 3]>,
+    /// The same by the closed form, for the moves that there were.
+    pub model: [f64; 3],
+}
+
+impl Outcome {
+    /// What each policy costs, beside what was simulated.
+    pub(super) fn costs(
+        &self,
+        of: Conflicts,
+        writing: &Writing,
+        lag: &Lag,
+        end: &End,
+    ) -> Vec<Settling> {
+        let writes = writing.writes;
+        let steady = self.steady(&end.reloaded);
+        let ahead = |region: usize| {
+            let mut skewed = writing.skew.iter();
+            let found = skewed.find(|(of, _)| of.index() == region);
+            found.map_or(0.0, |(_, ahead)| ahead.as_secs_f64())
+        };
+        let ahead: Vec<f64> = (0..self.regions.len()).map(ahead).collect();
+        let over = |of: &dyn Fn(&[f64]) -> f64| {
+            steady.iter().map(|(seconds, shares)| seconds * of(shares)).sum::<f64>()
+        };
+        let met = over(&|shares| writes.everyday(shares).writes);
+        let lost = over(&|shares| writes.everyday(shares).lost);
+        let dropped = over(&|shares| writes.dropped(shares, &ahead));
+        let handover = |of: Option<&Moved>, parted: f64, stays: f64| Handover {
+            lag: lag.clone(),
+            writes,
+            moving: of.map_or(0.0, |of| of.had),
+            parted,
+            stays,
+            until: of.map_or(0.0, |of| of.back.unwrap_or(self.seconds as f64) - of.at),
+        };
+        // Regions are parted once; each move takes its own clients along. Where one region at a
+        // time writes, the first move is that of the cut.
+        let is_parted = end.parted > 0.0;
+        let is_one = end.lease.is_some() && is_parted;
+        let parted = (is_parted && !is_one).then(|| handover(None, end.parted, end.stays));
+        let moves = self.moved.iter().enumerate().map(|(row, of)| {
+            let parted = if row == 0 && is_one { end.parted } else { 0.0 };
+            handover(Some(of), parted, 0.5)
+        });
+        let all: Vec<Handover> = moves.chain(parted).collect();
+        let simulated = |name: &str| {
+            let number = |count: u64| count as f64;
+            match name {
+                LEASE if end.lease.is_some() => Some([0, of.unseen, of.failed].map(number)),
+                _ if end.lease.is_some() => None,
+                CLOCKS => Some([of.met, of.lost + of.stale, of.failed].map(number)),
+                HYBRID => Some([of.met, of.lost, of.failed].map(number)),
+                "values that merge" => Some([of.met, 0, of.failed].map(number)),
+                "home region, fenced" => {
+                    let refused = of.astray - of.unfenced + of.failed;
+                    Some([of.unfenced, of.unfenced, refused].map(number))
+                }
+                _ => None,
+            }
+        };
+        let settling = |(policy, how)| {
+            let how = match (how, end.lease) {
+                // The next one waits until the last one's answers are forgotten.
+                (Policy::Lease { drift, margin, .. }, Some(length)) => {
+                    Policy::Lease { length, drift, margin: margin + end.ttl }
+                }
+                (how, _) => how,
+            };
+            // A lease changes hands only when its holder leaves.
+            let leases = if end.lease.is_some() { self.moved.len() } else { 1 };
+            let counted = match how {
+                Policy::Lease { .. } => all.get(..leases.min(self.moved.len())).unwrap_or_default(),
+                _ => all.as_slice(),
+            };
+            let costs = counted.iter().map(|of| of.cost(how));
+            let mut model = costs.fold([0.0; 3], |sum: [f64; 3], cost| {
+                let [a, b, c] = sum;
+                [a + cost.conflicts, b + cost.lost, c + cost.refused]
+            });
+            let [conflicts, lost_by, _] = &mut model;
+            match how {
+                Policy::LastWriter => {
+                    *conflicts += met;
+                    *lost_by += lost + if policy == CLOCKS { dropped } else { 0.0 };
+                }
+                Policy::Merge => *conflicts += met,
+                _ => {}
+            }
+            Settling { policy, simulated: simulated(policy), model }
+        };
+        writing.policies().into_iter().map(settling).collect()
+    }
+
+    /// For how many seconds shares are as they are between the moves, or before each reload and at
+    /// the end, and which those are.
+    fn steady(&self, reloaded: &[f64]) -> Vec<(f64, Vec<f64>)> {
+        let shares = |second: Option<&Vec<f64>>| {
+            let mut shares = second.cloned().unwrap_or_default();
+            shares.pop();
+            normal(shares)
+        };
+        let seconds = self.seconds as f64;
+        if !reloaded.is_empty() {
+            let ends = reloaded.iter().copied().chain([seconds]);
+            let begins = [0.0].into_iter().chain(reloaded.iter().copied());
+            let last = |end: f64| {
+                let numbered = self.shares.iter().zip(0_u32..);
+                let before = numbered.take_while(|(_, second)| f64::from(*second) < end);
+                shares(before.last().map(|(shares, _)| shares))
+            };
+            return begins.zip(ends).map(|(begin, end)| (end - begin, last(end))).collect();
+        }
+        let away: f64 =
+            self.moved.iter().map(|of| of.back.unwrap_or(seconds) - of.at).fold(0.0, f64::max);
+        let before = shares(self.shares.first());
+        let mut after = before.clone();
+        for of in &self.moved {
+            let row = self.regions.iter().position(|name| *name == of.region);
+            if let Some(share) = row.and_then(|row| after.get_mut(row)) {
+                *share = 0.0;
+            }
+        }
+        vec![(seconds - away, before), (away, normal(after))]
+    }
+}
+
+/// The same shares, that sum to one.
+fn normal(mut shares: Vec<f64>) -> Vec<f64> {
+    let all: f64 = shares.iter().sum();
+    shares.iter_mut().for_each(|share| *share /= all.max(1e-9));
+    shares
+}
