@@ -445,11 +445,19 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
         lines.push(format!("{}: {}", node.name, says.join(", ")));
         for of in &node.differs {
             let (service, names, since) = (&of.service, of.names.join(", "), &of.since);
-            let share = of.share * 100.0;
+            let (share, lookups) = (percent(of.share), percent(of.lookups));
             lines.push(format!(
-                "  answers {service} ({names}) differently since {since}, for {share:.1} % of the \
-                 clients"
+                "  answers {service} ({names}) differently since {since}, for {share} of the \
+                 clients who ask it, or {lookups} of all lookups"
             ));
+            let span = of.two_writers.map_or("more than 2 h".to_owned(), |of| format!("{of:.0} s"));
+            lines.push(format!("    two regions can be written to for {span}, if it ends now"));
+            if let Some((conflicts, lost)) = of.conflicts.zip(of.lost) {
+                lines.push(format!(
+                    "    at its declared writes {conflicts:.0} have met another so far; if the \
+                     last one wins, {lost:.0} are lost"
+                ));
+            }
         }
     }
     lines.join("\n")

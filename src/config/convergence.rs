@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::read::{At, Fields, Problems};
 use super::yaml::Value;
-use crate::convergence::{Class, Layer, PRESETS, Population, Preset};
+use crate::convergence::{Class, Layer, PRESETS, Popularity, Population, Preset, Writes};
 
 /// How those who ask lag behind the answers.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,6 +33,31 @@ pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Convergence {
     read.residual = residual.unwrap_or(RESIDUAL);
     read
 }
+
+/// The keys that say what clients write: to be read from `fields`, which may have more.
+pub(crate) fn writes(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<Writes> {
+    let number = |at: Option<At<'_>>, most, problems: &mut Problems| {
+        at.and_then(|at| at.number(1, most, problems))
+    };
+    let rate = number(fields.need("rate", problems), 1_000_000, problems);
+    let keys = number(fields.get("keys"), 10_000_000, problems).unwrap_or(KEYS);
+    let exponent = fields.get("exponent").map(|at| at.parsed::<f64>("a number", problems));
+    let delay = seconds(fields, "delay", problems).unwrap_or(DELAY);
+    let private = fields.get("private").and_then(|at| at.share(problems)).unwrap_or(0.0);
+    let keys = usize::try_from(keys).ok()?;
+    let shared = match exponent.flatten() {
+        Some(exponent) => Popularity::Zipf { keys, exponent },
+        None => Popularity::Uniform { keys },
+    };
+    Some(Writes { rate: rate? as f64, delay, shared, private, each: 0.0 })
+}
+
+/// Over how many keys writes spread, if nothing is said.
+const KEYS: u64 = 100_000;
+
+/// How long a write takes to the other regions, in seconds: new items of DynamoDB global tables
+/// have reached all replicas within about a second (AWS Prescriptive Guidance).
+const DELAY: f64 = 1.0;
 
 pub(crate) fn population(at: &At<'_>, problems: &mut Problems) -> Option<Population> {
     if let Value::Text(name) = &at.node.value {

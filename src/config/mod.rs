@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::convergence::Writes;
 use crate::geo::CatchmentSpec;
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, ServiceId, TargetId};
@@ -43,7 +44,7 @@ mod zones;
 
 pub use cluster::{Cluster, Member};
 pub use convergence::Convergence;
-pub(crate) use convergence::population;
+pub(crate) use convergence::{population, writes};
 pub use etcd::Etcd;
 pub use maintenance::Maintenance;
 pub(crate) use maintenance::ramp;
@@ -86,6 +87,8 @@ pub struct Config {
     pub maintenance: Vec<Maintenance>,
     /// How those who ask lag behind the answers.
     pub convergence: Convergence,
+    /// What clients write to services of which that is declared, by name.
+    pub writes: HashMap<String, Writes>,
     /// Who is told what happens.
     pub webhooks: Vec<Webhook>,
     /// Where the leases of single writers are.
@@ -267,6 +270,7 @@ fn compile(
         services: services.list,
         zones,
         catchments: services.catchments,
+        writes: services.writes,
         targets: services.targets,
         canaries,
         max_moves,

@@ -5,11 +5,13 @@ use std::num::NonZeroU8;
 use std::time::Duration;
 
 use super::checks::{Checks, Rule};
+use super::convergence;
 use super::places::{Regions, preferences};
 use super::read::{At, Fields, Problems};
 use super::yaml::Value;
 use super::zones::Drafts;
 use super::{Target, Targets, defaults};
+use crate::convergence::Writes;
 use crate::geo::{CatchmentSpec, Preferences, Site};
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, ServiceId, TargetId};
@@ -32,6 +34,8 @@ pub(super) struct Services {
     pub(super) list: Vec<Service>,
     pub(super) catchments: Vec<CatchmentSpec>,
     pub(super) targets: Vec<Target>,
+    /// What clients write to services of which that is declared.
+    pub(super) writes: HashMap<String, Writes>,
     known_catchments: HashMap<CatchmentSpec, usize>,
     known_targets: HashMap<TargetId, usize>,
 }
@@ -60,6 +64,13 @@ pub(super) fn read(
         let pools = pools(&mut fields, world, &mut probing, problems);
         let names = names(&mut fields, problems);
         let service = service(name, &at, &mut fields, pools, world, &mut services, problems);
+        let declared = fields.get("writes").and_then(|at| {
+            let mut fields = at.fields(problems)?;
+            let writes = convergence::writes(&mut fields, problems);
+            fields.done(problems);
+            writes
+        });
+        services.writes.extend(declared.map(|writes| (name.to_owned(), writes)));
         fields.done(problems);
         let kind = kind(&service, &at, problems);
         for (name, at) in &names {

@@ -1,5 +1,6 @@
 //! Nodes that do not agree: for a time some still give the old answer.
 
+use super::conflicts::{Conflicts, Writes};
 use super::lag::Lag;
 
 /// After a change `share` of the lookups is answered by nodes that do not know of it, for
@@ -29,6 +30,18 @@ impl Parting {
     /// How many seconds' worth of requests go to the old region in all: E\[X\] + p⋅D.
     pub fn stale(&self, lag: &Lag) -> f64 {
         lag.mean() + self.share * self.seconds
+    }
+
+    /// The writes that meet while the nodes do not agree, one region taking `share` of them and
+    /// another one the rest; and with `lag` also those after it, until all have moved.
+    pub fn writes(&self, writes: &Writes, lag: Option<&Lag>) -> Conflicts {
+        let during = writes.everyday(&[self.share, 1.0 - self.share]);
+        let after = lag.map(|lag| writes.converging(lag, self.share)).unwrap_or_default();
+        Conflicts {
+            pairs: after.pairs,
+            writes: during.writes * self.seconds + after.writes,
+            lost: during.lost * self.seconds + after.lost,
+        }
     }
 
     /// How often one resolver's answer changes between its lookups meanwhile, if each lookup picks

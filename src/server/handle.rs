@@ -42,6 +42,8 @@ pub(super) enum Request {
     Weigh(Box<Said>, oneshot::Sender<Result<(Said, Impact), String>>),
     /// Follow it, on whose behalf; it is on disk.
     Say(Box<Said>, String, oneshot::Sender<()>),
+    /// A node agrees again, and what it cost that it did not.
+    Agreed(String, String),
     /// What etcd has of a service's writer, or why that is not known.
     Leased(String, Result<Leased, String>),
     /// Tell what is to be done so that another region writes.

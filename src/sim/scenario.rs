@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::config::Problem;
 use crate::config::read::{At, Fields, Problems};
 use crate::config::{population, yaml};
-use crate::convergence::{Policy, Popularity, Population, Writes};
+use crate::convergence::{Policy, Population, Writes};
 use crate::geo::Country;
 use crate::ids::{RegionId, ServiceId};
 use crate::steer::{Ramp, Word};
@@ -233,7 +233,14 @@ fn read(
         None => nodes.iter().map(|(_, region)| *region).collect(),
     };
     let countries = countries.map(|at| self::countries(&at, problems)).unwrap_or_default();
-    let writes = writes.and_then(|at| regions.writing(&at, problems));
+    let declared = || {
+        let name = &config.services.get(service.index())?.name;
+        config.writes.get(name).copied().map(Writing::plain)
+    };
+    let writes = match writes {
+        Some(at) => regions.writing(&at, problems),
+        None => declared(),
+    };
     let listed = events.map(|at| at.list()).unwrap_or_default();
     let mut events: Vec<(Duration, Act)> =
         listed.iter().flat_map(|at| regions.events(at, &nodes, problems)).collect();
@@ -346,21 +353,13 @@ impl Regions<'_> {
 
     fn writing(&self, at: &At<'_>, problems: &mut Problems) -> Option<Writing> {
         let mut fields = at.fields(problems)?;
-        let number = |at: Option<At<'_>>, most, problems: &mut Problems| {
-            at.and_then(|at| at.number(1, most, problems))
+        let writes = crate::config::writes(&mut fields, problems);
+        let mut span = |key: &'static str| {
+            let span = fields.get(key);
+            span.and_then(|at| at.duration(Duration::ZERO, LONGEST, problems))
         };
-        let rate = number(fields.need("rate", problems), 100_000, problems);
-        let keys = number(fields.get("keys"), 10_000_000, problems).unwrap_or(100_000);
-        let exponent = fields.get("exponent").map(|at| at.parsed::<f64>("a number", problems));
-        let span = |at: Option<At<'_>>, default: u64, problems: &mut Problems| {
-            let span = at.and_then(|at| at.duration(Duration::ZERO, LONGEST, problems));
-            span.unwrap_or(Duration::from_millis(default))
-        };
-        let delay = span(fields.get("delay"), 1000, problems);
-        let fence = span(fields.get("fence"), 5000, problems);
-        let lease = span(fields.get("lease"), 10_000, problems);
-        let private = share(&mut fields, "private", problems).unwrap_or(0.0);
-        let catch_up = number(fields.get("catch_up"), 1000, problems).unwrap_or(2);
+        let (fence, lease) = (span("fence"), span("lease"));
+        let catch_up = fields.get("catch_up").and_then(|at| at.number(1, 1000, problems));
         let skew = fields.get("skew");
         fields.done(problems);
         let named = skew.map(|at| at.named(problems)).unwrap_or_default();
@@ -374,14 +373,14 @@ impl Regions<'_> {
             Some((region?, ahead?))
         });
         let skew = skew.collect();
-        let keys = usize::try_from(keys).ok()?;
-        let shared = match exponent.flatten() {
-            Some(exponent) => Popularity::Zipf { keys, exponent },
-            None => Popularity::Uniform { keys },
-        };
-        let rate = rate? as f64;
-        let writes = Writes { rate, delay: delay.as_secs_f64(), shared, private, each: 0.0 };
-        Some(Writing { writes, skew, catch_up: catch_up as f64, fence, lease })
+        let plain = Writing::plain(writes?);
+        Some(Writing {
+            skew,
+            catch_up: catch_up.map_or(plain.catch_up, |times| times as f64),
+            fence: fence.unwrap_or(plain.fence),
+            lease: lease.unwrap_or(plain.lease),
+            ..plain
+        })
     }
 
     /// What one entry of `events` says; some say it again and again.
@@ -470,6 +469,12 @@ pub(super) const CLOCKS: &str = "last writer, by clocks";
 pub(super) const HYBRID: &str = "last writer, hybrid clocks";
 
 impl Writing {
+    /// What is written, with clocks that agree.
+    fn plain(writes: Writes) -> Self {
+        let [fence, lease] = [5, 10].map(Duration::from_secs);
+        Self { writes, skew: Vec::new(), catch_up: 2.0, fence, lease }
+    }
+
     /// How writes may be settled, each with its name.
     pub fn policies(&self) -> [(&'static str, Policy); 6] {
         [

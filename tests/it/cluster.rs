@@ -384,12 +384,18 @@ fn who_answers_differently_is_told() {
     let file = world.node(2).path("meridian.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     let other = text.replace("web: { names", "web: { steer: failover, names");
+    let rate = "web: { writes: { rate: 1000, keys: 100 }, names";
+    world.node(0).write("meridian.yaml", text.replace("web: { names", rate).as_bytes());
     assert_ne!(text, other);
     world.node(2).write("meridian.yaml", other.as_bytes());
     wait_until(&1.0, agrees);
-    let (_, told) = world.node(0).ctl(&["nodes"]);
+    let nodes = || world.node(0).ctl(&["nodes"]).1;
+    let told = wait_for("the writes", || {
+        Some(nodes()).filter(|told| told.contains("at its declared writes"))
+    });
     assert!(told.contains("ns3: heard") && told.contains("ANOTHER CONFIGURATION"), "{told}");
     assert!(told.contains("answers web (www.example.com.) differently since"), "{told}");
+    assert!(told.contains("two regions can be written to for 1"), "{told}");
     let_pass(LONG);
     world.node(2).write("meridian.yaml", text.as_bytes());
     wait_until(&0.0, agrees);
@@ -397,6 +403,8 @@ fn who_answers_differently_is_told() {
     let told = || world.node(0).ctl(&["history", "--kind", "node"]).1;
     let report = "ns3: agrees again (it answered web differently for";
     wait_for("the report", || told().contains(report).then_some(()));
+    assert!(told().contains("and two regions could be written to for"), "{}", told());
+    assert!(told().contains("met another, and"), "{}", told());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use metrics::{counter, gauge, histogram};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, WeakSender, channel};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::warn;
@@ -73,6 +73,8 @@ pub(super) struct Control {
     held: Held,
     hints: UnboundedReceiver<TargetId>,
     requests: Receiver<Request>,
+    /// The way back to here, of what takes too long to be done here.
+    requests_to_self: WeakSender<Request>,
     published: Published,
     certificate: Arc<Newest>,
     loaded: Arc<Loaded>,
@@ -142,6 +144,7 @@ impl Control {
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (sender, requests) = channel(64);
         let (ready, is_ready) = watch::channel(false);
+        let requests_to_self = sender.downgrade();
         let handle = Handle {
             requests: sender,
             published: published.clone(),
@@ -160,6 +163,7 @@ impl Control {
             held,
             hints,
             requests,
+            requests_to_self,
             published,
             certificate,
             loaded: Arc::new(loaded),
@@ -382,6 +386,7 @@ impl Control {
                 self.heed(Vec::new());
                 let _gone = reply.send(());
             }
+            Request::Agreed(node, why) => self.tell_agreed(node, why),
             Request::Heard(heard) => self.hear(heard),
             Request::Peers(fresh, until) => self.see_peers(fresh, until),
         }

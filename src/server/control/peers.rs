@@ -16,16 +16,18 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use crate::cluster::{FRESH, Heard, Merged, merge};
-use crate::config::{Cluster, Member};
+use crate::config::{Cluster, Config, Member};
+use crate::convergence::Parting;
 use crate::health::{Check, State};
 use crate::ids::{NodeId, ServiceId, TargetId};
 use crate::rng::fnv1a;
 use crate::server::cluster::Saying;
+use crate::server::handle::Request;
 use crate::server::history::{Kind, Level};
 use crate::server::overrides::Said;
 use crate::snapshot::Snapshot;
 use crate::steer::Family;
-use crate::time::Instant;
+use crate::time::{Instant, Ttl};
 
 use super::Control;
 
@@ -211,6 +213,51 @@ impl Digest {
     }
 }
 
+/// A disagreement that is over.
+struct Over {
+    node: String,
+    service: String,
+    span: Duration,
+    share: f64,
+    ttl: Ttl,
+}
+
+impl Over {
+    /// What it cost.
+    fn report(&self, config: &Config) -> String {
+        let Self { service, span, share, ttl, .. } = self;
+        let nodes = config.cluster.as_ref().map_or(1, |cluster| cluster.nodes.len());
+        let lookups = share / nodes.max(1) as f64;
+        let parting = Parting { share: lookups, seconds: span.as_secs_f64() };
+        let lag = config.convergence.population.lag(f64::from(ttl.as_secs()));
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let window = match parting.until(&lag, config.convergence.residual) {
+            Some(seconds) => format!("{seconds:.0} s"),
+            None => "more than 2 h".to_owned(),
+        };
+        let flips = parting.flips(f64::from(ttl.as_secs()), 0.0);
+        let stale = parting.stale(&lag) - lag.mean();
+        let writes = config.writes.get(service).map(|writes| {
+            let met = parting.writes(writes, Some(&lag));
+            format!(
+                "; at its declared writes {:.0} met another, and {:.0} are lost if the last one \
+                 wins",
+                met.writes, met.lost
+            )
+        });
+        format!(
+            "it answered {service} differently for {:.1} s, for up to {} of those who asked it, \
+             or {} of all lookups: {stale:.1} s worth of requests went elsewhere, a resolver's \
+             answer changed {flips:.1} times in the mean, and two regions could be written to \
+             for {window}{}",
+            span.as_secs_f64(),
+            percent(*share),
+            percent(lookups),
+            writes.unwrap_or_default()
+        )
+    }
+}
+
 /// The key under which nodes speak of a target.
 fn key_of(target: &crate::config::Target) -> String {
     format!("o/{:016x}", fnv1a(target.key().as_bytes()))
@@ -297,15 +344,23 @@ impl Control {
         for (node, service, span, share) in over {
             let name = self.peers.as_ref().map(|peers| peers.name(node)).unwrap_or_default();
             let services = self.loaded.config.services.iter();
-            let ttl = services.filter(|of| of.name == service).map(|of| of.ttl.as_secs()).max();
-            let (span, share, ttl) = (span.as_secs_f64(), share * 100.0, ttl.unwrap_or(0));
-            let why = format!(
-                "it answered {service} differently for {span:.1} s, for up to {share:.1} % of \
-                 those who asked it; its answers of then are remembered for up to {ttl} s more"
-            );
-            let told = (name, "agrees again".to_owned());
-            self.tell(Level::Warn, Kind::Node, told, (why, String::new()), None);
+            let ttl = services.filter(|of| of.name == service).map(|of| of.ttl).max();
+            let over = Over { node: name, service, span, share, ttl: ttl.unwrap_or_default() };
+            let (loaded, requests) = (self.loaded.clone(), self.requests_to_self.clone());
+            // The model takes up to a second where there are many keys.
+            tokio::task::spawn_blocking(move || {
+                let why = over.report(&loaded.config);
+                let requests = requests.upgrade();
+                // Nobody is left to be told when the server ends.
+                let _gone = requests.map(|of| of.blocking_send(Request::Agreed(over.node, why)));
+            });
         }
+    }
+
+    /// A node agrees again; `why` tells what it cost that it did not.
+    pub(super) fn tell_agreed(&mut self, node: String, why: String) {
+        let told = (node, "agrees again".to_owned());
+        self.tell(Level::Warn, Kind::Node, told, (why, String::new()), None);
     }
 
     /// Tells the others how this node is.

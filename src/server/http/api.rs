@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::super::control::NodeView;
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
-use super::convergence::Leaving;
+use super::convergence::{Leaving, Model};
 use super::writers::Writing;
 use crate::config::Target;
+use crate::convergence::Parting;
 use crate::health::{Outcome, State};
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Selector, Snapshot};
@@ -90,6 +91,15 @@ pub struct Differing {
     pub since: String,
     /// The share of all IPv4 addresses whose clients are sent to another region, at least.
     pub share: f64,
+    /// The share of all lookups that are answered otherwise, if resolvers ask all nodes alike.
+    pub lookups: f64,
+    /// For how many seconds two regions can be written to, if it ends now: until all but
+    /// `convergence.residual` of those clients have moved; none: for more than two hours.
+    pub two_writers: Option<f64>,
+    /// How many writes have met another so far, at the rate that the service declares.
+    pub conflicts: Option<f64>,
+    /// How many of them a later one has won over.
+    pub lost: Option<f64>,
 }
 
 /// Which configuration is served.
@@ -261,6 +271,27 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         let found = services.iter().filter(|of| of.name == service).flat_map(|of| &of.names);
         found.map(ToString::to_string).collect()
     };
+    let convergence = &view.loaded.config.convergence;
+    let mut model = Model::new(&convergence.population);
+    let mut differing = |(service, since, share): &(String, Instant, f64)| {
+        let found = services.iter().find(|of| of.name == *service);
+        let lookups = share / view.nodes.len().max(1) as f64;
+        let seconds = view.now.since(*since).as_secs_f64();
+        let parting = Parting { share: lookups, seconds };
+        let lag = model.lag(found.map(|of| of.ttl).unwrap_or_default());
+        let writes = view.loaded.config.writes.get(service);
+        let met = writes.map(|writes| parting.writes(writes, None));
+        Differing {
+            service: service.clone(),
+            names: names(service),
+            since: timestamp(*since),
+            share: *share,
+            lookups,
+            two_writers: parting.until(lag, convergence.residual),
+            conflicts: met.map(|of| of.writes),
+            lost: met.map(|of| of.lost),
+        }
+    };
     let status = |node: &NodeView| NodeStatus {
         name: node.name.clone(),
         own: node.is_own,
@@ -270,16 +301,7 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         config: node.word.as_ref().map(|word| word.config.clone()),
         abstains: node.word.as_ref().is_some_and(|word| word.abstains),
         isolated: node.word.as_ref().is_some_and(|word| word.isolated),
-        differs: node
-            .differs
-            .iter()
-            .map(|(service, since, share)| Differing {
-                service: service.clone(),
-                names: names(service),
-                since: timestamp(*since),
-                share: *share,
-            })
-            .collect(),
+        differs: node.differs.iter().map(&mut differing).collect(),
     };
     view.nodes.iter().map(status).collect()
 }

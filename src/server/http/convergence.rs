@@ -137,7 +137,7 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
             }));
         }
     }
-    let mut model = Model { population: &config.convergence.population, lags: HashMap::new() };
+    let mut model = Model::new(&config.convergence.population);
     let residual = asked.residual.unwrap_or(config.convergence.residual);
     let of = |(service, region, absent)| {
         Leaving::of(view, exposures, &mut model, residual, (service, region, absent))
@@ -146,13 +146,17 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
 }
 
 /// The model, computed once for each TTL.
-struct Model<'m> {
+pub(super) struct Model<'m> {
     population: &'m Population,
     lags: HashMap<Ttl, Lag>,
 }
 
-impl Model<'_> {
-    fn lag(&mut self, ttl: Ttl) -> &Lag {
+impl<'m> Model<'m> {
+    pub(super) fn new(population: &'m Population) -> Self {
+        Self { population, lags: HashMap::new() }
+    }
+
+    pub(super) fn lag(&mut self, ttl: Ttl) -> &Lag {
         let population = self.population;
         self.lags.entry(ttl).or_insert_with(|| population.lag(f64::from(ttl.as_secs())))
     }

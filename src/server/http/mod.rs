@@ -163,12 +163,14 @@ async fn status(State(shared): State<Shared>) -> Result<Json<api::Status>, Refus
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
     let (view, _, leaving) =
         convergence::look(&shared, view, convergence::Asked::default()).await?;
-    Ok(Json(api::Status::of(&view, leaving.unwrap_or_default())))
+    let status = move || api::Status::of(&view, leaving.unwrap_or_default());
+    tokio::task::spawn_blocking(status).await.map(Json).map_err(|_| Refusal::stopping())
 }
 
 async fn nodes(State(shared): State<Shared>) -> Result<Json<Vec<api::NodeStatus>>, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
-    Ok(Json(api::nodes(&view)))
+    let nodes = tokio::task::spawn_blocking(move || api::nodes(&view)).await;
+    nodes.map(Json).map_err(|_| Refusal::stopping())
 }
 
 const NO_TYPE: &str = "no record type; expected one such as A, AAAA or TYPE65280";
