@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::outcome::{Conflicts, End, Moved, Outcome};
-use super::scenario::{CLOCKS, HYBRID, LEASE, Writing};
+use super::scenario::{CLOCKS, HOME, HYBRID, LEASE, MERGE, Writing};
 use crate::convergence::{Handover, Lag, Policy};
 
 /// What a way of settling writes costs: as it was simulated, if it was, and by the closed form.
@@ -58,21 +58,6 @@ impl Outcome {
             handover(Some(of), parted, 0.5)
         });
         let all: Vec<Handover> = moves.chain(parted).collect();
-        let simulated = |name: &str| {
-            let number = |count: u64| count as f64;
-            match name {
-                LEASE if end.lease.is_some() => Some([0, of.unseen, of.failed].map(number)),
-                _ if end.lease.is_some() => None,
-                CLOCKS => Some([of.met, of.lost + of.stale, of.failed].map(number)),
-                HYBRID => Some([of.met, of.lost, of.failed].map(number)),
-                "values that merge" => Some([of.met, 0, of.failed].map(number)),
-                "home region, fenced" => {
-                    let refused = of.astray - of.unfenced + of.failed;
-                    Some([of.unfenced, of.unfenced, refused].map(number))
-                }
-                _ => None,
-            }
-        };
         let settling = |(policy, how)| {
             let how = match (how, end.lease) {
                 // The next one waits until the last one's answers are forgotten.
@@ -101,7 +86,7 @@ impl Outcome {
                 Policy::Merge => *conflicts += met,
                 _ => {}
             }
-            Settling { policy, simulated: simulated(policy), model }
+            Settling { policy, simulated: simulated(of, policy, end.lease.is_some()), model }
         };
         writing.policies().into_iter().map(settling).collect()
     }
@@ -144,4 +129,18 @@ fn normal(mut shares: Vec<f64>) -> Vec<f64> {
     let all: f64 = shares.iter().sum();
     shares.iter_mut().for_each(|share| *share /= all.max(1e-9));
     shares
+}
+
+/// Writes in conflict, lost and refused as they were simulated, where a way of settling them is.
+fn simulated(of: Conflicts, policy: &str, is_one_writer: bool) -> Option<[f64; 3]> {
+    let counts = match policy {
+        LEASE if is_one_writer => [0, of.unseen, of.failed],
+        _ if is_one_writer => return None,
+        CLOCKS => [of.met, of.lost + of.stale, of.failed],
+        HYBRID => [of.met, of.lost, of.failed],
+        MERGE => [of.met, 0, of.failed],
+        HOME => [of.unfenced, of.unfenced, of.astray - of.unfenced + of.failed],
+        _ => return None,
+    };
+    Some(counts.map(|count| count as f64))
 }

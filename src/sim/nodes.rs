@@ -187,7 +187,7 @@ impl Node {
         let name = |region: RegionId| Some(plan.regions.get(region.index())?.name.clone());
         let renews = |region| self.region == region || !self.places.contains(&region);
         let may_name = !self.monitor.is_isolated() && !self.monitor.abstains();
-        Contest::of((self.service, service), &self.facts(), (&name, &renews), may_name)
+        Contest::of((self.service, service), &self.facts(), &name, &renews, may_name)
     }
 
     /// The store of the leases has answered; tells what is to be asked next.

@@ -468,6 +468,10 @@ pub(super) const LEASE: &str = "one writer, by lease";
 pub(super) const CLOCKS: &str = "last writer, by clocks";
 pub(super) const HYBRID: &str = "last writer, hybrid clocks";
 
+/// Values merge; or the region that owns a key writes it.
+pub(super) const MERGE: &str = "values that merge";
+pub(super) const HOME: &str = "home region, fenced";
+
 impl Writing {
     /// What is written, with clocks that agree.
     fn plain(writes: Writes) -> Self {
@@ -480,8 +484,8 @@ impl Writing {
         [
             (CLOCKS, Policy::LastWriter),
             (HYBRID, Policy::LastWriter),
-            ("values that merge", Policy::Merge),
-            ("home region, fenced", Policy::Home { fence: self.fence.as_secs_f64() }),
+            (MERGE, Policy::Merge),
+            (HOME, Policy::Home { fence: self.fence.as_secs_f64() }),
             (LEASE, Policy::Lease { length: self.lease.as_secs_f64(), drift: 0.01, margin: 0.5 }),
             ("majority of the regions", Policy::Majority),
         ]

@@ -23,7 +23,7 @@ use crate::health::Report;
 use crate::ids::{NodeId, RegionId, TargetId};
 use crate::rng::{Seed, Stream};
 use crate::snapshot::Plan;
-use crate::steer::{Address, Lease, Policy};
+use crate::steer::{Address, Lease, Policy, Service};
 use crate::time::Instant;
 
 /// What a world is made from.
@@ -53,6 +53,22 @@ pub struct Stage<'i> {
 }
 
 impl Input<'_> {
+    /// Can it be played?
+    fn playable(&self, service: &Service, addresses: &Addresses) -> Result<(), String> {
+        let names = |of: &Config| of.regions.iter().map(|of| of.name.clone()).collect::<Vec<_>>();
+        if self.reloads.iter().any(|of| names(of.config) != names(self.config)) {
+            return Err("a configuration to reload has other regions".to_owned());
+        }
+        if matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
+            let why = "has `lease: manual`; what operators type is not simulated";
+            return Err(format!("the service {} {why}", service.name));
+        }
+        if addresses.is_empty() {
+            return Err(format!("the service {} has no IPv4 address", service.name));
+        }
+        Ok(())
+    }
+
     /// How long a writer's lease lasts, if the service has one writer at a time.
     fn lease(&self) -> Option<Duration> {
         match self.plan.services.get(self.scenario.service.index())?.policy {
@@ -182,17 +198,7 @@ impl<'i> World<'i> {
         let stage = Stage { config, plan };
         let (targets, addresses) =
             endpoints(&service.name, [&stage].into_iter().chain(input.reloads));
-        let names = |of: &Config| of.regions.iter().map(|of| of.name.clone()).collect::<Vec<_>>();
-        if input.reloads.iter().any(|of| names(of.config) != names(config)) {
-            return Err("a configuration to reload has other regions".to_owned());
-        }
-        if matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
-            let why = "has `lease: manual`; what operators type is not simulated";
-            return Err(format!("the service {} {why}", service.name));
-        }
-        if addresses.is_empty() {
-            return Err(format!("the service {} has no IPv4 address", service.name));
-        }
+        input.playable(service, &addresses)?;
         let name = service.names.first().ok_or("the service has no name")?;
         let places: Vec<_> = plan.regions.iter().map(|region| region.at).collect();
         let of_nodes: Vec<_> = scenario

@@ -59,7 +59,8 @@ impl Contest {
     pub fn of(
         (id, service): (ServiceId, &Service),
         facts: &Facts<'_>,
-        (name, renews): (&dyn Fn(RegionId) -> Option<String>, &dyn Fn(RegionId) -> bool),
+        name: &dyn Fn(RegionId) -> Option<String>,
+        renews: &dyn Fn(RegionId) -> bool,
         may_name: bool,
     ) -> Option<Self> {
         let Policy::SingleWriter(order, Lease::Kept(lease)) = &service.policy else { return None };

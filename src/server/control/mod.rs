@@ -138,13 +138,11 @@ impl Control {
         let planned = overrides::planned(&loaded.config, now);
         let overrides = overrides::resolve(&recalled.said, &planned, &loaded.config);
         let in_force = overrides.at(now);
-        let health = monitor.table();
-        let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(health) };
+        let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(monitor.table()) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
         let published = Arc::new(ArcSwap::from_pointee(first));
         let (sender, requests) = channel(64);
         let (ready, is_ready) = watch::channel(false);
-        let requests_to_self = sender.downgrade();
         let handle = Handle {
             requests: sender,
             published: published.clone(),
@@ -163,7 +161,7 @@ impl Control {
             held,
             hints,
             requests,
-            requests_to_self,
+            requests_to_self: handle.requests.downgrade(),
             published,
             certificate,
             loaded: Arc::new(loaded),

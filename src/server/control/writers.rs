@@ -200,8 +200,7 @@ impl Control {
         let facts = self.facts();
         let name = |region| name(plan, region);
         let renews = |region| self.renews(region);
-        let contest =
-            |of: (ServiceId, &Service)| Contest::of(of, &facts, (&name, &renews), may_name);
+        let contest = |of: (ServiceId, &Service)| Contest::of(of, &facts, &name, &renews, may_name);
         let all: Vec<Contest> = plan.ids().zip(&plan.services).filter_map(contest).collect();
         contests.send_if_modified(|told| {
             let is_other = *told != all;
