@@ -34,12 +34,13 @@ impl Outcome {
             found.map_or(0.0, |(_, ahead)| ahead.as_secs_f64())
         };
         let ahead: Vec<f64> = (0..self.regions.len()).map(ahead).collect();
-        let over = |of: &dyn Fn(&[f64]) -> f64| {
-            steady.iter().map(|(seconds, shares)| seconds * of(shares)).sum::<f64>()
-        };
-        let met = over(&|shares| writes.everyday(shares).writes);
-        let lost = over(&|shares| writes.everyday(shares).lost);
-        let dropped = over(&|shares| writes.dropped(shares, &ahead));
+        let [mut met, mut lost, mut dropped] = [0.0; 3];
+        for (seconds, shares) in &steady {
+            let everyday = writes.everyday(shares);
+            met += seconds * everyday.writes;
+            lost += seconds * everyday.lost;
+            dropped += seconds * writes.dropped(shares, &ahead);
+        }
         let handover = |of: Option<&Moved>, parted: f64, stays: f64| Handover {
             lag: lag.clone(),
             writes,
@@ -91,36 +92,22 @@ impl Outcome {
         writing.policies().into_iter().map(settling).collect()
     }
 
-    /// For how many seconds shares are as they are between the moves, or before each reload and at
-    /// the end, and which those are.
+    /// For how many seconds shares are as they are at the end of each stretch between two changes,
+    /// moves, returns and reloads, and which those are.
     fn steady(&self, reloaded: &[f64]) -> Vec<(f64, Vec<f64>)> {
-        let shares = |second: Option<&Vec<f64>>| {
-            let mut shares = second.cloned().unwrap_or_default();
+        let seconds = self.seconds as f64;
+        let moves = self.moved.iter().flat_map(|of| [Some(of.at), of.back]).flatten();
+        let mut ends: Vec<f64> = moves.chain(reloaded.iter().copied()).chain([seconds]).collect();
+        ends.sort_by(f64::total_cmp);
+        let begins = [0.0].into_iter().chain(ends.iter().copied());
+        let last = |end: f64| {
+            let numbered = self.shares.iter().zip(0_u32..);
+            let before = numbered.take_while(|(_, second)| f64::from(*second) < end);
+            let mut shares = before.last().map_or_else(Vec::new, |(shares, _)| shares.clone());
             shares.pop();
             normal(shares)
         };
-        let seconds = self.seconds as f64;
-        if !reloaded.is_empty() {
-            let ends = reloaded.iter().copied().chain([seconds]);
-            let begins = [0.0].into_iter().chain(reloaded.iter().copied());
-            let last = |end: f64| {
-                let numbered = self.shares.iter().zip(0_u32..);
-                let before = numbered.take_while(|(_, second)| f64::from(*second) < end);
-                shares(before.last().map(|(shares, _)| shares))
-            };
-            return begins.zip(ends).map(|(begin, end)| (end - begin, last(end))).collect();
-        }
-        let away: f64 =
-            self.moved.iter().map(|of| of.back.unwrap_or(seconds) - of.at).fold(0.0, f64::max);
-        let before = shares(self.shares.first());
-        let mut after = before.clone();
-        for of in &self.moved {
-            let row = self.regions.iter().position(|name| *name == of.region);
-            if let Some(share) = row.and_then(|row| after.get_mut(row)) {
-                *share = 0.0;
-            }
-        }
-        vec![(seconds - away, before), (away, normal(after))]
+        begins.zip(&ends).map(|(begin, end)| (end - begin, last(*end))).collect()
     }
 }
 

@@ -27,7 +27,8 @@ fn loaded(more: &str) -> Loaded {
 /// A scenario of three nodes and so many seconds, played.
 fn played(loaded: &Loaded, seconds: u64, population: Population, more: &str) -> Outcome {
     let text = format!(
-        "config: here\nnodes: {{ ns1: us, ns2: eu, ns3: asia }}\nfor: {seconds}s\n{more}\n"
+        "config: here\nnodes: {{ ns1: us, ns2: eu, ns3: asia }}\nfor: {seconds}s
+countries: {{ US: 30%, DE: 40%, JP: 30% }}\n{more}\n"
     );
     let draft = Draft::parse("test", &text).unwrap();
     let scenario = draft.scenario(&loaded.config).unwrap();
