@@ -8,8 +8,10 @@ use jiff::Timestamp;
 
 use super::ctl::Server;
 use super::{Failed, bar, percent, print, print_error};
+use crate::convergence::Kind;
 use crate::server::http::changes::Standing;
 use crate::server::http::convergence::{Leaving, Wait};
+use crate::server::http::fit::{Fitting, Proposed};
 
 /// What is waited for, and for how long.
 pub(super) struct Patience {
@@ -163,4 +165,47 @@ fn leaving_text(of: &Leaving) -> String {
     let waits = of.waits.iter().filter(|_| !of.in_answers);
     lines.extend(waits.map(|wait| format!("  WAIT      {}", wait_text(wait))));
     lines.join("\n")
+}
+
+/// What resolvers do, and the population that says so.
+pub(super) fn fit_text(of: &Fitting) -> String {
+    let Some(fit) = &of.fit else {
+        return format!("no resolver has asked again for what it was told since {}", of.since);
+    };
+    let mut lines = vec![
+        format!("# Of {} questions of resolvers that came back since {}.", fit.resolvers, of.since),
+        format!(
+            "# {} came back sooner than a cache does: several behind an address, or shorter times.",
+            percent(fit.sooner)
+        ),
+        "# The others, with the shares between which each is with a probability of 90 %:"
+            .to_owned(),
+    ];
+    lines.extend(fit.kinds.iter().map(|kind| format!("#   {}", kind_text(kind))));
+    lines.push(
+        "# Of what is behind them, clients and connections, resolvers tell nothing: that is".into(),
+    );
+    lines.push("# as configured.".into());
+    lines.push("convergence:\n  population:".to_owned());
+    lines.extend(of.population.iter().map(class_text));
+    lines.join("\n")
+}
+
+fn kind_text(Kind { min_ttl, every, share, between: [low, high] }: &Kind) -> String {
+    let holds = match min_ttl {
+        0.0 => "for the TTL".to_owned(),
+        seconds => format!("for {seconds} s at least"),
+    };
+    let asked = match every {
+        0.0 => "asked all the time".to_owned(),
+        seconds => format!("asked every {seconds} s"),
+    };
+    let [share, low, high] = [share, low, high].map(|share| percent(*share));
+    format!("{share:>7}  ({low} to {high})  holds {holds}, is {asked}")
+}
+
+fn class_text(Proposed { name, share, settings }: &Proposed) -> String {
+    let settings = settings.iter().map(|(key, value)| format!(", {key}: {value}"));
+    let settings: String = settings.collect();
+    format!("    {name}: {{ share: {:.2}%{settings} }}", share * 100.0)
 }

@@ -16,6 +16,7 @@ use super::{Failed, percent, print};
 use crate::config::duration;
 use crate::server::http::api::NodeStatus;
 use crate::server::http::changes::{Clearing, Effect, Happened, Push, Saying, Standing, Steps};
+use crate::server::http::fit::Fitting;
 use crate::server::http::writers::{Handover, Writing};
 
 /// What is asked of a running server.
@@ -63,7 +64,10 @@ enum Command {
         residual: Option<f64>,
     },
     /// Tell who may still be sent to what has left the answers.
+    #[command(args_conflicts_with_subcommands = true)]
     Convergence {
+        #[command(subcommand)]
+        of: Option<OfConvergence>,
         /// Only this, even if it is in the answers: REGION or SERVICE/REGION.
         subject: Option<String>,
         /// So many of its clients may still be expected there (default: the server's).
@@ -141,6 +145,13 @@ enum Command {
     },
 }
 
+/// What else is told of convergence.
+#[derive(clap::Subcommand)]
+enum OfConvergence {
+    /// What resolvers do with answers, by when they came back, as a population to configure.
+    Fit,
+}
+
 /// What an operator says.
 #[derive(Args)]
 struct Word {
@@ -203,9 +214,13 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             }
             convergence::wait(&server, &Patience { subject, residual, timeout })
         }
-        Command::Convergence { subject, residual } => {
+        Command::Convergence { of: None, subject, residual } => {
             let told = convergence::ask(&server, subject.as_deref(), residual)?;
             show(json, &told, |told| convergence::text(told))
+        }
+        Command::Convergence { of: Some(OfConvergence::Fit), .. } => {
+            let fitting: Fitting = server.get("/api/v1/convergence/fit", &[])?;
+            show(json, &fitting, convergence::fit_text)
         }
         Command::Up(word) => say(&server, json, "up", word),
         Command::Down(word) => say(&server, json, "down", word),

@@ -13,23 +13,29 @@
 //!            Writes, Popularity ───────────────────┴→ conflicting writes, by policy
 //! ```
 //!
+//! Returns (when resolvers come back) ─→ Fit: which classes there are
+//!
 //! Times are seconds, shares are parts of one. Nothing here decides: these are estimates, to be
 //! shown beside what is counted.
 
 mod conflicts;
+mod fit;
 mod lag;
 mod ledger;
 mod parting;
 mod policy;
 mod population;
 mod presets;
+mod returns;
 #[cfg(test)]
 mod tests;
 
 pub use conflicts::{Conflicts, Parted, Popularity, Writes};
+pub use fit::{Fit, Kind, fit};
 pub use lag::{HORIZON, Lag};
 pub use ledger::{Page, Remaining, width};
 pub use parting::Parting;
 pub use policy::{Cost, Handover, Policy};
 pub use population::{Class, Layer, Population};
 pub use presets::{PRESETS, Preset};
+pub use returns::{Returns, Seen};

@@ -12,7 +12,10 @@
 //! answers every packet that is a query, whatever is in it, and is silent where an answer could
 //! make a loop.
 
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
+
+use foldhash::fast::FixedState;
 
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::Snapshot;
@@ -98,6 +101,8 @@ pub struct Summary {
     pub region: Option<RegionId>,
     /// All regions in the answer, and for how long it may be remembered.
     pub named: Option<(RegionSet, Ttl)>,
+    /// A hash of who asked what: the resolver, the client and the question. 0: no region is named.
+    pub asker: u64,
     /// The client as far as that counted: its address, or its subnet's.
     pub client: Option<IpAddr>,
     /// Whether the client is told to ask again over TCP.
@@ -167,14 +172,14 @@ pub fn answer(
         name::CLASS_CH => chaos::resolve(snapshot, &request, &mut message),
         _ => Resolved::only(Rcode::Refused),
     };
-    finish(snapshot, &request, message, resolved)
+    finish(snapshot, &request, peer, message, resolved)
 }
 
 /// A header alone: what stands in the packet behind it could not be read.
 fn refuse(header: Header, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
     message::bare(out, header, rcode);
     let (service, region, named, client) = (None, None, None, None);
-    Outcome::Answered(Summary { rcode, service, region, named, client, truncated: false })
+    Outcome::Answered(Summary { rcode, service, region, named, asker: 0, client, truncated: false })
 }
 
 /// The question and a response code, without a record.
@@ -186,15 +191,19 @@ fn respond(
     out: &mut Vec<u8>,
 ) -> Outcome {
     let message = Message::begin(out, request, limit(request, peer.transport));
-    finish(snapshot, request, message, resolved)
+    finish(snapshot, request, peer, message, resolved)
 }
 
 fn finish(
     snapshot: &Snapshot,
     request: &Request<'_>,
+    peer: Peer,
     message: Message<'_>,
     resolved: Resolved,
 ) -> Outcome {
+    let name::Question { name, rtype, .. } = &request.question;
+    let asks = || (peer.address.ip(), resolved.client, name.as_wire(), rtype);
+    let asker = resolved.named.map_or(0, |_| FixedState::default().hash_one(asks()));
     let identity = &snapshot.plan().identity;
     let truncated = message.finish(request, &resolved, identity.nsid.as_deref());
     Outcome::Answered(Summary {
@@ -202,6 +211,7 @@ fn finish(
         service: resolved.service,
         region: resolved.region,
         named: resolved.named,
+        asker,
         client: resolved.client,
         truncated,
     })

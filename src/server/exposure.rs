@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::convergence::{Page, Remaining, width};
+use crate::convergence::{Page, Remaining, Returns, Seen, width};
 use crate::ids::{RegionSet, ServiceId};
 use crate::query::Transport;
 use crate::snapshot::Plan;
@@ -15,7 +15,10 @@ use crate::time::{Instant, Ttl};
 
 /// The way to the ledger.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Exposure(Arc<Mutex<Vec<Book>>>);
+pub(super) struct Exposure {
+    books: Arc<Mutex<Vec<Book>>>,
+    returns: Arc<Returns>,
+}
 
 /// Who answers by a plan, and what was answered before by names that it does not have.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ struct Book {
 #[derive(Debug)]
 pub(super) struct Sheet {
     page: Arc<Page>,
+    returns: Arc<Returns>,
     regions: usize,
 }
 
@@ -49,8 +53,15 @@ pub(super) const TRAVEL: u64 = 2;
 const LATE: Duration = Duration::from_secs(2);
 
 impl Sheet {
-    /// An answer with `ttl` named these regions of a service.
-    pub(super) fn add(&self, now: Instant, service: ServiceId, regions: RegionSet, ttl: Ttl) {
+    /// An answer to `who` named these regions of a service, with a TTL.
+    pub(super) fn add(
+        &self,
+        now: Instant,
+        who: u64,
+        service: ServiceId,
+        (regions, ttl): (RegionSet, Ttl),
+    ) {
+        self.returns.answered(now, who, ttl);
         let ends = now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL;
         for region in regions.iter() {
             self.page.add(service.index() * self.regions + region.index(), ends, 1);
@@ -64,7 +75,7 @@ const NANOS: u64 = 1_000_000_000;
 impl Exposure {
     /// Where a worker that answers by `plan` writes from now on.
     pub(super) fn sheet(&self, now: Instant, plan: &Arc<Plan>, transport: Transport) -> Sheet {
-        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         if !books.iter().any(|book| Arc::ptr_eq(&book.plan, plan)) {
             open(&mut books, now, plan.clone());
         }
@@ -78,12 +89,17 @@ impl Exposure {
             Some(Book { pages, .. }) => pages.first().cloned().unwrap_or_else(nothing),
             None => nothing(),
         };
-        Sheet { page, regions: plan.regions.len() }
+        Sheet { page, returns: self.returns.clone(), regions: plan.regions.len() }
+    }
+
+    /// For how long resolvers went on with what they were told.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.returns.seen()
     }
 
     /// What may still be remembered, by service and region.
     pub(super) fn remaining(&self, now: Instant) -> Exposures {
-        let mut books = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         fold(&mut books, now);
         let mut all = Exposures::new();
         for (_, name, remaining) in books.iter().flat_map(|book| book.remaining(now)) {

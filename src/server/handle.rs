@@ -22,6 +22,7 @@ use super::store::Store;
 use crate::cluster::{Heard, Stamp};
 use crate::config::Subject;
 use crate::config::{Problem, Target};
+use crate::convergence::Seen;
 use crate::health::{Check, HealthTable, State};
 use crate::ids::{NodeId, TargetId};
 use crate::snapshot::Snapshot;
@@ -294,6 +295,11 @@ impl Handle {
     pub(super) fn answers(&self, clock: Clock) -> Answers {
         let Self { published, sample, exposure, .. } = self.clone();
         Answers { published, clock, sample, exposure }
+    }
+
+    /// For how long resolvers went on with what they were told.
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.exposure.seen()
     }
 
     /// Which answers may still be remembered, by the names of service and region.

@@ -65,8 +65,8 @@ impl Responder {
                 }
                 // Nobody remembers what is cut short.
                 let named = summary.named.filter(|_| !summary.truncated);
-                if let (Some(service), Some((regions, ttl))) = (summary.service, named) {
-                    self.sheet.add(now, service, regions, ttl);
+                if let (Some(service), Some(named)) = (summary.service, named) {
+                    self.sheet.add(now, summary.asker, service, named);
                 }
                 self.tally.count(summary);
             }

@@ -81,6 +81,7 @@ services:
     assert_eq!(left[0]["region"], "us");
     assert!(!described("/api/v1/convergence", "", "200").as_array().unwrap().is_empty());
     described("/api/v1/convergence", "?subject=asia", "400");
+    described("/api/v1/convergence/fit", "", "200");
 
     // Nothing is described that is not there.
     for path in api["paths"].as_object().unwrap().keys() {

@@ -118,6 +118,44 @@ fn answers_that_named_a_region_are_known_when_it_is_no_longer_configured() {
     assert!(row["had"].as_f64() > Some(0.99), "{row}");
 }
 
+#[test]
+fn what_resolvers_do_is_fitted_from_when_they_come_back() {
+    let (server, _regions) = world(2, "convergence: { population: flavel2014 }");
+    let (_, told) = ctl(&server, &["convergence", "fit"]);
+    assert!(told.starts_with("no resolver has asked again"), "{told}");
+    // Each with an address of its own, as resolvers have.
+    let from = |address: u8, more: &str| {
+        unbound(&server, &format!(" outgoing-interface: 127.0.0.{address}\n{more}"))
+    };
+    let resolvers = [from(11, ""), from(12, ""), from(13, " cache-min-ttl: 10")];
+    let fitted = wait_for("all to come back", || {
+        for resolver in &resolvers {
+            ask(resolver.at, "www.example.com", RecordType::A, None);
+        }
+        let (_, text) = server.get("/api/v1/convergence/fit");
+        let fitting: serde_json::Value = serde_json::from_str(&text).unwrap();
+        (fitting["fit"]["resolvers"] == 3).then(|| fitting["fit"]["kinds"].clone())
+    });
+    let share = |min: f64| {
+        let kinds = fitted.as_array().unwrap().iter().filter(|kind| kind["min_ttl"] == min);
+        kinds.filter_map(|kind| kind["share"].as_f64()).sum::<f64>()
+    };
+    assert!((0.5..0.8).contains(&share(0.0)), "{fitted}");
+    assert!((0.2..0.5).contains(&share(10.0)), "{fitted}");
+    // What is printed is a configuration.
+    let (code, told) = ctl(&server, &["convergence", "fit"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        told.contains("\n    follows the TTL, then holds on for a minute: { share: "),
+        "{told}"
+    );
+    server.write_config(&config(free_port(), "eu: 127.0.0.1", 2, &told));
+    wait_until(&"configured".into(), || {
+        let (_, text) = server.get("/api/v1/convergence?subject=web/eu");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()[0]["population"].clone()
+    });
+}
+
 const CASES: usize = 10;
 
 /// A resolver, how it is set, and what the model takes it for.

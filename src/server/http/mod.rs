@@ -34,6 +34,7 @@ use crate::steer::Facts;
 pub mod api;
 pub mod changes;
 pub mod convergence;
+pub mod fit;
 mod guard;
 pub(super) mod listen;
 pub(super) mod metrics;
@@ -87,6 +88,7 @@ pub(super) fn router(
         .route("/api/v1/nodes", get(nodes))
         .route("/api/v1/writers", get(writers::all).put(writers::hand_over))
         .route("/api/v1/convergence", get(convergence::all))
+        .route("/api/v1/convergence/fit", get(fit::proposed))
         .route("/api/v1/pushed", axum::routing::put(changes::push))
         .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
         .with_state(Shared { control, recorder })
