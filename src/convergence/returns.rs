@@ -89,6 +89,7 @@ impl Default for Returns {
 
 impl Returns {
     /// `who` was answered: a hash of the resolver, the subnet and the question.
+    #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
     pub fn answered(&self, now: Instant, who: u64, ttl: Ttl) {
         let Some(place) = self.places.get(who as usize % WATCHED) else { return };
         let held = place.load(Ordering::Relaxed);

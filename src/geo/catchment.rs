@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::atlas::{Atlas, Layers, Location, without_islands};
+use super::flat::Flat;
 use super::networks::{Key, Span, Steps, key_v6, widest};
 use super::ranking::{Preferences, Ranking, Rule, Site, rank, rank_by};
 use super::special::{Located, located};
@@ -30,10 +31,8 @@ pub struct Catchment {
 /// A value for every address, with the widest network for which it is true.
 #[derive(Debug)]
 pub struct NetworkMap {
-    v4: Steps<u32, u16>,
+    v4: Flat,
     v6: Steps<u64, u16>,
-    /// The row of the first step in each 1/65536 of the IPv4 addresses.
-    index: Box<[u32]>,
 }
 
 impl Catchment {
@@ -69,77 +68,32 @@ impl Catchment {
     /// The map in which each class has the value that `of` gives it: neighbours with the same
     /// value are one.
     pub fn map(&self, mut of: impl FnMut(u32) -> u16) -> NetworkMap {
-        NetworkMap::new(self.v4.map(&mut of), self.v6.map(&mut of))
+        NetworkMap { v4: Flat::new(&self.v4.map(&mut of)), v6: self.v6.map(&mut of) }
     }
 }
 
 impl NetworkMap {
-    fn new(v4: Steps<u32, u16>, v6: Steps<u64, u16>) -> Self {
-        let mut row = 0;
-        let index = (0..=u32::from(u16::MAX))
-            .map(|bucket| {
-                let start = bucket << 16;
-                while v4.starts.get(row + 1).is_some_and(|next| *next <= start) {
-                    row += 1;
-                }
-                u32::try_from(row).unwrap_or(0)
-            })
-            .collect();
-        Self { v4, v6, index }
-    }
-
     /// The value of `client`, and the length of the widest prefix around it, in its own family,
     /// in which every client has that value.
     pub fn lookup(&self, client: IpAddr) -> (u16, u8) {
         match located(client) {
             Located::V4(ip, before) => {
-                let key = u32::from(ip);
-                let row = self.row_v4(key);
-                let (first, behind) = self.v4.bounds(row);
-                (value(&self.v4, row), before + widest(key, first, behind))
+                let (value, prefix) = self.v4.get(ip.into());
+                (value, before + prefix)
             }
             Located::V6(ip) => {
                 let key = key_v6(ip);
                 let row = self.v6.row(key);
                 let (first, behind) = without_islands(key, self.v6.bounds(row));
-                (value(&self.v6, row), widest(key, first, behind))
+                (self.v6.values.get(row).copied().unwrap_or(0), widest(key, first, behind))
             }
         }
     }
 
     /// How many IPv4 addresses have each value, by value.
     pub fn addresses_v4(&self) -> Vec<u64> {
-        let mut counts = Vec::new();
-        for (row, value) in self.v4.values.iter().enumerate() {
-            let start = self.v4.starts.get(row).map_or(0, |start| u64::from(*start));
-            let end = self.v4.starts.get(row + 1).map_or(1 << 32, |next| u64::from(*next));
-            let value = usize::from(*value);
-            if counts.len() <= value {
-                counts.resize(value + 1, 0);
-            }
-            if let Some(count) = counts.get_mut(value) {
-                *count += end - start;
-            }
-        }
-        counts
+        self.v4.addresses()
     }
-
-    /// Of how many networks it consists: IPv4, IPv6.
-    pub fn len(&self) -> (usize, usize) {
-        (self.v4.starts.len(), self.v6.starts.len())
-    }
-
-    fn row_v4(&self, key: u32) -> usize {
-        let bucket = (key >> 16) as usize;
-        let low = self.index.get(bucket).map_or(0, |row| *row as usize);
-        let high = self.index.get(bucket + 1).map_or(self.v4.starts.len(), |row| *row as usize + 1);
-        let within = self.v4.starts.get(low..high).unwrap_or(&[]);
-        (low + within.partition_point(|start| *start <= key)).saturating_sub(1)
-    }
-}
-
-fn value<K>(steps: &Steps<K, u16>, row: usize) -> u16 {
-    steps.values.get(row).copied().unwrap_or(0)
 }
 
 /// The classes found so far.

@@ -14,6 +14,7 @@ mod catchment;
 mod codes;
 mod coordinates;
 mod database;
+mod flat;
 mod geofeed;
 mod networks;
 mod ranking;

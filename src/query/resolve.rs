@@ -147,9 +147,8 @@ impl Walk<'_> {
         if self.rtype == RecordType::ANY && !node.is_empty() {
             self.minimise_any(message);
         } else if let Some(set) = node.set(self.rtype) {
-            let owner = self.name;
             let ttl = set.ttl.as_secs();
-            let written = message.set(Section::Answer, owner.as_wire(), set, ttl);
+            let written = message.set(Section::Answer, self.name.as_wire(), set, ttl);
             message.required(written);
         } else {
             self.deny(zone, None, message);
@@ -187,8 +186,7 @@ impl Walk<'_> {
         self.resolved.named = Some((ready.regions, ready.choice.ttl));
         match &ready.body {
             Body::Addresses(addresses) => {
-                let owner = self.name;
-                let written = message.ready(owner.as_wire(), addresses.records());
+                let written = message.ready(self.name.as_wire(), addresses.records());
                 message.required(written);
             }
             Body::Alias(_, _) if self.rtype == RecordType::ANY => self.minimise_any(message),
@@ -208,9 +206,9 @@ impl Walk<'_> {
         let epoch = service.and_then(|service| service.epoch());
         match epoch.filter(|epoch| epoch.until.is_none_or(|until| self.now < until)) {
             Some(epoch) => {
-                let owner = self.name;
                 let fixed = (RecordType::TXT.0, CLASS_IN, epoch.ttl.as_secs());
-                let written = message.one(Section::Answer, owner.as_wire(), fixed, &epoch.rdata);
+                let written =
+                    message.one(Section::Answer, self.name.as_wire(), fixed, &epoch.rdata);
                 message.required(written);
             }
             None => self.deny(zone, Some(NO_EPOCH_TTL), message),
@@ -220,9 +218,8 @@ impl Walk<'_> {
 
     /// Writes a CNAME record and goes on with its target, unless it is what was asked for.
     fn follow(&mut self, rdata: &Rdata, ttl: Ttl, message: &mut Message<'_>) -> ControlFlow<()> {
-        let owner = self.name;
         let fixed = (RecordType::CNAME.0, CLASS_IN, ttl.as_secs());
-        let written = message.one(Section::Answer, owner.as_wire(), fixed, rdata);
+        let written = message.one(Section::Answer, self.name.as_wire(), fixed, rdata);
         if !message.required(written) || self.rtype == RecordType::CNAME {
             return ControlFlow::Break(());
         }
@@ -237,9 +234,8 @@ impl Walk<'_> {
 
     /// RFC 8482 §4.2: a HINFO record instead of everything there is.
     fn minimise_any(&self, message: &mut Message<'_>) {
-        let owner = self.name;
         let fixed = (RecordType::HINFO.0, CLASS_IN, ANY_TTL);
-        let written = message.one(Section::Answer, owner.as_wire(), fixed, &ANY);
+        let written = message.one(Section::Answer, self.name.as_wire(), fixed, &ANY);
         message.required(written);
     }
 

@@ -123,7 +123,7 @@ impl Handler {
         };
         let mut responder = Responder::new(self.answers.clone(), transport);
         let mut out = Vec::new();
-        responder.respond(packet, Peer { address, transport }, &mut out);
+        responder.respond(responder.now(), packet, Peer { address, transport }, &mut out);
         Message::from_bytes(&out).ok()
     }
 }

@@ -1,11 +1,12 @@
 //! Between a socket and `query::answer`: the newest snapshot, the counters, and the last resort.
 
-use std::collections::HashMap;
+use std::collections::HashMap as Map;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
+use foldhash::fast::FixedState;
 use metrics::{Counter, counter};
 
 use super::clock::Clock;
@@ -14,6 +15,7 @@ use super::sample::Sample;
 use crate::ids::{RegionId, ServiceId};
 use crate::query::{Outcome, Peer, Rcode, Silence, Summary, Transport, answer};
 use crate::snapshot::{Plan, Snapshot};
+use crate::time::Instant;
 
 /// The pointer that is swapped.
 pub(super) type Published = Arc<ArcSwap<Snapshot>>;
@@ -43,14 +45,19 @@ impl Responder {
         let Answers { published, clock, sample, exposure } = answers;
         let plan = published.load().plan().clone();
         let sheet = exposure.sheet(clock.now(), &plan, transport);
-        let tally = Tally { transport, plan, counts: HashMap::new(), silences: HashMap::new() };
+        let tally =
+            Tally { transport, plan, counts: HashMap::default(), silences: HashMap::default() };
         Self { published: Cache::new(published), clock, sample, exposure, sheet, tally }
     }
 
-    /// Leaves in `out` the answer to `packet`, or nothing.
-    pub(super) fn respond(&mut self, packet: &[u8], peer: Peer, out: &mut Vec<u8>) {
+    /// The moment to answer at.
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Leaves in `out` the answer to `packet`, which came at `now`, or nothing.
+    pub(super) fn respond(&mut self, now: Instant, packet: &[u8], peer: Peer, out: &mut Vec<u8>) {
         let snapshot = self.published.load();
-        let now = self.clock.now();
         if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
             self.tally.flush();
             self.tally.plan = snapshot.plan().clone();
@@ -100,6 +107,9 @@ fn serv_fail(packet: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(&[0; 8]);
     }
 }
+
+/// A map that is fast, and not open to strangers: they do not choose its keys.
+type HashMap<K, V> = Map<K, V, FixedState>;
 
 /// Counts, kept by one thread until they are worth a shared write.
 struct Tally {

@@ -123,7 +123,7 @@ async fn converse(
         while let Some(message) = whole_message(pending.get(taken..).unwrap_or(&[])) {
             taken += 2 + message.len();
             answer.clear();
-            responder.respond(message, peer, &mut answer);
+            responder.respond(responder.now(), message, peer, &mut answer);
             let Ok(length) = u16::try_from(answer.len()) else { continue };
             if length > 0 {
                 answers.extend_from_slice(&length.to_be_bytes());

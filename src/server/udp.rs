@@ -42,7 +42,7 @@ fn serve(socket: &UdpSocket, answers: Answers, stop: &AtomicBool) {
         let began = clock.now();
         if count > 0 {
             batch.each(count, |packet, address, out| {
-                responder.respond(packet, Peer { address, transport: Transport::Udp }, out);
+                responder.respond(began, packet, Peer { address, transport: Transport::Udp }, out);
             });
             let failed = batch.send(socket, count);
             if failed > 0 {

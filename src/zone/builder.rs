@@ -1,9 +1,11 @@
 //! Zones are built whole: from records and steered names, with every conflict or none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use super::lookup::{Node, Zone};
+use foldhash::fast::RandomState;
+
+use super::lookup::{Node, Nodes, Zone};
 use super::name::{Name, offsets};
 use super::record::{Rdata, RecordType, RrSet};
 use crate::ids::ServiceId;
@@ -171,7 +173,7 @@ impl ZoneBuilder {
         let minimum = soa.rdata.first().and_then(minimum).unwrap_or_default();
         let negative_ttl = soa.ttl.min(minimum);
         let origin_lower = self.origin.to_lower();
-        let mut nodes: HashMap<Box<[u8]>, Node> = HashMap::with_capacity(self.nodes.len());
+        let mut nodes = Nodes::with_capacity_and_hasher(self.nodes.len(), RandomState::default());
         for (lower, draft) in self.nodes {
             // RFC 4592 §2.2.2: names above an existing one exist too.
             for at in offsets(&lower).skip(1) {
@@ -183,6 +185,12 @@ impl ZoneBuilder {
             }
             let is_cut = lower != origin_lower && draft.node.set(RecordType::NS).is_some();
             nodes.insert(lower, Node { is_cut, ..draft.node });
+        }
+        let cuts = nodes.iter().filter(|(_, node)| node.is_cut).map(|(name, _)| name.clone());
+        let cuts: HashSet<Box<[u8]>> = cuts.collect();
+        for (name, node) in &mut nodes {
+            let mut above = offsets(name).skip(1).filter_map(|at| name.get(at..));
+            node.is_below_cut = !cuts.is_empty() && above.any(|name| cuts.contains(name));
         }
         Ok(Zone { origin: self.origin, soa, negative_ttl, nodes })
     }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::name::{Name, offsets};
 use super::record::{RecordType, RrSet};
 use crate::ids::ServiceId;
@@ -14,8 +16,11 @@ pub struct Zone {
     pub(super) soa: RrSet,
     pub(super) negative_ttl: Ttl,
     /// Every name that exists, also the empty non-terminals, by its lower case.
-    pub(super) nodes: HashMap<Box<[u8]>, Node>,
+    pub(super) nodes: Nodes,
 }
+
+/// Nodes by name; its seed is random, as strangers choose what is looked up.
+pub(super) type Nodes = HashMap<Box<[u8]>, Node, RandomState>;
 
 /// A name that exists: its records, and who steers it.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +32,8 @@ pub struct Node {
     pub is_epoch: bool,
     /// Whether name servers of a zone below stand here.
     pub(super) is_cut: bool,
+    /// Whether it is below such a name, and thus another zone's.
+    pub(super) is_below_cut: bool,
 }
 
 /// What is found for a name.
@@ -108,6 +115,12 @@ impl Zone {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;
         };
+        if let Some(node) = self.nodes.get(name)
+            && !node.is_cut
+            && !node.is_below_cut
+        {
+            return Found::Node(node);
+        }
         // Labels from the origin's down; the closest encloser is the last that exists
         // (RFC 4592 §3.3.1).
         let mut starts = [0u8; 128];
@@ -119,7 +132,6 @@ impl Zone {
             }
         }
         let mut encloser: &[u8] = &[];
-        let mut exact = None;
         for at in starts.get(..count).unwrap_or(&[]).iter().rev() {
             let Some(suffix) = name.get(usize::from(*at)..) else { break };
             let Some((owner, node)) = self.nodes.get_key_value(suffix) else { break };
@@ -129,9 +141,8 @@ impl Zone {
                 return Found::Delegation(Cut { owner, ns, node });
             }
             encloser = suffix;
-            exact = (*at == 0).then_some(node);
         }
-        match exact.or_else(|| self.wildcard(encloser)) {
+        match self.wildcard(encloser) {
             Some(node) => Found::Node(node),
             None => Found::NoName,
         }
@@ -168,7 +179,7 @@ impl Zone {
 /// All zones of a server.
 #[derive(Debug, Default)]
 pub struct Zones {
-    by_origin: HashMap<Box<[u8]>, Zone>,
+    by_origin: HashMap<Box<[u8]>, Zone, RandomState>,
 }
 
 impl Zones {

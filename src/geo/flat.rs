@@ -1,0 +1,103 @@
+//! The steps of IPv4 as they are looked up: two places in memory to a look-up, mostly one.
+//!
+//! Each 1/65536 of the addresses, the addresses that share their upper 16 bits, is a block. Where
+//! all of a block has one value, the index has it, with the length of the widest prefix around;
+//! else the index says where the block's runs begin.
+
+use super::networks::{Steps, widest};
+
+/// A value for every IPv4 address.
+#[derive(Debug)]
+pub(super) struct Flat {
+    /// By block: [`WHOLE`], prefix (5 bits) and value (16), or a row of `runs`.
+    index: Box<[u32]>,
+    /// Of each block that is divided: how many runs it has, then these: the lower 16 bits of the
+    /// first address of each, and its value.
+    runs: Box<[u32]>,
+}
+
+/// The block has one value.
+const WHOLE: u32 = 1 << 31;
+
+/// How many blocks there are.
+const BLOCKS: u32 = 1 << 16;
+
+impl Flat {
+    pub(super) fn new(steps: &Steps<u32, u16>) -> Self {
+        let mut runs = Vec::new();
+        let index = (0..BLOCKS).map(|block| {
+            let start = block << 16;
+            let (first, last) = (steps.row(start), steps.row(start | 0xffff));
+            if first == last {
+                let (before, behind) = steps.bounds(first);
+                let prefix = u32::from(widest(start, before, behind));
+                return WHOLE | prefix << 16 | u32::from(value(steps, first));
+            }
+            let row = u32::try_from(runs.len()).unwrap_or(0);
+            runs.push(u32::try_from(last - first + 1).unwrap_or(0));
+            runs.extend((first..=last).map(|row| {
+                let begins = steps.starts.get(row).map_or(0, |begins| (*begins).max(start));
+                begins << 16 | u32::from(value(steps, row))
+            }));
+            row
+        });
+        let index = index.collect();
+        Self { index, runs: runs.into() }
+    }
+
+    /// The value at `key`, and the length of the widest prefix around it that has no other.
+    pub(super) fn get(&self, key: u32) -> (u16, u8) {
+        let at = self.index.get((key >> 16) as usize).copied().unwrap_or(WHOLE);
+        if at & WHOLE != 0 {
+            return (low(at), low(at >> 16 & 0x1f).to_le_bytes()[0]);
+        }
+        let runs = self.block(at);
+        let row = runs.partition_point(|run| run >> 16 <= key & 0xffff).saturating_sub(1);
+        let address = |run: &u32| key & 0xffff_0000 | run >> 16;
+        // What is outside the block shares less with the key than what is within.
+        let first = runs.get(row).filter(|_| row > 0).map(address);
+        let behind = runs.get(row + 1).map(address);
+        (low(runs.get(row).copied().unwrap_or(0)), widest(key, first, behind))
+    }
+
+    /// How many addresses have each value, by value.
+    pub(super) fn addresses(&self) -> Vec<u64> {
+        let mut counts: Vec<u64> = Vec::new();
+        let mut add = |value: u16, addresses: u32| {
+            let value = usize::from(value);
+            if counts.len() <= value {
+                counts.resize(value + 1, 0);
+            }
+            if let Some(count) = counts.get_mut(value) {
+                *count += u64::from(addresses);
+            }
+        };
+        for at in &self.index {
+            if at & WHOLE != 0 {
+                add(low(*at), BLOCKS);
+                continue;
+            }
+            let runs = self.block(*at);
+            let ends = runs.iter().skip(1).map(|run| run >> 16).chain([BLOCKS]);
+            runs.iter().zip(ends).for_each(|(run, end)| add(low(*run), end - (run >> 16)));
+        }
+        counts
+    }
+
+    /// The runs of the block that begins at `at`.
+    fn block(&self, at: u32) -> &[u32] {
+        let runs = self.runs.get(at as usize..).unwrap_or_default();
+        let (count, runs) = runs.split_first().unwrap_or((&0, &[]));
+        runs.get(..*count as usize).unwrap_or_default()
+    }
+}
+
+fn value(steps: &Steps<u32, u16>, row: usize) -> u16 {
+    steps.values.get(row).copied().unwrap_or(0)
+}
+
+/// The lower 16 bits.
+#[expect(clippy::cast_possible_truncation, reason = "the lower 16 bits are meant")]
+fn low(bits: u32) -> u16 {
+    bits as u16
+}
