@@ -9,6 +9,7 @@ use super::edns::{Edns, OPTION_NSID, OPTION_SUBNET};
 use super::receive::{HEADER, Header, Request, TYPE_OPT};
 use super::resolve::Resolved;
 use super::{UDP_PAYLOAD, name::CLASS_IN};
+use crate::snapshot::Addresses;
 use crate::zone::{Part, Rdata, RrSet};
 
 /// An answer in the making.
@@ -16,6 +17,8 @@ pub(super) struct Message<'o> {
     out: &'o mut Vec<u8>,
     limit: usize,
     names: Names,
+    /// How many octets the question's name has, until it is among `names`.
+    unnamed: usize,
     /// Records by section: answer, authority, additional.
     counts: [u16; 3],
     section: Section,
@@ -59,15 +62,14 @@ impl<'o> Message<'o> {
         out.extend_from_slice(&request.header.id);
         out.extend_from_slice(&[0; HEADER - 2]);
         out.extend_from_slice(request.question.wire);
-        let mut names = Names::default();
-        names.add_suffixes(HEADER, request.question.name.as_wire());
         // Room for the OPT record is set aside first: RFC 6891 §7 wants it also in a truncated
         // answer.
         let reserved = request.edns.as_ref().map_or(0, opt_length);
         Self {
             out,
             limit: limit.saturating_sub(reserved),
-            names,
+            names: Names::default(),
+            unnamed: request.question.name.as_wire().len(),
             counts: [0; 3],
             section: Section::Answer,
             truncated: false,
@@ -104,14 +106,17 @@ impl<'o> Message<'o> {
     }
 
     /// Writes records that were made ahead; their first two octets are a pointer to the question,
-    /// and become one to `owner`.
-    pub(super) fn ready<'r>(
-        &mut self,
-        owner: &[u8],
-        records: impl Iterator<Item = &'r [u8]>,
-    ) -> Result<(), Full> {
+    /// and become one to `owner`, if that is another name.
+    pub(super) fn ready(&mut self, owner: Option<&[u8]>, made: &Addresses) -> Result<(), Full> {
         let mark = self.mark(Section::Answer);
-        for record in records {
+        let Some(owner) = owner else {
+            self.out.extend_from_slice(made.as_wire());
+            let [count, ..] = &mut self.counts;
+            *count += made.count();
+            let fits = self.out.len() <= self.limit;
+            return if fits { Ok(()) } else { Err(self.take_back(mark)) };
+        };
+        for record in made.records() {
             let Some((_, rest)) = record.split_first_chunk::<2>() else { continue };
             self.write_name(owner);
             self.out.extend_from_slice(rest);
@@ -228,6 +233,10 @@ impl<'o> Message<'o> {
     /// Writes a name, the longest part of it that was written before as a pointer
     /// (RFC 1035 §4.1.4).
     fn write_name(&mut self, name: &[u8]) {
+        if self.unnamed > 0 {
+            self.names.add_question(self.out, self.unnamed);
+            self.unnamed = 0;
+        }
         let mut rest = name;
         let start = self.out.len();
         while let Some((length, behind)) = rest.split_first() {
@@ -303,6 +312,11 @@ impl Names {
     const MOST: usize = 32;
     /// A pointer has 14 bits.
     const FARTHEST: usize = 0x3fff;
+
+    /// The question's name, of so many octets, stands behind the header.
+    fn add_question(&mut self, message: &[u8], length: usize) {
+        self.add_suffixes(HEADER, message.get(HEADER..HEADER + length).unwrap_or(&[]));
+    }
 
     /// The labels of `name` were written at `start`: each begins a suffix.
     fn add_suffixes(&mut self, start: usize, name: &[u8]) {

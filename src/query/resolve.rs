@@ -67,11 +67,12 @@ pub(super) fn resolve(
         now,
         rtype,
         client,
-        name: request.question.name,
+        question: &request.question.name,
+        target: None,
         resolved: Resolved::only(Rcode::NoError),
     };
     for step in 0..=LONGEST_CHAIN {
-        let Some(zone) = snapshot.plan().zones.find(walk.name.as_wire()) else {
+        let Some(zone) = snapshot.plan().zones.find(walk.name()) else {
             // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
             if step == 0 {
                 return Resolved::only(Rcode::Refused);
@@ -91,15 +92,22 @@ struct Walk<'w> {
     now: Instant,
     rtype: RecordType,
     client: &'w Client,
-    /// The name that is looked up now: the question's, or a CNAME's target.
-    name: LowerName,
+    /// The question's name.
+    question: &'w LowerName,
+    /// The CNAME's target that is looked up now, if one was followed.
+    target: Option<LowerName>,
     resolved: Resolved,
 }
 
 impl Walk<'_> {
+    /// The name that is looked up now, as it is looked up.
+    fn name(&self) -> &[u8] {
+        self.target.as_ref().unwrap_or(self.question).as_wire()
+    }
+
     /// Looks one name up; goes on if it led to another.
     fn step(&mut self, zone: &Zone, first: bool, message: &mut Message<'_>) -> ControlFlow<()> {
-        match zone.find(self.name.as_wire()) {
+        match zone.find(self.name()) {
             Found::Delegation(cut) if !self.is_parent_side(&cut) => {
                 self.refer(zone, &cut, message);
                 ControlFlow::Break(())
@@ -125,7 +133,7 @@ impl Walk<'_> {
 
     /// RFC 4035 §3.1.4.1: the DS records of a cut are the parent's.
     fn is_parent_side(&self, cut: &Cut<'_>) -> bool {
-        self.rtype == RecordType::DS && cut.is_at(self.name.as_wire())
+        self.rtype == RecordType::DS && cut.is_at(self.name())
     }
 
     fn at_node(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
@@ -148,7 +156,7 @@ impl Walk<'_> {
             self.minimise_any(message);
         } else if let Some(set) = node.set(self.rtype) {
             let ttl = set.ttl.as_secs();
-            let written = message.set(Section::Answer, self.name.as_wire(), set, ttl);
+            let written = message.set(Section::Answer, self.name(), set, ttl);
             message.required(written);
         } else {
             self.deny(zone, None, message);
@@ -186,7 +194,8 @@ impl Walk<'_> {
         self.resolved.named = Some((ready.regions, ready.choice.ttl));
         match &ready.body {
             Body::Addresses(addresses) => {
-                let written = message.ready(self.name.as_wire(), addresses.records());
+                let owner = self.target.as_ref().map(LowerName::as_wire);
+                let written = message.ready(owner, addresses);
                 message.required(written);
             }
             Body::Alias(_, _) if self.rtype == RecordType::ANY => self.minimise_any(message),
@@ -207,8 +216,7 @@ impl Walk<'_> {
         match epoch.filter(|epoch| epoch.until.is_none_or(|until| self.now < until)) {
             Some(epoch) => {
                 let fixed = (RecordType::TXT.0, CLASS_IN, epoch.ttl.as_secs());
-                let written =
-                    message.one(Section::Answer, self.name.as_wire(), fixed, &epoch.rdata);
+                let written = message.one(Section::Answer, self.name(), fixed, &epoch.rdata);
                 message.required(written);
             }
             None => self.deny(zone, Some(NO_EPOCH_TTL), message),
@@ -219,13 +227,13 @@ impl Walk<'_> {
     /// Writes a CNAME record and goes on with its target, unless it is what was asked for.
     fn follow(&mut self, rdata: &Rdata, ttl: Ttl, message: &mut Message<'_>) -> ControlFlow<()> {
         let fixed = (RecordType::CNAME.0, CLASS_IN, ttl.as_secs());
-        let written = message.one(Section::Answer, self.name.as_wire(), fixed, rdata);
+        let written = message.one(Section::Answer, self.name(), fixed, rdata);
         if !message.required(written) || self.rtype == RecordType::CNAME {
             return ControlFlow::Break(());
         }
         match rdata.target().and_then(LowerName::of) {
             Some(target) => {
-                self.name = target;
+                self.target = Some(target);
                 ControlFlow::Continue(())
             }
             None => ControlFlow::Break(()),
@@ -235,7 +243,7 @@ impl Walk<'_> {
     /// RFC 8482 §4.2: a HINFO record instead of everything there is.
     fn minimise_any(&self, message: &mut Message<'_>) {
         let fixed = (RecordType::HINFO.0, CLASS_IN, ANY_TTL);
-        let written = message.one(Section::Answer, self.name.as_wire(), fixed, &ANY);
+        let written = message.one(Section::Answer, self.name(), fixed, &ANY);
         message.required(written);
     }
 

@@ -43,6 +43,16 @@ pub struct Addresses {
 const OWNER: [u8; 2] = [0xc0, 12];
 
 impl Addresses {
+    /// All records, as they stand in an answer whose question has their owner.
+    pub fn as_wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.wire.len() / self.record).unwrap_or(u16::MAX)
+    }
+
     /// The records, each beginning with its two octets of owner.
     pub fn records(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.wire.chunks_exact(self.record)
