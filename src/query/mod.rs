@@ -20,6 +20,7 @@ use foldhash::fast::FixedState;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::Snapshot;
 use crate::time::{Instant, Ttl};
+use crate::zone::RecordType;
 
 pub use explain::explain;
 pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
@@ -38,7 +39,7 @@ mod tests;
 
 use message::Message;
 use receive::{Header, Refusal, Request};
-use resolve::Resolved;
+use resolve::{Place, Resolved};
 
 /// Who asks, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,25 +155,66 @@ pub fn answer(
     now: Instant,
     out: &mut Vec<u8>,
 ) -> Outcome {
-    out.clear();
-    let request = match receive::receive(packet) {
-        Ok(request) => request,
-        Err(Refusal::Silence(reason)) => return Outcome::Silent(reason),
-        Err(Refusal::Bare(header, rcode)) => return refuse(header, rcode, out),
-        Err(Refusal::Full(request, rcode)) => {
-            return respond(snapshot, &request, peer, Resolved::only(rcode), out);
+    let mut query = Query::read(packet, peer);
+    query.find(snapshot);
+    query.choose(snapshot);
+    query.answer(snapshot, now, out)
+}
+
+/// A query between its stages. Whoever has many takes all of them through one stage after the
+/// other: what one look-up has to wait for, the memory, the next ones wait for at the same time.
+#[derive(Debug)]
+pub struct Query<'q> {
+    request: Result<Request<'q>, Refusal<'q>>,
+    peer: Peer,
+    place: Option<Place<'q>>,
+}
+
+impl<'q> Query<'q> {
+    /// The first stage: reads `packet`, which came from `peer`.
+    pub fn read(packet: &'q [u8], peer: Peer) -> Self {
+        Self { request: receive::receive(packet), peer, place: None }
+    }
+
+    /// The second stage: finds the name.
+    pub fn find(&mut self, snapshot: &'q Snapshot) {
+        if let Ok(request) = &self.request
+            && request.question.class == name::CLASS_IN
+        {
+            self.place = Place::find(snapshot, request.question.name.as_wire());
         }
-    };
-    let mut message = Message::begin(out, &request, limit(&request, peer.transport));
-    let resolved = match request.question.class {
-        name::CLASS_IN => {
-            let client = client::of(&request, peer.address.ip());
-            resolve::resolve((snapshot, now), &request, &client, &mut message)
+    }
+
+    /// The third stage: chooses the client's answer, if the name is steered.
+    pub fn choose(&mut self, snapshot: &'q Snapshot) {
+        if let (Ok(request), Some(place)) = (&self.request, &mut self.place) {
+            let client = client::of(request, self.peer.address.ip());
+            place.choose(snapshot, RecordType(request.question.rtype), &client);
         }
-        name::CLASS_CH => chaos::resolve(snapshot, &request, &mut message),
-        _ => Resolved::only(Rcode::Refused),
-    };
-    finish(snapshot, &request, peer, message, resolved)
+    }
+
+    /// The last stage: writes the answer, of the snapshot of the other stages.
+    pub fn answer(&self, snapshot: &Snapshot, now: Instant, out: &mut Vec<u8>) -> Outcome {
+        out.clear();
+        let request = match &self.request {
+            Ok(request) => request,
+            Err(Refusal::Silence(reason)) => return Outcome::Silent(*reason),
+            Err(Refusal::Bare(header, rcode)) => return refuse(*header, *rcode, out),
+            Err(Refusal::Full(request, rcode)) => {
+                return respond(snapshot, request, self.peer, Resolved::only(*rcode), out);
+            }
+        };
+        let mut message = Message::begin(out, request, limit(request, self.peer.transport));
+        let resolved = match request.question.class {
+            name::CLASS_IN => {
+                let client = client::of(request, self.peer.address.ip());
+                resolve::resolve((snapshot, now), request, &client, self.place, &mut message)
+            }
+            name::CLASS_CH => chaos::resolve(snapshot, request, &mut message),
+            _ => Resolved::only(Rcode::Refused),
+        };
+        finish(snapshot, request, self.peer, message, resolved)
+    }
 }
 
 /// A header alone: what stands in the packet behind it could not be read.

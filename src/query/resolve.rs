@@ -17,7 +17,7 @@ use super::message::{Message, Section};
 use super::name::{CLASS_IN, LowerName};
 use super::receive::Request;
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::snapshot::{Body, Snapshot};
+use crate::snapshot::{Body, Ready, Selector, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
 use crate::zone::{Cut, Found, Node, Rdata, RecordType, Zone};
@@ -50,11 +50,49 @@ const LONGEST_CHAIN: usize = 8;
 /// How long "no region writes" may be cached.
 const NO_EPOCH_TTL: Ttl = Ttl::from_secs(1);
 
-/// Writes the records that answer `request`.
+/// Where a name is, and which answer its client gets, if it is steered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'s> {
+    zone: &'s Zone,
+    found: Found<'s>,
+    chosen: Option<(&'s Ready, u8)>,
+}
+
+impl<'s> Place<'s> {
+    /// Where `name` is; `None` if that is none of our zones.
+    pub(super) fn find(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
+        let zone = snapshot.plan().zones.find(name)?;
+        Some(Self { zone, found: zone.find(name), chosen: None })
+    }
+
+    /// Chooses the answer of `client`.
+    pub(super) fn choose(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
+        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found
+            && let Some((selector, ecs)) = steered(snapshot, *id, rtype)
+        {
+            self.chosen = selector.select(client.address(ecs));
+        }
+    }
+}
+
+/// What chooses among a service's answers of a type, and whether client subnets count there.
+fn steered(snapshot: &Snapshot, id: ServiceId, rtype: RecordType) -> Option<(&Selector, bool)> {
+    let service = snapshot.service(id)?;
+    let by_type = match rtype {
+        RecordType::A => service.selector(Family::V4),
+        RecordType::AAAA => service.selector(Family::V6),
+        _ => None,
+    };
+    let selector = service.selector(Family::Alias).or(by_type)?;
+    Some((selector, snapshot.plan().services.get(id.index())?.ecs))
+}
+
+/// Writes the records that answer `request`, whose name is at `place`.
 pub(super) fn resolve(
     (snapshot, now): (&Snapshot, Instant),
     request: &Request<'_>,
     client: &Client,
+    place: Option<Place<'_>>,
     message: &mut Message<'_>,
 ) -> Resolved {
     let rtype = RecordType(request.question.rtype);
@@ -62,6 +100,7 @@ pub(super) fn resolve(
     if matches!(rtype, RecordType::AXFR | RecordType::IXFR) {
         return Resolved::only(Rcode::Refused);
     }
+    let Some(mut place) = place else { return Resolved::only(Rcode::Refused) };
     let mut walk = Walk {
         snapshot,
         now,
@@ -72,16 +111,12 @@ pub(super) fn resolve(
         resolved: Resolved::only(Rcode::NoError),
     };
     for step in 0..=LONGEST_CHAIN {
-        let Some(zone) = snapshot.plan().zones.find(walk.name()) else {
-            // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
-            if step == 0 {
-                return Resolved::only(Rcode::Refused);
-            }
-            break;
-        };
-        if let ControlFlow::Break(()) = walk.step(zone, step == 0, message) {
+        if let ControlFlow::Break(()) = walk.step(place, step == 0, message) {
             break;
         }
+        // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
+        let Some(next) = Place::find(snapshot, walk.name()) else { break };
+        place = next;
     }
     walk.resolved
 }
@@ -106,20 +141,25 @@ impl Walk<'_> {
     }
 
     /// Looks one name up; goes on if it led to another.
-    fn step(&mut self, zone: &Zone, first: bool, message: &mut Message<'_>) -> ControlFlow<()> {
-        match zone.find(self.name()) {
+    fn step(
+        &mut self,
+        Place { zone, found, chosen }: Place<'_>,
+        first: bool,
+        message: &mut Message<'_>,
+    ) -> ControlFlow<()> {
+        match found {
             Found::Delegation(cut) if !self.is_parent_side(&cut) => {
                 self.refer(zone, &cut, message);
                 ControlFlow::Break(())
             }
             Found::Delegation(cut) => {
                 self.resolved.authoritative |= first;
-                self.at_node(zone, cut.node, message)
+                self.at_node(zone, cut.node, None, message)
             }
             Found::Node(node) => {
                 // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
                 self.resolved.authoritative |= first;
-                self.at_node(zone, node, message)
+                self.at_node(zone, node, chosen, message)
             }
             Found::NoName => {
                 self.resolved.authoritative |= first;
@@ -136,13 +176,19 @@ impl Walk<'_> {
         self.rtype == RecordType::DS && cut.is_at(self.name())
     }
 
-    fn at_node(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
+    fn at_node(
+        &mut self,
+        zone: &Zone,
+        node: &Node,
+        chosen: Option<(&Ready, u8)>,
+        message: &mut Message<'_>,
+    ) -> ControlFlow<()> {
         if node.is_epoch && self.rtype == RecordType::TXT {
             return self.at_epoch(zone, node, message);
         }
         if let Some(service) = node.steered
             && !node.is_epoch
-            && let Some(flow) = self.at_service(zone, service, message)
+            && let Some(flow) = self.at_service(zone, (service, chosen), message)
         {
             return flow;
         }
@@ -168,21 +214,14 @@ impl Walk<'_> {
     fn at_service(
         &mut self,
         zone: &Zone,
-        id: ServiceId,
+        (id, chosen): (ServiceId, Option<(&Ready, u8)>),
         message: &mut Message<'_>,
     ) -> Option<ControlFlow<()>> {
-        let service = self.snapshot.service(id)?;
         self.resolved.service = Some(id);
-        let by_type = match self.rtype {
-            RecordType::A => service.selector(Family::V4),
-            RecordType::AAAA => service.selector(Family::V6),
-            _ => None,
-        };
-        let selector = service.selector(Family::Alias).or(by_type)?;
-        let ecs = self.snapshot.plan().services.get(id.index())?.ecs;
+        let (selector, ecs) = steered(self.snapshot, id, self.rtype)?;
         let client = self.client.address(ecs);
         self.resolved.client = Some(client);
-        let (ready, prefix) = selector.select(client)?;
+        let (ready, prefix) = chosen.or_else(|| selector.select(client))?;
         // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
         self.resolved.scope = self.resolved.scope.max(self.client.scope(ecs, prefix));
         // The snapshot after this one may be late; a lease that is over is over.

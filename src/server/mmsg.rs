@@ -98,20 +98,17 @@ impl Batch {
         Ok(count)
     }
 
-    /// Hands each of the first `count` packets to `answer`, with room for its answer. What is
-    /// left empty is not sent.
-    pub(super) fn each(
+    /// The first `count` packets, each with its sender and with room for its answer. What is left
+    /// empty is not sent.
+    pub(super) fn packets(
         &mut self,
         count: usize,
-        mut answer: impl FnMut(&[u8], SocketAddr, &mut Vec<u8>),
-    ) {
-        for (packet, reply) in self.packets.iter().zip(&mut self.replies).take(count) {
+    ) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)> {
+        self.packets.iter().zip(&mut self.replies).take(count).filter_map(|(packet, reply)| {
             reply.clear();
             let bytes = packet.bytes.get(..packet.length).unwrap_or(&[]);
-            if let Some(peer) = address(&packet.peer) {
-                answer(bytes, peer, reply);
-            }
-        }
+            Some((bytes, address(&packet.peer)?, reply))
+        })
     }
 
     /// Sends the answers of the first `count` packets, each from the address that was asked: how

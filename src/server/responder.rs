@@ -1,6 +1,7 @@
 //! Between a socket and `query::answer`: the newest snapshot, the counters, and the last resort.
 
 use std::collections::HashMap as Map;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -11,9 +12,10 @@ use metrics::{Counter, counter};
 
 use super::clock::Clock;
 use super::exposure::{Exposure, Sheet};
+use super::mmsg::BATCH;
 use super::sample::Sample;
 use crate::ids::{RegionId, ServiceId};
-use crate::query::{Outcome, Peer, Rcode, Silence, Summary, Transport, answer};
+use crate::query::{Outcome, Peer, Query, Rcode, Silence, Summary, Transport, answer};
 use crate::snapshot::{Plan, Snapshot};
 use crate::time::Instant;
 
@@ -57,16 +59,60 @@ impl Responder {
 
     /// Leaves in `out` the answer to `packet`, which came at `now`, or nothing.
     pub(super) fn respond(&mut self, now: Instant, packet: &[u8], peer: Peer, out: &mut Vec<u8>) {
-        let snapshot = self.published.load();
+        let snapshot = self.published.load().clone();
+        self.turn_to(now, &snapshot);
+        let outcome = guarded(|| answer(&snapshot, packet, peer, now, out));
+        self.account((&snapshot, now), outcome, packet, out);
+    }
+
+    /// The same for a batch of datagrams: all go through one stage after the other.
+    pub(super) fn respond_all<'b>(
+        &mut self,
+        now: Instant,
+        packets: impl Iterator<Item = (&'b [u8], SocketAddr, &'b mut Vec<u8>)>,
+    ) {
+        let snapshot = self.published.load().clone();
+        self.turn_to(now, &snapshot);
+        let mut batch = [const { None }; BATCH];
+        for (place, (packet, address, out)) in batch.iter_mut().zip(packets) {
+            let peer = Peer { address, transport: Transport::Udp };
+            *place = Some((guarded(|| Query::read(packet, peer)), packet, out));
+        }
+        let stages = [Query::find, Query::choose];
+        for stage in stages {
+            for (query, ..) in batch.iter_mut().flatten() {
+                let done = query.as_mut().and_then(|query| guarded(|| stage(query, &snapshot)));
+                if done.is_none() {
+                    *query = None;
+                }
+            }
+        }
+        for (query, packet, out) in batch.iter_mut().flatten() {
+            let answered = |query: &Query<'_>| guarded(|| query.answer(&snapshot, now, out));
+            let outcome = query.as_ref().and_then(answered);
+            self.account((&snapshot, now), outcome, packet, out);
+        }
+    }
+
+    /// Counts by the names of this snapshot from now on.
+    fn turn_to(&mut self, now: Instant, snapshot: &Snapshot) {
         if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
             self.tally.flush();
             self.tally.plan = snapshot.plan().clone();
             self.sheet = self.exposure.sheet(now, &self.tally.plan, self.tally.transport);
         }
-        // Nothing a packet can hold should get here; if it does, it costs its sender an answer
-        // and nobody else anything.
-        match catch_unwind(AssertUnwindSafe(|| answer(snapshot, packet, peer, now, out))) {
-            Ok(Outcome::Answered(summary)) => {
+    }
+
+    /// Takes down what was answered; `None`: something went wrong that should not.
+    fn account(
+        &mut self,
+        (snapshot, now): (&Snapshot, Instant),
+        outcome: Option<Outcome>,
+        packet: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        match outcome {
+            Some(Outcome::Answered(summary)) => {
                 if let Some(asked) = summary.service.zip(summary.client) {
                     self.sample.offer(now, snapshot.plan(), asked);
                 }
@@ -77,11 +123,8 @@ impl Responder {
                 }
                 self.tally.count(summary);
             }
-            Ok(Outcome::Silent(reason)) => *self.tally.silences.entry(reason).or_default() += 1,
-            Err(_) => {
-                counter!("meridian_panics_total").increment(1);
-                serv_fail(packet, out);
-            }
+            Some(Outcome::Silent(reason)) => *self.tally.silences.entry(reason).or_default() += 1,
+            None => serv_fail(packet, out),
         }
     }
 
@@ -95,6 +138,16 @@ impl Drop for Responder {
     fn drop(&mut self) {
         self.flush();
     }
+}
+
+/// Nothing a packet can hold should make it panic; if it does, it costs its sender an answer and
+/// nobody else anything.
+fn guarded<T>(stage: impl FnOnce() -> T) -> Option<T> {
+    let done = catch_unwind(AssertUnwindSafe(stage)).ok();
+    if done.is_none() {
+        counter!("meridian_panics_total").increment(1);
+    }
+    done
 }
 
 /// A header that says SERVFAIL, for a packet of which no more is known.

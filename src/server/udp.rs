@@ -11,7 +11,7 @@ use metrics::{counter, histogram};
 
 use super::mmsg::Batch;
 use super::responder::{Answers, Responder};
-use crate::query::{Peer, Transport};
+use crate::query::Transport;
 
 /// How often counters are handed on.
 const FLUSH: Duration = Duration::from_millis(250);
@@ -41,9 +41,7 @@ fn serve(socket: &UdpSocket, answers: Answers, stop: &AtomicBool) {
         let count = batch.receive(socket).unwrap_or(0);
         let began = clock.now();
         if count > 0 {
-            batch.each(count, |packet, address, out| {
-                responder.respond(began, packet, Peer { address, transport: Transport::Udp }, out);
-            });
+            responder.respond_all(began, batch.packets(count));
             let failed = batch.send(socket, count);
             if failed > 0 {
                 unsent.increment(failed as u64);
