@@ -24,6 +24,7 @@ use crate::zone::RecordType;
 
 pub use explain::explain;
 pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
+pub use name::LowerName;
 pub use receive::Silence;
 
 mod chaos;
@@ -155,7 +156,8 @@ pub fn answer(
     now: Instant,
     out: &mut Vec<u8>,
 ) -> Outcome {
-    let mut query = Query::read(packet, peer);
+    let mut room = LowerName::default();
+    let mut query = Query::read(packet, peer, &mut room);
     query.find(snapshot);
     query.choose(snapshot);
     query.answer(snapshot, now, out)
@@ -171,9 +173,9 @@ pub struct Query<'q> {
 }
 
 impl<'q> Query<'q> {
-    /// The first stage: reads `packet`, which came from `peer`.
-    pub fn read(packet: &'q [u8], peer: Peer) -> Self {
-        Self { request: receive::receive(packet), peer, place: None }
+    /// The first stage: reads `packet`, which came from `peer`; its name is left in `room`.
+    pub fn read(packet: &'q [u8], peer: Peer, room: &'q mut LowerName) -> Self {
+        Self { request: receive::receive(packet, room), peer, place: None }
     }
 
     /// The second stage: finds the name.

@@ -14,14 +14,14 @@ pub(super) struct Question<'p> {
     /// lower case at random and compare (draft-vixie-dnsext-dns0x20).
     pub(super) wire: &'p [u8],
     /// The name in lower case.
-    pub(super) name: LowerName,
+    pub(super) name: &'p LowerName,
     pub(super) rtype: u16,
     pub(super) class: u16,
 }
 
 /// A name in wire format and lower case (RFC 4343), on the stack.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LowerName {
+pub struct LowerName {
     octets: [u8; LONGEST],
     length: usize,
 }
@@ -34,9 +34,9 @@ const LONGEST_LABEL: u8 = 63;
 impl<'p> Question<'p> {
     /// Reads a question. Its name is the first of the message, so nothing stands before it that
     /// a compression pointer could point to: one is malformed.
-    pub(super) fn read(reader: &mut Reader<'p>) -> Option<Self> {
+    pub(super) fn read(reader: &mut Reader<'p>, name: &'p mut LowerName) -> Option<Self> {
         let start = reader.at;
-        let mut name = LowerName { octets: [0; LONGEST], length: 0 };
+        name.length = 0;
         loop {
             let length = reader.u8().filter(|length| *length <= LONGEST_LABEL)?;
             name.push(&[length])?;
@@ -52,10 +52,16 @@ impl<'p> Question<'p> {
     }
 }
 
+impl Default for LowerName {
+    fn default() -> Self {
+        Self { octets: [0; LONGEST], length: 0 }
+    }
+}
+
 impl LowerName {
     /// A copy of a name that is in wire format; `None` if it is longer than names are.
     pub(super) fn of(wire: &[u8]) -> Option<Self> {
-        let mut name = Self { octets: [0; LONGEST], length: 0 };
+        let mut name = Self::default();
         name.push(wire)?;
         Some(name)
     }

@@ -2,7 +2,7 @@
 
 use super::Rcode;
 use super::edns::{Edns, OptFault};
-use super::name::Question;
+use super::name::{LowerName, Question};
 
 /// A query, read.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +54,11 @@ impl Silence {
 /// The octets of a header (RFC 1035 §4.1.1).
 pub(super) const HEADER: usize = 12;
 
-/// Reads `packet` whole.
-pub(super) fn receive(packet: &[u8]) -> Result<Request<'_>, Refusal<'_>> {
+/// Reads `packet` whole; its name, in lower case, is left in `room`.
+pub(super) fn receive<'p>(
+    packet: &'p [u8],
+    room: &'p mut LowerName,
+) -> Result<Request<'p>, Refusal<'p>> {
     let Some((head, _)) = packet.split_first_chunk::<HEADER>() else {
         return Err(Refusal::Silence(Silence::TooShort));
     };
@@ -75,7 +78,7 @@ pub(super) fn receive(packet: &[u8]) -> Result<Request<'_>, Refusal<'_>> {
         return Err(Refusal::Bare(header, Rcode::FormErr));
     }
     let mut reader = Reader { packet, at: HEADER };
-    let Some(question) = Question::read(&mut reader) else {
+    let Some(question) = Question::read(&mut reader, room) else {
         return Err(Refusal::Bare(header, Rcode::FormErr));
     };
     let mut request = Request { header, question, edns: None };

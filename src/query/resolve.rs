@@ -106,7 +106,7 @@ pub(super) fn resolve(
         now,
         rtype,
         client,
-        question: &request.question.name,
+        question: request.question.name,
         target: None,
         resolved: Resolved::only(Rcode::NoError),
     };

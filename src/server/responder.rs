@@ -15,7 +15,7 @@ use super::exposure::{Exposure, Sheet};
 use super::mmsg::BATCH;
 use super::sample::Sample;
 use crate::ids::{RegionId, ServiceId};
-use crate::query::{Outcome, Peer, Query, Rcode, Silence, Summary, Transport, answer};
+use crate::query::{LowerName, Outcome, Peer, Query, Rcode, Silence, Summary, Transport, answer};
 use crate::snapshot::{Plan, Snapshot};
 use crate::time::Instant;
 
@@ -30,6 +30,9 @@ pub(super) struct Answers {
     pub(super) sample: Sample,
     pub(super) exposure: Exposure,
 }
+
+/// Room for the names of a batch.
+pub(super) type Rooms = [LowerName; BATCH];
 
 /// Answers packets of one transport, and counts what it answered. One to a thread or connection.
 pub(super) struct Responder {
@@ -69,14 +72,16 @@ impl Responder {
     pub(super) fn respond_all<'b>(
         &mut self,
         now: Instant,
+        rooms: &mut Rooms,
         packets: impl Iterator<Item = (&'b [u8], SocketAddr, &'b mut Vec<u8>)>,
     ) {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
         let mut batch = [const { None }; BATCH];
-        for (place, (packet, address, out)) in batch.iter_mut().zip(packets) {
+        let places = batch.iter_mut().zip(&mut *rooms);
+        for ((place, room), (packet, address, out)) in places.zip(packets) {
             let peer = Peer { address, transport: Transport::Udp };
-            *place = Some((guarded(|| Query::read(packet, peer)), packet, out));
+            *place = Some((guarded(|| Query::read(packet, peer, room)), packet, out));
         }
         let stages = [Query::find, Query::choose];
         for stage in stages {

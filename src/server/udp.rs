@@ -10,7 +10,7 @@ use std::time::Duration;
 use metrics::{counter, histogram};
 
 use super::mmsg::Batch;
-use super::responder::{Answers, Responder};
+use super::responder::{Answers, Responder, Rooms};
 use crate::query::Transport;
 
 /// How often counters are handed on.
@@ -32,6 +32,7 @@ fn serve(socket: &UdpSocket, answers: Answers, stop: &AtomicBool) {
     let clock = answers.clock;
     let mut responder = Responder::new(answers, Transport::Udp);
     let mut batch = Batch::new();
+    let mut rooms = Rooms::default();
     let latency = histogram!("meridian_answer_seconds", "transport" => Transport::Udp.label());
     let unsent = counter!("meridian_unsent_total");
     let mut flushed = clock.now();
@@ -41,7 +42,7 @@ fn serve(socket: &UdpSocket, answers: Answers, stop: &AtomicBool) {
         let count = batch.receive(socket).unwrap_or(0);
         let began = clock.now();
         if count > 0 {
-            responder.respond_all(began, batch.packets(count));
+            responder.respond_all(began, &mut rooms, batch.packets(count));
             let failed = batch.send(socket, count);
             if failed > 0 {
                 unsent.increment(failed as u64);
