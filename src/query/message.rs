@@ -9,8 +9,7 @@ use super::edns::{Edns, OPTION_NSID, OPTION_SUBNET};
 use super::receive::{HEADER, Header, Request, TYPE_OPT};
 use super::resolve::Resolved;
 use super::{UDP_PAYLOAD, name::CLASS_IN};
-use crate::snapshot::Addresses;
-use crate::zone::{Part, Rdata, RrSet};
+use crate::zone::{Made, Part, Rdata, RrSet};
 
 /// An answer in the making.
 pub(super) struct Message<'o> {
@@ -107,7 +106,7 @@ impl<'o> Message<'o> {
 
     /// Writes records that were made ahead; their first two octets are a pointer to the question,
     /// and become one to `owner`, if that is another name.
-    pub(super) fn ready(&mut self, owner: Option<&[u8]>, made: &Addresses) -> Result<(), Full> {
+    pub(super) fn ready(&mut self, owner: Option<&[u8]>, made: &Made) -> Result<(), Full> {
         let mark = self.mark(Section::Answer);
         let Some(owner) = owner else {
             self.out.extend_from_slice(made.as_wire());

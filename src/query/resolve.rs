@@ -201,6 +201,12 @@ impl Walk<'_> {
         if self.rtype == RecordType::ANY && !node.is_empty() {
             self.minimise_any(message);
         } else if let Some(set) = node.set(self.rtype) {
+            if let Some(made) = &set.made {
+                let owner = self.target.as_ref().map(LowerName::as_wire);
+                let written = message.ready(owner, made);
+                message.required(written);
+                return ControlFlow::Break(());
+            }
             let ttl = set.ttl.as_secs();
             let written = message.set(Section::Answer, self.name(), set, ttl);
             message.required(written);

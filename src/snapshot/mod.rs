@@ -26,7 +26,7 @@ use crate::time::{Instant, Ttl};
 use crate::zone::{Found, Name, Rdata, RecordType, Zones};
 
 pub use division::{Division, DivisionKey, Order};
-pub use ready::{Addresses, Body, Ready};
+pub use ready::{Body, Ready};
 
 mod division;
 mod ready;

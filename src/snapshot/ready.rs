@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::ids::RegionSet;
 use crate::steer::{Address, Basis, Choice, Family};
 use crate::time::Ttl;
-use crate::zone::{Rdata, RecordType};
+use crate::zone::{Made, Rdata, RecordType};
 
 /// A choice and its encoding.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,61 +22,13 @@ pub struct Ready {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
     /// Address records, whose owner is a pointer to the question.
-    Addresses(Addresses),
+    Addresses(Made),
     /// A CNAME record: its data and TTL.
     Alias(Rdata, Ttl),
     /// NOERROR without a record, which may be cached this long.
     NoData(Ttl),
     /// SERVFAIL.
     ServFail,
-}
-
-/// Encoded address records of one family.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Addresses {
-    wire: Box<[u8]>,
-    record: usize,
-}
-
-/// A compression pointer to the first octet after the header, where the question's name is
-/// (RFC 1035 §4.1.4).
-const OWNER: [u8; 2] = [0xc0, 12];
-
-impl Addresses {
-    /// All records, as they stand in an answer whose question has their owner.
-    pub fn as_wire(&self) -> &[u8] {
-        &self.wire
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u16 {
-        u16::try_from(self.wire.len() / self.record).unwrap_or(u16::MAX)
-    }
-
-    /// The records, each beginning with its two octets of owner.
-    pub fn records(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.wire.chunks_exact(self.record)
-    }
-
-    fn encode(addresses: &[IpAddr], family: Family, ttl: Ttl) -> Self {
-        let (rtype, length) = match family {
-            Family::V6 => (RecordType::AAAA, 16u16),
-            Family::V4 | Family::Alias => (RecordType::A, 4u16),
-        };
-        let mut wire = Vec::new();
-        for address in addresses {
-            wire.extend_from_slice(&OWNER);
-            wire.extend_from_slice(&rtype.0.to_be_bytes());
-            wire.extend_from_slice(&CLASS_IN.to_be_bytes());
-            wire.extend_from_slice(&ttl.as_secs().to_be_bytes());
-            wire.extend_from_slice(&length.to_be_bytes());
-            match address {
-                IpAddr::V4(ip) => wire.extend_from_slice(&ip.octets()),
-                IpAddr::V6(ip) => wire.extend_from_slice(&ip.octets()),
-            }
-        }
-        Self { wire: wire.into(), record: FIXED_PART + usize::from(length) }
-    }
 }
 
 impl Ready {
@@ -98,15 +50,25 @@ impl Ready {
             (Basis::ServFail, _) => Body::ServFail,
             (_, Some(name)) => Body::Alias(Rdata::name(&name), choice.ttl),
             (_, None) if ips.is_empty() => Body::NoData(choice.ttl),
-            (_, None) => Body::Addresses(Addresses::encode(&ips, family, choice.ttl)),
+            (_, None) => Body::Addresses(made(&ips, family, choice.ttl)),
         };
         let regions = choice.regions.iter().fold(RegionSet::EMPTY, |set, region| set.with(*region));
         Self { choice, regions, body }
     }
 }
 
-/// Owner, type, class, TTL and length: all that stands before the data of a record.
-const FIXED_PART: usize = 12;
-
-/// The Internet.
-const CLASS_IN: u16 = 1;
+/// Address records of one family.
+fn made(addresses: &[IpAddr], family: Family, ttl: Ttl) -> Made {
+    let rtype = match family {
+        Family::V6 => RecordType::AAAA,
+        Family::V4 | Family::Alias => RecordType::A,
+    };
+    let data: Vec<Vec<u8>> = addresses
+        .iter()
+        .map(|address| match address {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        })
+        .collect();
+    Made::new(rtype, ttl, data.iter().map(Vec::as_slice))
+}

@@ -127,7 +127,7 @@ impl ZoneBuilder {
                     set.rdata.push(rdata);
                 }
             }
-            None => node.sets.push(RrSet { rtype, ttl, rdata: vec![rdata] }),
+            None => node.sets.push(RrSet { rtype, ttl, rdata: vec![rdata], made: None }),
         }
     }
 
@@ -184,7 +184,9 @@ impl ZoneBuilder {
                 nodes.entry(above.into()).or_default();
             }
             let is_cut = lower != origin_lower && draft.node.set(RecordType::NS).is_some();
-            nodes.insert(lower, Node { is_cut, ..draft.node });
+            let mut node = Node { is_cut, ..draft.node };
+            node.sets.iter_mut().for_each(RrSet::make);
+            nodes.insert(lower, node);
         }
         let cuts = nodes.iter().filter(|(_, node)| node.is_cut).map(|(name, _)| name.clone());
         let cuts: HashSet<Box<[u8]>> = cuts.collect();

@@ -23,4 +23,4 @@ pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
 pub use lookup::{Cut, Found, Node, Zone, Zones};
 pub use name::{Name, ParseNameError};
-pub use record::{Part, Rdata, RecordType, RrSet};
+pub use record::{Made, Part, Rdata, RecordType, RrSet};

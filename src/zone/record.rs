@@ -61,6 +61,73 @@ pub struct RrSet {
     pub ttl: Ttl,
     /// Their data.
     pub rdata: Vec<Rdata>,
+    /// The same as it stands in an answer, unless it has names that may be compressed.
+    pub made: Option<Made>,
+}
+
+impl RrSet {
+    /// Makes ahead what can be.
+    pub(super) fn make(&mut self) {
+        let has_names = self.rdata.iter().any(|rdata| rdata.names.compressible);
+        let records = self.rdata.iter().map(Rdata::as_wire);
+        self.made = (!has_names).then(|| Made::new(self.rtype, self.ttl, records));
+    }
+}
+
+/// Records made ahead, as they stand in an answer: the owner of each is a pointer to the question.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Made {
+    wire: Box<[u8]>,
+    count: u16,
+}
+
+/// A compression pointer to the first octet after the header, where the question's name is
+/// (RFC 1035 §4.1.4).
+const OWNER: [u8; 2] = [0xc0, 12];
+
+/// The Internet.
+const CLASS_IN: u16 = 1;
+
+/// Owner, type, class, TTL and length: all that stands before the data of a record.
+const FIXED_PART: usize = 12;
+
+impl Made {
+    /// Records of one type and TTL with these data.
+    pub fn new<'r>(rtype: RecordType, ttl: Ttl, data: impl Iterator<Item = &'r [u8]>) -> Self {
+        let (mut wire, mut count) = (Vec::new(), 0);
+        for rdata in data {
+            let Ok(length) = u16::try_from(rdata.len()) else { continue };
+            wire.extend_from_slice(&OWNER);
+            wire.extend_from_slice(&rtype.0.to_be_bytes());
+            wire.extend_from_slice(&CLASS_IN.to_be_bytes());
+            wire.extend_from_slice(&ttl.as_secs().to_be_bytes());
+            wire.extend_from_slice(&length.to_be_bytes());
+            wire.extend_from_slice(rdata);
+            count += 1;
+        }
+        Self { wire: wire.into(), count }
+    }
+
+    /// All of them.
+    pub fn as_wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// One after the other, each beginning with its two octets of owner.
+    pub fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest: &[u8] = &self.wire;
+        std::iter::from_fn(move || {
+            let length = rest.get(FIXED_PART - 2..FIXED_PART)?.try_into().map(u16::from_be_bytes);
+            let (record, behind) = rest.split_at_checked(FIXED_PART + usize::from(length.ok()?))?;
+            rest = behind;
+            Some(record)
+        })
+    }
 }
 
 /// The data of a record in wire format, names uncompressed.
