@@ -4,8 +4,8 @@
 //! that holds an answer for T seconds and is then looked up every e seconds at random comes back
 //! after g = T + Exp(e), which counts with the density g⋅e^(−(g−T)/e)/(e⋅(T+e)). The shares of the
 //! classes are found by expectation maximisation (Dempster, Laird, Rubin 1977), over all TTLs
-//! together; how sure they are, by drawing as many resolvers as there were from what was seen, again
-//! and again (Efron 1979).
+//! together; how sure they are, by drawing as many resolvers as there were from what was seen,
+//! again and again (Efron 1979).
 //!
 //! Not to be told apart by when they come back are caches that give what has expired first from
 //! those that do not; and who comes back much sooner than the TTL is an address with several caches
