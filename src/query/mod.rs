@@ -7,10 +7,10 @@
 //!          OPT, ECS           the client's catchment
 //! ```
 //!
-//! [`answer`] is the only place where an answer is made, for every transport. It is synchronous,
-//! reads one [`Snapshot`] and, class CH apart, allocates nothing but the growth of `out`. It
-//! answers every packet that is a query, whatever is in it, and is silent where an answer could
-//! make a loop.
+//! [`answer`], whose stages a [`Query`] has one by one, is the only place where an answer is made,
+//! for every transport. It is synchronous, reads one [`Snapshot`] and, class CH apart, allocates
+//! nothing but the growth of `out`. It answers every packet that is a query, whatever is in it, and
+//! is silent where an answer could make a loop.
 
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
@@ -158,6 +158,7 @@ pub fn answer(
 ) -> Outcome {
     let mut room = LowerName::default();
     let mut query = Query::read(packet, peer, &mut room);
+    query.seek(snapshot);
     query.find(snapshot);
     query.choose(snapshot);
     query.answer(snapshot, now, out)
@@ -178,16 +179,23 @@ impl<'q> Query<'q> {
         Self { request: receive::receive(packet, room), peer, place: None }
     }
 
-    /// The second stage: finds the name.
-    pub fn find(&mut self, snapshot: &'q Snapshot) {
+    /// The second stage: finds the zone.
+    pub fn seek(&mut self, snapshot: &'q Snapshot) {
         if let Ok(request) = &self.request
             && request.question.class == name::CLASS_IN
         {
-            self.place = Place::find(snapshot, request.question.name.as_wire());
+            self.place = Place::seek(snapshot, request.question.name.as_wire());
         }
     }
 
-    /// The third stage: chooses the client's answer, if the name is steered.
+    /// The third stage: finds the name.
+    pub fn find(&mut self, _snapshot: &'q Snapshot) {
+        if let (Ok(request), Some(place)) = (&self.request, &mut self.place) {
+            place.find(request.question.name.as_wire());
+        }
+    }
+
+    /// The fourth stage: chooses the client's answer, if the name is steered.
     pub fn choose(&mut self, snapshot: &'q Snapshot) {
         if let (Ok(request), Some(place)) = (&self.request, &mut self.place) {
             let client = client::of(request, self.peer.address.ip());

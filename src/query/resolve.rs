@@ -7,6 +7,7 @@
 //!                    └ no such set: NODATA          no node: NXDOMAIN          cut: a referral
 //! ```
 
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
@@ -20,7 +21,7 @@ use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Body, Ready, Selector, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
-use crate::zone::{Cut, Found, Node, Rdata, RecordType, Zone};
+use crate::zone::{Cut, Found, Node, Rdata, RecordType, Seek, Zone};
 
 /// How a query was resolved: what of the answer is not a record.
 #[derive(Clone, Copy, Debug)]
@@ -54,19 +55,29 @@ const NO_EPOCH_TTL: Ttl = Ttl::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'s> {
     zone: &'s Zone,
+    sought: Seek,
     found: Found<'s>,
     chosen: Option<(&'s Ready, u8)>,
 }
 
 impl<'s> Place<'s> {
-    /// Where `name` is; `None` if that is none of our zones.
-    pub(super) fn find(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
+    /// The zone of `name`, and where to look for it there; `None` if it is in none of our zones.
+    pub(super) fn seek(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
         let zone = snapshot.plan().zones.find(name)?;
-        Some(Self { zone, found: zone.find(name), chosen: None })
+        Some(Self { zone, sought: zone.seek(name), found: Found::NoName, chosen: None })
     }
 
-    /// Chooses the answer of `client`.
+    /// Where `name` is.
+    pub(super) fn find(&mut self, name: &[u8]) {
+        self.found = self.zone.found(self.sought, name);
+    }
+
+    /// Chooses the answer of `client`, or has the records at hand.
     pub(super) fn choose(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
+        if let Found::Node(node @ Node { steered: None, .. }) = self.found {
+            let made = node.set(rtype).and_then(|set| set.made.as_ref());
+            black_box(made.and_then(|made| made.as_wire().first().copied()));
+        }
         if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found
             && let Some((selector, ecs)) = steered(snapshot, *id, rtype)
         {
@@ -115,7 +126,8 @@ pub(super) fn resolve(
             break;
         }
         // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
-        let Some(next) = Place::find(snapshot, walk.name()) else { break };
+        let Some(mut next) = Place::seek(snapshot, walk.name()) else { break };
+        next.find(walk.name());
         place = next;
     }
     walk.resolved
@@ -143,7 +155,7 @@ impl Walk<'_> {
     /// Looks one name up; goes on if it led to another.
     fn step(
         &mut self,
-        Place { zone, found, chosen }: Place<'_>,
+        Place { zone, found, chosen, .. }: Place<'_>,
         first: bool,
         message: &mut Message<'_>,
     ) -> ControlFlow<()> {

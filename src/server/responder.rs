@@ -83,7 +83,7 @@ impl Responder {
             let peer = Peer { address, transport: Transport::Udp };
             *place = Some((guarded(|| Query::read(packet, peer, room)), packet, out));
         }
-        let stages = [Query::find, Query::choose];
+        let stages = [Query::seek, Query::find, Query::choose];
         for stage in stages {
             for (query, ..) in batch.iter_mut().flatten() {
                 let done = query.as_mut().and_then(|query| guarded(|| stage(query, &snapshot)));

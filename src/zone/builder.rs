@@ -3,10 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use foldhash::fast::RandomState;
-
-use super::lookup::{Node, Nodes, Zone};
+use super::lookup::{Node, Zone};
 use super::name::{Name, offsets};
+use super::nodes::Nodes;
 use super::record::{Rdata, RecordType, RrSet};
 use crate::ids::ServiceId;
 use crate::time::Ttl;
@@ -173,7 +172,7 @@ impl ZoneBuilder {
         let minimum = soa.rdata.first().and_then(minimum).unwrap_or_default();
         let negative_ttl = soa.ttl.min(minimum);
         let origin_lower = self.origin.to_lower();
-        let mut nodes = Nodes::with_capacity_and_hasher(self.nodes.len(), RandomState::default());
+        let mut nodes: HashMap<Box<[u8]>, Node> = HashMap::with_capacity(self.nodes.len());
         for (lower, draft) in self.nodes {
             // RFC 4592 §2.2.2: names above an existing one exist too.
             for at in offsets(&lower).skip(1) {
@@ -194,6 +193,7 @@ impl ZoneBuilder {
             let mut above = offsets(name).skip(1).filter_map(|at| name.get(at..));
             node.is_below_cut = !cuts.is_empty() && above.any(|name| cuts.contains(name));
         }
+        let nodes = Nodes::new(nodes.into_iter().collect());
         Ok(Zone { origin: self.origin, soa, negative_ttl, nodes })
     }
 

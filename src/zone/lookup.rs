@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::name::{Name, offsets};
+use super::nodes::{Nodes, Sought};
 use super::record::{RecordType, RrSet};
 use crate::ids::ServiceId;
 use crate::time::Ttl;
@@ -18,9 +19,6 @@ pub struct Zone {
     /// Every name that exists, also the empty non-terminals, by its lower case.
     pub(super) nodes: Nodes,
 }
-
-/// Nodes by name; its seed is random, as strangers choose what is looked up.
-pub(super) type Nodes = HashMap<Box<[u8]>, Node, RandomState>;
 
 /// A name that exists: its records, and who steers it.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +44,10 @@ pub enum Found<'z> {
     /// The name does not exist, nor does anything below it (RFC 8020).
     NoName,
 }
+
+/// A look-up that has begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Seek(Sought);
 
 /// Where another zone begins.
 #[derive(Clone, Copy, Debug)]
@@ -106,16 +108,26 @@ impl Zone {
 
     /// How many names it has, and how many records.
     pub fn size(&self) -> (usize, usize) {
-        let sets = self.nodes.values().flat_map(|node| &node.sets);
-        (self.nodes.len(), sets.map(|set| set.rdata.len()).sum())
+        let sets = self.nodes.iter().flat_map(|node| &node.sets);
+        (self.nodes.iter().len(), sets.map(|set| set.rdata.len()).sum())
     }
 
     /// What is found for `name`, which is at or below the origin, in lower case and wire format.
-    pub fn find<'z>(&'z self, name: &[u8]) -> Found<'z> {
+    pub fn find(&self, name: &[u8]) -> Found<'_> {
+        self.found(self.seek(name), name)
+    }
+
+    /// The first step to it, which waits for memory once.
+    pub fn seek(&self, name: &[u8]) -> Seek {
+        Seek(self.nodes.seek(name))
+    }
+
+    /// The second step.
+    pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Found<'_> {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;
         };
-        if let Some(node) = self.nodes.get(name)
+        if let Some((_, node)) = self.nodes.sought(sought, name)
             && !node.is_cut
             && !node.is_below_cut
         {
@@ -134,7 +146,7 @@ impl Zone {
         let mut encloser: &[u8] = &[];
         for at in starts.get(..count).unwrap_or(&[]).iter().rev() {
             let Some(suffix) = name.get(usize::from(*at)..) else { break };
-            let Some((owner, node)) = self.nodes.get_key_value(suffix) else { break };
+            let Some((owner, node)) = self.nodes.get(suffix) else { break };
             if node.is_cut
                 && let Some(ns) = node.set(RecordType::NS)
             {
@@ -154,7 +166,7 @@ impl Zone {
         let length = encloser.len() + 2;
         name.get_mut(..2)?.copy_from_slice(b"\x01*");
         name.get_mut(2..length)?.copy_from_slice(encloser);
-        self.nodes.get(name.get(..length)?)
+        self.nodes.get(name.get(..length)?).map(|(_, node)| node)
     }
 
     /// The addresses of a cut's name servers that this zone has: the glue (RFC 9471 §2).
@@ -168,7 +180,7 @@ impl Zone {
                 lower.make_ascii_lowercase();
                 &*lower
             });
-            let node = lower.and_then(|lower| self.nodes.get(lower));
+            let node = lower.and_then(|lower| self.nodes.get(lower)).map(|(_, node)| node);
             let sets = node.into_iter().flat_map(|node| &node.sets);
             sets.filter(|set| matches!(set.rtype, RecordType::A | RecordType::AAAA))
                 .map(move |set| (target, set))

@@ -14,6 +14,7 @@ mod builder;
 mod file;
 mod lookup;
 mod name;
+mod nodes;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,6 @@ mod words;
 
 pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
-pub use lookup::{Cut, Found, Node, Zone, Zones};
+pub use lookup::{Cut, Found, Node, Seek, Zone, Zones};
 pub use name::{Name, ParseNameError};
 pub use record::{Made, Part, Rdata, RecordType, RrSet};

@@ -193,7 +193,7 @@ proptest! {
         let zone = zone(&records).unwrap();
         for asked in asked {
             // Nodes are told apart by where they are.
-            let at = |wire: &[u8]| zone.nodes.get(wire).map(std::ptr::from_ref);
+            let at = |wire: &[u8]| zone.nodes.get(wire).map(|(_, node)| std::ptr::from_ref(node));
             let found = match zone.find(&name(&asked).to_lower()) {
                 Found::NoName => "no name".to_owned(),
                 Found::Delegation(cut) => {
