@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::writers::is_judged;
 use super::{Facts, Lease, Policy, Service, Writer, is_well};
 use crate::ids::{RegionId, ServiceId};
 use crate::time::{Instant, Ttl};
@@ -47,6 +48,8 @@ pub struct Contest {
     pub ttl: Ttl,
     /// The regions that may write, the best first.
     pub eligible: Vec<String>,
+    /// The one that does by itself; none while a better one has no verdict yet.
+    pub next: Option<String>,
     /// The regions for which this node renews.
     pub renews: Vec<String>,
     /// Whether this node may name the next one.
@@ -67,11 +70,15 @@ impl Contest {
         let named = |counts: &dyn Fn(RegionId) -> bool| {
             order.iter().filter(|of| counts(**of)).filter_map(|of| name(*of)).collect()
         };
+        let well = |region| is_well((id, service), region, facts);
+        let judged = |region| is_judged((id, service), region, facts);
+        let mut candidates = order.iter().filter(|of| well(**of) || !judged(**of));
         Some(Self {
             service: service.name.clone(),
             lease: *lease,
             ttl: service.ttl,
-            eligible: named(&|region| is_well((id, service), region, facts)),
+            eligible: named(&well),
+            next: candidates.next().filter(|of| well(**of)).and_then(|of| name(*of)),
             renews: named(renews),
             may_name,
         })
@@ -178,7 +185,7 @@ impl Vacancy {
         let free_from = gone + ttl.map_or(Duration::ZERO, with_drift);
         let is_free = contest.may_name && now >= free_from;
         let wish = wanted.filter(|wanted| contest.eligible.contains(wanted));
-        let next = wish.or(contest.eligible.first()).filter(|_| is_free);
+        let next = wish.or(contest.next.as_ref()).filter(|_| is_free);
         Turn::Vacant { free_from, next: next.cloned() }
     }
 }

@@ -402,3 +402,25 @@ fn several_checks_are_combined_as_they_are_told() {
         assert_eq!(given, [all, any, two], "{table}");
     }
 }
+
+#[test]
+fn the_next_writer_is_the_best_that_is_well_once_each_better_one_has_its_verdict() {
+    let mut service = service(&[&["10.0.0.1"], &["10.0.1.1"], &["10.0.2.1"]]);
+    let lease = Lease::Kept(Duration::from_secs(3));
+    service.policy = Policy::SingleWriter([1, 0, 2].map(region).to_vec(), lease);
+    let name = |region: RegionId| Some(["us", "eu", "ap"][region.index()].to_owned());
+    for (table, next, eligible) in [
+        ("uuu", Some("eu"), "eu us ap"),
+        ("u?u", None, "us ap"),
+        ("udu", Some("us"), "us ap"),
+        ("?u?", Some("eu"), "eu"),
+        ("?du", None, "ap"),
+        ("dd?", None, ""),
+    ] {
+        let states = states(table);
+        let facts = Facts::of(&states);
+        let contest = Contest::of((web(), &service), &facts, &name, &|_| true, true).unwrap();
+        let given = (contest.next.as_deref(), contest.eligible.join(" "));
+        assert_eq!(given, (next, eligible.to_owned()), "{table}");
+    }
+}

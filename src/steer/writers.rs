@@ -91,3 +91,14 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
         [Family::V4, Family::V6, Family::Alias].iter().any(|family| of_family(pool, *family))
     })
 }
+
+/// Has each endpoint of a service's region a verdict?
+pub fn is_judged(
+    (id, service): (ServiceId, &Service),
+    region: RegionId,
+    facts: &Facts<'_>,
+) -> bool {
+    let mut endpoints =
+        service.pools.iter().filter(|pool| pool.region == region).flat_map(|pool| &pool.endpoints);
+    endpoints.all(|endpoint| facts.standing(id, region, endpoint, 0) != Standing::Unknown)
+}
