@@ -191,17 +191,10 @@ pub(super) fn fit_text(of: &Fitting) -> String {
     lines.join("\n")
 }
 
-fn kind_text(Kind { min_ttl, every, share, between: [low, high] }: &Kind) -> String {
-    let holds = match min_ttl {
-        0.0 => "for the TTL".to_owned(),
-        seconds => format!("for {seconds} s at least"),
-    };
-    let asked = match every {
-        0.0 => "asked all the time".to_owned(),
-        seconds => format!("asked every {seconds} s"),
-    };
-    let [share, low, high] = [share, low, high].map(|share| percent(*share));
-    format!("{share:>7}  ({low} to {high})  holds {holds}, is {asked}")
+fn kind_text(kind: &Kind) -> String {
+    let [low, high] = kind.between;
+    let [share, low, high] = [kind.share, low, high].map(percent);
+    format!("{share:>7}  ({low} to {high})  {kind}")
 }
 
 fn class_text(Proposed { name, share, settings }: &Proposed) -> String {

@@ -11,6 +11,8 @@
 //! those that do not; and who comes back much sooner than the TTL is an address with several caches
 //! behind it, or one that holds answers for a shorter time: it is told, and not fitted.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::population::Layer;
@@ -39,6 +41,17 @@ pub struct Kind {
     pub share: f64,
     /// The share is with a probability of 90 % at least this, and at most that.
     pub between: [f64; 2],
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.min_ttl, self.every) {
+            (0.0, 0.0) => f.write_str("follows the TTL"),
+            (0.0, every) => write!(f, "asked every {every} s"),
+            (min, 0.0) => write!(f, "holds for {min} s at least"),
+            (min, every) => write!(f, "holds for {min} s at least and asked every {every} s"),
+        }
+    }
 }
 
 impl Kind {

@@ -85,7 +85,7 @@ impl NetworkMap {
                 let key = key_v6(ip);
                 let row = self.v6.row(key);
                 let (first, behind) = without_islands(key, self.v6.bounds(row));
-                (self.v6.values.get(row).copied().unwrap_or(0), widest(key, first, behind))
+                (self.v6.value(row).unwrap_or(0), widest(key, first, behind))
             }
         }
     }

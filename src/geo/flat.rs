@@ -24,20 +24,26 @@ const BLOCKS: u32 = 1 << 16;
 
 impl Flat {
     pub(super) fn new(steps: &Steps<u32, u16>) -> Self {
-        let mut runs = Vec::new();
+        let (mut runs, mut last) = (Vec::new(), 0);
         let index = (0..BLOCKS).map(|block| {
             let start = block << 16;
-            let (first, last) = (steps.row(start), steps.row(start | 0xffff));
+            let begins = |row: usize| steps.starts.get(row).copied();
+            // The step that the block before ended with goes on, or another one begins here.
+            let first = last + usize::from(begins(last + 1) == Some(start));
+            last = first;
+            while begins(last + 1).is_some_and(|next| next <= start | 0xffff) {
+                last += 1;
+            }
             if first == last {
                 let (before, behind) = steps.bounds(first);
                 let prefix = u32::from(widest(start, before, behind));
-                return WHOLE | prefix << 16 | u32::from(value(steps, first));
+                return WHOLE | prefix << 16 | u32::from(steps.value(first).unwrap_or(0));
             }
             let row = u32::try_from(runs.len()).unwrap_or(0);
             runs.push(u32::try_from(last - first + 1).unwrap_or(0));
             runs.extend((first..=last).map(|row| {
-                let begins = steps.starts.get(row).map_or(0, |begins| (*begins).max(start));
-                begins << 16 | u32::from(value(steps, row))
+                let begins = begins(row).map_or(0, |begins| begins.max(start));
+                begins << 16 | u32::from(steps.value(row).unwrap_or(0))
             }));
             row
         });
@@ -90,10 +96,6 @@ impl Flat {
         let (count, runs) = runs.split_first().unwrap_or((&0, &[]));
         runs.get(..*count as usize).unwrap_or_default()
     }
-}
-
-fn value(steps: &Steps<u32, u16>, row: usize) -> u16 {
-    steps.values.get(row).copied().unwrap_or(0)
 }
 
 /// The lower 16 bits.

@@ -171,9 +171,14 @@ impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
         self.starts.partition_point(|start| *start <= key).saturating_sub(1)
     }
 
+    /// The value of the step in `row`.
+    pub(super) fn value(&self, row: usize) -> Option<V> {
+        self.values.get(row).copied()
+    }
+
     /// The value at `key`, if there is any step.
     pub(super) fn get(&self, key: K) -> Option<V> {
-        self.values.get(self.row(key)).copied()
+        self.value(self.row(key))
     }
 
     /// First and last key of the step in `row`; `None` for an open end.

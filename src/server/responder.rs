@@ -1,6 +1,6 @@
 //! Between a socket and `query::answer`: the newest snapshot, the counters, and the last resort.
 
-use std::collections::HashMap as Map;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -50,8 +50,8 @@ impl Responder {
         let Answers { published, clock, sample, exposure } = answers;
         let plan = published.load().plan().clone();
         let sheet = exposure.sheet(clock.now(), &plan, transport);
-        let tally =
-            Tally { transport, plan, counts: HashMap::default(), silences: HashMap::default() };
+        let (counts, silences) = (HashMap::default(), HashMap::default());
+        let tally = Tally { transport, plan, counts, silences };
         Self { published: Cache::new(published), clock, sample, exposure, sheet, tally }
     }
 
@@ -166,16 +166,14 @@ fn serv_fail(packet: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// A map that is fast, and not open to strangers: they do not choose its keys.
-type HashMap<K, V> = Map<K, V, FixedState>;
-
-/// Counts, kept by one thread until they are worth a shared write.
+/// Counts, kept by one thread until they are worth a shared write. Their keys are not for strangers
+/// to choose: a fast hash will do.
 struct Tally {
     transport: Transport,
     /// What the ids mean.
     plan: Arc<Plan>,
-    counts: HashMap<Counted, u64>,
-    silences: HashMap<Silence, u64>,
+    counts: HashMap<Counted, u64, FixedState>,
+    silences: HashMap<Silence, u64, FixedState>,
 }
 
 /// What is counted apart.

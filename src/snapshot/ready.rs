@@ -63,12 +63,9 @@ fn made(addresses: &[IpAddr], family: Family, ttl: Ttl) -> Made {
         Family::V6 => RecordType::AAAA,
         Family::V4 | Family::Alias => RecordType::A,
     };
-    let data: Vec<Vec<u8>> = addresses
-        .iter()
-        .map(|address| match address {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        })
-        .collect();
-    Made::new(rtype, ttl, data.iter().map(Vec::as_slice))
+    let octets = addresses.iter().map(|address| match address {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    });
+    Made::new(rtype, ttl, octets)
 }

@@ -93,7 +93,7 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
 }
 
 /// Has each endpoint of a service's region a verdict?
-pub fn is_judged(
+pub(super) fn is_judged(
     (id, service): (ServiceId, &Service),
     region: RegionId,
     facts: &Facts<'_>,

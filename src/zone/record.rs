@@ -93,9 +93,10 @@ const FIXED_PART: usize = 12;
 
 impl Made {
     /// Records of one type and TTL with these data.
-    pub fn new<'r>(rtype: RecordType, ttl: Ttl, data: impl Iterator<Item = &'r [u8]>) -> Self {
+    pub fn new(rtype: RecordType, ttl: Ttl, data: impl Iterator<Item = impl AsRef<[u8]>>) -> Self {
         let (mut wire, mut count) = (Vec::new(), 0);
         for rdata in data {
+            let rdata = rdata.as_ref();
             let Ok(length) = u16::try_from(rdata.len()) else { continue };
             wire.extend_from_slice(&OWNER);
             wire.extend_from_slice(&rtype.0.to_be_bytes());

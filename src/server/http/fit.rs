@@ -84,18 +84,7 @@ fn behind(class: &Class) -> &[Layer] {
 }
 
 fn name(kind: &Kind, class: &Class) -> String {
-    let holds = match kind.min_ttl {
-        0.0 => None,
-        seconds => Some(format!("holds for {seconds} s at least")),
-    };
-    let asked = match kind.every {
-        0.0 => None,
-        seconds => Some(format!("asked every {seconds} s")),
-    };
-    let parts: Vec<String> = [holds, asked].into_iter().flatten().collect();
-    let resolver =
-        if parts.is_empty() { "follows the TTL".to_owned() } else { parts.join(" and ") };
-    if behind(class).is_empty() { resolver } else { format!("{resolver}, then {}", class.name) }
+    if behind(class).is_empty() { kind.to_string() } else { format!("{kind}, then {}", class.name) }
 }
 
 /// The keys of the configuration for both.

@@ -7,7 +7,7 @@
 //! /readyz      it answers               /api/v1/history      what happened
 //! /api/v1/pushed what others say: PUT   /api/v1/convergence  who may still be sent where
 //! /api/v1/nodes  who decides together   /api/v1/failback     let a region back: POST
-//!                                       /api/v1/openapi.json what all of these are
+//! /api/v1/openapi.json  what these are  /api/v1/convergence/fit  what resolvers do with answers
 //! ```
 //!
 //! Every page is made from one [`View`](super::View), so that nothing on it contradicts itself.
