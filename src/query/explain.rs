@@ -166,7 +166,7 @@ fn outcome(
     let node = match zone.find(&name) {
         Found::NoName => return Explained::NoSuchName { zone: origin },
         Found::Delegation(_) => return Explained::Delegated { zone: origin },
-        Found::Node(node) => node,
+        Found::Node(node, _) => node,
     };
     let steered = node.steered.and_then(|id| steering(snapshot, atlas, facts, question, id));
     match steered {

@@ -9,7 +9,7 @@ use super::edns::{Edns, OPTION_NSID, OPTION_SUBNET};
 use super::receive::{HEADER, Header, Request, TYPE_OPT};
 use super::resolve::Resolved;
 use super::{UDP_PAYLOAD, name::CLASS_IN};
-use crate::zone::{Made, Part, Rdata, RrSet};
+use crate::zone::{Denial, Made, Part, Rdata, RrSet};
 
 /// An answer in the making.
 pub(super) struct Message<'o> {
@@ -106,7 +106,11 @@ impl<'o> Message<'o> {
 
     /// Writes records that were made ahead; their first two octets are a pointer to the question,
     /// and become one to `owner`, if that is another name.
-    pub(super) fn ready(&mut self, owner: Option<&[u8]>, made: &Made) -> Result<(), Full> {
+    pub(super) fn ready<W: AsRef<[u8]>>(
+        &mut self,
+        owner: Option<&[u8]>,
+        made: &Made<W>,
+    ) -> Result<(), Full> {
         let mark = self.mark(Section::Answer);
         let Some(owner) = owner else {
             self.out.extend_from_slice(made.as_wire());
@@ -125,6 +129,15 @@ impl<'o> Message<'o> {
             }
         }
         Ok(())
+    }
+
+    /// Writes that something is not there in the zone whose name is the question's from the octet
+    /// `origin` on.
+    pub(super) fn denial(&mut self, denial: &Denial, origin: usize, ttl: u32) -> Result<(), Full> {
+        let mark = self.mark(Section::Authority);
+        denial.write(self.out, u16::try_from(HEADER + origin).unwrap_or(0), ttl);
+        self.count();
+        if self.out.len() > self.limit { Err(self.take_back(mark)) } else { Ok(()) }
     }
 
     /// Takes note of whether a record set that has to be there is: without it the answer is

@@ -159,7 +159,8 @@ pub fn answer(
     let mut room = LowerName::default();
     let mut query = Query::read(packet, peer, &mut room);
     query.seek(snapshot);
-    query.find(snapshot);
+    query.approach();
+    query.find();
     query.choose(snapshot);
     query.answer(snapshot, now, out)
 }
@@ -179,7 +180,7 @@ impl<'q> Query<'q> {
         Self { request: receive::receive(packet, room), peer, place: None }
     }
 
-    /// The second stage: finds the zone.
+    /// The second stage: finds the zone, and where to look in it.
     pub fn seek(&mut self, snapshot: &'q Snapshot) {
         if let Ok(request) = &self.request
             && request.question.class == name::CLASS_IN
@@ -188,14 +189,21 @@ impl<'q> Query<'q> {
         }
     }
 
-    /// The third stage: finds the name.
-    pub fn find(&mut self, _snapshot: &'q Snapshot) {
+    /// The third stage: looks there.
+    pub fn approach(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.approach();
+        }
+    }
+
+    /// The fourth stage: finds the name.
+    pub fn find(&mut self) {
         if let (Ok(request), Some(place)) = (&self.request, &mut self.place) {
             place.find(request.question.name.as_wire());
         }
     }
 
-    /// The fourth stage: chooses the client's answer, if the name is steered.
+    /// The fifth stage: chooses the client's answer, if the name is steered.
     pub fn choose(&mut self, snapshot: &'q Snapshot) {
         if let (Ok(request), Some(place)) = (&self.request, &mut self.place) {
             let client = client::of(request, self.peer.address.ip());

@@ -7,7 +7,6 @@
 //!                    └ no such set: NODATA          no node: NXDOMAIN          cut: a referral
 //! ```
 
-use std::hint::black_box;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
@@ -21,7 +20,7 @@ use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Body, Ready, Selector, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
-use crate::zone::{Cut, Found, Node, Rdata, RecordType, Seek, Zone};
+use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Seek, Zone};
 
 /// How a query was resolved: what of the answer is not a record.
 #[derive(Clone, Copy, Debug)]
@@ -67,18 +66,19 @@ impl<'s> Place<'s> {
         Some(Self { zone, sought: zone.seek(name), found: Found::NoName, chosen: None })
     }
 
+    /// Goes nearer to it.
+    pub(super) fn approach(&mut self) {
+        self.zone.approach(&mut self.sought);
+    }
+
     /// Where `name` is.
     pub(super) fn find(&mut self, name: &[u8]) {
         self.found = self.zone.found(self.sought, name);
     }
 
-    /// Chooses the answer of `client`, or has the records at hand.
+    /// Chooses the answer of `client`.
     pub(super) fn choose(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
-        if let Found::Node(node @ Node { steered: None, .. }) = self.found {
-            let made = node.set(rtype).and_then(|set| set.made.as_ref());
-            black_box(made.and_then(|made| made.as_wire().first().copied()));
-        }
-        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found
+        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }, None) = self.found
             && let Some((selector, ecs)) = steered(snapshot, *id, rtype)
         {
             self.chosen = selector.select(client.address(ecs));
@@ -127,6 +127,7 @@ pub(super) fn resolve(
         }
         // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
         let Some(mut next) = Place::seek(snapshot, walk.name()) else { break };
+        next.approach();
         next.find(walk.name());
         place = next;
     }
@@ -168,8 +169,13 @@ impl Walk<'_> {
                 self.resolved.authoritative |= first;
                 self.at_node(zone, cut.node, None, message)
             }
-            Found::Node(node) => {
-                // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
+            // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
+            Found::Node(_, Some(fixed)) => {
+                self.resolved.authoritative |= first;
+                self.at_fixed(zone, &fixed, message);
+                ControlFlow::Break(())
+            }
+            Found::Node(node, None) => {
                 self.resolved.authoritative |= first;
                 self.at_node(zone, node, chosen, message)
             }
@@ -186,6 +192,24 @@ impl Walk<'_> {
     /// RFC 4035 §3.1.4.1: the DS records of a cut are the parent's.
     fn is_parent_side(&self, cut: &Cut<'_>) -> bool {
         self.rtype == RecordType::DS && cut.is_at(self.name())
+    }
+
+    /// A name with nothing but records, which are made.
+    fn at_fixed(&self, zone: &Zone, fixed: &Fixed<'_>, message: &mut Message<'_>) {
+        if self.rtype == RecordType::ANY && !fixed.is_empty() {
+            self.minimise_any(message);
+        } else if let Some(made) = fixed.of(self.rtype) {
+            self.give(&made, message);
+        } else {
+            self.deny(zone, None, message);
+        }
+    }
+
+    /// The records that were asked for, made ahead.
+    fn give<W: AsRef<[u8]>>(&self, made: &Made<W>, message: &mut Message<'_>) {
+        let owner = self.target.as_ref().map(LowerName::as_wire);
+        let written = message.ready(owner, made);
+        message.required(written);
     }
 
     fn at_node(
@@ -213,12 +237,6 @@ impl Walk<'_> {
         if self.rtype == RecordType::ANY && !node.is_empty() {
             self.minimise_any(message);
         } else if let Some(set) = node.set(self.rtype) {
-            if let Some(made) = &set.made {
-                let owner = self.target.as_ref().map(LowerName::as_wire);
-                let written = message.ready(owner, made);
-                message.required(written);
-                return ControlFlow::Break(());
-            }
             let ttl = set.ttl.as_secs();
             let written = message.set(Section::Answer, self.name(), set, ttl);
             message.required(written);
@@ -250,11 +268,7 @@ impl Walk<'_> {
         self.resolved.region = ready.choice.regions.first().copied();
         self.resolved.named = Some((ready.regions, ready.choice.ttl));
         match &ready.body {
-            Body::Addresses(addresses) => {
-                let owner = self.target.as_ref().map(LowerName::as_wire);
-                let written = message.ready(owner, addresses);
-                message.required(written);
-            }
+            Body::Addresses(addresses) => self.give(addresses, message),
             Body::Alias(_, _) if self.rtype == RecordType::ANY => self.minimise_any(message),
             Body::Alias(rdata, ttl) => return Some(self.follow(rdata, *ttl, message)),
             Body::NoData(ttl) => self.deny(zone, Some(*ttl), message),
@@ -308,7 +322,11 @@ impl Walk<'_> {
     /// its MINIMUM (RFC 2308 §3), and of `at_most`.
     fn deny(&self, zone: &Zone, at_most: Option<Ttl>, message: &mut Message<'_>) {
         let ttl = zone.negative_ttl().min(at_most.unwrap_or(Ttl::MAX)).as_secs();
-        let written = message.set(Section::Authority, zone.origin_wire(), zone.soa(), ttl);
+        let below = self.question.as_wire().len().checked_sub(zone.origin_wire().len());
+        let written = match below.filter(|_| self.target.is_none()) {
+            Some(origin) => message.denial(zone.denial(), origin, ttl),
+            None => message.set(Section::Authority, zone.origin_wire(), zone.soa(), ttl),
+        };
         message.required(written);
     }
 

@@ -77,21 +77,16 @@ impl Responder {
     ) {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
-        let mut batch = [const { None }; BATCH];
+        let mut batch: [Row<'_>; BATCH] = [const { None }; BATCH];
         let places = batch.iter_mut().zip(&mut *rooms);
         for ((place, room), (packet, address, out)) in places.zip(packets) {
             let peer = Peer { address, transport: Transport::Udp };
             *place = Some((guarded(|| Query::read(packet, peer, room)), packet, out));
         }
-        let stages = [Query::seek, Query::find, Query::choose];
-        for stage in stages {
-            for (query, ..) in batch.iter_mut().flatten() {
-                let done = query.as_mut().and_then(|query| guarded(|| stage(query, &snapshot)));
-                if done.is_none() {
-                    *query = None;
-                }
-            }
-        }
+        through(&mut batch, |query| query.seek(&snapshot));
+        through(&mut batch, Query::approach);
+        through(&mut batch, Query::find);
+        through(&mut batch, |query| query.choose(&snapshot));
         for (query, packet, out) in batch.iter_mut().flatten() {
             let answered = |query: &Query<'_>| guarded(|| query.answer(&snapshot, now, out));
             let outcome = query.as_ref().and_then(answered);
@@ -142,6 +137,19 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         self.flush();
+    }
+}
+
+/// A query of a batch, `None` if something went wrong that should not; its packet, and room for the
+/// answer.
+type Row<'b> = Option<(Option<Query<'b>>, &'b [u8], &'b mut Vec<u8>)>;
+
+/// Takes all of a batch through a stage.
+fn through<'b>(batch: &mut [Row<'b>], stage: impl Fn(&mut Query<'b>)) {
+    for (query, ..) in batch.iter_mut().flatten() {
+        if query.as_mut().and_then(|query| guarded(|| stage(query))).is_none() {
+            *query = None;
+        }
     }
 }
 

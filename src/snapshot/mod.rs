@@ -145,7 +145,7 @@ impl Plan {
     fn has_addresses(&self, name: &Name) -> bool {
         let name = name.to_lower();
         match self.zones.find(&name).map(|zone| zone.find(&name)) {
-            Some(Found::Node(node)) => {
+            Some(Found::Node(node, _)) => {
                 let types = [RecordType::A, RecordType::AAAA, RecordType::CNAME];
                 node.steered.is_some() || types.iter().any(|rtype| node.set(*rtype).is_some())
             }

@@ -6,7 +6,7 @@ use std::fmt;
 use super::lookup::{Node, Zone};
 use super::name::{Name, offsets};
 use super::nodes::Nodes;
-use super::record::{Rdata, RecordType, RrSet};
+use super::record::{Denial, Rdata, RecordType, RrSet};
 use crate::ids::ServiceId;
 use crate::time::Ttl;
 
@@ -126,7 +126,7 @@ impl ZoneBuilder {
                     set.rdata.push(rdata);
                 }
             }
-            None => node.sets.push(RrSet { rtype, ttl, rdata: vec![rdata], made: None }),
+            None => node.sets.push(RrSet { rtype, ttl, rdata: vec![rdata] }),
         }
     }
 
@@ -169,9 +169,10 @@ impl ZoneBuilder {
             self.problems.sort_by_cached_key(ToString::to_string);
             return Err(self.problems);
         };
-        let minimum = soa.rdata.first().and_then(minimum).unwrap_or_default();
-        let negative_ttl = soa.ttl.min(minimum);
+        let Some(data) = soa.rdata.first() else { return Err(self.problems) };
+        let negative_ttl = soa.ttl.min(minimum(data).unwrap_or_default());
         let origin_lower = self.origin.to_lower();
+        let denial = Denial::new(&origin_lower, data);
         let mut nodes: HashMap<Box<[u8]>, Node> = HashMap::with_capacity(self.nodes.len());
         for (lower, draft) in self.nodes {
             // RFC 4592 §2.2.2: names above an existing one exist too.
@@ -183,9 +184,7 @@ impl ZoneBuilder {
                 nodes.entry(above.into()).or_default();
             }
             let is_cut = lower != origin_lower && draft.node.set(RecordType::NS).is_some();
-            let mut node = Node { is_cut, ..draft.node };
-            node.sets.iter_mut().for_each(RrSet::make);
-            nodes.insert(lower, node);
+            nodes.insert(lower, Node { is_cut, ..draft.node });
         }
         let cuts = nodes.iter().filter(|(_, node)| node.is_cut).map(|(name, _)| name.clone());
         let cuts: HashSet<Box<[u8]>> = cuts.collect();
@@ -193,8 +192,9 @@ impl ZoneBuilder {
             let mut above = offsets(name).skip(1).filter_map(|at| name.get(at..));
             node.is_below_cut = !cuts.is_empty() && above.any(|name| cuts.contains(name));
         }
+        let is_plain = cuts.is_empty() && !nodes.keys().any(|name| name.starts_with(b"\x01*"));
         let nodes = Nodes::new(nodes.into_iter().collect());
-        Ok(Zone { origin: self.origin, soa, negative_ttl, nodes })
+        Ok(Zone { origin: self.origin, soa, negative_ttl, denial, is_plain, nodes })
     }
 
     fn node(&mut self, name: &Name) -> Option<&mut Node> {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::name::{Name, offsets};
-use super::nodes::{Nodes, Sought};
-use super::record::{RecordType, RrSet};
+use super::nodes::{Entry, Fixed, Nodes, Sought};
+use super::record::{Denial, Made, RecordType, RrSet};
 use crate::ids::ServiceId;
 use crate::time::Ttl;
 
@@ -16,6 +16,9 @@ pub struct Zone {
     pub(super) origin: Name,
     pub(super) soa: RrSet,
     pub(super) negative_ttl: Ttl,
+    pub(super) denial: Denial,
+    /// Whether what has no node does not exist: there is no cut, and no wildcard.
+    pub(super) is_plain: bool,
     /// Every name that exists, also the empty non-terminals, by its lower case.
     pub(super) nodes: Nodes,
 }
@@ -37,8 +40,8 @@ pub struct Node {
 /// What is found for a name.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'z> {
-    /// The name exists, or a wildcard stands for it.
-    Node(&'z Node),
+    /// The name exists, or a wildcard stands for it; and what is there, if that is fixed.
+    Node(&'z Node, Option<Fixed<'z>>),
     /// The name is at or below a cut: another zone's.
     Delegation(Cut<'z>),
     /// The name does not exist, nor does anything below it (RFC 8020).
@@ -78,6 +81,14 @@ impl Node {
         &self.sets
     }
 
+    /// All record sets made ahead, if that is all that there is to say here.
+    pub(super) fn fixed(&self) -> Option<Vec<(RecordType, Made)>> {
+        if self.steered.is_some() || self.is_cut || self.is_below_cut {
+            return None;
+        }
+        self.sets.iter().map(|set| Some((set.rtype, set.made()?))).collect()
+    }
+
     /// Is there nothing here, so that the name exists only because one below it does?
     pub fn is_empty(&self) -> bool {
         self.sets.is_empty() && self.steered.is_none()
@@ -106,6 +117,11 @@ impl Zone {
         self.negative_ttl
     }
 
+    /// Its SOA record as it stands in the answer that something is not there.
+    pub fn denial(&self) -> &Denial {
+        &self.denial
+    }
+
     /// How many names it has, and how many records.
     pub fn size(&self) -> (usize, usize) {
         let sets = self.nodes.iter().flat_map(|node| &node.sets);
@@ -114,24 +130,34 @@ impl Zone {
 
     /// What is found for `name`, which is at or below the origin, in lower case and wire format.
     pub fn find(&self, name: &[u8]) -> Found<'_> {
-        self.found(self.seek(name), name)
+        let mut seek = self.seek(name);
+        self.approach(&mut seek);
+        self.found(seek, name)
     }
 
-    /// The first step to it, which waits for memory once.
+    /// The first step to it, which waits for nothing.
     pub fn seek(&self, name: &[u8]) -> Seek {
         Seek(self.nodes.seek(name))
     }
 
-    /// The second step.
+    /// The second step, which waits for memory.
+    pub fn approach(&self, Seek(sought): &mut Seek) {
+        self.nodes.approach(sought);
+    }
+
+    /// The last step, which does so again.
     pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Found<'_> {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;
         };
-        if let Some((_, node)) = self.nodes.sought(sought, name)
-            && !node.is_cut
-            && !node.is_below_cut
+        let entry = self.nodes.sought(sought, name);
+        if let Some(Entry { node, fixed, .. }) = entry
+            && (fixed.is_some() || !node.is_cut && !node.is_below_cut)
         {
-            return Found::Node(node);
+            return Found::Node(node, fixed);
+        }
+        if self.is_plain {
+            return Found::NoName;
         }
         // Labels from the origin's down; the closest encloser is the last that exists
         // (RFC 4592 §3.3.1).
@@ -146,27 +172,27 @@ impl Zone {
         let mut encloser: &[u8] = &[];
         for at in starts.get(..count).unwrap_or(&[]).iter().rev() {
             let Some(suffix) = name.get(usize::from(*at)..) else { break };
-            let Some((owner, node)) = self.nodes.get(suffix) else { break };
+            let Some(Entry { name, node, .. }) = self.nodes.get(suffix) else { break };
             if node.is_cut
                 && let Some(ns) = node.set(RecordType::NS)
             {
-                return Found::Delegation(Cut { owner, ns, node });
+                return Found::Delegation(Cut { owner: name, ns, node });
             }
             encloser = suffix;
         }
         match self.wildcard(encloser) {
-            Some(node) => Found::Node(node),
+            Some(Entry { node, fixed, .. }) => Found::Node(node, fixed),
             None => Found::NoName,
         }
     }
 
     /// The wildcard directly below `encloser`, if it exists.
-    fn wildcard(&self, encloser: &[u8]) -> Option<&Node> {
+    fn wildcard(&self, encloser: &[u8]) -> Option<Entry<'_>> {
         let mut name = [0u8; 257];
         let length = encloser.len() + 2;
         name.get_mut(..2)?.copy_from_slice(b"\x01*");
         name.get_mut(2..length)?.copy_from_slice(encloser);
-        self.nodes.get(name.get(..length)?).map(|(_, node)| node)
+        self.nodes.get(name.get(..length)?)
     }
 
     /// The addresses of a cut's name servers that this zone has: the glue (RFC 9471 §2).
@@ -180,8 +206,8 @@ impl Zone {
                 lower.make_ascii_lowercase();
                 &*lower
             });
-            let node = lower.and_then(|lower| self.nodes.get(lower)).map(|(_, node)| node);
-            let sets = node.into_iter().flat_map(|node| &node.sets);
+            let entry = lower.and_then(|lower| self.nodes.get(lower));
+            let sets = entry.into_iter().flat_map(|entry| &entry.node.sets);
             sets.filter(|set| matches!(set.rtype, RecordType::A | RecordType::AAAA))
                 .map(move |set| (target, set))
         })

@@ -24,4 +24,5 @@ pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
 pub use lookup::{Cut, Found, Node, Seek, Zone, Zones};
 pub use name::{Name, ParseNameError};
-pub use record::{Made, Part, Rdata, RecordType, RrSet};
+pub use nodes::Fixed;
+pub use record::{Denial, Made, Part, Rdata, RecordType, RrSet};

@@ -1,24 +1,29 @@
-//! Nodes by name, to be looked up in two steps.
+//! Nodes by name, to be looked up step by step.
 //!
-//! What a look-up costs is waiting for memory, first for a slot of the table and then for the
-//! node. Whoever has many names seeks all of them, and then gets all of them: the processor waits
-//! for several at the same time.
+//! What a look-up costs is waiting for memory, first for a slot of the table and then for what it
+//! points to. Whoever has many names takes all of them through one step after the other: the
+//! processor waits for several at the same time. What most names have is in one place with the
+//! name itself, as it stands in an answer.
 
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 
 use super::lookup::Node;
+use super::record::{Made, RecordType};
 
-/// A name, in lower case and wire format, and what is there.
-pub(super) type Row = (Box<[u8]>, Node);
-
-/// Nodes, and a table of their rows by the hash of their names, of which at most half is full.
+/// Nodes, their names with what is [`Fixed`] there, and a table of these by hash, of which at most
+/// half is full.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    /// 0: free; else the upper half of the hash, and in the lower half the row and one.
+    /// 0: free; else the upper half of the hash, and in the lower half the entry's place in words
+    /// and one: places for 32 GiB.
     slots: Box<[u64]>,
-    rows: Vec<Row>,
+    /// One after the other, each from a word's boundary on: the row in `nodes` (four octets), how
+    /// many record sets are fixed ([`LOOSE`]: not all are), the length of the name, the name in
+    /// lower case and wire format, the heads of the sets, and their records.
+    entries: Box<[u8]>,
+    nodes: Vec<Node>,
     /// Strangers choose what is looked up.
     seed: RandomState,
 }
@@ -30,40 +35,88 @@ pub(super) struct Sought {
     slot: u64,
 }
 
+/// All the record sets of a name at which nothing else is: no service, no alias, no cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Fixed<'n> {
+    /// Of each its type, how many records it has, and their length.
+    heads: &'n [u8],
+    records: &'n [u8],
+}
+
+impl<'n> Fixed<'n> {
+    /// The records of a type, if there are any.
+    pub fn of(&self, rtype: RecordType) -> Option<Made<&'n [u8]>> {
+        let mut records = self.records;
+        for head in self.heads.chunks_exact(HEAD) {
+            let [known, count, length] = [0, 2, 4].map(|at| {
+                let field = head.get(at..).and_then(|field| field.first_chunk::<2>());
+                field.map_or(0, |field| u16::from_be_bytes(*field))
+            });
+            let (set, behind) = records.split_at_checked(usize::from(length))?;
+            if known == rtype.0 {
+                return Some(Made::known(set, count));
+            }
+            records = behind;
+        }
+        None
+    }
+
+    /// Is there no record at all?
+    pub fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+}
+
+/// A node, with its name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'n> {
+    pub(super) name: &'n [u8],
+    pub(super) node: &'n Node,
+    pub(super) fixed: Option<Fixed<'n>>,
+}
+
 impl Nodes {
-    /// A table of `rows`, whose names are all different.
-    pub(super) fn new(rows: Vec<Row>) -> Self {
-        let slots = vec![0; (rows.len() * 2).next_power_of_two()].into();
-        let mut nodes = Self { slots, rows, seed: RandomState::default() };
-        for row in 0..nodes.rows.len() {
-            let Some((name, _)) = nodes.rows.get(row) else { break };
-            let hash = nodes.seed.hash_one(&**name);
+    /// A table of nodes by their names, which are all different, in lower case and wire format.
+    pub(super) fn new(rows: Vec<(Box<[u8]>, Node)>) -> Self {
+        let mut slots: Box<[u64]> = vec![0; (rows.len() * 2).next_power_of_two()].into();
+        let (mut entries, seed) = (Vec::new(), RandomState::default());
+        for (row, (name, node)) in (0_u32..).zip(&rows) {
+            let hash = seed.hash_one(&**name);
             let mut at = hash;
-            while nodes.slot(at) != 0 {
+            while slots.get(place(at, &slots)).is_some_and(|slot| *slot != 0) {
                 at = at.wrapping_add(1);
             }
-            let place = nodes.place(at);
-            if let Some(slot) = nodes.slots.get_mut(place) {
-                *slot = hash & UPPER | (row as u64 + 1);
+            if let Some(slot) = slots.get_mut(place(at, &slots)) {
+                *slot = hash & UPPER | ((entries.len() / WORD) as u64 + 1) & !UPPER;
             }
+            enter(&mut entries, row, name, node);
         }
-        nodes
+        let nodes = rows.into_iter().map(|(_, node)| node).collect();
+        Self { slots, entries: entries.into(), nodes, seed }
     }
 
-    /// The first step to the node of `name`.
+    /// The first step to the node of `name`, which waits for nothing.
     pub(super) fn seek(&self, name: &[u8]) -> Sought {
-        let hash = self.seed.hash_one(name);
-        Sought { hash, slot: self.slot(hash) }
+        Sought { hash: self.seed.hash_one(name), slot: 0 }
     }
 
-    /// The second step.
-    pub(super) fn sought(&self, Sought { hash, mut slot }: Sought, name: &[u8]) -> Option<&Row> {
+    /// The second step, to be taken once.
+    pub(super) fn approach(&self, sought: &mut Sought) {
+        sought.slot = self.slot(sought.hash);
+    }
+
+    /// The last step.
+    pub(super) fn sought(
+        &self,
+        Sought { hash, mut slot }: Sought,
+        name: &[u8],
+    ) -> Option<Entry<'_>> {
         let mut at = hash;
         while slot != 0 {
             if slot & UPPER == hash & UPPER
-                && let Some(row) = self.row(slot).filter(|(known, _)| **known == *name)
+                && let Some(entry) = self.entry(slot).filter(|entry| entry.name == name)
             {
-                return Some(row);
+                return Some(entry);
             }
             at = at.wrapping_add(1);
             slot = self.slot(at);
@@ -71,29 +124,71 @@ impl Nodes {
         None
     }
 
-    /// The row of `name`, in lower case and wire format.
-    pub(super) fn get(&self, name: &[u8]) -> Option<&Row> {
-        self.sought(self.seek(name), name)
+    /// All steps at once.
+    pub(super) fn get(&self, name: &[u8]) -> Option<Entry<'_>> {
+        let mut sought = self.seek(name);
+        self.approach(&mut sought);
+        self.sought(sought, name)
     }
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Node> {
-        self.rows.iter().map(|(_, node)| node)
+        self.nodes.iter()
     }
 
-    fn row(&self, slot: u64) -> Option<&Row> {
-        self.rows.get(usize::try_from(slot & !UPPER).ok()?.checked_sub(1)?)
+    fn entry(&self, slot: u64) -> Option<Entry<'_>> {
+        let at = usize::try_from(slot & !UPPER).ok()?.checked_sub(1)? * WORD;
+        let ([row @ .., sets, length], rest) = self.entries.get(at..)?.split_first_chunk::<6>()?;
+        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+        let node = self.nodes.get(u32::from_le_bytes(*row) as usize)?;
+        let fixed = match *sets {
+            LOOSE => None,
+            sets => {
+                let (heads, records) = rest.split_at_checked(usize::from(sets) * HEAD)?;
+                Some(Fixed { heads, records })
+            }
+        };
+        Some(Entry { name, node, fixed })
     }
 
     fn slot(&self, at: u64) -> u64 {
-        self.slots.get(self.place(at)).copied().unwrap_or(0)
+        self.slots.get(place(at, &self.slots)).copied().unwrap_or(0)
     }
+}
 
-    #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
-    fn place(&self, at: u64) -> usize {
-        at as usize & (self.slots.len() - 1)
+/// Writes an entry behind the others.
+fn enter(entries: &mut Vec<u8>, row: u32, name: &[u8], node: &Node) {
+    let sets = node.fixed();
+    let count = sets.as_ref().and_then(|sets| u8::try_from(sets.len()).ok());
+    let count = count.filter(|count| *count != LOOSE);
+    entries.extend_from_slice(&row.to_le_bytes());
+    // A name has 255 octets at most.
+    entries.extend([count.unwrap_or(LOOSE), u8::try_from(name.len()).unwrap_or(u8::MAX)]);
+    entries.extend_from_slice(name);
+    let sets = sets.filter(|_| count.is_some()).unwrap_or_default();
+    for (rtype, made) in &sets {
+        // A set that is longer than this is not fixed.
+        let length = u16::try_from(made.as_wire().len()).unwrap_or(0);
+        entries
+            .extend([rtype.0, made.count(), length].iter().flat_map(|field| field.to_be_bytes()));
     }
+    sets.iter().for_each(|(_, made)| entries.extend_from_slice(made.as_wire()));
+    entries.resize(entries.len().next_multiple_of(WORD), 0);
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
+fn place(at: u64, slots: &[u64]) -> usize {
+    at as usize & (slots.len() - 1)
 }
 
 /// The half of a slot that is of the hash.
 const UPPER: u64 = 0xffff_ffff_0000_0000;
+
+/// Entries begin at a multiple of so many octets.
+const WORD: usize = 8;
+
+/// The octets of a set's head.
+const HEAD: usize = 6;
+
+/// In the place of a number of sets.
+const LOOSE: u8 = u8::MAX;

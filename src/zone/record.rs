@@ -61,23 +61,22 @@ pub struct RrSet {
     pub ttl: Ttl,
     /// Their data.
     pub rdata: Vec<Rdata>,
-    /// The same as it stands in an answer, unless it has names that may be compressed.
-    pub made: Option<Made>,
 }
 
 impl RrSet {
-    /// Makes ahead what can be.
-    pub(super) fn make(&mut self) {
+    /// The records as they stand in an answer, unless they have names that may be compressed, or
+    /// are more than any answer holds.
+    pub(super) fn made(&self) -> Option<Made> {
         let has_names = self.rdata.iter().any(|rdata| rdata.names.compressible);
-        let records = self.rdata.iter().map(Rdata::as_wire);
-        self.made = (!has_names).then(|| Made::new(self.rtype, self.ttl, records));
+        let made = Made::new(self.rtype, self.ttl, self.rdata.iter().map(Rdata::as_wire));
+        (!has_names && made.wire.len() <= usize::from(u16::MAX)).then_some(made)
     }
 }
 
 /// Records made ahead, as they stand in an answer: the owner of each is a pointer to the question.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Made {
-    wire: Box<[u8]>,
+pub struct Made<W = Box<[u8]>> {
+    wire: W,
     count: u16,
 }
 
@@ -108,10 +107,19 @@ impl Made {
         }
         Self { wire: wire.into(), count }
     }
+}
 
+impl<'r> Made<&'r [u8]> {
+    /// So many, which were made before.
+    pub(super) fn known(wire: &'r [u8], count: u16) -> Self {
+        Self { wire, count }
+    }
+}
+
+impl<W: AsRef<[u8]>> Made<W> {
     /// All of them.
     pub fn as_wire(&self) -> &[u8] {
-        &self.wire
+        self.wire.as_ref()
     }
 
     /// How many there are.
@@ -121,7 +129,7 @@ impl Made {
 
     /// One after the other, each beginning with its two octets of owner.
     pub fn records(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest: &[u8] = &self.wire;
+        let mut rest = self.as_wire();
         std::iter::from_fn(move || {
             let length = rest.get(FIXED_PART - 2..FIXED_PART)?.try_into().map(u16::from_be_bytes);
             let (record, behind) = rest.split_at_checked(FIXED_PART + usize::from(length.ok()?))?;
@@ -129,6 +137,64 @@ impl Made {
             Some(record)
         })
     }
+}
+
+/// "No such thing" made ahead: a zone's SOA record, behind a question for a name in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Denial {
+    wire: Box<[u8]>,
+    /// Where in it a pointer to the zone's name stands.
+    pointers: Box<[u16]>,
+}
+
+impl Denial {
+    /// The denials of the zone at `origin`.
+    pub(super) fn new(origin: &[u8], soa: &Rdata) -> Self {
+        let mut wire = OWNER.to_vec();
+        wire.extend([RecordType::SOA.0, CLASS_IN].iter().flat_map(|field| field.to_be_bytes()));
+        wire.extend_from_slice(&[0; 4 + 2]);
+        let mut pointers = vec![0];
+        for part in soa.parts() {
+            let bytes = match part {
+                Part::Bytes(bytes) | Part::Name(bytes) => bytes,
+            };
+            let below = bytes.len().checked_sub(origin.len());
+            let below = below.filter(|at| matches!(part, Part::Name(_)) && is_label(bytes, *at));
+            let (labels, rest) = bytes.split_at(below.unwrap_or(bytes.len()));
+            wire.extend_from_slice(labels);
+            if rest.eq_ignore_ascii_case(origin) {
+                pointers.push(u16::try_from(wire.len()).unwrap_or(0));
+                wire.extend_from_slice(&OWNER);
+            } else {
+                wire.extend_from_slice(rest);
+            }
+        }
+        let length = u16::try_from(wire.len() - FIXED_PART).unwrap_or(0);
+        if let Some(place) = wire.get_mut(FIXED_PART - 2..FIXED_PART) {
+            place.copy_from_slice(&length.to_be_bytes());
+        }
+        Self { wire: wire.into(), pointers: pointers.into() }
+    }
+
+    /// Appends it to `message`, in which the zone's name stands at `origin`.
+    pub fn write(&self, message: &mut Vec<u8>, origin: u16, ttl: u32) {
+        let start = message.len();
+        message.extend_from_slice(&self.wire);
+        let Some(record) = message.get_mut(start..) else { return };
+        for at in self.pointers.iter().map(|at| usize::from(*at)) {
+            if let Some(place) = record.get_mut(at..at + 2) {
+                place.copy_from_slice(&(0xc000 | origin).to_be_bytes());
+            }
+        }
+        if let Some(place) = record.get_mut(FIXED_PART - 6..FIXED_PART - 2) {
+            place.copy_from_slice(&ttl.to_be_bytes());
+        }
+    }
+}
+
+/// Does a label of `name` begin at `at`?
+fn is_label(name: &[u8], at: usize) -> bool {
+    offsets(name).any(|label| label == at)
 }
 
 /// The data of a record in wire format, names uncompressed.

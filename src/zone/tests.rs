@@ -193,14 +193,14 @@ proptest! {
         let zone = zone(&records).unwrap();
         for asked in asked {
             // Nodes are told apart by where they are.
-            let at = |wire: &[u8]| zone.nodes.get(wire).map(|(_, node)| std::ptr::from_ref(node));
+            let at = |wire: &[u8]| zone.nodes.get(wire).map(|entry| std::ptr::from_ref(entry.node));
             let found = match zone.find(&name(&asked).to_lower()) {
                 Found::NoName => "no name".to_owned(),
                 Found::Delegation(cut) => {
                     let owner = Name::from_wire(cut.owner).unwrap().to_string();
                     format!("cut at {}", owner.trim_end_matches('.'))
                 }
-                Found::Node(node) => {
+                Found::Node(node, _) => {
                     let expected = naive(&names, &asked);
                     let wanted = expected.strip_prefix("node ").unwrap_or("example.com");
                     let is_there = at(&name(wanted).to_lower()) == Some(std::ptr::from_ref(node));
