@@ -203,7 +203,8 @@ impl Table {
             writeln!(
                 svg,
                 "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n\
-                 <rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.0}\" height=\"14\" class=\"{class}\"/>\n\
+                 <rect x=\"{LEFT}\" y=\"{y}\" width=\"{width:.0}\" height=\"14\" \
+                 class=\"{class}\"/>\n\
                  <text x=\"{:.0}\" y=\"{}\">{ratio:.2}{more}  ({:.2} µs, {:.0} k/s)</text>",
                 LEFT - 8,
                 y + 12,

@@ -19,7 +19,7 @@ use crate::geo::CatchmentSpec;
 use crate::health::{Check, Schedule};
 use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::fnv1a;
-use crate::snapshot::{Identity, Region};
+use crate::snapshot::{Identity, Protection, Region};
 use crate::steer::{MaxMoves, Service};
 use crate::zone::{Name, Zones};
 
@@ -33,6 +33,7 @@ mod maintenance;
 mod node;
 mod places;
 mod problem;
+mod protection;
 pub(crate) mod read;
 mod services;
 mod subject;
@@ -97,6 +98,8 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// What the server says of itself.
     pub identity: Identity,
+    /// What it does against questions with forged addresses; its secrets may come from elsewhere.
+    pub protection: Protection,
     /// Steered names that may go away: any other that is live must keep a record.
     pub retired: Vec<Name>,
     /// The zone files that were read.
@@ -242,6 +245,8 @@ fn compile(
     let convergence = convergence::read(fields.get("convergence"), problems);
     let webhooks = webhooks::read(fields.get("webhooks"), problems);
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
+    let (cookies, rate_limit) = (fields.get("cookies"), fields.get("rate_limit"));
+    let protection = protection::read(cookies, rate_limit, load, problems);
     let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
     let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
     fields.done(problems);
@@ -280,6 +285,7 @@ fn compile(
         etcd,
         cluster,
         identity,
+        protection,
         retired,
         files,
         warnings: Vec::new(),

@@ -1,8 +1,10 @@
-//! EDNS(0) (RFC 6891) and the options that are understood: ECS (RFC 7871), NSID (RFC 5001).
+//! EDNS(0) (RFC 6891) and the options that are understood: ECS (RFC 7871), NSID (RFC 5001),
+//! cookies (RFC 7873).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Rcode;
+use super::cookie::Cookie;
 use super::receive::{RawOpt, Reader};
 
 /// What a query's OPT record says.
@@ -16,6 +18,8 @@ pub(super) struct Edns<'p> {
     pub(super) nsid: bool,
     /// The client's subnet.
     pub(super) subnet: Option<Subnet<'p>>,
+    /// Its cookie, and ours if it has one.
+    pub(super) cookie: Option<Cookie<'p>>,
 }
 
 /// The client subnet option of a query, valid.
@@ -40,13 +44,15 @@ pub(super) struct OptFault<'p> {
 pub(super) const OPTION_SUBNET: u16 = 8;
 /// Name server identifier (RFC 5001 §2.3).
 pub(super) const OPTION_NSID: u16 = 3;
+/// Cookie (RFC 7873 §4).
+pub(super) const OPTION_COOKIE: u16 = 10;
 
 impl<'p> Edns<'p> {
     /// Gives the fields of an OPT record their meaning.
     pub(super) fn read(opt: &RawOpt<'p>) -> Result<Self, OptFault<'p>> {
         let [_, version, flags, _] = opt.ttl.to_be_bytes();
-        let mut edns =
-            Self { payload: opt.payload, dnssec_ok: flags & 0x80 != 0, nsid: false, subnet: None };
+        let (payload, dnssec_ok) = (opt.payload, flags & 0x80 != 0);
+        let mut edns = Self { payload, dnssec_ok, nsid: false, subnet: None, cookie: None };
         // RFC 6891 §6.1.3: a version that is not supported must be answered with BADVERS.
         if version != 0 {
             return Err(OptFault { edns: Some(edns), rcode: Rcode::BadVers });
@@ -59,6 +65,9 @@ impl<'p> Edns<'p> {
                 OPTION_NSID => edns.nsid = true,
                 OPTION_SUBNET if edns.subnet.is_some() => return Err(malformed),
                 OPTION_SUBNET => edns.subnet = Some(Subnet::read(data).ok_or(malformed)?),
+                // RFC 7873 §5.2: of several cookies the first counts.
+                OPTION_COOKIE if edns.cookie.is_some() => {}
+                OPTION_COOKIE => edns.cookie = Some(Cookie::read(data).ok_or(malformed)?),
                 // RFC 6891 §6.1.2: options that are not understood must be ignored.
                 _ => {}
             }

@@ -5,7 +5,8 @@
 //! would only have been kind to add.
 
 use super::Rcode;
-use super::edns::{Edns, OPTION_NSID, OPTION_SUBNET};
+use super::cookie::COOKIE;
+use super::edns::{Edns, OPTION_COOKIE, OPTION_NSID, OPTION_SUBNET};
 use super::receive::{HEADER, Header, Request, TYPE_OPT};
 use super::resolve::Resolved;
 use super::{UDP_PAYLOAD, name::CLASS_IN};
@@ -140,6 +141,11 @@ impl<'o> Message<'o> {
         if self.out.len() > self.limit { Err(self.take_back(mark)) } else { Ok(()) }
     }
 
+    /// The client is to ask again over TCP.
+    pub(super) fn cut_short(&mut self) {
+        self.truncated = true;
+    }
+
     /// Takes note of whether a record set that has to be there is: without it the answer is
     /// truncated, and the client is to ask again over TCP.
     pub(super) fn required(&mut self, written: Result<(), Full>) -> bool {
@@ -153,6 +159,7 @@ impl<'o> Message<'o> {
         request: &Request<'_>,
         resolved: &Resolved,
         nsid: Option<&[u8]>,
+        cookie: Option<&[u8; COOKIE]>,
     ) -> bool {
         // RFC 2181 §9: TC is set when required records are missing, and a client must not rely
         // on what is left. An answer without records says so best.
@@ -162,7 +169,7 @@ impl<'o> Message<'o> {
         }
         if let Some(edns) = &request.edns {
             self.section = Section::Additional;
-            self.opt(edns, resolved, nsid);
+            self.opt(edns, resolved, nsid, cookie);
         }
         let flags = flags(request.header, resolved.rcode, resolved.authoritative, self.truncated);
         let [an, ns, ar] = self.counts.map(u16::to_be_bytes);
@@ -175,7 +182,13 @@ impl<'o> Message<'o> {
     }
 
     /// The OPT record (RFC 6891 §6.1.2).
-    fn opt(&mut self, edns: &Edns<'_>, resolved: &Resolved, nsid: Option<&[u8]>) {
+    fn opt(
+        &mut self,
+        edns: &Edns<'_>,
+        resolved: &Resolved,
+        nsid: Option<&[u8]>,
+        cookie: Option<&[u8; COOKIE]>,
+    ) {
         let [extended, _] = (resolved.rcode as u16 >> 4 << 8).to_be_bytes();
         self.out.push(0);
         self.out.extend_from_slice(&TYPE_OPT.to_be_bytes());
@@ -190,6 +203,9 @@ impl<'o> Message<'o> {
             if let Some(scope) = self.out.get_mut(scope_at) {
                 *scope = resolved.scope;
             }
+        }
+        if let Some(cookie) = cookie {
+            self.option(OPTION_COOKIE, cookie);
         }
         // The identifier is the one option whose length is the operator's: it goes where it fits.
         if let Some(nsid) = nsid.filter(|nsid| edns.nsid && self.fits(edns, nsid)) {
@@ -303,7 +319,8 @@ const OPTION_HEAD: usize = 4;
 
 /// The OPT record that must fit: without the identifier, which is left out where it does not.
 fn opt_length(edns: &Edns<'_>) -> usize {
-    OPT_FIXED + edns.subnet.map_or(0, |subnet| OPTION_HEAD + subnet.wire.len())
+    let subnet = edns.subnet.map_or(0, |subnet| OPTION_HEAD + subnet.wire.len());
+    OPT_FIXED + subnet + edns.cookie.map_or(0, |_| OPTION_HEAD + COOKIE)
 }
 
 /// Where names stand in the message: what later ones may point to. Bounded, so that no message

@@ -18,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use foldhash::fast::FixedState;
 
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Plan, Snapshot};
 use crate::time::{Instant, Ttl};
 use crate::zone::RecordType;
 
@@ -29,6 +29,7 @@ pub use receive::Silence;
 
 mod chaos;
 mod client;
+mod cookie;
 mod edns;
 mod explain;
 mod message;
@@ -109,9 +110,11 @@ pub struct Summary {
     pub client: Option<IpAddr>,
     /// Whether the client is told to ask again over TCP.
     pub truncated: bool,
+    /// Whether it sent a cookie of ours: its address is its own.
+    pub proven: bool,
 }
 
-/// The response codes that are given (RFC 1035 §4.1.1, RFC 6891 §9).
+/// The response codes that are given (RFC 1035 §4.1.1, RFC 6891 §9, RFC 7873 §8).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u16)]
 pub enum Rcode {
@@ -129,6 +132,8 @@ pub enum Rcode {
     Refused = 5,
     /// The EDNS version is not known.
     BadVers = 16,
+    /// The client is to ask again with the cookie that it gets (RFC 7873 §8).
+    BadCookie = 23,
 }
 
 impl Rcode {
@@ -142,6 +147,7 @@ impl Rcode {
             Self::NotImp => "NOTIMP",
             Self::Refused => "REFUSED",
             Self::BadVers => "BADVERS",
+            Self::BadCookie => "BADCOOKIE",
         }
     }
 }
@@ -219,10 +225,11 @@ impl<'q> Query<'q> {
             Err(Refusal::Silence(reason)) => return Outcome::Silent(*reason),
             Err(Refusal::Bare(header, rcode)) => return refuse(*header, *rcode, out),
             Err(Refusal::Full(request, rcode)) => {
-                return respond(snapshot, request, self.peer, Resolved::only(*rcode), out);
+                let message = self.begin(request, out);
+                return self.finish((snapshot, now), request, message, Resolved::only(*rcode));
             }
         };
-        let mut message = Message::begin(out, request, limit(request, self.peer.transport));
+        let mut message = self.begin(request, out);
         let resolved = match request.question.class {
             name::CLASS_IN => {
                 let client = client::of(request, self.peer.address.ip());
@@ -231,7 +238,66 @@ impl<'q> Query<'q> {
             name::CLASS_CH => chaos::resolve(snapshot, request, &mut message),
             _ => Resolved::only(Rcode::Refused),
         };
-        finish(snapshot, request, self.peer, message, resolved)
+        self.finish((snapshot, now), request, message, resolved)
+    }
+
+    /// Instead of the last stage: writes that the client should ask again, so that its address is
+    /// known to be its own: with the cookie that it gets (BADCOOKIE), or over TCP.
+    pub fn ask_again(&self, snapshot: &Snapshot, now: Instant, out: &mut Vec<u8>) {
+        out.clear();
+        let Ok(request) = &self.request else { return };
+        let has_cookie = request.edns.is_some_and(|edns| edns.cookie.is_some());
+        let is_baker = !snapshot.plan().protection.secrets.is_empty();
+        let mut message = self.begin(request, out);
+        let rcode = if has_cookie && is_baker { Rcode::BadCookie } else { Rcode::NoError };
+        if rcode == Rcode::NoError {
+            message.cut_short();
+        }
+        self.finish((snapshot, now), request, message, Resolved::only(rcode));
+    }
+
+    /// Who asked.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// What is asked for, as limits of rate tell it apart: the records of a type at one name, what
+    /// does not exist in one zone, what is in no zone of ours.
+    pub fn subject(&self) -> u64 {
+        let rtype = self.request.as_ref().map_or(0, |request| request.question.rtype);
+        self.place.as_ref().map_or(0, |place| place.subject() ^ u64::from(rtype) << 48)
+    }
+
+    fn begin<'o>(&self, request: &Request<'_>, out: &'o mut Vec<u8>) -> Message<'o> {
+        Message::begin(out, request, limit(request, self.peer.transport))
+    }
+
+    fn finish(
+        &self,
+        (snapshot, now): (&Snapshot, Instant),
+        request: &Request<'_>,
+        message: Message<'_>,
+        resolved: Resolved,
+    ) -> Outcome {
+        let name::Question { name, rtype, .. } = &request.question;
+        let resolver = self.peer.address.ip();
+        let asks = || (resolver, resolved.client, name.as_wire(), rtype);
+        let asker = resolved.named.map_or(0, |_| FixedState::default().hash_one(asks()));
+        let Plan { identity, protection, .. } = &**snapshot.plan();
+        let cookie = request.edns.and_then(|edns| edns.cookie);
+        let baked = cookie.and_then(|of| of.bake(&protection.secrets, resolver, now));
+        let octets = baked.as_ref().map(|baked| &baked.octets);
+        let truncated = message.finish(request, &resolved, identity.nsid.as_deref(), octets);
+        Outcome::Answered(Summary {
+            rcode: resolved.rcode,
+            service: resolved.service,
+            region: resolved.region,
+            named: resolved.named,
+            asker,
+            client: resolved.client,
+            truncated,
+            proven: baked.is_some_and(|baked| baked.proven),
+        })
     }
 }
 
@@ -239,42 +305,8 @@ impl<'q> Query<'q> {
 fn refuse(header: Header, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
     message::bare(out, header, rcode);
     let (service, region, named, client) = (None, None, None, None);
-    Outcome::Answered(Summary { rcode, service, region, named, asker: 0, client, truncated: false })
-}
-
-/// The question and a response code, without a record.
-fn respond(
-    snapshot: &Snapshot,
-    request: &Request<'_>,
-    peer: Peer,
-    resolved: Resolved,
-    out: &mut Vec<u8>,
-) -> Outcome {
-    let message = Message::begin(out, request, limit(request, peer.transport));
-    finish(snapshot, request, peer, message, resolved)
-}
-
-fn finish(
-    snapshot: &Snapshot,
-    request: &Request<'_>,
-    peer: Peer,
-    message: Message<'_>,
-    resolved: Resolved,
-) -> Outcome {
-    let name::Question { name, rtype, .. } = &request.question;
-    let asks = || (peer.address.ip(), resolved.client, name.as_wire(), rtype);
-    let asker = resolved.named.map_or(0, |_| FixedState::default().hash_one(asks()));
-    let identity = &snapshot.plan().identity;
-    let truncated = message.finish(request, &resolved, identity.nsid.as_deref());
-    Outcome::Answered(Summary {
-        rcode: resolved.rcode,
-        service: resolved.service,
-        region: resolved.region,
-        named: resolved.named,
-        asker,
-        client: resolved.client,
-        truncated,
-    })
+    let (asker, truncated, proven) = (0, false, false);
+    Outcome::Answered(Summary { rcode, service, region, named, asker, client, truncated, proven })
 }
 
 /// How long the answer may be, in octets.

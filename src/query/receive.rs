@@ -73,7 +73,7 @@ pub(super) fn receive<'p>(
     }
     let [qd, an, ns, ar] = [0, 2, 4, 6].map(|at| count(&counts, at));
     // RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR. One without a
-    // question asks nothing (RFC 7873 §5.4 gives it a meaning with a cookie, which we have not).
+    // question asks nothing; with a cookie alone (RFC 7873 §5.4) nobody asks.
     if qd != 1 {
         return Err(Refusal::Bare(header, Rcode::FormErr));
     }

@@ -76,6 +76,17 @@ impl<'s> Place<'s> {
         self.found = self.zone.found(self.sought, name);
     }
 
+    /// What tells it from other places while the snapshot lives: where it is in memory. All names
+    /// that a wildcard stands for are in one place, and all that do not exist in a zone.
+    pub(super) fn subject(&self) -> u64 {
+        let place = match self.found {
+            Found::Node(node, _) => std::ptr::from_ref(node).addr(),
+            Found::Delegation(cut) => std::ptr::from_ref(cut.node).addr(),
+            Found::NoName => std::ptr::from_ref(self.zone).addr(),
+        };
+        place as u64
+    }
+
     /// Chooses the answer of `client`.
     pub(super) fn choose(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
         if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }, None) = self.found

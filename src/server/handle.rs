@@ -13,6 +13,7 @@ use super::control::{Absent, Condition, Named, Naming, Next, NodeView, WriterVie
 use super::etcd::Wish;
 use super::exposure::{Exposure, Exposures};
 use super::history::Record;
+use super::limiter::Limiter;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, Said};
 use super::prober::Pushed;
@@ -294,7 +295,7 @@ impl Handle {
     /// What a thread that answers needs.
     pub(super) fn answers(&self, clock: Clock) -> Answers {
         let Self { published, sample, exposure, .. } = self.clone();
-        Answers { published, clock, sample, exposure }
+        Answers { published, clock, sample, exposure, limiter: Limiter::new() }
     }
 
     /// For how long resolvers went on with what they were told.

@@ -6,18 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper::header::HeaderValue;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::sign::CertifiedKey;
 
 use super::certificate;
+use super::cluster::key;
 use super::files::{Print, read};
 use super::geoip::{Geography, Kind};
 use super::prober::Probe;
+use super::seal::cookie_secret;
 use super::tls::Clients;
 use crate::config::{Config, Problem, Targets};
 use crate::geo::{Atlas, Description};
 use crate::health::Check;
 use crate::ids::TargetId;
-use crate::snapshot::Plan;
+use crate::snapshot::{Plan, Protection, Secret};
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -100,6 +103,8 @@ pub struct Loader {
     targets: Targets,
     geography: Option<Geography>,
     watched: Watched,
+    /// The secret of cookies, if there is no other.
+    drawn: Option<Secret>,
 }
 
 impl Loader {
@@ -111,6 +116,7 @@ impl Loader {
             targets: Targets::default(),
             geography: None,
             watched: Watched::default(),
+            drawn: drawn(),
         }
     }
 
@@ -165,16 +171,18 @@ impl Loader {
         };
         let mut geography = geography?;
         let catchments = geography.catchments(&config);
+        let plan = Plan::new(
+            config.zones.clone(),
+            config.services.clone(),
+            config.regions.clone(),
+            catchments,
+            config.identity.clone(),
+        );
+        let plan = plan.protected(self.protection(&config));
         let loaded = Loaded {
             file: self.name(),
             folder: self.folder.clone(),
-            plan: Arc::new(Plan::new(
-                config.zones.clone(),
-                config.services.clone(),
-                config.regions.clone(),
-                catchments,
-                config.identity.clone(),
-            )),
+            plan: Arc::new(plan),
             atlas: geography.atlas.clone(),
             databases: geography.databases.clone(),
             config,
@@ -183,6 +191,18 @@ impl Loader {
         };
         self.geography = Some(geography);
         Ok(loaded)
+    }
+
+    /// With secrets in any case: the configured ones, or one that the cluster's nodes share, or one
+    /// that was drawn.
+    fn protection(&self, config: &Config) -> Protection {
+        let mut protection = config.protection.clone();
+        if protection.secrets.is_empty() {
+            let key = config.cluster.as_ref().map(|of| key(&self.folder.join(&of.key)));
+            let shared = key.and_then(Result::ok).and_then(|key| cookie_secret(&key));
+            protection.secrets = shared.or(self.drawn).into_iter().collect();
+        }
+        protection
     }
 
     /// The files that count, as they are now, if one of them is not as it was when it was read.
@@ -230,6 +250,14 @@ impl Loader {
             watched.add(self.folder.join(file));
         }
     }
+}
+
+/// A secret that nobody else has.
+fn drawn() -> Option<Secret> {
+    let mut octets = [0; 16];
+    // Without randomness there are no cookies, and all else goes on.
+    SystemRandom::new().fill(&mut octets).ok()?;
+    Some(Secret(octets))
 }
 
 /// Files that count, each as it was before it was read.

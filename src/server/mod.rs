@@ -53,6 +53,7 @@ mod geoip;
 mod handle;
 mod history;
 pub mod http;
+mod limiter;
 mod limits;
 mod load;
 mod mmsg;

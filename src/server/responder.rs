@@ -12,6 +12,7 @@ use metrics::{Counter, counter};
 
 use super::clock::Clock;
 use super::exposure::{Exposure, Sheet};
+use super::limiter::{Limiter, Verdict};
 use super::mmsg::BATCH;
 use super::sample::Sample;
 use crate::ids::{RegionId, ServiceId};
@@ -29,6 +30,7 @@ pub(super) struct Answers {
     pub(super) clock: Clock,
     pub(super) sample: Sample,
     pub(super) exposure: Exposure,
+    pub(super) limiter: Limiter,
 }
 
 /// Room for the names of a batch.
@@ -41,18 +43,22 @@ pub(super) struct Responder {
     sample: Sample,
     exposure: Exposure,
     sheet: Sheet,
+    limiter: Limiter,
+    /// How many have not got their answers as they were beyond a limit.
+    beyond: u64,
     tally: Tally,
 }
 
 impl Responder {
     /// Answers what comes by `transport`.
     pub(super) fn new(answers: Answers, transport: Transport) -> Self {
-        let Answers { published, clock, sample, exposure } = answers;
+        let Answers { published, clock, sample, exposure, limiter } = answers;
         let plan = published.load().plan().clone();
         let sheet = exposure.sheet(clock.now(), &plan, transport);
         let (counts, silences) = (HashMap::default(), HashMap::default());
-        let tally = Tally { transport, plan, counts, silences };
-        Self { published: Cache::new(published), clock, sample, exposure, sheet, tally }
+        let tally = Tally { transport, plan, counts, silences, limited: HashMap::default() };
+        let (published, beyond) = (Cache::new(published), 0);
+        Self { published, clock, sample, exposure, sheet, limiter, beyond, tally }
     }
 
     /// The moment to answer at.
@@ -90,8 +96,37 @@ impl Responder {
         for (query, packet, out) in batch.iter_mut().flatten() {
             let answered = |query: &Query<'_>| guarded(|| query.answer(&snapshot, now, out));
             let outcome = query.as_ref().and_then(answered);
+            if let (Some(query), Some(Outcome::Answered(summary))) = (query, outcome)
+                && self.is_limited((&snapshot, now), query, summary, out)
+            {
+                continue;
+            }
             self.account((&snapshot, now), outcome, packet, out);
         }
+    }
+
+    /// Is a datagram's answer beyond a limit? Then there is something else in `out`, or nothing.
+    fn is_limited(
+        &mut self,
+        (snapshot, now): (&Snapshot, Instant),
+        query: &Query<'_>,
+        summary: Summary,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let limit = snapshot.plan().protection.rate_limit.as_ref();
+        let Some(limit) = limit.filter(|_| !summary.proven) else { return false };
+        let whose = (query.peer().address.ip(), query.subject());
+        let verdict = self.limiter.judge(now, limit, whose, self.beyond);
+        match verdict {
+            Verdict::Answer => return false,
+            Verdict::AskAgain => {
+                guarded(|| query.ask_again(snapshot, now, out));
+            }
+            Verdict::Silence => out.clear(),
+        }
+        self.beyond += 1;
+        *self.tally.limited.entry(verdict).or_default() += 1;
+        true
     }
 
     /// Counts by the names of this snapshot from now on.
@@ -182,6 +217,7 @@ struct Tally {
     plan: Arc<Plan>,
     counts: HashMap<Counted, u64, FixedState>,
     silences: HashMap<Silence, u64, FixedState>,
+    limited: HashMap<Verdict, u64, FixedState>,
 }
 
 /// What is counted apart.
@@ -206,6 +242,9 @@ impl Tally {
                 let transport = self.transport.label();
                 counter!("meridian_truncated_total", "transport" => transport).increment(count);
             }
+        }
+        for (verdict, count) in self.limited.drain() {
+            counter!("meridian_limited_total", "how" => verdict.label()).increment(count);
         }
         for (reason, count) in self.silences.drain() {
             counter!("meridian_silent_total", "reason" => reason.label()).increment(count);

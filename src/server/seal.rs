@@ -13,9 +13,10 @@
 use std::collections::HashMap;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use ring::hkdf::{HKDF_SHA256, Prk, Salt};
+use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 
 use crate::ids::NodeId;
+use crate::snapshot::Secret;
 
 const MAGIC: [u8; 4] = *b"MER1";
 const HEAD: usize = 4 + 1 + 8 + 8;
@@ -126,6 +127,20 @@ impl Peer {
             None => self.seen |= 1 << (self.highest - counter - 1),
         }
     }
+}
+
+/// The secret of DNS cookies that the nodes of a cluster have in common.
+pub(super) fn cookie_secret(key: &[u8]) -> Option<Secret> {
+    struct Octets;
+    impl KeyType for Octets {
+        fn len(&self) -> usize {
+            16
+        }
+    }
+    let mut octets = [0; 16];
+    let secret = Salt::new(HKDF_SHA256, b"meridian cookies 1").extract(key);
+    secret.expand(&[], Octets).ok()?.fill(&mut octets).ok()?;
+    Some(Secret(octets))
 }
 
 fn derive(secret: &Prk, name: &str, incarnation: u64) -> Option<LessSafeKey> {

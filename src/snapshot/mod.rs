@@ -26,9 +26,11 @@ use crate::time::{Instant, Ttl};
 use crate::zone::{Found, Name, Rdata, RecordType, Zones};
 
 pub use division::{Division, DivisionKey, Order};
+pub use protection::{Protection, RateLimit, Secret};
 pub use ready::{Body, Ready};
 
 mod division;
+mod protection;
 mod ready;
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,8 @@ pub struct Plan {
     pub catchments: Vec<Arc<Catchment>>,
     /// What the server says of itself.
     pub identity: Identity,
+    /// What it does against questions with forged addresses.
+    pub protection: Protection,
     dependents: HashMap<TargetId, Vec<ServiceId>>,
 }
 
@@ -92,7 +96,14 @@ impl Plan {
                 }
             }
         }
-        Self { zones, services, regions, catchments, identity, dependents }
+        let protection = Protection::default();
+        Self { zones, services, regions, catchments, identity, protection, dependents }
+    }
+
+    /// The same, protected.
+    #[must_use]
+    pub fn protected(self, protection: Protection) -> Self {
+        Self { protection, ..self }
     }
 
     /// The services with an endpoint that `target` probes.

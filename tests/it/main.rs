@@ -20,6 +20,7 @@ mod demo;
 mod deploy;
 mod encrypted;
 mod failover;
+mod floods;
 mod harness;
 mod http;
 mod operators;

@@ -1,0 +1,166 @@
+//! How much each network gets: a fixed table, written by all workers without locks.
+//!
+//! Each row is a leaky bucket as ITU-T I.371 has it (the generic cell rate algorithm): the moment
+//! up to which a network has had its share. Two workers that write one row at the same time may
+//! count one answer for two; who is over by much is over all the same.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::snapshot::RateLimit;
+use crate::time::Instant;
+
+/// The table of all workers.
+#[derive(Clone, Debug)]
+pub(super) struct Limiter {
+    rows: Arc<[Row]>,
+    /// Strangers choose what is counted.
+    seed: RandomState,
+}
+
+/// Whose share it is, as a hash, and up to when it has been had, in nanoseconds.
+#[derive(Debug, Default)]
+struct Row {
+    whose: AtomicU64,
+    until: AtomicU64,
+}
+
+/// What a client gets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Verdict {
+    /// Its answer.
+    Answer,
+    /// Word that it should ask again so that its address is known to be its own.
+    AskAgain,
+    /// Nothing.
+    Silence,
+}
+
+impl Verdict {
+    /// A word for it: the label of a counter.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Answer => "answered",
+            Self::AskAgain => "ask_again",
+            Self::Silence => "dropped",
+        }
+    }
+}
+
+/// A mebibyte of them. Of more networks than this at once, those that had the least are forgotten.
+const ROWS: usize = 1 << 16;
+
+/// How much may come at once: what comes in a second.
+const BURST: u64 = 1_000_000_000;
+
+impl Limiter {
+    pub(super) fn new() -> Self {
+        Self { rows: (0..ROWS).map(|_| Row::default()).collect(), seed: RandomState::new() }
+    }
+
+    /// What `client` gets, which has not proven its address; `subject` is what it asks for, and
+    /// `beyond` tells how many have not got their answers so far.
+    pub(super) fn judge(
+        &self,
+        now: Instant,
+        limit: &RateLimit,
+        (client, subject): (IpAddr, u64),
+        beyond: u64,
+    ) -> Verdict {
+        if !limit.is_for(client) {
+            return Verdict::Answer;
+        }
+        let network = network(client);
+        let has = |subject: Option<u64>, rate: u32| {
+            self.take(self.seed.hash_one((network, subject)), now, BURST / u64::from(rate.max(1)))
+        };
+        let is_left = limit.all.is_none_or(|all| has(None, all)) && has(Some(subject), limit.same);
+        match (is_left, beyond.checked_rem(limit.slip.into())) {
+            (true, _) => Verdict::Answer,
+            (false, Some(0)) => Verdict::AskAgain,
+            (false, _) => Verdict::Silence,
+        }
+    }
+
+    /// Takes one share of `step` nanoseconds, if there is one left.
+    fn take(&self, whose: u64, now: Instant, step: u64) -> bool {
+        let now = now.as_nanos();
+        let [first, second] = [whose, whose.rotate_left(32)].map(|hash| self.row(hash));
+        let (Some(first), Some(second)) = (first, second) else { return true };
+        let until = |row: &Row| row.until.load(Ordering::Relaxed);
+        let row = match [first, second].map(|row| row.whose.load(Ordering::Relaxed) == whose) {
+            [true, _] => first,
+            [_, true] => second,
+            _ => {
+                let row = if until(first) <= until(second) { first } else { second };
+                row.whose.store(whose, Ordering::Relaxed);
+                row.until.store(0, Ordering::Relaxed);
+                row
+            }
+        };
+        let had = until(row).max(now);
+        let is_left = had - now + step <= BURST.max(step);
+        if is_left {
+            row.until.store(had + step, Ordering::Relaxed);
+        }
+        is_left
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
+    fn row(&self, hash: u64) -> Option<&Row> {
+        self.rows.get(hash as usize % ROWS)
+    }
+}
+
+/// The IPv4 /24 or IPv6 /56 of an address.
+fn network(client: IpAddr) -> u64 {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => u64::from(u32::from(ip) >> 8) | 1 << 63,
+        IpAddr::V6(ip) => u64::try_from(u128::from(ip) >> 72).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// How many of so many questions are answered that come at one moment.
+    fn answered(limiter: &Limiter, limit: &RateLimit, client: &str, second: u64) -> usize {
+        let now = Instant::default() + Duration::from_secs(1000 + second);
+        let client = client.parse().unwrap();
+        let judge = |_: &usize| limiter.judge(now, limit, (client, 7), 0) == Verdict::Answer;
+        (0..100).filter(judge).count()
+    }
+
+    #[test]
+    fn each_network_has_its_share_of_each_second() {
+        let exempt = vec!["198.51.100.0/25".parse().unwrap()];
+        let limit = RateLimit { same: 10, all: None, slip: 0, exempt };
+        let limiter = Limiter::new();
+        assert_eq!(answered(&limiter, &limit, "192.0.2.1", 0), 10);
+        assert_eq!(answered(&limiter, &limit, "192.0.2.254", 0), 0, "the same network");
+        assert_eq!(answered(&limiter, &limit, "192.0.3.1", 0), 10, "another one");
+        assert_eq!(answered(&limiter, &limit, "192.0.2.1", 1), 10, "a second later");
+        assert_eq!(answered(&limiter, &limit, "192.0.2.1", 9), 10, "nothing is saved up");
+        assert_eq!(answered(&limiter, &limit, "198.51.100.1", 0), 100, "exempt");
+        assert_eq!(answered(&limiter, &limit, "2001:db8::1", 0), 10);
+        assert_eq!(answered(&limiter, &limit, "2001:db8:0:ff::1", 0), 0, "the same /56");
+        let limit = RateLimit { all: Some(3), ..limit };
+        assert_eq!(answered(&limiter, &limit, "192.0.4.1", 0), 3, "the lesser counts");
+    }
+
+    #[test]
+    fn each_so_manieth_is_told_to_ask_again() {
+        let limit = RateLimit { same: 1, all: None, slip: 3, exempt: Vec::new() };
+        let (limiter, client) = (Limiter::new(), "192.0.2.1".parse().unwrap());
+        let judge = |beyond| limiter.judge(Instant::default(), &limit, (client, 1), beyond);
+        let verdicts: Vec<Verdict> = (0..301).map(judge).collect();
+        let count = |verdict| verdicts.iter().filter(|of| **of == verdict).count();
+        let counts = [Verdict::Answer, Verdict::AskAgain, Verdict::Silence].map(count);
+        assert_eq!(counts, [1, 100, 200]);
+    }
+}
