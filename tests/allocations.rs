@@ -2,19 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test says must be, must be")]
 
+mod world;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use hickory_proto::op::{Edns, Message, Query};
-use hickory_proto::rr::rdata::opt::EdnsOption;
-use hickory_proto::rr::{Name, RecordType};
-use meridian::config::{Config, Targets};
-use meridian::geo::{Atlas, Catchment, Geofeed, Sources};
-use meridian::health::HealthTable;
+use hickory_proto::rr::RecordType;
 use meridian::query::{Outcome, Peer, Transport, answer};
-use meridian::snapshot::{Plan, Snapshot};
-use meridian::steer::Facts;
 use meridian::time::Instant;
+
+use world::{query, world};
 
 /// The system's allocator, which counts what each thread asks of it.
 struct Counting;
@@ -40,19 +37,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn world() -> Snapshot {
-    let text = include_str!("../fuzz/world.yaml");
-    let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
-    let config = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
-    let feed = Geofeed::parse(include_str!("../fuzz/world.csv")).unwrap();
-    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
-    let catchments = config.catchments.iter();
-    let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
-    let Config { zones, services, regions, identity, .. } = config;
-    let plan = Plan::new(zones, services, regions, catchments, identity);
-    Snapshot::compile(plan.into(), &Facts::of(&HealthTable::default()), None, None, 1)
-}
-
 #[test]
 fn no_answer_asks_for_memory() {
     let snapshot = world();
@@ -72,15 +56,7 @@ fn no_answer_asks_for_memory() {
         ("example.com", RecordType::AXFR),
         ("example.net", RecordType::A),
     ];
-    let queries = names.map(|(name, rtype)| {
-        let mut message = Message::query();
-        message.add_query(Query::query(Name::from_ascii(name).unwrap(), rtype));
-        let mut edns = Edns::new();
-        edns.set_max_payload(1232);
-        edns.options_mut().insert(EdnsOption::Subnet("192.0.2.0/24".parse().unwrap()));
-        message.set_edns(edns);
-        message.to_vec().unwrap()
-    });
+    let queries = names.map(|(name, rtype)| query(name, rtype));
     let peer = Peer { address: "192.0.2.53:53".parse().unwrap(), transport: Transport::Udp };
     let mut out = Vec::with_capacity(8192);
     // What is made once and kept is made in the first round.

@@ -233,6 +233,7 @@ impl World<'_> {
         };
     }
 
+    /// With everything on: its limit is counted, and is beyond all reach.
     fn meridian(&self) -> String {
         let Self { folder, port, database } = self;
         let (folder, database) = (folder.display(), database.display());
@@ -248,6 +249,7 @@ impl World<'_> {
         format!(
             "node: {{ listen: \"127.0.0.1:{port}\", workers: 1 }}
 http: {{ listen: \"127.0.0.1:0\" }}
+rate_limit: {{ same: 100000000 }}
 geoip: {{ database: \"{database}\" }}
 regions:
 {places}steering:

@@ -4,10 +4,12 @@
 //! up to which a network has had its share. Two workers that write one row at the same time may
 //! count one answer for two; who is over by much is over all the same.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::RandomState;
 
 use crate::snapshot::RateLimit;
 use crate::time::Instant;
@@ -57,7 +59,7 @@ const BURST: u64 = 1_000_000_000;
 
 impl Limiter {
     pub(super) fn new() -> Self {
-        Self { rows: (0..ROWS).map(|_| Row::default()).collect(), seed: RandomState::new() }
+        Self { rows: (0..ROWS).map(|_| Row::default()).collect(), seed: RandomState::default() }
     }
 
     /// What `client` gets, which has not proven its address; `subject` is what it asks for, and

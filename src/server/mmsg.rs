@@ -27,32 +27,42 @@ struct Control([u8; 64]);
 pub(super) struct Batch {
     packets: Vec<Packet>,
     replies: Vec<Vec<u8>>,
+    /// Used for one call after the other, so that it stays in the nearest cache.
+    headers: Box<Headers>,
 }
 
 struct Packet {
-    bytes: [u8; LONGEST],
     length: usize,
     peer: libc::sockaddr_storage,
     peer_length: libc::socklen_t,
     control: Control,
     control_length: usize,
+    bytes: [u8; LONGEST],
+}
+
+/// What the kernel is handed. Each call writes all that it uses: pointers are of no use after it.
+struct Headers {
+    messages: [libc::mmsghdr; BATCH],
+    buffers: [libc::iovec; BATCH],
 }
 
 impl Batch {
     /// An empty one.
     pub(super) fn new() -> Self {
         let empty = || Packet {
-            bytes: [0; LONGEST],
             length: 0,
             // SAFETY: all-zero is a valid address storage, of no family.
             peer: unsafe { zeroed() },
             peer_length: 0,
             control: Control([0; 64]),
             control_length: 0,
+            bytes: [0; LONGEST],
         };
         Self {
             packets: (0..BATCH).map(|_| empty()).collect(),
             replies: (0..BATCH).map(|_| Vec::with_capacity(LONGEST)).collect(),
+            // SAFETY: all-zero is valid: no buffers, no addresses.
+            headers: Box::new(unsafe { zeroed() }),
         }
     }
 
@@ -61,12 +71,9 @@ impl Batch {
     /// # Errors
     /// The system's; `WouldBlock` when nothing came within the socket's time.
     pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        // SAFETY: all-zero headers are valid: no buffers, no addresses.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
-        // SAFETY: all-zero is a valid, empty, buffer description.
-        let mut buffers: [libc::iovec; BATCH] = unsafe { zeroed() };
+        let Headers { messages, buffers } = &mut *self.headers;
         for ((packet, header), buffer) in
-            self.packets.iter_mut().zip(&mut headers).zip(&mut buffers)
+            self.packets.iter_mut().zip(&mut *messages).zip(&mut *buffers)
         {
             buffer.iov_base = packet.bytes.as_mut_ptr().cast();
             buffer.iov_len = LONGEST;
@@ -83,14 +90,14 @@ impl Batch {
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
-                headers.as_mut_ptr(),
+                messages.as_mut_ptr(),
                 libc::c_uint::try_from(BATCH).unwrap_or(1),
                 libc::MSG_WAITFORONE,
                 null_mut(),
             )
         };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        for (packet, header) in self.packets.iter_mut().zip(&headers).take(count) {
+        for (packet, header) in self.packets.iter_mut().zip(messages).take(count) {
             packet.length = header.msg_len as usize;
             packet.peer_length = header.msg_hdr.msg_namelen;
             packet.control_length = header.msg_hdr.msg_controllen;
@@ -114,14 +121,11 @@ impl Batch {
     /// Sends the answers of the first `count` packets, each from the address that was asked: how
     /// many could not be sent.
     pub(super) fn send(&mut self, socket: &UdpSocket, count: usize) -> usize {
-        // SAFETY: all-zero headers are valid: no buffers, no addresses.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
-        // SAFETY: all-zero is a valid, empty, buffer description.
-        let mut buffers: [libc::iovec; BATCH] = unsafe { zeroed() };
         let answered = self.packets.iter_mut().zip(&mut self.replies).take(count);
+        let Headers { messages: headers, buffers } = &mut *self.headers;
         let mut filled = 0;
         for (((packet, reply), header), buffer) in
-            answered.filter(|(_, reply)| !reply.is_empty()).zip(&mut headers).zip(&mut buffers)
+            answered.filter(|(_, reply)| !reply.is_empty()).zip(&mut *headers).zip(buffers)
         {
             buffer.iov_base = reply.as_mut_ptr().cast();
             buffer.iov_len = reply.len();
@@ -130,6 +134,8 @@ impl Batch {
             message.msg_namelen = packet.peer_length;
             message.msg_iov = buffer;
             message.msg_iovlen = 1;
+            message.msg_control = null_mut();
+            message.msg_controllen = 0;
             if packet.control_length > 0 {
                 message.msg_control = packet.control.0.as_mut_ptr().cast();
                 message.msg_controllen = packet.control_length;

@@ -83,25 +83,24 @@ impl Responder {
     ) {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
-        let mut batch: [Row<'_>; BATCH] = [const { None }; BATCH];
-        let places = batch.iter_mut().zip(&mut *rooms);
-        for ((place, room), (packet, address, out)) in places.zip(packets) {
+        let mut rows = [const { None }; BATCH];
+        for ((row, room), (packet, address, out)) in rows.iter_mut().zip(rooms).zip(packets) {
             let peer = Peer { address, transport: Transport::Udp };
-            *place = Some((guarded(|| Query::read(packet, peer, room)), packet, out));
+            *row = Some(Row { packet, peer, room: Some(room), out, query: None, outcome: None });
         }
-        through(&mut batch, |query| query.seek(&snapshot));
-        through(&mut batch, Query::approach);
-        through(&mut batch, Query::find);
-        through(&mut batch, |query| query.choose(&snapshot));
-        for (query, packet, out) in batch.iter_mut().flatten() {
-            let answered = |query: &Query<'_>| guarded(|| query.answer(&snapshot, now, out));
-            let outcome = query.as_ref().and_then(answered);
-            if let (Some(query), Some(Outcome::Answered(summary))) = (query, outcome)
-                && self.is_limited((&snapshot, now), query, summary, out)
+        through(&mut rows, Row::read);
+        through(&mut rows, |row| row.stage(|query| query.seek(&snapshot)));
+        through(&mut rows, |row| row.stage(Query::approach));
+        through(&mut rows, |row| row.stage(Query::find));
+        through(&mut rows, |row| row.stage(|query| query.choose(&snapshot)));
+        through(&mut rows, |row| row.answer(&snapshot, now));
+        for Row { packet, out, query, outcome, .. } in rows.iter_mut().flatten() {
+            if let (Some(query), Some(Outcome::Answered(summary))) = (query, &*outcome)
+                && self.is_limited((&snapshot, now), query, *summary, out)
             {
                 continue;
             }
-            self.account((&snapshot, now), outcome, packet, out);
+            self.account((&snapshot, now), *outcome, packet, out);
         }
     }
 
@@ -175,15 +174,48 @@ impl Drop for Responder {
     }
 }
 
-/// A query of a batch, `None` if something went wrong that should not; its packet, and room for the
-/// answer.
-type Row<'b> = Option<(Option<Query<'b>>, &'b [u8], &'b mut Vec<u8>)>;
+/// A datagram of a batch, and how far it is.
+struct Row<'b> {
+    packet: &'b [u8],
+    peer: Peer,
+    /// For its name, until it is read.
+    room: Option<&'b mut LowerName>,
+    out: &'b mut Vec<u8>,
+    query: Option<Query<'b>>,
+    outcome: Option<Outcome>,
+}
 
-/// Takes all of a batch through a stage.
-fn through<'b>(batch: &mut [Row<'b>], stage: impl Fn(&mut Query<'b>)) {
-    for (query, ..) in batch.iter_mut().flatten() {
-        if query.as_mut().and_then(|query| guarded(|| stage(query))).is_none() {
-            *query = None;
+impl<'b> Row<'b> {
+    fn read(&mut self) {
+        let (packet, peer) = (self.packet, self.peer);
+        self.query = self.room.take().map(|room| Query::read(packet, peer, room));
+    }
+
+    fn stage(&mut self, stage: impl FnOnce(&mut Query<'b>)) {
+        if let Some(query) = &mut self.query {
+            stage(query);
+        }
+    }
+
+    fn answer(&mut self, snapshot: &Snapshot, now: Instant) {
+        self.outcome = self.query.as_ref().map(|query| query.answer(snapshot, now, self.out));
+    }
+}
+
+/// Takes all of a batch through a stage. One with which something goes wrong that should not is
+/// left without a query, and the others go on.
+fn through<'b>(rows: &mut [Option<Row<'b>>], mut stage: impl FnMut(&mut Row<'b>)) {
+    let mut next = 0;
+    loop {
+        let all = guarded(|| {
+            for row in rows.iter_mut().skip(next) {
+                next += 1;
+                row.iter_mut().for_each(&mut stage);
+            }
+        });
+        match rows.get_mut(next.saturating_sub(1)) {
+            Some(Some(culprit)) if all.is_none() => culprit.query = None,
+            _ => return,
         }
     }
 }
@@ -263,5 +295,30 @@ impl Plan {
             "service" => service.map_or(String::new(), |service| service.name.clone()),
             "region" => region.map_or(String::new(), |region| region.name.clone()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_costs_its_sender_an_answer_and_nobody_else_anything() {
+        let packet = *b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\0\0\x01\0\x01";
+        let peer = Peer { address: ([192, 0, 2, 1], 53).into(), transport: Transport::Udp };
+        let (mut rooms, mut outs) = ([LowerName::default(); 4], [const { Vec::new() }; 4]);
+        let row = |(room, out)| {
+            Some(Row { packet: &packet, peer, room: Some(room), out, query: None, outcome: None })
+        };
+        let mut rows: Vec<Option<Row<'_>>> = rooms.iter_mut().zip(&mut outs).map(row).collect();
+        through(&mut rows, Row::read);
+        let mut count = 0;
+        through(&mut rows, |_| {
+            count += 1;
+            assert!(count % 2 == 1, "a bug");
+        });
+        let is_left = |row: &Option<Row<'_>>| row.as_ref().unwrap().query.is_some();
+        let left: Vec<bool> = rows.iter().map(is_left).collect();
+        assert_eq!((count, left), (4, vec![true, false, true, false]));
     }
 }

@@ -1,0 +1,156 @@
+//! Instructions of a query, stage by stage, as callgrind counts them: the same in every run.
+//!
+//! `cargo bench --bench stages` prints them for the program that is shipped. As a part of the
+//! tests they are those of the tests' own build, and none may be more than 5 % above what
+//! `benches/stages.txt` has; `cargo test --bench stages -- --write` writes that file anew.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "what must be, must be; and figures are for people"
+)]
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::hint::black_box;
+use std::process::Command;
+
+use hickory_proto::rr::RecordType;
+use meridian::query::{LowerName, Outcome, Peer, Query, Transport};
+use meridian::snapshot::Snapshot;
+use meridian::time::Instant;
+
+#[path = "../tests/world/mod.rs"]
+mod world;
+
+/// Of each kind of query what is asked.
+const KINDS: [(&str, &str, RecordType); 4] = [
+    ("steered", "www.example.com", RecordType::A),
+    ("fixed", "ns1.example.com", RecordType::A),
+    ("no such name", "nope.example.com", RecordType::A),
+    ("alias", "alias.example.com", RecordType::A),
+];
+
+/// Functions by stage, as callgrind sees them.
+const STAGES: [&str; 6] = ["receive", "seek", "approach", "find", "locate", "respond"];
+
+/// So many of each; the first goes before, uncounted.
+const TIMES: u64 = 1000;
+
+const KNOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/stages.txt");
+
+fn main() {
+    let has = |wanted: &str| env::args().any(|argument| argument == wanted);
+    if let Some(kind) = env::args().skip_while(|argument| argument != "--replay").nth(1) {
+        return replay(&kind);
+    }
+    let counts = counts();
+    let mut text = String::new();
+    for ((kind, stage), count) in &counts {
+        writeln!(text, "{kind}, {stage}: {count}").unwrap();
+    }
+    println!("instructions of a query\n{text}");
+    for (kind, ..) in KINDS {
+        let of_kind = counts.iter().filter(|((of, _), _)| of == kind);
+        println!("{kind}, all: {}", of_kind.map(|(_, count)| count).sum::<u64>());
+    }
+    if has("--write") {
+        fs::write(KNOWN, text).unwrap();
+    } else if !has("--bench") {
+        compare(&counts);
+    }
+}
+
+type Counts = BTreeMap<(String, String), u64>;
+
+/// By kind and stage.
+fn counts() -> Counts {
+    let folder = tempfile::tempdir().unwrap();
+    let mut counts = Counts::new();
+    for (kind, ..) in KINDS {
+        let file = folder.path().join(kind);
+        let valgrind = Command::new("valgrind")
+            .args(["--tool=callgrind", "--quiet"])
+            .arg(format!("--callgrind-out-file={}", file.display()))
+            .arg(env::current_exe().unwrap())
+            .args(["--replay", kind])
+            .output();
+        let valgrind =
+            valgrind.unwrap_or_else(|error| panic!("{error}: valgrind; `tests/run` installs it"));
+        assert!(valgrind.status.success(), "{}", String::from_utf8_lossy(&valgrind.stderr));
+        let told = Command::new("callgrind_annotate")
+            .args(["--inclusive=yes", "--threshold=100"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        for stage in STAGES {
+            // `1,234,000 ( 5.67%)  ???:stages::receive [/path]`
+            let is_it = |line: &&str| line.contains(&format!("stages::{stage} "));
+            let line = told.lines().find(is_it).unwrap_or_else(|| panic!("{stage} in\n{told}"));
+            let digits = line.split_whitespace().next().unwrap().replace(',', "");
+            counts.insert((kind.into(), stage.into()), digits.parse::<u64>().unwrap() / TIMES);
+        }
+    }
+    counts
+}
+
+fn compare(counts: &Counts) {
+    let known = fs::read_to_string(KNOWN).unwrap();
+    for line in known.lines() {
+        let (what, known) = line.rsplit_once(": ").unwrap();
+        let (kind, stage) = what.split_once(", ").unwrap();
+        let known: u64 = known.parse().unwrap();
+        let count = counts[&(kind.to_owned(), stage.to_owned())];
+        // A few instructions are nothing, whatever part they are of a stage with a few.
+        assert!(count <= known + known / 20 + 5, "{what}: {count} instructions, were {known}");
+    }
+}
+
+fn replay(kind: &str) {
+    let snapshot = world::world();
+    let (_, name, rtype) = KINDS.iter().find(|(of, ..)| *of == kind).unwrap();
+    let packet = world::query(name, *rtype);
+    let peer = Peer { address: "192.0.2.53:53".parse().unwrap(), transport: Transport::Udp };
+    let (mut room, mut out) = (LowerName::default(), Vec::with_capacity(2048));
+    for _ in 0..TIMES {
+        let mut query = receive(black_box(&packet), peer, &mut room);
+        seek(&mut query, &snapshot);
+        approach(&mut query);
+        find(&mut query);
+        locate(&mut query, &snapshot);
+        assert!(matches!(respond(&query, &snapshot, &mut out), Outcome::Answered(_)));
+    }
+}
+
+#[inline(never)]
+fn receive<'q>(packet: &'q [u8], peer: Peer, room: &'q mut LowerName) -> Query<'q> {
+    Query::read(packet, peer, room)
+}
+
+#[inline(never)]
+fn seek<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
+    query.seek(snapshot);
+}
+
+#[inline(never)]
+fn approach(query: &mut Query<'_>) {
+    query.approach();
+}
+
+#[inline(never)]
+fn find(query: &mut Query<'_>) {
+    query.find();
+}
+
+#[inline(never)]
+fn locate<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
+    query.choose(snapshot);
+}
+
+#[inline(never)]
+fn respond(query: &Query<'_>, snapshot: &Snapshot, out: &mut Vec<u8>) -> Outcome {
+    query.answer(snapshot, Instant::default(), out)
+}
