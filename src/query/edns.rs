@@ -77,8 +77,8 @@ impl<'p> Edns<'p> {
 }
 
 fn option<'p>(reader: &mut Reader<'p>) -> Option<(u16, &'p [u8])> {
-    let code = reader.u16()?;
-    let length = reader.u16()?;
+    let [c0, c1, l0, l1] = reader.array()?;
+    let [code, length] = [[c0, c1], [l0, l1]].map(u16::from_be_bytes);
     Some((code, reader.bytes(usize::from(length))?))
 }
 
@@ -86,11 +86,8 @@ impl<'p> Subnet<'p> {
     /// RFC 7871 §6: too few or too many octets of ADDRESS, bits set beyond the prefix and, in a
     /// query, a SCOPE other than 0 are malformed.
     fn read(wire: &'p [u8]) -> Option<Self> {
-        let mut reader = Reader { packet: wire, at: 0 };
-        let family = reader.u16()?;
-        let source = reader.u8()?;
-        let scope = reader.u8()?;
-        let address = reader.bytes(wire.len() - reader.at)?;
+        let ([high, low, source, scope], address) = wire.split_first_chunk()?;
+        let (family, source, scope) = (u16::from_be_bytes([*high, *low]), *source, *scope);
         let longest = match family {
             1 => 32,
             2 => 128,

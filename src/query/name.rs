@@ -22,9 +22,12 @@ pub(super) struct Question<'p> {
 /// A name in wire format and lower case (RFC 4343), on the stack.
 #[derive(Clone, Copy, Debug)]
 pub struct LowerName {
-    octets: [u8; LONGEST],
+    words: [[u8; WORD]; LONGEST.div_ceil(WORD)],
     length: usize,
 }
+
+/// So many octets are made lower case at once.
+const WORD: usize = 8;
 
 /// RFC 1035 §2.3.4: names are 255 octets or less, with their length octets and the root's.
 const LONGEST: usize = 255;
@@ -36,17 +39,15 @@ impl<'p> Question<'p> {
     /// a compression pointer could point to: one is malformed.
     pub(super) fn read(reader: &mut Reader<'p>, name: &'p mut LowerName) -> Option<Self> {
         let start = reader.at;
-        name.length = 0;
         loop {
-            let length = reader.u8().filter(|length| *length <= LONGEST_LABEL)?;
-            name.push(&[length])?;
-            if length == 0 {
-                break;
-            }
-            name.push(reader.bytes(usize::from(length))?)?;
+            match reader.u8().filter(|length| *length <= LONGEST_LABEL)? {
+                0 => break,
+                length => reader.bytes(usize::from(length))?,
+            };
         }
-        let rtype = reader.u16()?;
-        let class = reader.u16()?;
+        name.set(reader.packet.get(start..reader.at)?)?;
+        let [t0, t1, c0, c1] = reader.array()?;
+        let [rtype, class] = [[t0, t1], [c0, c1]].map(u16::from_be_bytes);
         let wire = reader.packet.get(start..reader.at)?;
         Some(Self { wire, name, rtype, class })
     }
@@ -54,7 +55,7 @@ impl<'p> Question<'p> {
 
 impl Default for LowerName {
     fn default() -> Self {
-        Self { octets: [0; LONGEST], length: 0 }
+        Self { words: [[0; WORD]; LONGEST.div_ceil(WORD)], length: 0 }
     }
 }
 
@@ -62,22 +63,53 @@ impl LowerName {
     /// A copy of a name that is in wire format; `None` if it is longer than names are.
     pub(super) fn of(wire: &[u8]) -> Option<Self> {
         let mut name = Self::default();
-        name.push(wire)?;
+        name.set(wire)?;
         Some(name)
     }
 
     pub(super) fn as_wire(&self) -> &[u8] {
-        self.octets.get(..self.length).unwrap_or(&[])
+        self.words.as_flattened().get(..self.length).unwrap_or(&[])
     }
 
-    /// Appends in lower case. A length octet is at most 63, below the letters, and stays as it is.
-    fn push(&mut self, bytes: &[u8]) -> Option<()> {
-        let end = self.length + bytes.len();
-        let room = self.octets.get_mut(self.length..end)?;
-        for (to, from) in room.iter_mut().zip(bytes) {
-            *to = from.to_ascii_lowercase();
+    /// Becomes `wire` in lower case. A length octet is at most 63, below the letters, and stays as
+    /// it is.
+    fn set(&mut self, wire: &[u8]) -> Option<()> {
+        if wire.len() > LONGEST {
+            return None;
         }
-        self.length = end;
+        self.words.as_flattened_mut().get_mut(..wire.len())?.copy_from_slice(wire);
+        for word in self.words.iter_mut().take(wire.len().div_ceil(WORD)) {
+            *word = lower(u64::from_ne_bytes(*word)).to_ne_bytes();
+        }
+        self.length = wire.len();
         Some(())
+    }
+}
+
+/// Eight octets, those from `A` to `Z` in lower case.
+fn lower(octets: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let low_bits = octets & (0x7f * EACH);
+    // The high bit of each octet: it is `A` or above; it is above `Z`; it is no ASCII.
+    let from_a = low_bits + (0x80 - u64::from(b'A')) * EACH;
+    let above_z = low_bits + (0x7f - u64::from(b'Z')) * EACH;
+    let is_upper = from_a & !above_z & !octets & (0x80 * EACH);
+    octets | is_upper >> 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_octet_becomes_lower_case_wherever_it_stands() {
+        for octet in 0..=u8::MAX {
+            for at in 0..WORD {
+                let mut word = [octet.wrapping_add(1), b'Q', 0xff, 0, b'@', b'[', b'`', b'z'];
+                word[at] = octet;
+                let expected = word.map(|octet| octet.to_ascii_lowercase());
+                assert_eq!(lower(u64::from_ne_bytes(word)).to_ne_bytes(), expected, "{word:?}");
+            }
+        }
     }
 }

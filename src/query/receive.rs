@@ -148,12 +148,11 @@ struct Record<'p> {
 impl<'p> Record<'p> {
     fn read(reader: &mut Reader<'p>) -> Option<Self> {
         let at_root = reader.skip_name()?;
-        let rtype = reader.u16()?;
-        let class = reader.u16()?;
-        let ttl = u32::from(reader.u16()?) << 16 | u32::from(reader.u16()?);
-        let length = reader.u16()?;
+        let [t0, t1, c0, c1, ttl @ .., l0, l1]: [u8; 10] = reader.array()?;
+        let [rtype, class, length] = [[t0, t1], [c0, c1], [l0, l1]].map(u16::from_be_bytes);
+        let [a, b, c, d] = ttl;
         let data = reader.bytes(usize::from(length))?;
-        Some(Self { at_root, rtype, class, ttl, data })
+        Some(Self { at_root, rtype, class, ttl: u32::from_be_bytes([a, b, c, d]), data })
     }
 }
 
@@ -165,13 +164,14 @@ pub(super) struct Reader<'p> {
 
 impl<'p> Reader<'p> {
     pub(super) fn u8(&mut self) -> Option<u8> {
-        let byte = self.packet.get(self.at)?;
-        self.at += 1;
-        Some(*byte)
+        let [byte] = self.array()?;
+        Some(byte)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_be_bytes([self.u8()?, self.u8()?]))
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let array = self.packet.get(self.at..)?.first_chunk()?;
+        self.at += N;
+        Some(*array)
     }
 
     pub(super) fn bytes(&mut self, length: usize) -> Option<&'p [u8]> {

@@ -50,12 +50,14 @@ const SERVICES: [(&str, &str); 5] = [
     ("near", "check: web, REGIONS"),
     (
         "first",
-        "steer: failover, order: [eu, us, ap], check: web, on_all_down: nodata, ecs: false, REGIONS",
+        "steer: failover, order: [eu, us, ap], check: web, on_all_down: nodata, ecs: false, \
+         REGIONS",
     ),
     ("spread", "steer: weighted, check: web, answers: 2, on_all_down: servfail, REGIONS"),
     (
         "v4",
-        "check: web, on_all_down: { fixed: 192.0.2.99 }, regions: { us: 192.0.2.12, ap: 192.0.2.32 }",
+        "check: web, on_all_down: { fixed: 192.0.2.99 }, \
+         regions: { us: 192.0.2.12, ap: 192.0.2.32 }",
     ),
     ("alias", "regions: { us: { cname: www.example.com }, eu: { cname: cdn.example.net } }"),
 ];
