@@ -8,7 +8,7 @@ use super::explain::{client, refused, unreachable};
 use super::serve::{told, until_stopped};
 use super::{Failed, log, print};
 use crate::server::demo::{Backends, Ports, configuration, guide};
-use crate::server::{Server, Source};
+use crate::server::{Server, Source, Start};
 
 /// What to show.
 #[derive(Args)]
@@ -71,7 +71,8 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         let backends = Backends::start(ports).await.map_err(|error| told(&error))?;
         let source = Source::Text("demo".to_owned(), configuration(ports));
         let routes = |_: &_| -> Router { backends.routes() };
-        let server = Server::start(source, routes).await.map_err(|error| told(&error))?;
+        let server =
+            Server::start(source, Start::Alone, routes).await.map_err(|error| told(&error))?;
         let program = std::env::args().next();
         print(&guide(ports, program.as_deref().unwrap_or("meridian")));
         until_stopped(server).await

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Problem;
+use crate::server::Start;
 
 mod check;
 mod convergence;
@@ -36,6 +37,10 @@ enum Command {
         /// The configuration (YAML).
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Take the place of the server that runs with this configuration's `node.state`, without
+        /// losing a query; if anything is wrong, that one goes on.
+        #[arg(long)]
+        replace: bool,
     },
     /// Show all of it on loopback, with regions to kill and revive.
     Demo(demo::Demo),
@@ -84,7 +89,9 @@ struct Explain {
 /// Does what the arguments say.
 pub fn run() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Serve { config } => serve::run(config),
+        Command::Serve { config, replace } => {
+            serve::run(config, if replace { Start::Replacing } else { Start::Alone })
+        }
         Command::Demo(demo) => demo::run(demo),
         Command::Check { config, json } => check::run(config, json),
         Command::Explain(asked) => explain::run(asked),

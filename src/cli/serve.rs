@@ -1,24 +1,29 @@
 //! `meridian serve`.
 
+use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
 use sd_notify::NotifyState;
+use tokio::process::Command;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 use tracing::{error, info};
 
 use super::{Failed, log};
-use crate::server::{Addresses, Server, Source, StartError};
+use crate::server::{Addresses, Server, Source, Start, StartError};
+
+/// The option that [`Start::Replacing`] is chosen with.
+const REPLACE: &str = "--replace";
 
 /// Serves until it is told to stop.
-pub(super) fn run(config: PathBuf) -> Result<(), Failed> {
+pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
     log::start();
     let runtime = Runtime::new()?;
     runtime.block_on(async {
-        let server = Server::start(Source::File(config), |_| Router::new()).await;
+        let server = Server::start(Source::File(config), start, |_| Router::new()).await;
         let server = server.map_err(|failed| told(&failed))?;
         announce(server.addresses());
         until_stopped(server).await
@@ -43,17 +48,23 @@ fn announce(addresses: &Addresses) {
     info!(?dns, ?dot, ?doh, ?doq, ?http, "ready");
 }
 
-/// Runs until SIGTERM or SIGINT; SIGHUP reloads. systemd is told, if it listens.
+/// How long a server whose place is taken answers those who are connected to it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or SIGINT, or until another server takes its place; SIGHUP reloads, SIGUSR2
+/// starts what is installed now in its place. systemd is told, if it listens.
 pub(super) async fn until_stopped(server: Server) -> Result<(), Failed> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
     let notify = |state: &[NotifyState<'_>]| {
         if let Err(error) = sd_notify::notify(state) {
             info!(%error, "systemd was not told");
         }
     };
-    notify(&[NotifyState::Ready]);
+    // Of those that serve in turn, systemd watches over the last.
+    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     // Twice as often as systemd wants it; without systemd, hardly ever.
     let watchdog = sd_notify::watchdog_enabled();
     let mut ticks = interval(watchdog.map_or(Duration::from_secs(3600), |every| every / 2));
@@ -62,6 +73,12 @@ pub(super) async fn until_stopped(server: Server) -> Result<(), Failed> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => server.reload(),
+            _ = upgrade.recv() => start_next(),
+            () = server.replaced() => {
+                info!("another server has taken this one's place");
+                server.stop(GRACE).await;
+                return Ok(());
+            }
             // A control task that does not answer is a reason to be restarted.
             _ = ticks.tick() => if watchdog.is_some() && server.control().view().await.is_some() {
                 notify(&[NotifyState::Watchdog]);
@@ -69,6 +86,19 @@ pub(super) async fn until_stopped(server: Server) -> Result<(), Failed> {
         }
     }
     notify(&[NotifyState::Stopping]);
-    server.stop().await;
+    server.stop(Duration::ZERO).await;
     Ok(())
+}
+
+/// Starts what is installed under this program's name, to take this one's place. If it fails to,
+/// it says why, and this one serves on.
+fn start_next() {
+    let mut words = env::args_os();
+    let program = words.next().unwrap_or_default();
+    let rest = words.filter(|word| word != REPLACE);
+    let next = Command::new(&program).args(rest).arg(REPLACE).spawn();
+    match next {
+        Ok(next) => info!(?program, process = ?next.id(), "the next one starts"),
+        Err(error) => error!(?program, %error, "the next one does not start; this one serves on"),
+    }
 }

@@ -92,6 +92,15 @@ impl Gossip {
         }
     }
 
+    /// Speaks as one that has started again in this incarnation, and says what it said before.
+    pub fn renew(&mut self, incarnation: u64) {
+        self.incarnation = incarnation;
+        for peer in self.peers.values_mut() {
+            peer.confirmed = 0;
+            peer.is_due = true;
+        }
+    }
+
     /// From now on this node says `value` under `key`, or nothing.
     pub fn set(&mut self, key: String, value: Option<String>) {
         if self.own.get(&key).map(|(_, told)| told) == Some(&value)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use metrics::counter;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::debug;
 
@@ -19,6 +20,7 @@ use super::files::read;
 use super::handle::{Handle, Request};
 use super::load::Loaded;
 use super::seal::Seal;
+use super::store::Store;
 use crate::cluster::{FRESH, Gossip, HEARTBEAT, Heard, Message};
 use crate::config::Problem;
 use crate::health::Electorate;
@@ -45,6 +47,9 @@ pub(super) struct Cluster {
     says: UnboundedReceiver<Saying>,
     /// Who decides by what is heard.
     control: Sender<Request>,
+    store: Store,
+    /// Whether another process speaks for this node.
+    quiet: watch::Receiver<bool>,
 }
 
 /// The least that a secret must have: 256 bits, however they are written.
@@ -77,33 +82,32 @@ const LONGER: Duration = Duration::from_millis(500);
 /// All that a node needs to speak with others, and silent yet.
 pub(super) struct Speech {
     of: crate::config::Cluster,
-    socket: std::net::UdpSocket,
+    socket: UdpSocket,
     seal: Seal,
     incarnation: u64,
 }
 
 impl Speech {
-    /// What the configuration says of other nodes; `None`: there are none. An earlier start was in
-    /// the incarnation `before`.
+    /// What the configuration says of other nodes. An earlier start was in the incarnation
+    /// `before`.
     ///
     /// # Errors
-    /// The key or the address cannot be had.
-    pub(super) fn of(
+    /// The key cannot be had.
+    pub(super) fn new(
         loaded: &Loaded,
+        socket: UdpSocket,
         clock: Clock,
         before: u64,
-    ) -> Result<Option<Self>, StartError> {
-        let Some(of) = loaded.config.cluster.clone() else { return Ok(None) };
+    ) -> Result<Self, StartError> {
+        let of = loaded.config.cluster.clone();
+        let of = of.ok_or_else(|| io::Error::other("there are no other nodes"))?;
         let key = key(&loaded.folder.join(&of.key));
         let key = key.map_err(|problem| StartError::Problems(vec![problem]))?;
-        let socket = std::net::UdpSocket::bind(of.listen);
-        let socket = socket.map_err(|error| StartError::Cluster(of.listen, error))?;
-        socket.set_nonblocking(true)?;
         let incarnation = clock.now().as_nanos().max(before + 1);
         let names = of.nodes.iter().map(|of| of.name.clone()).collect();
         let seal = Seal::new(&key, names, of.own, incarnation);
         let seal = seal.ok_or_else(|| io::Error::other("the cluster's key cannot be used"))?;
-        Ok(Some(Self { of, socket, seal, incarnation }))
+        Ok(Self { of, socket, seal, incarnation })
     }
 
     /// In which start it will speak.
@@ -111,21 +115,20 @@ impl Speech {
         self.incarnation
     }
 
-    /// Who decides, what the control task needs for it, and the task that speaks and listens.
-    ///
-    /// # Errors
-    /// The system's reason.
+    /// Who decides, what the control task needs for it, and the task that speaks and listens,
+    /// unless it is to be `quiet`.
     pub(super) fn begin(
         self,
         clock: Clock,
         handle: &Handle,
-    ) -> io::Result<(Electorate, Peers, Cluster)> {
+        quiet: watch::Receiver<bool>,
+    ) -> (Electorate, Peers, Cluster) {
         let Self { of, socket, seal, incarnation } = self;
         let others = (0..of.nodes.len()).filter_map(NodeId::from_index).filter(|id| *id != of.own);
         let (sayer, says) = unbounded_channel();
         let task = Cluster {
             clock,
-            socket: UdpSocket::from_std(socket)?,
+            socket,
             seal,
             gossip: Gossip::new(incarnation, others),
             addresses: of.nodes.iter().map(|of| of.address).collect(),
@@ -133,8 +136,10 @@ impl Speech {
             needed: of.nodes.len() / 2,
             says,
             control: handle.requests.clone(),
+            store: handle.store.clone(),
+            quiet,
         };
-        Ok((of.electorate, Peers::new(sayer, of), task))
+        (of.electorate, Peers::new(sayer, of), task)
     }
 }
 
@@ -145,6 +150,12 @@ impl Cluster {
         let mut fresh = BTreeSet::new();
         let (mut told, mut last) = (None, self.clock.now());
         loop {
+            if *self.quiet.borrow() {
+                if self.quiet.wait_for(|quiet| !quiet).await.is_err() {
+                    return;
+                }
+                self.speak_again();
+            }
             let now = self.clock.now();
             if now.since(last) > PAUSED {
                 // This process stood still. What came meanwhile tells what was.
@@ -177,8 +188,19 @@ impl Cluster {
                     Ok((length, _)) => self.receive(buffer.get_mut(..length).unwrap_or_default()),
                     Err(error) => debug!(%error, "cluster"),
                 },
+                // An error: nobody will ever take this one's place.
+                _ = self.quiet.changed(), if self.quiet.has_changed().is_ok() => {}
                 () = sleep_until(self.clock.on_tokio(wake)) => {}
             }
+        }
+    }
+
+    /// Speaks again after another process spoke for this node, whose word was the newer one.
+    fn speak_again(&mut self) {
+        let incarnation = self.clock.now().as_nanos();
+        if self.seal.renew(incarnation) {
+            self.gossip.renew(incarnation);
+            self.store.incarnation(incarnation);
         }
     }
 

@@ -21,7 +21,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::http::Refusal;
-use super::{StartError, socket as bind};
+use super::inherited::Inherited;
+use super::{StartError, socket};
 
 /// The ports of a demo.
 #[derive(Clone, Copy, Debug)]
@@ -198,7 +199,7 @@ fn serve(
     address: SocketAddr,
     mode: &watch::Sender<Mode>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let listener = TcpListener::from_std(bind::tcp(address)?)?;
+    let listener = TcpListener::from_std(socket::tcp(address, &mut Inherited::default())?)?;
     let answer = move |State(mode): State<watch::Receiver<Mode>>| async move {
         let mode = *mode.borrow();
         match mode {

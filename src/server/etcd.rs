@@ -48,6 +48,8 @@ pub(super) struct Leases {
     wishes: mpsc::Receiver<Wish>,
     control: mpsc::Sender<Request>,
     vacancies: HashMap<String, Vacancy>,
+    /// Whether another process asks for this node.
+    quiet: watch::Receiver<bool>,
 }
 
 impl Leases {
@@ -56,8 +58,9 @@ impl Leases {
         store: Gateway,
         (contests, wishes): (watch::Receiver<Vec<Contest>>, mpsc::Receiver<Wish>),
         control: mpsc::Sender<Request>,
+        quiet: watch::Receiver<bool>,
     ) -> Self {
-        Self { clock, store, contests, wishes, control, vacancies: HashMap::new() }
+        Self { clock, store, contests, wishes, control, vacancies: HashMap::new(), quiet }
     }
 
     /// Asks until the server ends.
@@ -65,6 +68,9 @@ impl Leases {
         let mut ticks = interval(ASK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if self.quiet.wait_for(|quiet| !quiet).await.is_err() {
+                return;
+            }
             tokio::select! {
                 _ = ticks.tick() => {}
                 wish = self.wishes.recv() => {

@@ -62,6 +62,13 @@ pub struct Loaded {
     pub certificate: Option<Arc<CertifiedKey>>,
 }
 
+impl Loaded {
+    /// The folder for what outlives the process.
+    pub fn state(&self) -> Option<PathBuf> {
+        self.config.node.state.as_ref().map(|state| self.folder.join(state))
+    }
+}
+
 /// Why nothing was loaded.
 #[derive(Debug)]
 pub struct Refused {

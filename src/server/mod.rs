@@ -11,35 +11,43 @@
 //! [`Server::start`] walks that way. UDP has threads of its own; everything else runs on tokio.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use crate::config::{Encrypted, Problem, TcpLimits};
+use crate::config::Problem;
 use crate::rng::Seed;
 
+pub use bind::Addresses;
 pub use handle::{Handle, Unheard, View};
 pub use load::{Loaded, Loader, Source, What};
 pub use overrides::Said;
 pub use socket::BindError;
 
+use bind::Sockets;
 use certificate::Newest;
 use clock::Clock;
+use cluster::Speech;
 use control::Control;
 use etcd::Gateway;
+use inherited::Inherited;
 use prober::Prober;
 use responder::Answers;
 use store::Store;
+use takeover::{Place, Predecessor};
 
+mod bind;
 mod certificate;
 mod clock;
 mod cluster;
@@ -53,6 +61,7 @@ mod geoip;
 mod handle;
 mod history;
 pub mod http;
+mod inherited;
 mod limiter;
 mod limits;
 mod load;
@@ -65,6 +74,7 @@ mod sample;
 mod seal;
 mod socket;
 mod store;
+mod takeover;
 mod tcp;
 mod tls;
 mod udp;
@@ -88,27 +98,21 @@ pub enum StartError {
     /// etcd cannot be spoken with.
     #[error("etcd: {0}")]
     Etcd(String),
-    /// The address for the other nodes cannot be had.
-    #[error("cluster.listen: {0}: {1}")]
-    Cluster(SocketAddr, io::Error),
+    /// There is no place to take.
+    #[error(
+        "`--replace` needs `node.state`, the folder where both servers meet; set it and start this \
+         server once without `--replace`"
+    )]
+    Stateless,
+    /// Nobody gives up their place.
+    #[error(
+        "{0}: {1}; no server is there that could be replaced: start without `--replace`, and if \
+         one runs that is older than this option, stop it first"
+    )]
+    Nobody(PathBuf, io::Error),
     /// The system refuses something else.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
-}
-
-/// Where a server answers.
-#[derive(Clone, Debug, Default)]
-pub struct Addresses {
-    /// Over UDP and TCP.
-    pub dns: Vec<SocketAddr>,
-    /// DNS over TLS.
-    pub dot: Vec<SocketAddr>,
-    /// DNS over HTTPS.
-    pub doh: Vec<SocketAddr>,
-    /// DNS over QUIC.
-    pub doq: Vec<SocketAddr>,
-    /// The dashboard, the API and the metrics.
-    pub http: Option<SocketAddr>,
 }
 
 /// A server that runs. It stops when it is dropped, or told to.
@@ -119,18 +123,19 @@ pub struct Server {
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
     tasks: JoinSet<()>,
+    /// Who is connected over TCP.
+    tcp: Arc<tcp::Room>,
+    /// Whether another server has taken this one's place.
+    taken: watch::Receiver<bool>,
 }
 
-/// Sockets, bound and silent.
-struct Sockets {
-    udp: Vec<std::net::UdpSocket>,
-    tcp: Vec<TcpListener>,
-    dot: Vec<TcpListener>,
-    doh: Vec<TcpListener>,
-    doq: Vec<UdpSocket>,
-    /// Also whether it speaks TLS.
-    http: Option<(TcpListener, bool)>,
-    socket: Option<UnixListener>,
+/// How a server starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// On addresses that nobody has, or that the service manager passes.
+    Alone,
+    /// On those of the server that runs with the same configuration's state, in its place.
+    Replacing,
 }
 
 impl Server {
@@ -140,6 +145,7 @@ impl Server {
     /// What is wrong with its files or addresses.
     pub async fn start(
         source: Source,
+        start: Start,
         routes: impl FnOnce(&Handle) -> axum::Router,
     ) -> Result<Self, StartError> {
         let clock = Clock::start();
@@ -148,55 +154,38 @@ impl Server {
         for warning in &loaded.config.warnings {
             warn!(%warning, "configuration");
         }
-        let sockets = limits::raise();
-        let (bound, addresses) = bind(&loaded)?;
-        let tcp_limits = loaded.config.node.tcp;
+        let (mut predecessor, inherited) = match start {
+            Start::Alone => (None, Inherited::of_manager()?),
+            Start::Replacing => meet(&loaded)?,
+        };
+        let (mut bound, addresses) = Sockets::bind(&loaded, inherited)?;
+        let copies = bound.copies()?;
+        let certificate = Arc::new(Newest::default());
+        let acceptor = encrypted::acceptor(certificate.clone())?;
+        let tcp = tcp::Room::new(loaded.config.node.tcp);
+        let rules = loaded.config.http.clone();
+        let rules = (rules.tokens.map(|file| loaded.folder.join(file)), rules.open);
         let recorder = http::metrics::install();
 
-        let (reports_in, reports) = tokio::sync::mpsc::unbounded_channel();
-        let prober = Prober::new(clock, sockets / 2, reports_in);
-        let (hints_in, hints) = tokio::sync::mpsc::unbounded_channel();
-        let held = Prober::held(sockets / 4, hints_in);
-        let certificate = Arc::new(Newest::default());
-        let rules = loaded.config.http.clone();
-        let tokens = rules.tokens.map(|file| loaded.folder.join(file));
-        let state = loaded.config.node.state.as_ref().map(|state| loaded.folder.join(state));
-        let store = Store::open(state.as_deref()).map_err(StartError::State)?;
-        let etcd = loaded.config.etcd.as_ref();
-        let etcd = etcd.map(|etcd| Gateway::new(etcd, &loaded.folder)).transpose();
-        let etcd = etcd.map_err(StartError::Etcd)?;
-        let cluster = cluster::Speech::of(&loaded, clock, store.1.incarnation)?;
-        let (mut control, handle) = Control::new(
-            clock,
-            seed(),
-            loaded,
-            (prober, reports),
-            (held, hints),
-            certificate.clone(),
-            store,
-        );
-        let leases = etcd.map(|gateway| control.lease(gateway, &handle));
-        let acceptor = encrypted::acceptor(certificate.clone())?;
+        let (is_quiet, quiet) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        if let Some(speech) = cluster {
-            handle.store().incarnation(speech.incarnation());
-            let (electorate, peers, task) = speech.begin(clock, &handle)?;
-            control.join(electorate, peers);
-            tasks.spawn(task.run());
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.hush();
         }
-        if let Some(leases) = leases {
-            tasks.spawn(leases.run());
-        }
-        tasks.spawn(control.run());
-        let rules = (tokens, rules.open);
+        let mind = (certificate.clone(), bound.cluster.take(), quiet);
+        let handle = decide(clock, loaded, mind, &mut tasks)?;
         let router = http::router(handle.clone(), recorder, rules, routes(&handle));
-        if let Some((listener, is_tls)) = bound.http {
-            let tls = is_tls.then(|| acceptor.clone());
-            tasks.spawn(http::listen::tcp(listener, tls, router.clone()));
-        }
-        if let Some(listener) = bound.socket {
-            tasks.spawn(http::listen::local(listener, router));
-        }
+        let pages = Pages {
+            http: bound.http.take().map(|(http, is_tls)| (http, is_tls.then(|| acceptor.clone()))),
+            local: bound.local.take(),
+            router,
+        };
+        // Until it answers, this one's pages say so; but those of a server that is replaced are
+        // the other's.
+        let pages = match &predecessor {
+            Some(_) => Some(pages),
+            None => pages.serve(&mut tasks),
+        };
         let (reload, asked) = mpsc::channel();
         let watching = handle.clone();
         let builder = thread::Builder::new().name("reload".to_owned());
@@ -205,12 +194,21 @@ impl Server {
         handle.ready().await;
         let answers = handle.answers(clock);
         let stop = Arc::new(AtomicBool::new(false));
-        let workers = bound.udp.into_iter();
+        let workers = std::mem::take(&mut bound.udp).into_iter();
         let workers = workers.map(|socket| udp::spawn(socket, answers.clone(), stop.clone()));
         let workers = workers.collect::<io::Result<Vec<_>>>()?;
-        let streams = Streams { tcp: bound.tcp, dot: bound.dot, doh: bound.doh, doq: bound.doq };
-        streams.serve(&mut tasks, &answers, tcp_limits, (&acceptor, &certificate))?;
-        Ok(Self { addresses, control: handle, reload, stop, workers, tasks })
+        let (is_taken, taken) = watch::channel(false);
+        let takeover = bound.takeover.take();
+        serve_streams(bound, &mut tasks, &answers, (&tcp, &acceptor, &certificate))?;
+        if let Some(predecessor) = predecessor {
+            predecessor.release();
+        }
+        pages.and_then(|pages| pages.serve(&mut tasks));
+        if let Some(listener) = takeover {
+            let desk = handle.desk.clone();
+            Place { sockets: copies, desk, is_quiet, is_taken }.offer(listener)?;
+        }
+        Ok(Self { addresses, control: handle, reload, stop, workers, tasks, tcp, taken })
     }
 
     /// Where it answers.
@@ -229,14 +227,24 @@ impl Server {
         let _ended = self.reload.send(());
     }
 
-    /// Stops answering; what is being answered is answered.
-    pub async fn stop(mut self) {
+    /// Waits until another server has taken this one's place; if nobody can, for ever.
+    pub async fn replaced(&self) {
+        let mut taken = self.taken.clone();
+        if taken.wait_for(|taken| *taken).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Stops answering; what is being answered is answered, also over TCP where it takes `grace`.
+    pub async fn stop(mut self, grace: Duration) {
         self.stop.store(true, Ordering::Relaxed);
         self.tasks.shutdown().await;
         for worker in self.workers.drain(..) {
             // A worker catches its panics; one that ended has nothing left to do.
             let _ended = worker.join();
         }
+        // Whoever is still there after that asks again.
+        let _in_vain = timeout(grace, self.tcp.emptied()).await;
         info!("stopped");
     }
 }
@@ -247,90 +255,93 @@ impl Drop for Server {
     }
 }
 
-/// The listeners that answer DNS over anything but UDP.
-struct Streams {
-    tcp: Vec<TcpListener>,
-    dot: Vec<TcpListener>,
-    doh: Vec<TcpListener>,
-    doq: Vec<UdpSocket>,
+/// The server that `loaded` is to take the place of, and its sockets.
+fn meet(loaded: &Loaded) -> Result<(Option<Predecessor>, Inherited), StartError> {
+    let path = takeover::path(&loaded.state().ok_or(StartError::Stateless)?);
+    let met = Predecessor::meet(&path);
+    let (predecessor, inherited) = met.map_err(|error| StartError::Nobody(path, error))?;
+    Ok((Some(predecessor), inherited))
 }
 
-impl Streams {
-    fn serve(
-        self,
-        tasks: &mut JoinSet<()>,
-        answers: &Answers,
-        limits: TcpLimits,
-        (acceptor, certificate): (&TlsAcceptor, &Arc<Newest>),
-    ) -> Result<(), StartError> {
-        let room = tcp::Room::new(limits);
-        let plain = self.tcp.into_iter().map(|listener| (listener, None));
-        let dot = self.dot.into_iter().map(|listener| (listener, Some(acceptor.clone())));
-        for (listener, tls) in plain.chain(dot) {
-            let serving = tcp::serve(listener, tls, answers.clone(), room.clone());
-            tasks.spawn(async move {
-                let error = serving.await;
-                tracing::error!(%error, "a TCP listener has ended");
-            });
+/// Begins to decide what is answered: the state, the probes, the other nodes, etcd.
+fn decide(
+    clock: Clock,
+    loaded: Loaded,
+    (certificate, cluster, quiet): (Arc<Newest>, Option<UdpSocket>, watch::Receiver<bool>),
+    tasks: &mut JoinSet<()>,
+) -> Result<Handle, StartError> {
+    let sockets = limits::raise();
+    let (reports_in, reports) = tokio::sync::mpsc::unbounded_channel();
+    let prober = Prober::new(clock, sockets / 2, reports_in);
+    let (hints_in, hints) = tokio::sync::mpsc::unbounded_channel();
+    let held = Prober::held(sockets / 4, hints_in);
+    let store = Store::open(loaded.state().as_deref()).map_err(StartError::State)?;
+    let etcd = loaded.config.etcd.as_ref();
+    let etcd = etcd.map(|etcd| Gateway::new(etcd, &loaded.folder)).transpose();
+    let etcd = etcd.map_err(StartError::Etcd)?;
+    let cluster = cluster.map(|socket| Speech::new(&loaded, socket, clock, store.1.incarnation));
+    let cluster = cluster.transpose()?;
+    let (probing, holding) = ((prober, reports), (held, hints));
+    let (mut control, handle) =
+        Control::new(clock, seed(), loaded, probing, holding, certificate, store);
+    if let Some(gateway) = etcd {
+        tasks.spawn(control.lease(gateway, &handle, quiet.clone()).run());
+    }
+    if let Some(speech) = cluster {
+        handle.store().incarnation(speech.incarnation());
+        let (electorate, peers, task) = speech.begin(clock, &handle, quiet);
+        control.join(electorate, peers);
+        tasks.spawn(task.run());
+    }
+    tasks.spawn(control.run());
+    Ok(handle)
+}
+
+/// What is shown and taken over HTTP, and where.
+struct Pages {
+    http: Option<(TcpListener, Option<TlsAcceptor>)>,
+    local: Option<UnixListener>,
+    router: axum::Router,
+}
+
+impl Pages {
+    fn serve(self, tasks: &mut JoinSet<()>) -> Option<Self> {
+        if let Some((listener, tls)) = self.http {
+            tasks.spawn(http::listen::tcp(listener, tls, self.router.clone()));
         }
-        if !self.doh.is_empty() || !self.doq.is_empty() {
-            let answers = answers.clone();
-            let mut server = encrypted::serve(self.doh, self.doq, certificate, answers)?;
-            tasks.spawn(async move {
-                if let Err(error) = server.block_until_done().await {
-                    tracing::error!(%error, "an encrypted listener has ended");
-                }
-            });
+        if let Some(listener) = self.local {
+            tasks.spawn(http::listen::local(listener, self.router));
         }
-        Ok(())
+        None
     }
 }
 
-/// Binds every address that `config` names, before anything else is done: an address that cannot
-/// be had is known at once, and queries wait while the first verdicts come in.
-fn bind(loaded: &Loaded) -> Result<(Sockets, Addresses), StartError> {
-    let config = &loaded.config;
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let workers = config.node.workers.unwrap_or(cores);
-    let mut addresses = Addresses::default();
-    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
-    for address in &config.node.listen {
-        // TCP first: its port is nobody else's, while UDP's can be shared.
-        let listener = socket::tcp(*address)?;
-        let bound = listener.local_addr()?;
-        udp.extend(socket::udp(bound, workers)?);
-        tcp.push(TcpListener::from_std(listener)?);
-        addresses.dns.push(bound);
+/// Answers DNS over anything but UDP.
+fn serve_streams(
+    sockets: Sockets,
+    tasks: &mut JoinSet<()>,
+    answers: &Answers,
+    (room, acceptor, certificate): (&Arc<tcp::Room>, &TlsAcceptor, &Arc<Newest>),
+) -> Result<(), StartError> {
+    let plain = sockets.tcp.into_iter().map(|listener| (listener, None));
+    let dot = sockets.dot.into_iter().map(|listener| (listener, Some(acceptor.clone())));
+    for (listener, tls) in plain.chain(dot) {
+        let serving = tcp::serve(listener, tls, answers.clone(), room.clone());
+        tasks.spawn(async move {
+            let error = serving.await;
+            tracing::error!(%error, "a TCP listener has ended");
+        });
     }
-    let none = Vec::new();
-    let of = |list: fn(&Encrypted) -> &Vec<SocketAddr>| {
-        config.node.encrypted.as_ref().map_or(&none, list).clone()
-    };
-    let streams = |list: Vec<SocketAddr>, bound: &mut Vec<SocketAddr>| {
-        let listener = |address: SocketAddr| {
-            let listener = socket::tcp(address)?;
-            bound.push(listener.local_addr()?);
-            Ok(TcpListener::from_std(listener)?)
-        };
-        list.into_iter().map(listener).collect::<Result<Vec<_>, StartError>>()
-    };
-    let dot = streams(of(|encrypted| &encrypted.dot), &mut addresses.dot)?;
-    let doh = streams(of(|encrypted| &encrypted.doh), &mut addresses.doh)?;
-    let mut doq = Vec::new();
-    for address in of(|encrypted| &encrypted.doq) {
-        let socket = UdpSocket::from_std(socket::quic(address)?)?;
-        addresses.doq.push(socket.local_addr()?);
-        doq.push(socket);
+    if !sockets.doh.is_empty() || !sockets.doq.is_empty() {
+        let answers = answers.clone();
+        let mut server = encrypted::serve(sockets.doh, sockets.doq, certificate, answers)?;
+        tasks.spawn(async move {
+            if let Err(error) = server.block_until_done().await {
+                tracing::error!(%error, "an encrypted listener has ended");
+            }
+        });
     }
-    let mut bound = Vec::new();
-    let http = streams(config.http.listen.into_iter().collect(), &mut bound)?.pop();
-    let http = http.map(|listener| (listener, config.http.tls));
-    addresses.http = bound.pop();
-    let path = config.http.socket.as_ref().map(|path| loaded.folder.join(path));
-    let socket = path.map(|path| {
-        http::listen::unix(&path).map_err(|error| StartError::Socket(path.clone(), error))
-    });
-    Ok((Sockets { udp, tcp, dot, doh, doq, http, socket: socket.transpose()? }, addresses))
+    Ok(())
 }
 
 /// What jitter is drawn from: the standard library's own entropy, new in each process.

@@ -56,6 +56,16 @@ impl Seal {
         Some(Self { secret, names, own, incarnation, counter: 0, key, peers: HashMap::new() })
     }
 
+    /// Seals as one that has started again, in this incarnation; `false`: it cannot.
+    pub(super) fn renew(&mut self, incarnation: u64) -> bool {
+        let name = self.names.get(self.own.index());
+        let key = name.and_then(|name| derive(&self.secret, name, incarnation));
+        let Some(key) = key else { return false };
+        self.key = key;
+        (self.incarnation, self.counter) = (incarnation, 0);
+        true
+    }
+
     /// A packet with `message`, for `to` alone.
     pub(super) fn close(&mut self, to: NodeId, message: &[u8]) -> Option<Vec<u8>> {
         let receiver = self.names.get(to.index())?;

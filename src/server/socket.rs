@@ -1,12 +1,18 @@
 //! Sockets as a name server needs them, bound before anything else is done.
 
+use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
+
+use super::inherited::Inherited;
 
 /// An address that cannot be listened on.
 #[derive(Debug, Error)]
@@ -39,11 +45,25 @@ const WAIT: Duration = Duration::from_millis(250);
 const BUFFER: usize = 4 << 20;
 
 /// `workers` sockets on one address, among which the kernel spreads the clients (SO_REUSEPORT).
+/// Those that were inherited are all read, however many: what waits in one would be lost with it.
 ///
 /// # Errors
 /// The address cannot be had.
-pub(super) fn udp(address: SocketAddr, workers: usize) -> Result<Vec<UdpSocket>, BindError> {
+pub(super) fn udp(
+    address: SocketAddr,
+    workers: usize,
+    inherited: &mut Inherited,
+) -> Result<Vec<UdpSocket>, BindError> {
     let fault = |source| BindError { address, transport: "UDP", source };
+    let had = inherited.take(Type::DGRAM, address);
+    if !had.is_empty() {
+        // No new one joins them, which nobody reads until the first verdicts are in: rather are
+        // some read by two workers.
+        let shared = had.iter().cycle().take(workers.saturating_sub(had.len()));
+        let shared = shared.map(Socket::try_clone).collect::<io::Result<Vec<_>>>();
+        let all = had.iter().try_for_each(|socket| prepare(socket, address)).and(shared);
+        return Ok(had.into_iter().chain(all.map_err(fault)?).map(UdpSocket::from).collect());
+    }
     // Port 0 takes a free one; the others join the first.
     let first = one_udp(address).map_err(fault)?;
     let bound = first.local_addr().map_err(fault)?;
@@ -60,15 +80,24 @@ fn one_udp(address: SocketAddr) -> io::Result<UdpSocket> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_port(true)?;
-    // More room is better, and less is no reason not to serve.
-    let _smaller = socket.set_recv_buffer_size(BUFFER);
-    let _smaller = socket.set_send_buffer_size(BUFFER);
-    socket.set_read_timeout(Some(WAIT))?;
-    if address.ip().is_unspecified() {
-        tell_destination(&socket, address)?;
-    }
+    prepare(&socket, address)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Lets a worker wait on a socket, and has the kernel keep what a worker has no time for.
+fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
+    // More room is better, and less is no reason not to serve. What was inherited may have more.
+    if socket.recv_buffer_size()? < BUFFER {
+        let _smaller = socket.set_recv_buffer_size(BUFFER);
+        let _smaller = socket.set_send_buffer_size(BUFFER);
+    }
+    socket.set_read_timeout(Some(WAIT))?;
+    if address.ip().is_unspecified() {
+        tell_destination(socket, address)?;
+    }
+    Ok(())
 }
 
 /// Lets each packet tell the address it was sent to, from which the answer must leave: a resolver
@@ -91,8 +120,15 @@ fn tell_destination(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 ///
 /// # Errors
 /// The address cannot be had.
-pub(super) fn tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
-    let listen = || {
+pub(super) fn tcp(
+    address: SocketAddr,
+    inherited: &mut Inherited,
+) -> Result<TcpListener, BindError> {
+    let mut listen = || {
+        if let Some(socket) = inherited.take(Type::STREAM, address).pop() {
+            socket.set_nonblocking(true)?;
+            return Ok(TcpListener::from(socket));
+        }
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
@@ -107,17 +143,47 @@ pub(super) fn tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
     listen().map_err(|source| BindError { address, transport: "TCP", source })
 }
 
-/// A UDP socket for a listener that runs on tokio.
+/// A UDP socket for a task that runs on tokio.
 ///
 /// # Errors
 /// The address cannot be had.
-pub(super) fn quic(address: SocketAddr) -> Result<UdpSocket, BindError> {
-    let bind = || {
-        let socket = UdpSocket::bind(address)?;
+pub(super) fn one(
+    address: SocketAddr,
+    transport: &'static str,
+    inherited: &mut Inherited,
+) -> Result<UdpSocket, BindError> {
+    let mut bind = || {
+        let socket = match inherited.take(Type::DGRAM, address).pop() {
+            Some(socket) => UdpSocket::from(socket),
+            None => UdpSocket::bind(address)?,
+        };
         socket.set_nonblocking(true)?;
         Ok(socket)
     };
-    bind().map_err(|source| BindError { address, transport: "QUIC", source })
+    bind().map_err(|source| BindError { address, transport, source })
+}
+
+/// A Unix socket that listens at `path`, for those whom `mode` lets.
+///
+/// # Errors
+/// The system's reason.
+pub(super) fn local(path: &Path, mode: u32, inherited: &mut Inherited) -> io::Result<UnixListener> {
+    if let Some(socket) = inherited.take_local(path) {
+        return Ok(UnixListener::from(OwnedFd::from(socket)));
+    }
+    // One that is left over from before answers nobody.
+    if UnixStream::connect(path).is_err() {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    Ok(listener)
 }
 
 /// Connections that the kernel holds while they wait to be accepted; it gives what

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use metrics::{counter, gauge};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
@@ -156,6 +157,8 @@ fn whole_message(bytes: &[u8]) -> Option<&[u8]> {
 pub(super) struct Room {
     limits: TcpLimits,
     taken: Mutex<Places>,
+    /// Told when the last one leaves.
+    left: Notify,
 }
 
 /// Connections that there are: in all, and by client.
@@ -174,7 +177,14 @@ struct Taken {
 impl Room {
     /// Room for as many as `limits` say.
     pub(super) fn new(limits: TcpLimits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::default() })
+        Arc::new(Self { limits, taken: Mutex::default(), left: Notify::new() })
+    }
+
+    /// Waits until there is no connection.
+    pub(super) async fn emptied(&self) {
+        while self.taken.lock().unwrap_or_else(PoisonError::into_inner).total > 0 {
+            self.left.notified().await;
+        }
     }
 
     /// A place for `client`, or why there is none.
@@ -199,6 +209,9 @@ impl Drop for Taken {
     fn drop(&mut self) {
         let mut taken = self.room.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.total -= 1;
+        if taken.total == 0 {
+            self.room.left.notify_one();
+        }
         if let Some(of_client) = taken.by_client.get_mut(&self.client) {
             *of_client -= 1;
             if *of_client == 0 {

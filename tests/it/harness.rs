@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, Query};
@@ -145,10 +145,14 @@ impl Meridian {
         Self::run(command, folder, config)
     }
 
-    fn run(mut command: Command, folder: TempDir, config: &str) -> Self {
+    fn run(command: Command, folder: TempDir, config: &str) -> Self {
+        std::fs::write(folder.path().join("meridian.yaml"), config).unwrap();
+        Self::run_in(command, folder, &[])
+    }
+
+    fn run_in(mut command: Command, folder: TempDir, options: &[&str]) -> Self {
         let file = folder.path().join("meridian.yaml");
-        std::fs::write(&file, config).unwrap();
-        command.arg("serve").arg("--config").arg(&file).stderr(Stdio::piped());
+        command.arg("serve").arg("--config").arg(&file).args(options).stderr(Stdio::piped());
         let mut process = Process::start(&mut command);
         let errors = process.0.stderr.take().unwrap();
         let logs: Arc<Mutex<Vec<Value>>> = Arc::default();
@@ -215,6 +219,16 @@ impl Meridian {
         let Output { status, stdout, stderr } = meridian(&all);
         let text = [stdout, stderr].concat();
         (status.success(), String::from_utf8(text).unwrap().trim_end().to_owned())
+    }
+
+    /// Another one takes its place, and it ends by itself.
+    pub(crate) fn replaced(self) -> Self {
+        let Self { mut process, folder, .. } = self;
+        let command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+        let next = Self::run_in(command, folder, &["--replace"]);
+        let status = wait_for("the end of the one before", || process.ended());
+        assert!(status.success(), "{status}");
+        next
     }
 
     /// Ends it at once, as a power cut does, and starts it anew.
@@ -317,6 +331,73 @@ pub(crate) fn ask(
     })
 }
 
+/// Somebody who asks for one name again and again, and never twice for one answer.
+pub(crate) struct Asking {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<(usize, usize)>,
+}
+
+impl Asking {
+    /// Asks over UDP from now on.
+    pub(crate) fn over_udp(server: SocketAddr, name: &'static str) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(server).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        Self::start(name, move |wire| {
+            let mut buffer = vec![0; 512];
+            socket.send(wire)?;
+            let length = socket.recv(&mut buffer)?;
+            buffer.truncate(length);
+            Ok(buffer)
+        })
+    }
+
+    /// The same over TCP, with a connection a question.
+    pub(crate) fn over_tcp(server: SocketAddr, name: &'static str) -> Self {
+        Self::start(name, move |wire| {
+            let mut stream = TcpStream::connect(server)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.write_all(&u16::try_from(wire.len()).unwrap().to_be_bytes())?;
+            stream.write_all(wire)?;
+            let mut length = [0; 2];
+            stream.read_exact(&mut length)?;
+            let mut buffer = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut buffer)?;
+            Ok(buffer)
+        })
+    }
+
+    fn start(
+        name: &'static str,
+        mut exchange: impl FnMut(&[u8]) -> io::Result<Vec<u8>> + Send + 'static,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            let (mut asked, mut lost) = (0, 0);
+            while !stopped.load(Ordering::Relaxed) {
+                let wire = question(name, RecordType::A, None).to_vec().unwrap();
+                let answer = exchange(&wire).map(|answer| Message::from_vec(&answer).unwrap());
+                asked += 1;
+                if !answer.as_ref().is_ok_and(|answer| answer.answers.len() == 1) {
+                    println!("lost: {answer:?}");
+                    lost += 1;
+                }
+            }
+            (asked, lost)
+        });
+        Self { stop, thread }
+    }
+
+    /// How many questions were asked, of which all have had an answer with one record.
+    pub(crate) fn none_lost(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        let (asked, lost) = self.thread.join().unwrap();
+        assert_eq!(lost, 0, "of {asked}");
+        asked
+    }
+}
+
 /// The data of the answer's records.
 pub(crate) fn data(message: &Message) -> Vec<String> {
     message.answers.iter().map(|record| record.data.to_string()).collect()
@@ -403,7 +484,7 @@ impl Nginx {
 
     fn wait(&self) {
         let at = SocketAddr::new(self.address, self.port);
-        wait_for("nginx", || std::net::TcpStream::connect(at).ok());
+        wait_for("nginx", || TcpStream::connect(at).ok());
     }
 
     /// Runs it again after it was killed.

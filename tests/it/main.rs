@@ -31,4 +31,5 @@ mod service;
 mod simulate;
 mod tidy;
 mod transport;
+mod upgrade;
 mod writers;

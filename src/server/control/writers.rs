@@ -135,12 +135,17 @@ impl Writing {
 
 impl Control {
     /// The task that looks after leases, by way of `gateway`.
-    pub(in crate::server) fn lease(&mut self, gateway: Gateway, handle: &Handle) -> Leases {
+    pub(in crate::server) fn lease(
+        &mut self,
+        gateway: Gateway,
+        handle: &Handle,
+        quiet: watch::Receiver<bool>,
+    ) -> Leases {
         let (contests, contested) = watch::channel(Vec::new());
         let (wishes, wished) = mpsc::channel(WISHES);
         self.writing.contests = Some(contests);
         self.writing.wishes = Some(wishes);
-        Leases::new(self.clock, gateway, (contested, wished), handle.requests.clone())
+        Leases::new(self.clock, gateway, (contested, wished), handle.requests.clone(), quiet)
     }
 
     /// Finds out who writes now; tells for which services it is somebody else than is answered, or

@@ -3,9 +3,6 @@
 //! So many at a time, and each must send its request's head in time, so that nobody who merely
 //! connects keeps an operator out.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,26 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long nothing is accepted after the system refused to: it is out of sockets or memory.
 const BREATH: Duration = Duration::from_millis(100);
-
-/// Binds a Unix socket for operators: for its owner and group.
-///
-/// # Errors
-/// The system's reason.
-pub(crate) fn unix(path: &Path) -> io::Result<UnixListener> {
-    // One that is left over from before answers nobody.
-    if std::os::unix::net::UnixStream::connect(path).is_err() {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
-}
 
 /// Serves `router` over TCP, for ever.
 pub(crate) async fn tcp(listener: TcpListener, tls: Option<TlsAcceptor>, router: Router) {

@@ -1,0 +1,182 @@
+//! One server takes another's place, and no query is lost.
+//!
+//! ```text
+//! the next one                             the one that serves
+//!   files read, all good
+//!   connect ──────────────────────────────▶  operators' words wait
+//!   ◀────────────────────────────── sockets
+//!   state read
+//!   SPEAKS ───────────────────────────────▶  says no more, to other nodes and to etcd
+//!   first verdicts, answers                  answers
+//!   SERVES ───────────────────────────────▶  ends; what it was asked is answered
+//! ```
+//!
+//! Both have the same sockets: what waits in one is answered by whoever comes first. If the
+//! connection ends before SERVES, the next one has failed, and the other goes on.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use tokio::sync::{Mutex, watch};
+use tracing::{info, warn};
+
+use super::inherited::Inherited;
+
+/// The socket's name in the folder of the state.
+const NAME: &str = "takeover.sock";
+
+/// Both ends must say the same: what follows it may differ between releases.
+const GREETING: u8 = b'1';
+/// A socket comes with it.
+const SOCKET: u8 = b'+';
+const NO_MORE: u8 = b'.';
+const SPEAKS: u8 = b'q';
+const SERVES: u8 = b's';
+
+/// Where a server with this folder for its state is replaced.
+pub(super) fn path(state: &Path) -> PathBuf {
+    state.join(NAME)
+}
+
+/// The server that this one replaces.
+pub(super) struct Predecessor(UnixStream);
+
+impl Predecessor {
+    /// Meets the server that listens at `path`, and takes its sockets. From here on it follows no
+    /// word of an operator, so that none is lost between the two.
+    ///
+    /// # Errors
+    /// There is none, or it is another release that is not understood.
+    pub(super) fn meet(path: &Path) -> io::Result<(Self, Inherited)> {
+        let mut stream = UnixStream::connect(path)?;
+        stream.write_all(&[GREETING])?;
+        let mut sockets = Vec::new();
+        while let Some(socket) = receive(&stream)? {
+            sockets.push(socket);
+        }
+        Ok((Self(stream), sockets.into_iter().collect()))
+    }
+
+    /// This one speaks to others from now on.
+    pub(super) fn hush(&mut self) {
+        self.say(SPEAKS);
+    }
+
+    /// This one answers.
+    pub(super) fn release(mut self) {
+        self.say(SERVES);
+    }
+
+    fn say(&mut self, octet: u8) {
+        if let Err(error) = self.0.write_all(&[octet]) {
+            // Then there is nobody left to be replaced.
+            warn!(%error, "the server that is replaced has ended already");
+        }
+    }
+}
+
+/// What the server that serves does for the next one.
+pub(super) struct Place {
+    /// All that it listens on.
+    pub(super) sockets: Vec<OwnedFd>,
+    /// Held while somebody takes its place.
+    pub(super) desk: Arc<Mutex<()>>,
+    /// Somebody else speaks for this node.
+    pub(super) is_quiet: watch::Sender<bool>,
+    /// Somebody else serves in its place.
+    pub(super) is_taken: watch::Sender<bool>,
+}
+
+impl Place {
+    /// Gives its place to the first that comes to `listener` and makes it.
+    ///
+    /// # Errors
+    /// The system has no thread for it.
+    pub(super) fn offer(self, listener: UnixListener) -> io::Result<()> {
+        let thread = thread::Builder::new().name("takeover".to_owned());
+        thread.spawn(move || {
+            for stream in listener.incoming() {
+                let taken = stream.and_then(|stream| self.give(stream));
+                self.is_quiet.send_replace(taken.is_ok());
+                match taken {
+                    Ok(()) => break,
+                    Err(reason) => warn!(%reason, "nobody took this server's place; it serves on"),
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn give(&self, mut stream: UnixStream) -> io::Result<()> {
+        if hear(&mut stream)? != GREETING {
+            return Err(io::Error::other("it is not a release that this one understands"));
+        }
+        info!("another server takes this one's place");
+        let held = self.desk.blocking_lock();
+        for socket in &self.sockets {
+            send(&stream, SOCKET, Some(socket))?;
+        }
+        send(&stream, NO_MORE, None)?;
+        loop {
+            match hear(&mut stream)? {
+                SPEAKS => self.is_quiet.send_replace(true),
+                SERVES => break,
+                _ => return Err(io::Error::other("it says what this one does not understand")),
+            };
+        }
+        // A word that is said to this process now would be lost with it.
+        std::mem::forget(held);
+        self.is_taken.send_replace(true);
+        Ok(())
+    }
+}
+
+fn hear(stream: &mut UnixStream) -> io::Result<u8> {
+    let mut octet = [0];
+    let heard = stream.read_exact(&mut octet);
+    heard.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it ended before it served"),
+        _ => error,
+    })?;
+    let [octet] = octet;
+    Ok(octet)
+}
+
+/// Sends an octet, with a socket or without.
+fn send(stream: &UnixStream, octet: u8, socket: Option<&OwnedFd>) -> io::Result<()> {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut room);
+    let sockets = socket.map(|socket| [socket.as_fd()]);
+    if let Some(sockets) = &sockets {
+        ancillary.push(SendAncillaryMessage::ScmRights(sockets));
+    }
+    sendmsg(stream, &[IoSlice::new(&[octet])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next socket; `None`: there are no more.
+fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut room);
+    let mut octet = [0];
+    let mut buffers = [IoSliceMut::new(&mut octet)];
+    let heard = recvmsg(stream, &mut buffers, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut sockets = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+        _ => None,
+    });
+    match (heard.bytes, octet, sockets.next()) {
+        (1, [SOCKET], Some(socket)) => Ok(Some(socket)),
+        (1, [NO_MORE], None) => Ok(None),
+        _ => Err(io::Error::other("it does not hand its sockets over")),
+    }
+}
