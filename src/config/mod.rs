@@ -197,7 +197,7 @@ impl Config {
         };
         let (new, old) = (&self.node, &running.node);
         let differs = [
-            ("node.listen", new.listen != old.listen),
+            ("node.listen", (&new.listen, &new.xdp) != (&old.listen, &old.xdp)),
             ("node.workers", new.workers != old.workers),
             ("node.state", new.state != old.state),
             ("tcp", new.tcp != old.tcp),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::LONGEST;
 use super::defaults;
 use super::places::Regions;
-use super::read::{At, Problems};
+use super::read::{At, Problems, addresses};
 use crate::ids::RegionId;
 use crate::snapshot::Identity;
 
@@ -20,6 +20,8 @@ pub struct Node {
     pub region: Option<RegionId>,
     /// Where it answers over UDP and TCP.
     pub listen: Vec<SocketAddr>,
+    /// Interfaces by which queries for these addresses come past the kernel's stack (AF_XDP).
+    pub xdp: Vec<String>,
     /// Threads that answer over UDP on each address; `None`: one a core.
     pub workers: Option<usize>,
     /// How long the first verdicts are waited for.
@@ -60,6 +62,21 @@ pub struct Encrypted {
     pub doq: Vec<SocketAddr>,
 }
 
+/// What comes before an interface among the addresses.
+const XDP: &str = "xdp:";
+
+/// An interface, behind [`XDP`]: its name has at most 15 octets (`IFNAMSIZ`), and is a file's.
+fn interface(at: &At<'_>, problems: &mut Problems) -> Option<String> {
+    let expected = "xdp: and the name of an interface, such as xdp:eth0";
+    let name = at.text(expected, problems)?.strip_prefix(XDP)?;
+    let is_name = (1..=15).contains(&name.len()) && !name.contains(['/', ' ', '\0']);
+    if !is_name || name.starts_with('.') {
+        at.wrong(expected, problems);
+        return None;
+    }
+    Some(name.to_owned())
+}
+
 /// `node`: who this is, and what it says of itself.
 pub(super) fn read(
     at: Option<At<'_>>,
@@ -70,6 +87,7 @@ pub(super) fn read(
         name: "meridian".to_owned(),
         region: None,
         listen: defaults::LISTEN.iter().filter_map(|address| address.parse().ok()).collect(),
+        xdp: Vec::new(),
         workers: None,
         ready_within: defaults::READY_WITHIN,
         state: None,
@@ -85,7 +103,10 @@ pub(super) fn read(
     }
     node.region = fields.get("region").and_then(|at| regions.find(&at, problems));
     if let Some(at) = fields.get("listen") {
-        node.listen = at.listen(problems);
+        let (interfaces, others): (Vec<_>, Vec<_>) =
+            at.list().into_iter().partition(|item| item.is_text_with(XDP));
+        node.xdp = interfaces.iter().filter_map(|item| interface(item, problems)).collect();
+        node.listen = addresses(&others, problems);
         if node.listen.is_empty() {
             problems.error(at.place(), &at.key, "no address; expected at least one to answer on");
         }

@@ -81,7 +81,7 @@ impl<'n> At<'n> {
         self.node.at
     }
 
-    fn wrong(&self, expected: &str, problems: &mut Problems) {
+    pub(super) fn wrong(&self, expected: &str, problems: &mut Problems) {
         let what = format!("{} given; expected {expected}", self.node.kind());
         problems.error(self.node.at, &self.key, what);
     }
@@ -121,6 +121,11 @@ impl<'n> At<'n> {
             _ => std::slice::from_ref(self.node),
         };
         items.iter().map(|node| At { node, key: self.key.clone() }).collect()
+    }
+
+    /// Is it a text that begins so?
+    pub(crate) fn is_text_with(&self, prefix: &str) -> bool {
+        matches!(&self.node.value, Value::Text(text) if text.starts_with(prefix))
     }
 
     pub(crate) fn text(&self, expected: &str, problems: &mut Problems) -> Option<&'n str> {
@@ -207,18 +212,23 @@ impl<'n> At<'n> {
 
     /// Addresses with ports, all different.
     pub(crate) fn listen(&self, problems: &mut Problems) -> Vec<SocketAddr> {
-        let mut addresses = Vec::new();
-        for item in self.list() {
-            let expected = "an address and a port, such as 0.0.0.0:53 or [::]:53";
-            let Some(address) = item.parsed::<SocketAddr>(expected, problems) else { continue };
-            if address.port() != 0 && addresses.contains(&address) {
-                item.wrong("each address once", problems);
-            } else {
-                addresses.push(address);
-            }
-        }
-        addresses
+        addresses(&self.list(), problems)
     }
+}
+
+/// Addresses with ports, all different.
+pub(super) fn addresses(items: &[At<'_>], problems: &mut Problems) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for item in items {
+        let expected = "an address and a port, such as 0.0.0.0:53 or [::]:53";
+        let Some(address) = item.parsed::<SocketAddr>(expected, problems) else { continue };
+        if address.port() != 0 && addresses.contains(&address) {
+            item.wrong("each address once", problems);
+        } else {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 impl<'n> Fields<'n> {

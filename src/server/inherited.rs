@@ -43,6 +43,12 @@ impl Inherited {
         Some(self.0.swap_remove(row))
     }
 
+    /// Those that are no sockets: links of programs to interfaces.
+    pub(super) fn take_links(&mut self) -> Vec<OwnedFd> {
+        let is_link = |socket: &mut Socket| socket.r#type().is_err();
+        self.0.extract_if(.., is_link).map(OwnedFd::from).collect()
+    }
+
     /// Where those are bound that are left.
     pub(super) fn left(&self) -> impl Iterator<Item = String> {
         self.0.iter().filter_map(|socket| {

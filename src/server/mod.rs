@@ -79,6 +79,7 @@ mod tcp;
 mod tls;
 mod udp;
 mod webhooks;
+mod xdp;
 
 /// Why a server does not start.
 #[derive(Debug, Error)]
@@ -154,15 +155,17 @@ impl Server {
         for warning in &loaded.config.warnings {
             warn!(%warning, "configuration");
         }
-        let (mut predecessor, inherited) = match start {
+        let (mut predecessor, mut inherited) = match start {
             Start::Alone => (None, Inherited::of_manager()?),
             Start::Replacing => meet(&loaded)?,
         };
+        let links = inherited.take_links();
         let (mut bound, addresses) = Sockets::bind(&loaded, inherited)?;
         let copies = bound.copies()?;
         let certificate = Arc::new(Newest::default());
         let acceptor = encrypted::acceptor(certificate.clone())?;
         let tcp = tcp::Room::new(loaded.config.node.tcp);
+        let interfaces = loaded.config.node.xdp.clone();
         let rules = loaded.config.http.clone();
         let rules = (rules.tokens.map(|file| loaded.folder.join(file)), rules.open);
         let recorder = http::metrics::install();
@@ -196,17 +199,19 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let workers = std::mem::take(&mut bound.udp).into_iter();
         let workers = workers.map(|socket| udp::spawn(socket, answers.clone(), stop.clone()));
-        let workers = workers.collect::<io::Result<Vec<_>>>()?;
+        let mut workers = workers.collect::<io::Result<Vec<_>>>()?;
         let (is_taken, taken) = watch::channel(false);
         let takeover = bound.takeover.take();
         serve_streams(bound, &mut tasks, &answers, (&tcp, &acceptor, &certificate))?;
+        let (past, links) = xdp::spawn(interfaces, &addresses.dns, links, &answers, &stop)?;
+        workers.extend(past);
         if let Some(predecessor) = predecessor {
             predecessor.release();
         }
         pages.and_then(|pages| pages.serve(&mut tasks));
         if let Some(listener) = takeover {
             let desk = handle.desk.clone();
-            Place { sockets: copies, desk, is_quiet, is_taken }.offer(listener)?;
+            Place { sockets: copies, links, desk, is_quiet, is_taken }.offer(listener)?;
         }
         Ok(Self { addresses, control: handle, reload, stop, workers, tasks, tcp, taken })
     }

@@ -30,6 +30,7 @@ use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
 use super::inherited::Inherited;
+use super::xdp::Links;
 
 /// The socket's name in the folder of the state.
 const NAME: &str = "takeover.sock";
@@ -88,6 +89,8 @@ impl Predecessor {
 pub(super) struct Place {
     /// All that it listens on.
     pub(super) sockets: Vec<OwnedFd>,
+    /// What brings it packets past the kernel's stack.
+    pub(super) links: Links,
     /// Held while somebody takes its place.
     pub(super) desk: Arc<Mutex<()>>,
     /// Somebody else speaks for this node.
@@ -122,7 +125,7 @@ impl Place {
         }
         info!("another server takes this one's place");
         let held = self.desk.blocking_lock();
-        for socket in &self.sockets {
+        for socket in self.sockets.iter().chain(&self.links.copies()?) {
             send(&stream, SOCKET, Some(socket))?;
         }
         send(&stream, NO_MORE, None)?;

@@ -1,20 +1,64 @@
-//! Queries over UDP: a thread a socket, a batch a turn.
+//! Queries over UDP: a thread a socket, a batch a turn; whichever way the datagrams come.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 
+use super::clock::Clock;
 use super::mmsg::Batch;
 use super::responder::{Answers, Responder, Rooms};
 use crate::query::Transport;
+use crate::time::Instant;
 
 /// How often counters are handed on.
 const FLUSH: Duration = Duration::from_millis(250);
+
+/// Where datagrams come from by the batch, and go back to.
+pub(super) trait Datagrams {
+    /// Whether nothing more comes once it is to stop, so that all that has come can be answered.
+    const ENDS: bool;
+
+    /// Waits for datagrams for a moment, and takes those that are there: how many.
+    ///
+    /// # Errors
+    /// The system's, also when none came.
+    fn receive(&mut self) -> io::Result<usize>;
+
+    /// The first `count`, each with its sender and with room for its answer. What is left empty is
+    /// not sent.
+    fn packets(&mut self, count: usize) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)>;
+
+    /// Sends their answers: how many could not be sent.
+    fn send(&mut self, count: usize) -> usize;
+}
+
+/// A socket, and the batch that it is read by.
+struct Socket {
+    socket: UdpSocket,
+    batch: Batch,
+}
+
+impl Datagrams for Socket {
+    /// Others may have the same socket, or one of the same address.
+    const ENDS: bool = false;
+
+    fn receive(&mut self) -> io::Result<usize> {
+        self.batch.receive(&self.socket)
+    }
+
+    fn packets(&mut self, count: usize) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)> {
+        self.batch.packets(count)
+    }
+
+    fn send(&mut self, count: usize) -> usize {
+        self.batch.send(&self.socket, count)
+    }
+}
 
 /// Answers what comes in on `socket`, until `stop`.
 ///
@@ -25,34 +69,56 @@ pub(super) fn spawn(
     answers: Answers,
     stop: Arc<AtomicBool>,
 ) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("udp".to_owned()).spawn(move || serve(&socket, answers, &stop))
+    thread::Builder::new().name("udp".to_owned()).spawn(move || {
+        serve(Socket { socket, batch: Batch::new() }, answers, &stop);
+    })
 }
 
-fn serve(socket: &UdpSocket, answers: Answers, stop: &AtomicBool) {
-    let clock = answers.clock;
-    let mut responder = Responder::new(answers, Transport::Udp);
-    let mut batch = Batch::new();
-    let mut rooms = Rooms::default();
-    let latency = histogram!("meridian_answer_seconds", "transport" => Transport::Udp.label());
-    let unsent = counter!("meridian_unsent_total");
-    let mut flushed = clock.now();
+/// Answers datagrams, until `stop`.
+pub(super) fn serve<D: Datagrams>(mut datagrams: D, answers: Answers, stop: &AtomicBool) {
+    let mut worker = Worker {
+        clock: answers.clock,
+        flushed: answers.clock.now(),
+        responder: Responder::new(answers, Transport::Udp),
+        rooms: Rooms::default(),
+        latency: histogram!("meridian_answer_seconds", "transport" => Transport::Udp.label()),
+        unsent: counter!("meridian_unsent_total"),
+    };
     while !stop.load(Ordering::Relaxed) {
+        worker.turn(&mut datagrams);
+    }
+    while D::ENDS && worker.turn(&mut datagrams) > 0 {}
+}
+
+struct Worker {
+    clock: Clock,
+    responder: Responder,
+    rooms: Rooms,
+    latency: Histogram,
+    unsent: Counter,
+    flushed: Instant,
+}
+
+impl Worker {
+    /// Answers one batch, and tells how many came.
+    fn turn(&mut self, datagrams: &mut impl Datagrams) -> usize {
         // An error is the time-out, or that of an earlier answer (an ICMP message that came
         // back); neither is about what comes next.
-        let count = batch.receive(socket).unwrap_or(0);
-        let began = clock.now();
+        let count = datagrams.receive().unwrap_or(0);
+        let began = self.clock.now();
         if count > 0 {
-            responder.respond_all(began, &mut rooms, batch.packets(count));
-            let failed = batch.send(socket, count);
+            self.responder.respond_all(began, &mut self.rooms, datagrams.packets(count));
+            let failed = datagrams.send(count);
             if failed > 0 {
-                unsent.increment(failed as u64);
+                self.unsent.increment(failed as u64);
             }
             // What the last packet of the batch has waited for.
-            latency.record(clock.now().since(began));
+            self.latency.record(self.clock.now().since(began));
         }
-        if began.since(flushed) >= FLUSH {
-            responder.flush();
-            flushed = began;
+        if began.since(self.flushed) >= FLUSH {
+            self.responder.flush();
+            self.flushed = began;
         }
+        count
     }
 }

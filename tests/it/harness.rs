@@ -133,7 +133,7 @@ impl Meridian {
 
     /// Serves exactly `config`.
     pub(crate) fn start(folder: TempDir, config: &str) -> Self {
-        Self::run(Command::new(env!("CARGO_BIN_EXE_meridian")), folder, config)
+        Self::start_with(Command::new(env!("CARGO_BIN_EXE_meridian")), folder, config)
     }
 
     /// The same with a clock that is wrong by as much, such as `+1h`.
@@ -142,10 +142,11 @@ impl Meridian {
         command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1").env("FAKETIME", skew);
         // Spans of time are what they are: only the time of day is wrong.
         command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
-        Self::run(command, folder, config)
+        Self::start_with(command, folder, config)
     }
 
-    fn run(command: Command, folder: TempDir, config: &str) -> Self {
+    /// The same with a program that starts it.
+    pub(crate) fn start_with(command: Command, folder: TempDir, config: &str) -> Self {
         std::fs::write(folder.path().join("meridian.yaml"), config).unwrap();
         Self::run_in(command, folder, &[])
     }
@@ -223,9 +224,13 @@ impl Meridian {
 
     /// Another one takes its place, and it ends by itself.
     pub(crate) fn replaced(self) -> Self {
+        self.replaced_by(Command::new(env!("CARGO_BIN_EXE_meridian")))
+    }
+
+    /// The same with another program than the one in the path, or elsewhere.
+    pub(crate) fn replaced_by(self, next: Command) -> Self {
         let Self { mut process, folder, .. } = self;
-        let command = Command::new(env!("CARGO_BIN_EXE_meridian"));
-        let next = Self::run_in(command, folder, &["--replace"]);
+        let next = Self::run_in(next, folder, &["--replace"]);
         let status = wait_for("the end of the one before", || process.ended());
         assert!(status.success(), "{status}");
         next
@@ -309,6 +314,14 @@ pub(crate) fn question(name: &str, rtype: RecordType, client: Option<&str>) -> M
     message
 }
 
+/// A socket that speaks with `server`.
+fn connected(server: SocketAddr) -> UdpSocket {
+    let local = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(local).unwrap();
+    socket.connect(server).unwrap();
+    socket
+}
+
 /// Asks over UDP, as often as it takes.
 pub(crate) fn ask(
     server: SocketAddr,
@@ -318,9 +331,7 @@ pub(crate) fn ask(
 ) -> Message {
     let message = question(name, rtype, client);
     let wire = message.to_vec().unwrap();
-    let local = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
-    let socket = UdpSocket::bind(local).unwrap();
-    socket.connect(server).unwrap();
+    let socket = connected(server);
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let mut buffer = [0; 4096];
     wait_for("an answer", || {
@@ -340,8 +351,7 @@ pub(crate) struct Asking {
 impl Asking {
     /// Asks over UDP from now on.
     pub(crate) fn over_udp(server: SocketAddr, name: &'static str) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(server).unwrap();
+        let socket = connected(server);
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         Self::start(name, move |wire| {
             let mut buffer = vec![0; 512];

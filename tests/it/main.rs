@@ -33,3 +33,4 @@ mod tidy;
 mod transport;
 mod upgrade;
 mod writers;
+mod xdp;

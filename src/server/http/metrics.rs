@@ -61,6 +61,7 @@ fn describe() {
         ("meridian_truncated_total", "Answers that told the client to ask again over TCP"),
         ("meridian_silent_total", "Packets not answered, as an answer could make a loop"),
         ("meridian_unsent_total", "Answers that the system could not send"),
+        ("meridian_xdp_total", "Packets that came past the kernel's stack, by interface"),
         ("meridian_probes_total", "Probes, by what they saw"),
         ("meridian_reloads_total", "Attempts to serve changed files"),
         ("meridian_tcp_refused_total", "TCP connections closed at once for want of room"),

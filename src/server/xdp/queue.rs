@@ -1,0 +1,260 @@
+//! One queue of an interface: frames shared with the kernel, and the four rings that tell whose
+//! each of them is.
+//!
+//! ```text
+//! fill → (the kernel receives) → received → answered in place → sent → completed → fill
+//! ```
+//!
+//! A [`Frame`] is one that is this side's at the moment; there is only one value for each. All of
+//! this file's unsafe code turns frames into octets, registers their memory, and waits.
+
+use std::ffi::CStr;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use xdpilone::xdp::XdpDesc;
+use xdpilone::{DeviceQueue, IfInfo, RingRx, RingTx, Socket, SocketConfig, Umem, UmemConfig};
+
+use super::frame::{self, Datagram};
+use crate::server::mmsg::BATCH;
+use crate::server::udp::Datagrams;
+
+/// The size of a frame: the least there is, and more than a query has.
+const SIZE: usize = 2048;
+/// As many as a ring holds, and as many again on their way out.
+const FRAMES: usize = 2 * RING as usize;
+const RING: u32 = 2048;
+
+/// How long is waited for a packet before somebody looks whether to stop.
+const WAIT: Duration = Duration::from_millis(250);
+
+/// The kernel tells when it wants to be woken, rather than be woken each time.
+const NEED_WAKEUP: u16 = 1 << 3;
+
+/// A frame's place in the memory, and the length of what is in it.
+struct Frame {
+    begin: usize,
+    length: usize,
+}
+
+/// A page of the memory, so aligned.
+#[repr(C, align(4096))]
+struct Page([u8; 4096]);
+
+/// Frames that the kernel writes to and sends from.
+struct Memory(NonNull<[Page]>);
+
+impl Memory {
+    fn new() -> Self {
+        let pages = (0..FRAMES * SIZE / size_of::<Page>()).map(|_| Page([0; 4096]));
+        let pages: Box<[Page]> = pages.collect();
+        Self(NonNull::from(Box::leak(pages)))
+    }
+
+    fn octets(&self) -> NonNull<[u8]> {
+        NonNull::slice_from_raw_parts(self.0.cast(), FRAMES * SIZE)
+    }
+
+    /// `length` octets from `begin` on, which are in one frame; empty, if they are not.
+    fn part(&self, begin: usize, length: usize) -> NonNull<[u8]> {
+        let is_within = begin < FRAMES * SIZE && begin % SIZE + length <= SIZE;
+        let (begin, length) = if is_within { (begin, length) } else { (0, 0) };
+        // SAFETY: the sum is within the memory.
+        let first = unsafe { self.octets().cast::<u8>().add(begin) };
+        NonNull::slice_from_raw_parts(first, length)
+    }
+
+    fn read(&self, frame: &Frame) -> &[u8] {
+        // SAFETY: a frame is this side's, so the kernel does not write to it; what writes here
+        // borrows the memory for itself alone.
+        unsafe { self.part(frame.begin, frame.length).as_ref() }
+    }
+
+    /// A frame, made this long; `None`: there is no room for it.
+    fn write(&mut self, frame: &mut Frame, length: usize) -> Option<&mut [u8]> {
+        frame.length = length;
+        // SAFETY: as above, and nobody else borrows the memory.
+        let octets = unsafe { self.part(frame.begin, length).as_mut() };
+        (octets.len() == length).then_some(octets)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: it was leaked from a box, and nobody has it any more: sockets are dropped before.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+    }
+}
+
+/// The socket of a queue.
+pub(super) struct Queue {
+    received: Vec<(Frame, Option<Datagram>)>,
+    replies: Vec<Vec<u8>>,
+    outgoing: Vec<XdpDesc>,
+    /// Frames that are nobody's at the moment, by their addresses.
+    free: Vec<u64>,
+    /// Its share of what [`Queue::open`] tells the caller to count.
+    counted: metrics::Counter,
+    rx: RingRx,
+    tx: RingTx,
+    device: DeviceQueue,
+    _umem: Umem,
+    /// The last to go.
+    memory: Memory,
+}
+
+impl Queue {
+    /// The socket of this interface's queue. It counts what it receives.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn open(
+        interface: &CStr,
+        queue: u32,
+        counted: metrics::Counter,
+    ) -> io::Result<Self> {
+        let fault = |error: xdpilone::Errno| io::Error::from_raw_os_error(error.get_raw());
+        let memory = Memory::new();
+        let frame_size = u32::try_from(SIZE).map_err(io::Error::other)?;
+        let config =
+            UmemConfig { fill_size: RING, complete_size: RING, frame_size, headroom: 0, flags: 0 };
+        // SAFETY: the memory is aligned to pages, outlives the socket, and is touched frame by
+        // frame only, by who has it at the moment.
+        let umem = unsafe { Umem::new(config, memory.octets()) }.map_err(fault)?;
+        let mut info = IfInfo::invalid();
+        info.from_name(interface).map_err(fault)?;
+        info.set_queue(queue);
+        let socket = Socket::with_shared(&info, &umem).map_err(fault)?;
+        let device = umem.fq_cq(&socket).map_err(fault)?;
+        let size = NonZeroU32::new(RING);
+        let config = SocketConfig { rx_size: size, tx_size: size, bind_flags: NEED_WAKEUP };
+        let user = umem.rx_tx(&socket, &config).map_err(fault)?;
+        let (rx, tx) = (user.map_rx().map_err(fault)?, user.map_tx().map_err(fault)?);
+        umem.bind(&user).map_err(fault)?;
+        // No child of this process is to keep the queue.
+        // SAFETY: the file is open.
+        unsafe { libc::fcntl(rx.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        let mut queue = Self {
+            received: Vec::with_capacity(BATCH),
+            replies: (0..BATCH).map(|_| Vec::with_capacity(SIZE)).collect(),
+            outgoing: Vec::with_capacity(BATCH),
+            free: (0..FRAMES).map(|row| (row * SIZE) as u64).collect(),
+            counted,
+            rx,
+            tx,
+            device,
+            _umem: umem,
+            memory,
+        };
+        queue.refill();
+        Ok(queue)
+    }
+
+    /// The socket's file.
+    pub(super) fn file(&self) -> RawFd {
+        self.rx.as_raw_fd()
+    }
+
+    /// Gives free frames to the kernel, as many as it takes.
+    fn refill(&mut self) {
+        let count = u32::try_from(self.free.len()).unwrap_or(RING).min(RING);
+        let mut fill = self.device.fill(count);
+        let taken = self.free.len().saturating_sub(fill.capacity() as usize);
+        fill.insert(self.free.drain(taken..));
+        fill.commit();
+    }
+
+    /// Gives what is outgoing to the kernel, and tells how many frames it has no room for.
+    fn transmit(&mut self) -> usize {
+        let Self { outgoing, tx, free, .. } = self;
+        // The first time there may be as little room as was known of before.
+        for _ in 0..2 {
+            let mut ring = tx.transmit(u32::try_from(outgoing.len()).unwrap_or(RING));
+            let room = outgoing.len().min(ring.capacity() as usize);
+            ring.insert(outgoing.drain(..room));
+            ring.commit();
+        }
+        let failed = outgoing.len();
+        free.extend(outgoing.drain(..).map(|of| beginning(of.addr)));
+        failed
+    }
+
+    /// Takes back what has been sent.
+    fn reclaim(&mut self) {
+        let mut done = self.device.complete(RING);
+        self.free.extend(done.by_ref().map(beginning));
+        done.release();
+    }
+}
+
+/// Where the frame begins that something at `address` is in.
+fn beginning(address: u64) -> u64 {
+    address & !(SIZE as u64 - 1)
+}
+
+impl Datagrams for Queue {
+    const ENDS: bool = true;
+
+    fn receive(&mut self) -> io::Result<usize> {
+        let mut poll = libc::pollfd { fd: self.file(), events: libc::POLLIN, revents: 0 };
+        let wait = i32::try_from(WAIT.as_millis()).unwrap_or(i32::MAX);
+        // It also has the kernel send what is in the ring.
+        // SAFETY: the pointer is to one `pollfd` that lives through the call.
+        if unsafe { libc::poll(&raw mut poll, 1, wait) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut ring = self.rx.receive(u32::try_from(BATCH).unwrap_or(1));
+        for XdpDesc { addr, len, .. } in ring.by_ref() {
+            let begin = usize::try_from(addr).unwrap_or(usize::MAX);
+            let frame = Frame { begin, length: len as usize };
+            let datagram = frame::read(self.memory.read(&frame));
+            self.received.push((frame, datagram));
+        }
+        ring.release();
+        drop(ring);
+        self.counted.increment(self.received.len() as u64);
+        Ok(self.received.len())
+    }
+
+    fn packets(
+        &mut self,
+        _count: usize,
+    ) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)> {
+        let Self { received, replies, memory, .. } = self;
+        received.iter().zip(replies).filter_map(|((frame, datagram), reply)| {
+            reply.clear();
+            let Datagram { peer, content } = datagram.as_ref()?;
+            Some((memory.read(frame).get(content.clone())?, *peer, reply))
+        })
+    }
+
+    fn send(&mut self, _count: usize) -> usize {
+        let Self { received, replies, memory, free, outgoing, .. } = self;
+        let mut failed = 0;
+        for ((mut frame, datagram), reply) in received.drain(..).zip(replies) {
+            let begin = datagram.map(|datagram| datagram.content.start);
+            let begin = begin.filter(|_| !reply.is_empty());
+            let Some(begin) = begin else {
+                free.push(beginning(frame.begin as u64));
+                continue;
+            };
+            let octets = memory.write(&mut frame, begin + reply.len());
+            let turned = octets.and_then(|octets| frame::turn(octets, reply));
+            let (addr, len) = (frame.begin as u64, u32::try_from(frame.length).unwrap_or(0));
+            if turned.is_some() {
+                outgoing.push(XdpDesc { addr, len, options: 0 });
+            } else {
+                free.push(beginning(addr));
+                failed += 1;
+            }
+        }
+        failed += self.transmit();
+        self.reclaim();
+        self.refill();
+        failed
+    }
+}
