@@ -324,7 +324,7 @@ fn maintenance_comes_and_goes_by_the_clock() {
     let port = free_port();
     let regions = [Nginx::start(port), Nginx::start(port)];
     let [us, eu] = regions.each_ref().map(|region| region.address.to_string());
-    let begins = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(12);
+    let begins = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(20);
     let text = config(port, [&us, &eu]).replace("check: web,", "check: web, ttl: 8s,");
     let window = format!("of: web/eu, at: \"{begins}\", for: 5s");
     let weekly = "of: us, at: \"30 1 * * SUN Europe/Dublin\", for: 2h, ramp: 10%/30s";
