@@ -166,7 +166,11 @@ fn outcome(
     let node = match zone.find(&name) {
         Found::NoName => return Explained::NoSuchName { zone: origin },
         Found::Delegation(_) => return Explained::Delegated { zone: origin },
-        Found::Node(node, _) => node,
+        Found::Fixed(fixed) => {
+            let types = fixed.types().map(|rtype| rtype.to_string()).collect();
+            return Explained::Zone { zone: origin, types };
+        }
+        Found::Node(node) => node,
     };
     let steered = node.steered.and_then(|id| steering(snapshot, atlas, facts, question, id));
     match steered {

@@ -80,7 +80,8 @@ impl<'s> Place<'s> {
     /// that a wildcard stands for are in one place, and all that do not exist in a zone.
     pub(super) fn subject(&self) -> u64 {
         let place = match self.found {
-            Found::Node(node, _) => std::ptr::from_ref(node).addr(),
+            Found::Fixed(fixed) => fixed.place(),
+            Found::Node(node) => std::ptr::from_ref(node).addr(),
             Found::Delegation(cut) => std::ptr::from_ref(cut.node).addr(),
             Found::NoName => std::ptr::from_ref(self.zone).addr(),
         };
@@ -89,7 +90,7 @@ impl<'s> Place<'s> {
 
     /// Chooses the answer of `client`.
     pub(super) fn choose(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
-        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }, None) = self.found
+        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found
             && let Some((selector, ecs)) = steered(snapshot, *id, rtype)
         {
             self.chosen = selector.select(client.address(ecs));
@@ -181,12 +182,12 @@ impl Walk<'_> {
                 self.at_node(zone, cut.node, None, message)
             }
             // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
-            Found::Node(_, Some(fixed)) => {
+            Found::Fixed(fixed) => {
                 self.resolved.authoritative |= first;
                 self.at_fixed(zone, &fixed, message);
                 ControlFlow::Break(())
             }
-            Found::Node(node, None) => {
+            Found::Node(node) => {
                 self.resolved.authoritative |= first;
                 self.at_node(zone, node, chosen, message)
             }

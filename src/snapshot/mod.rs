@@ -155,9 +155,10 @@ impl Plan {
     /// Does `name` exist with addresses, or something that leads to some?
     fn has_addresses(&self, name: &Name) -> bool {
         let name = name.to_lower();
+        let types = [RecordType::A, RecordType::AAAA, RecordType::CNAME];
         match self.zones.find(&name).map(|zone| zone.find(&name)) {
-            Some(Found::Node(node, _)) => {
-                let types = [RecordType::A, RecordType::AAAA, RecordType::CNAME];
+            Some(Found::Fixed(fixed)) => types.iter().any(|rtype| fixed.of(*rtype).is_some()),
+            Some(Found::Node(node)) => {
                 node.steered.is_some() || types.iter().any(|rtype| node.set(*rtype).is_some())
             }
             Some(Found::Delegation(_)) => true,

@@ -173,28 +173,38 @@ impl ZoneBuilder {
         let negative_ttl = soa.ttl.min(minimum(data).unwrap_or_default());
         let origin_lower = self.origin.to_lower();
         let denial = Denial::new(&origin_lower, data);
-        let mut nodes: HashMap<Box<[u8]>, Node> = HashMap::with_capacity(self.nodes.len());
-        for (lower, draft) in self.nodes {
-            // RFC 4592 §2.2.2: names above an existing one exist too.
-            for at in offsets(&lower).skip(1) {
-                let Some(above) = lower.get(at..).filter(|name| name.len() > origin_lower.len())
-                else {
-                    break;
-                };
-                nodes.entry(above.into()).or_default();
-            }
-            let is_cut = lower != origin_lower && draft.node.set(RecordType::NS).is_some();
-            nodes.insert(lower, Node { is_cut, ..draft.node });
+        // RFC 4592 §2.2.2: names above an existing one exist too.
+        let above = self.nodes.keys().flat_map(|lower| {
+            let above = offsets(lower).skip(1).filter_map(|at| lower.get(at..));
+            above.take_while(|name| name.len() > origin_lower.len())
+        });
+        let empty: HashSet<Box<[u8]>> =
+            above.filter(|name| !self.nodes.contains_key(*name)).map(Box::from).collect();
+        let is_cut = |lower: &[u8], node: &Node| {
+            *lower != *origin_lower && node.set(RecordType::NS).is_some()
+        };
+        let cuts = self.nodes.iter().filter(|(lower, draft)| is_cut(lower, &draft.node));
+        let (mut cut_names, mut glue) = (HashSet::new(), HashSet::new());
+        for (lower, draft) in cuts {
+            cut_names.insert(lower.clone());
+            let servers = draft.node.set(RecordType::NS).into_iter().flat_map(|set| &set.rdata);
+            glue.extend(servers.filter_map(|of| Some(of.target()?.to_ascii_lowercase())));
         }
-        let cuts = nodes.iter().filter(|(_, node)| node.is_cut).map(|(name, _)| name.clone());
-        let cuts: HashSet<Box<[u8]>> = cuts.collect();
-        for (name, node) in &mut nodes {
-            let mut above = offsets(name).skip(1).filter_map(|at| name.get(at..));
-            node.is_below_cut = !cuts.is_empty() && above.any(|name| cuts.contains(name));
-        }
-        let is_plain = cuts.is_empty() && !nodes.keys().any(|name| name.starts_with(b"\x01*"));
-        let nodes = Nodes::new(nodes.into_iter().collect());
-        Ok(Zone { origin: self.origin, soa, negative_ttl, denial, is_plain, nodes })
+        let names = self.nodes.len() + empty.len();
+        let sets = self.nodes.values().flat_map(|draft| draft.node.sets());
+        let size = (names, sets.map(|set| set.rdata.len()).sum());
+        let has_wildcard = self.nodes.keys().chain(&empty).any(|name| name.starts_with(b"\x01*"));
+        let is_plain = cut_names.is_empty() && !has_wildcard;
+        let drafts = self.nodes.into_iter().map(|(lower, draft)| (lower, draft.node));
+        let rows = drafts.chain(empty.into_iter().map(|lower| (lower, Node::default())));
+        let rows = rows.map(|(lower, node)| {
+            let is_below = |at| lower.get(at..).is_some_and(|name| cut_names.contains(name));
+            let is_below_cut = !cut_names.is_empty() && offsets(&lower).skip(1).any(is_below);
+            let (is_cut, is_glue) = (is_cut(&lower, &node), glue.contains(&*lower));
+            (lower, Node { is_cut, is_below_cut, is_glue, ..node })
+        });
+        let nodes = Nodes::new(names, rows);
+        Ok(Zone { origin: self.origin, soa, negative_ttl, denial, is_plain, size, nodes })
     }
 
     fn node(&mut self, name: &Name) -> Option<&mut Node> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use foldhash::fast::RandomState;
 
 use super::name::{Name, offsets};
-use super::nodes::{Entry, Fixed, Nodes, Sought};
+use super::nodes::{Content, Entry, Fixed, Nodes, Sought};
 use super::record::{Denial, Made, RecordType, RrSet};
 use crate::ids::ServiceId;
 use crate::time::Ttl;
@@ -19,6 +19,7 @@ pub struct Zone {
     pub(super) denial: Denial,
     /// Whether what has no node does not exist: there is no cut, and no wildcard.
     pub(super) is_plain: bool,
+    pub(super) size: (usize, usize),
     /// Every name that exists, also the empty non-terminals, by its lower case.
     pub(super) nodes: Nodes,
 }
@@ -35,13 +36,17 @@ pub struct Node {
     pub(super) is_cut: bool,
     /// Whether it is below such a name, and thus another zone's.
     pub(super) is_below_cut: bool,
+    /// Whether such name servers have this name.
+    pub(super) is_glue: bool,
 }
 
 /// What is found for a name.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'z> {
-    /// The name exists, or a wildcard stands for it; and what is there, if that is fixed.
-    Node(&'z Node, Option<Fixed<'z>>),
+    /// The name exists, or a wildcard stands for it; all that is there is fixed.
+    Fixed(Fixed<'z>),
+    /// Likewise, but a service steers it, or it has records that are written anew each time.
+    Node(&'z Node),
     /// The name is at or below a cut: another zone's.
     Delegation(Cut<'z>),
     /// The name does not exist, nor does anything below it (RFC 8020).
@@ -81,9 +86,10 @@ impl Node {
         &self.sets
     }
 
-    /// All record sets made ahead, if that is all that there is to say here.
+    /// All record sets made ahead, if that is all that there is to say here, and nobody says it
+    /// elsewhere.
     pub(super) fn fixed(&self) -> Option<Vec<(RecordType, Made)>> {
-        if self.steered.is_some() || self.is_cut || self.is_below_cut {
+        if self.steered.is_some() || self.is_cut || self.is_below_cut || self.is_glue {
             return None;
         }
         self.sets.iter().map(|set| Some((set.rtype, set.made()?))).collect()
@@ -124,8 +130,7 @@ impl Zone {
 
     /// How many names it has, and how many records.
     pub fn size(&self) -> (usize, usize) {
-        let sets = self.nodes.iter().flat_map(|node| &node.sets);
-        (self.nodes.iter().len(), sets.map(|set| set.rdata.len()).sum())
+        self.size
     }
 
     /// What is found for `name`, which is at or below the origin, in lower case and wire format.
@@ -150,11 +155,12 @@ impl Zone {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;
         };
-        let entry = self.nodes.sought(sought, name);
-        if let Some(Entry { node, fixed, .. }) = entry
-            && (fixed.is_some() || !node.is_cut && !node.is_below_cut)
-        {
-            return Found::Node(node, fixed);
+        match self.nodes.sought(sought, name).map(|entry| entry.content) {
+            Some(Content::Fixed(fixed)) => return Found::Fixed(fixed),
+            Some(Content::Node(node)) if !node.is_cut && !node.is_below_cut => {
+                return Found::Node(node);
+            }
+            _ => {}
         }
         if self.is_plain {
             return Found::NoName;
@@ -172,16 +178,18 @@ impl Zone {
         let mut encloser: &[u8] = &[];
         for at in starts.get(..count).unwrap_or(&[]).iter().rev() {
             let Some(suffix) = name.get(usize::from(*at)..) else { break };
-            let Some(Entry { name, node, .. }) = self.nodes.get(suffix) else { break };
-            if node.is_cut
+            let Some(Entry { name, content }) = self.nodes.get(suffix) else { break };
+            if let Content::Node(node) = content
+                && node.is_cut
                 && let Some(ns) = node.set(RecordType::NS)
             {
                 return Found::Delegation(Cut { owner: name, ns, node });
             }
             encloser = suffix;
         }
-        match self.wildcard(encloser) {
-            Some(Entry { node, fixed, .. }) => Found::Node(node, fixed),
+        match self.wildcard(encloser).map(|entry| entry.content) {
+            Some(Content::Fixed(fixed)) => Found::Fixed(fixed),
+            Some(Content::Node(node)) => Found::Node(node),
             None => Found::NoName,
         }
     }
@@ -207,7 +215,11 @@ impl Zone {
                 &*lower
             });
             let entry = lower.and_then(|lower| self.nodes.get(lower));
-            let sets = entry.into_iter().flat_map(|entry| &entry.node.sets);
+            let sets = entry.into_iter().flat_map(|entry| match entry.content {
+                Content::Node(node) => node.sets(),
+                // What is glue is not fixed.
+                Content::Fixed(_) => &[],
+            });
             sets.filter(|set| matches!(set.rtype, RecordType::A | RecordType::AAAA))
                 .map(move |set| (target, set))
         })

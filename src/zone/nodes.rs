@@ -19,11 +19,12 @@ pub(super) struct Nodes {
     /// 0: free; else the upper half of the hash, and in the lower half the entry's place in words
     /// and one: places for 32 GiB.
     slots: Box<[u64]>,
-    /// One after the other, each from a word's boundary on: the row in `nodes` (four octets), how
-    /// many record sets are fixed ([`LOOSE`]: not all are), the length of the name, the name in
-    /// lower case and wire format, the heads of the sets, and their records.
+    /// One after the other, each from a word's boundary on: how many record sets are fixed
+    /// ([`LOOSE`]: not all are), the length of the name, the name in lower case and wire format;
+    /// the heads of the sets and their records, or the row in `nodes` (four octets).
     entries: Box<[u8]>,
-    nodes: Vec<Node>,
+    /// Those at which not all is fixed.
+    nodes: Box<[Node]>,
     /// Strangers choose what is looked up.
     seed: RandomState,
 }
@@ -61,27 +62,45 @@ impl<'n> Fixed<'n> {
         None
     }
 
+    /// Which types there are.
+    pub fn types(&self) -> impl Iterator<Item = RecordType> + use<'n> {
+        let heads = self.heads.chunks_exact(HEAD);
+        heads.filter_map(|head| Some(RecordType(u16::from_be_bytes(*head.first_chunk::<2>()?))))
+    }
+
     /// Is there no record at all?
     pub fn is_empty(&self) -> bool {
         self.heads.is_empty()
     }
+
+    /// What no other name's has: where it is in memory.
+    pub fn place(&self) -> usize {
+        self.heads.as_ptr().addr()
+    }
 }
 
-/// A node, with its name.
+/// A name, and what is there.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'n> {
     pub(super) name: &'n [u8],
-    pub(super) node: &'n Node,
-    pub(super) fixed: Option<Fixed<'n>>,
+    pub(super) content: Content<'n>,
+}
+
+/// What is at a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Content<'n> {
+    Fixed(Fixed<'n>),
+    Node(&'n Node),
 }
 
 impl Nodes {
-    /// A table of nodes by their names, which are all different, in lower case and wire format.
-    pub(super) fn new(rows: Vec<(Box<[u8]>, Node)>) -> Self {
-        let mut slots: Box<[u64]> = vec![0; (rows.len() * 2).next_power_of_two()].into();
-        let (mut entries, seed) = (Vec::new(), RandomState::default());
-        for (row, (name, node)) in (0_u32..).zip(&rows) {
-            let hash = seed.hash_one(&**name);
+    /// A table of so many nodes by their names, which are all different, in lower case and wire
+    /// format.
+    pub(super) fn new(count: usize, rows: impl Iterator<Item = (Box<[u8]>, Node)>) -> Self {
+        let mut slots: Box<[u64]> = vec![0; (count * 2).next_power_of_two()].into();
+        let (mut entries, mut nodes, seed) = (Vec::new(), Vec::new(), RandomState::default());
+        for (name, node) in rows.take(count) {
+            let hash = seed.hash_one(&*name);
             let mut at = hash;
             while slots.get(place(at, &slots)).is_some_and(|slot| *slot != 0) {
                 at = at.wrapping_add(1);
@@ -89,10 +108,15 @@ impl Nodes {
             if let Some(slot) = slots.get_mut(place(at, &slots)) {
                 *slot = hash & UPPER | ((entries.len() / WORD) as u64 + 1) & !UPPER;
             }
-            enter(&mut entries, row, name, node);
+            if !enter_fixed(&mut entries, &name, &node) {
+                begin(&mut entries, LOOSE, &name);
+                let row = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+                entries.extend_from_slice(&row.to_le_bytes());
+                nodes.push(node);
+            }
+            entries.resize(entries.len().next_multiple_of(WORD), 0);
         }
-        let nodes = rows.into_iter().map(|(_, node)| node).collect();
-        Self { slots, entries: entries.into(), nodes, seed }
+        Self { slots, entries: entries.into(), nodes: nodes.into(), seed }
     }
 
     /// The first step to the node of `name`, which waits for nothing.
@@ -131,24 +155,21 @@ impl Nodes {
         self.sought(sought, name)
     }
 
-    /// All of them, in no order.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Node> {
-        self.nodes.iter()
-    }
-
     fn entry(&self, slot: u64) -> Option<Entry<'_>> {
         let at = usize::try_from(slot & !UPPER).ok()?.checked_sub(1)? * WORD;
-        let ([row @ .., sets, length], rest) = self.entries.get(at..)?.split_first_chunk::<6>()?;
+        let ([sets, length], rest) = self.entries.get(at..)?.split_first_chunk::<2>()?;
         let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-        let node = self.nodes.get(u32::from_le_bytes(*row) as usize)?;
-        let fixed = match *sets {
-            LOOSE => None,
+        let content = match *sets {
+            LOOSE => {
+                let row = u32::from_le_bytes(*rest.first_chunk()?);
+                Content::Node(self.nodes.get(row as usize)?)
+            }
             sets => {
                 let (heads, records) = rest.split_at_checked(usize::from(sets) * HEAD)?;
-                Some(Fixed { heads, records })
+                Content::Fixed(Fixed { heads, records })
             }
         };
-        Some(Entry { name, node, fixed })
+        Some(Entry { name, content })
     }
 
     fn slot(&self, at: u64) -> u64 {
@@ -156,16 +177,13 @@ impl Nodes {
     }
 }
 
-/// Writes an entry behind the others.
-fn enter(entries: &mut Vec<u8>, row: u32, name: &[u8], node: &Node) {
-    let sets = node.fixed();
-    let count = sets.as_ref().and_then(|sets| u8::try_from(sets.len()).ok());
-    let count = count.filter(|count| *count != LOOSE);
-    entries.extend_from_slice(&row.to_le_bytes());
-    // A name has 255 octets at most.
-    entries.extend([count.unwrap_or(LOOSE), u8::try_from(name.len()).unwrap_or(u8::MAX)]);
-    entries.extend_from_slice(name);
-    let sets = sets.filter(|_| count.is_some()).unwrap_or_default();
+/// Writes an entry behind the others, if all that is there is fixed.
+fn enter_fixed(entries: &mut Vec<u8>, name: &[u8], node: &Node) -> bool {
+    let Some(sets) = node.fixed() else { return false };
+    let Some(count) = u8::try_from(sets.len()).ok().filter(|count| *count != LOOSE) else {
+        return false;
+    };
+    begin(entries, count, name);
     for (rtype, made) in &sets {
         // A set that is longer than this is not fixed.
         let length = u16::try_from(made.as_wire().len()).unwrap_or(0);
@@ -173,7 +191,14 @@ fn enter(entries: &mut Vec<u8>, row: u32, name: &[u8], node: &Node) {
             .extend([rtype.0, made.count(), length].iter().flat_map(|field| field.to_be_bytes()));
     }
     sets.iter().for_each(|(_, made)| entries.extend_from_slice(made.as_wire()));
-    entries.resize(entries.len().next_multiple_of(WORD), 0);
+    true
+}
+
+/// Writes the beginning of an entry.
+fn begin(entries: &mut Vec<u8>, sets: u8, name: &[u8]) {
+    // A name has 255 octets at most.
+    entries.extend([sets, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
+    entries.extend_from_slice(name);
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
