@@ -1,5 +1,6 @@
 //! Load: queries made ahead, sent over a few sockets; how many answers, how soon.
 
+use std::fmt::Write as _;
 use std::mem::zeroed;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -10,7 +11,8 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name, RecordType};
 use meridian::rng::{Seed, Stream};
 
-use crate::servers::ZONE;
+/// The zone that is asked for.
+pub(crate) const ZONE: &str = "gtm.test";
 
 /// What is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +23,9 @@ pub(crate) enum Workload {
     NoSubnets,
     /// Random names of so many with fixed addresses; every fifth does not exist.
     Static(u32),
+    /// By halves: random names of so many with fixed addresses, and random names of so many
+    /// services, for a random public /24.
+    Mixed(u32, u32),
 }
 
 impl Workload {
@@ -30,6 +35,7 @@ impl Workload {
             Self::Subnets => "a steered name, random client subnets".to_owned(),
             Self::NoSubnets => "a steered name, no client subnets".to_owned(),
             Self::Static(names) => format!("{names} fixed names, 20 % NXDOMAIN"),
+            Self::Mixed(names, services) => format!("{names} fixed names, {services} services"),
         }
     }
 }
@@ -76,13 +82,17 @@ fn query(workload: Workload, stream: &mut Stream) -> Vec<u8> {
             let kind = if stream.below(5) == 0 { 'x' } else { 'h' };
             format!("{kind}{:06}.{ZONE}.", stream.below(names.into()))
         }
+        Workload::Mixed(names, _) if stream.below(2) == 0 => {
+            format!("h{:06}.{ZONE}.", stream.below(names.into()))
+        }
+        Workload::Mixed(_, services) => format!("s{}.{ZONE}.", stream.below(services.into())),
     };
     let rtype = if stream.below(10) < 7 { RecordType::A } else { RecordType::AAAA };
     let mut message = Message::query();
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), rtype));
     let mut edns = Edns::new();
     edns.set_max_payload(1232);
-    if workload == Workload::Subnets {
+    if matches!(workload, Workload::Subnets | Workload::Mixed(..)) {
         edns.options_mut().insert(EdnsOption::Subnet(subnet(stream).parse().unwrap()));
     }
     message.set_edns(edns);
@@ -278,4 +288,35 @@ impl Line {
 
 fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap()
+}
+
+/// A zone file with so many fixed names.
+pub(crate) fn zone(names: u32) -> String {
+    let mut text = format!(
+        "$ORIGIN {ZONE}.
+$TTL 300
+@ SOA ns1 hostmaster 1 7200 1800 1209600 300
+@ NS ns1
+@ NS ns2
+ns1 A 192.0.2.53
+ns2 A 192.0.2.54
+"
+    );
+    for row in 0..names {
+        let ([_, b, c, d], high, low) = (row.to_be_bytes(), row >> 16, row & 0xffff);
+        let (v4, v6) = (format!("10.{b}.{c}.{d}"), format!("2001:db8:1::{high:x}:{low:x}"));
+        writeln!(text, "h{row:06} A {v4}\nh{row:06} AAAA {v6}").unwrap();
+    }
+    text
+}
+
+/// The load has a core of its own.
+pub(crate) fn run_on_core(core: usize) {
+    // SAFETY: an all-zero set is valid and empty; the call reads as much of it as it is told.
+    unsafe {
+        let mut cores: libc::cpu_set_t = zeroed();
+        libc::CPU_SET(core, &mut cores);
+        // On a machine with one core there is no other.
+        let _only_one = libc::sched_setaffinity(0, size_of_val(&cores), &raw const cores);
+    }
 }

@@ -29,7 +29,7 @@ use clap::Parser;
 use hickory_proto::op::Message;
 
 use harness::data;
-use load::{Pace, Queries, Workload, ask};
+use load::{Pace, Queries, Workload, ask, run_on_core};
 use report::{Round, Table, Trial};
 use servers::{Kind, Server};
 
@@ -164,15 +164,4 @@ fn agree(servers: &[Server], queries: &mut Queries) -> [usize; 2] {
         answers.all(|other| first.as_ref() == Some(&other))
     };
     [(0..SAMPLE).map(answers_alike).filter(|alike| *alike).count(), SAMPLE]
-}
-
-/// The load has a core of its own.
-fn run_on_core(core: usize) {
-    // SAFETY: an all-zero set is valid and empty; the call reads as much of it as it is told.
-    unsafe {
-        let mut cores: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut cores);
-        // On a machine with one core there is no other.
-        let _only_one = libc::sched_setaffinity(0, size_of_val(&cores), &raw const cores);
-    }
 }

@@ -11,10 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::harness::{Process, free_port, wait_for};
-use crate::load::{Queries, Workload};
-
-/// The zone that all of them serve.
-pub(crate) const ZONE: &str = "gtm.test";
+use crate::load::{Queries, Workload, ZONE, zone};
 
 /// The regions, their addresses by last octet, and the continents they serve.
 const REGIONS: [(&str, u8, &[&str]); 3] = [
@@ -44,7 +41,7 @@ impl Kind {
             Workload::Subnets | Workload::NoSubnets => {
                 &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::KnotGeo, Self::PowerDns]
             }
-            Workload::Static(_) => {
+            Workload::Static(_) | Workload::Mixed(..) => {
                 &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind]
             }
         }
@@ -426,25 +423,5 @@ fn powerdns_places() -> String {
         }
     }
     write!(text, "  services:\n    www.{ZONE}: '%cn.geo.{ZONE}'\n").unwrap();
-    text
-}
-
-/// A zone file with so many fixed names.
-fn zone(names: u32) -> String {
-    let mut text = format!(
-        "$ORIGIN {ZONE}.
-$TTL 300
-@ SOA ns1 hostmaster 1 7200 1800 1209600 300
-@ NS ns1
-@ NS ns2
-ns1 A 192.0.2.53
-ns2 A 192.0.2.54
-"
-    );
-    for row in 0..names {
-        let ([_, b, c, d], high, low) = (row.to_be_bytes(), row >> 16, row & 0xffff);
-        let (v4, v6) = (format!("10.{b}.{c}.{d}"), format!("2001:db8:1::{high:x}:{low:x}"));
-        writeln!(text, "h{row:06} A {v4}\nh{row:06} AAAA {v6}").unwrap();
-    }
     text
 }
