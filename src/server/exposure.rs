@@ -28,6 +28,8 @@ struct Book {
     closed: Option<Instant>,
     /// The first is shared by all but the UDP workers.
     pages: Vec<Arc<Page>>,
+    /// How many of the others have a worker.
+    taken: usize,
     /// What other plans' services and regions are called, for the rows after the plan's own.
     others: Vec<(String, String)>,
     /// How wide the buckets of each row are.
@@ -73,18 +75,24 @@ impl Sheet {
 const NANOS: u64 = 1_000_000_000;
 
 impl Exposure {
-    /// Where a worker that answers by `plan` writes from now on.
-    pub(super) fn sheet(&self, now: Instant, plan: &Arc<Plan>, transport: Transport) -> Sheet {
+    /// Opens the book of a plan, with as many pages as the one before has, ahead of those who will
+    /// write in it: that takes its time.
+    pub(super) fn open(&self, now: Instant, plan: &Arc<Plan>) {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         if !books.iter().any(|book| Arc::ptr_eq(&book.plan, plan)) {
             open(&mut books, now, plan.clone());
         }
+    }
+
+    /// Where a worker that answers by `plan` writes from now on.
+    pub(super) fn sheet(&self, now: Instant, plan: &Arc<Plan>, transport: Transport) -> Sheet {
+        self.open(now, plan);
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         let known = books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan));
         let page = match known {
             Some(book) if transport == Transport::Udp => {
-                let page = book.page();
-                book.pages.push(page.clone());
-                page
+                book.taken += 1;
+                book.pages.get(book.taken).cloned().unwrap_or_else(|| book.add_page())
             }
             Some(Book { pages, .. }) => pages.first().cloned().unwrap_or_else(nothing),
             None => nothing(),
@@ -118,6 +126,7 @@ fn nothing() -> Arc<Page> {
 /// A new book, with rows for all that may still be remembered.
 fn open(books: &mut Vec<Book>, now: Instant, plan: Arc<Plan>) {
     fold(books, now);
+    let pages = books.last().map_or(1, |book| book.pages.len());
     // What was answered by a longer TTL goes on to need its wider buckets.
     let mut wider: BTreeMap<(String, String), u32> = BTreeMap::new();
     for book in &mut *books {
@@ -128,12 +137,23 @@ fn open(books: &mut Vec<Book>, now: Instant, plan: Arc<Plan>) {
         }
     }
     let others = wider.keys().filter(|name| row_of(&plan, name).is_none()).cloned().collect();
-    let mut book = Book { plan, closed: None, pages: Vec::new(), others, widths: Vec::new() };
-    let ttl = |row: usize| book.plan.services.get(row / book.plan.regions.len().max(1));
-    let own = |row: usize| ttl(row).map_or(0, |service| width(service.ttl));
-    let both = |(row, name)| own(row).max(wider.get(&name).copied().unwrap_or_default());
-    book.widths = book.names().map(both).collect();
-    book.pages.push(book.page());
+    let (closed, widths) = (None, Vec::new());
+    let mut book = Book { plan, closed, pages: Vec::new(), taken: 0, others, widths };
+    let of_plan = book
+        .plan
+        .services
+        .iter()
+        .flat_map(|service| std::iter::repeat_n(width(service.ttl), book.plan.regions.len()));
+    book.widths = of_plan.chain(book.others.iter().map(|_| 0)).collect();
+    for (name, wide) in &wider {
+        let row = book.row(name);
+        if let Some(width) = row.and_then(|row| book.widths.get_mut(row)) {
+            *width = (*width).max(*wide);
+        }
+    }
+    for _ in 0..pages {
+        book.add_page();
+    }
     books.push(book);
 }
 
@@ -143,7 +163,7 @@ fn fold(books: &mut Vec<Book>, now: Instant) {
     let Some((newest, older)) = books.split_last() else { return };
     let seconds = now.as_nanos() / NANOS;
     for book in older.iter().filter(|book| is_over(book)) {
-        for (row, name) in book.names() {
+        for (row, name, _) in book.remaining(now) {
             let Some(into) = newest.row(&name) else { continue };
             let buckets = book.pages.iter().flat_map(|page| page.unexpired(row, seconds));
             for (until, count) in buckets {
@@ -158,22 +178,24 @@ fn fold(books: &mut Vec<Book>, now: Instant) {
 /// The row of a service's region among those of a plan.
 fn row_of(plan: &Plan, (service, region): &(String, String)) -> Option<usize> {
     let region = plan.regions.iter().position(|of| of.name == *region)?;
-    let service = plan.services.iter().position(|of| of.name == *service)?;
-    Some(service * plan.regions.len() + region)
+    Some(plan.service_named(service)?.index() * plan.regions.len() + region)
 }
 
 impl Book {
-    fn page(&self) -> Arc<Page> {
-        Arc::new(Page::new(self.widths.iter().copied()))
+    fn add_page(&mut self) -> Arc<Page> {
+        let page = Arc::new(Page::new(self.widths.iter().copied()));
+        self.pages.push(page.clone());
+        page
     }
 
-    /// The rows that this book can have, with their names.
-    fn names(&self) -> impl Iterator<Item = (usize, (String, String))> {
-        let plan = &self.plan;
-        let of_plan = plan.services.iter().flat_map(move |service| {
-            plan.regions.iter().map(move |region| (service.name.clone(), region.name.clone()))
-        });
-        of_plan.chain(self.others.iter().cloned()).enumerate()
+    /// The service and the region of a row.
+    fn name(&self, row: usize) -> Option<(String, String)> {
+        let Plan { services, regions, .. } = &*self.plan;
+        if row >= services.len() * regions.len() {
+            return self.others.get(row - services.len() * regions.len()).cloned();
+        }
+        let (service, region) = (row / regions.len(), row % regions.len());
+        Some((services.get(service)?.name.clone(), regions.get(region)?.name.clone()))
     }
 
     fn row(&self, name: &(String, String)) -> Option<usize> {
@@ -187,10 +209,11 @@ impl Book {
         now: Instant,
     ) -> impl Iterator<Item = (usize, (String, String), Remaining)> {
         let seconds = now.as_nanos() / NANOS;
-        self.names().filter_map(move |(row, name)| {
+        (0..self.widths.len()).filter_map(move |row| {
             let of_pages = self.pages.iter().map(|page| page.remaining(row, seconds));
             let sum = of_pages.fold(Remaining::default(), Remaining::plus);
-            (sum.answers > 0).then_some((row, name, sum))
+            let name = (sum.answers > 0).then(|| self.name(row)).flatten()?;
+            Some((row, name, sum))
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use rustix::process::nice;
 use tracing::{error, warn};
 
 use super::files::Print;
@@ -13,8 +14,16 @@ use super::load::{Loader, Refused};
 /// just being written is not read.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// A tenth of the share of a core that those have who answer; all of it while they have nothing
+/// to do.
+const NICE: i32 = 10;
+
 /// Reloads whenever a file that counts has changed, or `asked` says so, until nobody can ask.
 pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) {
+    // Queries go first where cores are scarce (this thread's own value, in Linux).
+    if let Err(error) = nice(NICE) {
+        warn!(%error, "what is read anew will have as much of the cores as the answers");
+    }
     let mut seen: Option<Vec<Print>> = None;
     loop {
         let is_due = match asked.recv_timeout(LOOK) {

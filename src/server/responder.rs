@@ -132,6 +132,7 @@ impl Responder {
     fn turn_to(&mut self, now: Instant, snapshot: &Snapshot) {
         if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
             self.tally.flush();
+            self.tally.counts.clear();
             self.tally.plan = snapshot.plan().clone();
             self.sheet = self.exposure.sheet(now, &self.tally.plan, self.tally.transport);
         }
@@ -162,15 +163,17 @@ impl Responder {
         }
     }
 
-    /// Hands what was counted to the metrics.
-    pub(super) fn flush(&mut self) {
+    /// Hands what was counted to the metrics, and lets go of what is not answered from any more.
+    pub(super) fn flush(&mut self, now: Instant) {
+        let snapshot = self.published.load().clone();
+        self.turn_to(now, &snapshot);
         self.tally.flush();
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.flush();
+        self.tally.flush();
     }
 }
 
@@ -247,7 +250,7 @@ struct Tally {
     transport: Transport,
     /// What the ids mean.
     plan: Arc<Plan>,
-    counts: HashMap<Counted, u64, FixedState>,
+    counts: HashMap<Counted, Count, FixedState>,
     silences: HashMap<Silence, u64, FixedState>,
     limited: HashMap<Verdict, u64, FixedState>,
 }
@@ -261,15 +264,28 @@ struct Counted {
     truncated: bool,
 }
 
+/// How often it was since that was last told, and whom to tell.
+#[derive(Default)]
+struct Count {
+    untold: u64,
+    counter: Option<Counter>,
+}
+
 impl Tally {
     fn count(&mut self, summary: Summary) {
         let Summary { rcode, service, region, truncated, .. } = summary;
-        *self.counts.entry(Counted { rcode, service, region, truncated }).or_default() += 1;
+        let counted = Counted { rcode, service, region, truncated };
+        self.counts.entry(counted).or_default().untold += 1;
     }
 
     fn flush(&mut self) {
-        for (counted, count) in self.counts.drain() {
-            self.plan.counter(self.transport, counted).increment(count);
+        for (counted, Count { untold, counter }) in &mut self.counts {
+            let count = std::mem::take(untold);
+            if count == 0 {
+                continue;
+            }
+            let known = || self.plan.counter(self.transport, *counted);
+            counter.get_or_insert_with(known).increment(count);
             if counted.truncated {
                 let transport = self.transport.label();
                 counter!("meridian_truncated_total", "transport" => transport).increment(count);

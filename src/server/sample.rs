@@ -35,6 +35,15 @@ struct Taken {
 }
 
 impl Sample {
+    /// Queries are answered by `plan` from now on; others are not taken.
+    pub(super) fn turn_to(&self, plan: &Arc<Plan>) {
+        let queries = VecDeque::with_capacity(MOST);
+        let next = Taken { plan: Some(plan.clone()), queries };
+        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let _before = std::mem::replace(&mut *taken, next);
+        drop(taken);
+    }
+
     /// A client was answered for a service of `plan`; it is remembered if it is time for another.
     pub(super) fn offer(
         &self,
@@ -53,9 +62,10 @@ impl Sample {
         {
             return;
         }
-        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever answers queries waits for nobody.
+        let Ok(mut taken) = self.0.taken.try_lock() else { return };
         if !taken.plan.as_ref().is_some_and(|of| Arc::ptr_eq(of, plan)) {
-            *taken = Taken { plan: Some(plan.clone()), queries: VecDeque::with_capacity(MOST) };
+            return;
         }
         if taken.queries.len() == MOST {
             taken.queries.pop_front();

@@ -133,7 +133,7 @@ async fn converse(
         }
         pending.drain(..taken);
         if !answers.is_empty() {
-            responder.flush();
+            responder.flush(responder.now());
             deadline = Instant::now() + idle;
             timeout_at(deadline, async {
                 stream.write_all(&answers).await?;

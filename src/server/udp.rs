@@ -116,7 +116,7 @@ impl Worker {
             self.latency.record(self.clock.now().since(began));
         }
         if began.since(self.flushed) >= FLUSH {
-            self.responder.flush();
+            self.responder.flush(began);
             self.flushed = began;
         }
         count

@@ -51,6 +51,7 @@ pub struct Plan {
     /// What it does against questions with forged addresses.
     pub protection: Protection,
     dependents: HashMap<TargetId, Vec<ServiceId>>,
+    by_name: HashMap<String, ServiceId>,
 }
 
 /// A place that takes traffic.
@@ -85,8 +86,10 @@ impl Plan {
         identity: Identity,
     ) -> Self {
         let mut dependents: HashMap<TargetId, Vec<ServiceId>> = HashMap::new();
+        let mut by_name = HashMap::with_capacity(services.len());
         for (row, service) in services.iter().enumerate() {
             let Some(id) = ServiceId::from_index(row) else { break };
+            by_name.insert(service.name.clone(), id);
             for endpoint in service.pools.iter().flat_map(|pool| &pool.endpoints) {
                 for target in endpoint.probed.iter().flat_map(|probed| &probed.targets) {
                     let of_target = dependents.entry(*target).or_default();
@@ -97,7 +100,7 @@ impl Plan {
             }
         }
         let protection = Protection::default();
-        Self { zones, services, regions, catchments, identity, protection, dependents }
+        Self { zones, services, regions, catchments, identity, protection, dependents, by_name }
     }
 
     /// The same, protected.
@@ -123,6 +126,11 @@ impl Plan {
     /// The ids of all services.
     pub fn ids(&self) -> impl Iterator<Item = ServiceId> + use<> {
         (0..self.services.len()).map_while(ServiceId::from_index)
+    }
+
+    /// The service that operators call so.
+    pub fn service_named(&self, name: &str) -> Option<ServiceId> {
+        self.by_name.get(name).copied()
     }
 
     /// What operators call a service's region.
@@ -369,9 +377,9 @@ impl Snapshot {
         if Arc::ptr_eq(&self.plan, plan) {
             return self.services.get(row).map(Arc::as_ref);
         }
-        let mut old = self.plan.services.iter();
-        let row = old.position(|old| old.name == service.name && old.pools == service.pools)?;
-        self.services.get(row).map(Arc::as_ref)
+        let id = self.plan.service_named(&service.name)?;
+        let old = self.plan.services.get(id.index()).filter(|old| old.pools == service.pools);
+        old.and_then(|_| self.service(id))
     }
 }
 

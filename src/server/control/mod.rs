@@ -76,6 +76,9 @@ pub(super) struct Control {
     /// The way back to here, of what takes too long to be done here.
     requests_to_self: WeakSender<Request>,
     published: Published,
+    /// What was published before, and somebody may still answer from. The last one who has it
+    /// frees it, which takes its time: that is to be nobody who answers.
+    replaced: Vec<Arc<Snapshot>>,
     certificate: Arc<Newest>,
     loaded: Arc<Loaded>,
     applied: Instant,
@@ -95,6 +98,7 @@ pub(super) struct Control {
     writing: Writing,
     absent: Absents,
     sample: Sample,
+    exposure: Exposure,
     /// What of this node's own condition was last told.
     told: Condition,
     /// When the state on disk is next told that it is true.
@@ -153,6 +157,7 @@ impl Control {
             exposure: Exposure::default(),
             desk: Arc::default(),
         };
+        handle.sample.turn_to(&loaded.plan);
         let control = Self {
             clock,
             monitor,
@@ -163,6 +168,7 @@ impl Control {
             requests,
             requests_to_self: handle.requests.downgrade(),
             published,
+            replaced: Vec::new(),
             certificate,
             loaded: Arc::new(loaded),
             applied: now,
@@ -180,6 +186,7 @@ impl Control {
             writing: Writing::new(recalled.named),
             absent: Absents::new(),
             sample: handle.sample.clone(),
+            exposure: handle.exposure.clone(),
             told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),
@@ -249,6 +256,7 @@ impl Control {
         self.tell_agreements();
         self.tell_contests();
         self.tell_condition();
+        self.replaced.retain(|old| Arc::strong_count(old) > 1);
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {
             self.ready.send_replace(true);
@@ -352,6 +360,7 @@ impl Control {
         let next = Snapshot::compile(plan.clone(), &facts, Some(&previous), changed, generation);
         self.published.store(Arc::new(next));
         self.note_absent(&previous, changed);
+        self.replaced.push(previous);
     }
 
     fn serve(&mut self, request: Request) {
@@ -455,6 +464,8 @@ impl Control {
         self.planned = overrides::planned(&loaded.config, now);
         self.overrides = overrides::resolve(&self.said, &self.planned, &loaded.config);
         self.in_force = self.overrides.at(now);
+        self.exposure.open(now, &loaded.plan);
+        self.sample.turn_to(&loaded.plan);
         self.compile(&loaded.plan, None);
         for target in gone {
             self.monitor.forget(target);
