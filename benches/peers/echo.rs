@@ -1,7 +1,7 @@
 //! The yardstick: a server that sends back what it gets, a batch at a time, and does nothing else.
 
 use std::mem::zeroed;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::ptr::null_mut;
 
@@ -10,9 +10,9 @@ const BATCH: usize = 32;
 
 const LONGEST: usize = 2048;
 
-/// Sends back what comes to `port` of loopback, until it is ended.
-pub(crate) fn serve(port: u16) -> ! {
-    let socket = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+/// Sends back what comes to `address`, until it is ended.
+pub(crate) fn serve(address: SocketAddr) -> ! {
+    let socket = UdpSocket::bind(address).unwrap();
     socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
     let mut packets = vec![[0_u8; LONGEST]; BATCH];
     // SAFETY: all-zero addresses, headers and buffers are valid and empty.

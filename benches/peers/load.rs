@@ -21,6 +21,8 @@ pub(crate) enum Workload {
     Subnets,
     /// The same without a client subnet.
     NoSubnets,
+    /// The same as the first, of servers that take it past the kernel's stack (AF_XDP).
+    Past,
     /// Random names of so many with fixed addresses; every fifth does not exist.
     Static(u32),
     /// By halves: random names of so many with fixed addresses, and random names of so many
@@ -34,6 +36,7 @@ impl Workload {
         match self {
             Self::Subnets => "a steered name, random client subnets".to_owned(),
             Self::NoSubnets => "a steered name, no client subnets".to_owned(),
+            Self::Past => "a steered name, random client subnets, AF_XDP".to_owned(),
             Self::Static(names) => format!("{names} fixed names, 20 % NXDOMAIN"),
             Self::Mixed(names, services) => format!("{names} fixed names, {services} services"),
         }
@@ -77,7 +80,7 @@ impl Queries {
 
 fn query(workload: Workload, stream: &mut Stream) -> Vec<u8> {
     let name = match workload {
-        Workload::Subnets | Workload::NoSubnets => format!("www.{ZONE}."),
+        Workload::Subnets | Workload::NoSubnets | Workload::Past => format!("www.{ZONE}."),
         Workload::Static(names) => {
             let kind = if stream.below(5) == 0 { 'x' } else { 'h' };
             format!("{kind}{:06}.{ZONE}.", stream.below(names.into()))
@@ -92,7 +95,7 @@ fn query(workload: Workload, stream: &mut Stream) -> Vec<u8> {
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), rtype));
     let mut edns = Edns::new();
     edns.set_max_payload(1232);
-    if matches!(workload, Workload::Subnets | Workload::Mixed(..)) {
+    if matches!(workload, Workload::Subnets | Workload::Past | Workload::Mixed(..)) {
         edns.options_mut().insert(EdnsOption::Subnet(subnet(stream).parse().unwrap()));
     }
     message.set_edns(edns);
@@ -201,7 +204,7 @@ struct Line {
 
 impl Line {
     fn open(server: SocketAddr) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         let kept = socket2::SockRef::from(&socket);
         kept.set_recv_buffer_size(4 << 20).unwrap();
         kept.set_send_buffer_size(4 << 20).unwrap();

@@ -17,11 +17,15 @@ mod echo;
 #[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../../tests/it/harness.rs"]
 mod harness;
+#[expect(dead_code, reason = "the tests use all of it")]
+#[path = "../../tests/it/host.rs"]
+mod host;
+#[expect(dead_code, reason = "the bench of scale uses all of it")]
 mod load;
 mod report;
 mod servers;
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +33,7 @@ use clap::Parser;
 use hickory_proto::op::Message;
 
 use harness::data;
+use host::Host;
 use load::{Pace, Queries, Workload, ask, run_on_core};
 use report::{Round, Table, Trial};
 use servers::{Kind, Server};
@@ -54,16 +59,24 @@ struct Options {
     /// Where the table, the figures and the plot are written.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/target/compare"))]
     into: PathBuf,
-    /// Be the echo on this port.
+    /// Be the echo at this address.
     #[arg(long, hide = true)]
-    echo: Option<u16>,
+    echo: Option<SocketAddr>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-const WORKLOADS: [Workload; 4] =
-    [Workload::Subnets, Workload::NoSubnets, Workload::Static(10_000), Workload::Static(100_000)];
+const WORKLOADS: [Workload; 5] = [
+    Workload::Subnets,
+    Workload::NoSubnets,
+    Workload::Static(10_000),
+    Workload::Static(100_000),
+    Workload::Past,
+];
+
+/// The first network of those that servers have for themselves.
+const FIRST_HOST: u8 = 210;
 
 /// Fixed names of a server that is asked for a steered one.
 const BESIDE: u32 = 10_000;
@@ -78,8 +91,8 @@ const WARM: Duration = Duration::from_millis(300);
 fn main() {
     let is_bench = std::env::args().any(|argument| matches!(&*argument, "--bench" | "--echo"));
     let options = Options::parse_from(if is_bench { std::env::args().collect() } else { small() });
-    if let Some(port) = options.echo {
-        echo::serve(port);
+    if let Some(address) = options.echo {
+        echo::serve(address);
     }
     run_on_core(1);
     let wanted = |workload: &Workload| workload.title().contains(&options.only);
@@ -115,8 +128,12 @@ fn compare(workload: Workload, options: &Options) -> Table {
     for kind in missing {
         println!("{} is not installed: `benches/compare` installs it", kind.name());
     }
-    let start = |kind| Server::start(kind, names, &options.database, Queries::new(workload));
-    let servers: Vec<Server> = kinds.into_iter().map(start).collect();
+    let start = |(host, kind)| {
+        // Past the stack it goes on an interface, of which each then has its own.
+        let host = (workload == Workload::Past).then(|| Host::new(host));
+        Server::start(kind, names, &options.database, (Queries::new(workload), host))
+    };
+    let servers: Vec<Server> = (FIRST_HOST..).zip(kinds).map(start).collect();
     let agree = agree(&servers, &mut queries);
     let mut trials: Vec<Trial> = servers.iter().map(Trial::new).collect();
     let span = Duration::from_secs_f64(options.seconds);
@@ -149,7 +166,7 @@ const SAMPLE: usize = 1000;
 
 /// How many of a sample of answers are the same from all servers that are not an echo.
 fn agree(servers: &[Server], queries: &mut Queries) -> [usize; 2] {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let answers_alike = |row: usize| {
         let query = queries.take(row as u16).to_vec();

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::harness::{Process, free_port, wait_for};
+use crate::host::Host;
 use crate::load::{Queries, Workload, ZONE, zone};
 
 /// The regions, their addresses by last octet, and the continents they serve.
@@ -26,9 +27,11 @@ pub(crate) enum Kind {
     /// Sends back what it gets: what the kernel takes.
     Echo,
     Meridian,
+    MeridianXdp,
     Gdnsd,
     Knot,
     KnotGeo,
+    KnotXdp,
     PowerDns,
     Nsd,
     Bind,
@@ -41,6 +44,7 @@ impl Kind {
             Workload::Subnets | Workload::NoSubnets => {
                 &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::KnotGeo, Self::PowerDns]
             }
+            Workload::Past => &[Self::Echo, Self::Meridian, Self::MeridianXdp, Self::KnotXdp],
             Workload::Static(_) | Workload::Mixed(..) => {
                 &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind]
             }
@@ -52,9 +56,11 @@ impl Kind {
         match self {
             Self::Echo => "echo (recvmmsg)",
             Self::Meridian => "Meridian",
+            Self::MeridianXdp => "Meridian, AF_XDP",
             Self::Gdnsd => "gdnsd",
             Self::Knot => "Knot DNS",
             Self::KnotGeo => "Knot DNS, mod-geoip",
+            Self::KnotXdp => "Knot DNS, AF_XDP",
             Self::PowerDns => "PowerDNS, geoip",
             Self::Nsd => "NSD",
             Self::Bind => "BIND",
@@ -65,9 +71,9 @@ impl Kind {
     fn program(self) -> Option<&'static str> {
         match self {
             Self::Echo => None,
-            Self::Meridian => Some(env!("CARGO_BIN_EXE_meridian")),
+            Self::Meridian | Self::MeridianXdp => Some(env!("CARGO_BIN_EXE_meridian")),
             Self::Gdnsd => Some("/usr/sbin/gdnsd"),
-            Self::Knot | Self::KnotGeo => Some("/usr/sbin/knotd"),
+            Self::Knot | Self::KnotGeo | Self::KnotXdp => Some("/usr/sbin/knotd"),
             Self::PowerDns => Some("/usr/sbin/pdns_server"),
             Self::Nsd => Some("/usr/sbin/nsd"),
             Self::Bind => Some("/usr/sbin/named"),
@@ -87,25 +93,33 @@ pub(crate) struct Server {
     pub(crate) start: Duration,
     process: Process,
     #[expect(dead_code, reason = "held")]
-    folder: TempDir,
+    world: (TempDir, Option<Host>),
 }
 
 impl Server {
-    /// Starts it on the first core, with so many fixed names, and waits until it answers.
-    pub(crate) fn start(kind: Kind, names: u32, database: &Path, mut first: Queries) -> Self {
+    /// Starts it on the first core, with so many fixed names, and waits until it answers; on a host
+    /// of its own, or on loopback.
+    pub(crate) fn start(
+        kind: Kind,
+        names: u32,
+        database: &Path,
+        (mut first, host): (Queries, Option<Host>),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let world = World { folder: folder.path(), port: free_port(), database };
+        let ip = host.as_ref().map_or(Ipv4Addr::LOCALHOST, Host::v4);
+        let world = World { folder: folder.path(), ip, port: free_port(), database };
         fs::write(world.path("zone"), zone(names)).unwrap();
         fs::create_dir(world.path("run")).unwrap();
         // The first core; a nice value below 0 needs root, and is not worth failing for.
-        let mut command = Command::new("nice");
+        let program = "nice";
+        let mut command = host.as_ref().map_or(Command::new(program), |host| host.inside(program));
         command.args(["-n", "-15", "taskset", "-c", "0"]);
         world.tell(kind, &mut command);
         command.stdout(Stdio::null());
         command.stderr(fs::File::create(world.path("log")).unwrap());
         let (began, mut process) = (Instant::now(), Process::start(&mut command));
-        let address = SocketAddr::from(([127, 0, 0, 1], world.port));
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = SocketAddr::from((ip, world.port));
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
         wait_for(kind.name(), || {
             let log = || fs::read_to_string(world.path("log")).unwrap();
@@ -113,7 +127,7 @@ impl Server {
             socket.send_to(first.take(1), address).ok()?;
             socket.recv(&mut [0; 512]).ok()
         });
-        Self { kind, address, start: began.elapsed(), process, folder }
+        Self { kind, address, start: began.elapsed(), process, world: (folder, host) }
     }
 
     /// The processes that it is made of.
@@ -170,6 +184,7 @@ pub(crate) struct Spent {
 /// Where a server runs.
 struct World<'w> {
     folder: &'w Path,
+    ip: Ipv4Addr,
     port: u16,
     database: &'w Path,
 }
@@ -198,9 +213,11 @@ impl World<'_> {
             Some(program) => command.arg(program),
         };
         match kind {
-            Kind::Echo => command.arg(self.port.to_string()),
-            Kind::Meridian => {
-                command.arg("serve").arg("--config").arg(self.write("m.yaml", &self.meridian()))
+            Kind::Echo => command.arg(format!("{}:{}", self.ip, self.port)),
+            Kind::Meridian | Kind::MeridianXdp => {
+                let past = if kind == Kind::MeridianXdp { ", \"xdp:here\"" } else { "" };
+                let config = self.write("m.yaml", &self.meridian(past));
+                command.arg("serve").arg("--config").arg(config)
             }
             Kind::Gdnsd => {
                 self.write("config", &self.gdnsd());
@@ -209,13 +226,16 @@ impl World<'_> {
                 fs::rename(self.path("zone"), self.path("zones").join(ZONE)).unwrap();
                 command.arg("-c").arg(self.folder).arg("start")
             }
-            Kind::Knot => command.arg("-c").arg(self.write("knot.conf", &self.knot(""))),
-            Kind::KnotGeo => {
+            Kind::Knot => command.arg("-c").arg(self.write("knot.conf", &self.knot("", ""))),
+            Kind::KnotGeo | Kind::KnotXdp => {
                 let module = "    module: mod-geoip/g\n";
                 // Whoever is nowhere is sent to the first region.
                 self.add_to_zone("www 60 A 192.0.2.1\nwww 60 AAAA 2001:db8::1\n");
                 self.write("geo.conf", &knot_places());
-                command.arg("-c").arg(self.write("knot.conf", &self.knot(module)))
+                let port = self.port;
+                let past = format!("xdp:\n    listen: here@{port}\n    route-check: off\n");
+                let past = if kind == Kind::KnotXdp { past.as_str() } else { "" };
+                command.arg("-c").arg(self.write("knot.conf", &self.knot(module, past)))
             }
             Kind::PowerDns => {
                 self.write("geo.yml", &powerdns_places());
@@ -231,8 +251,8 @@ impl World<'_> {
     }
 
     /// With everything on: its limit is counted, and is beyond all reach.
-    fn meridian(&self) -> String {
-        let Self { folder, port, database } = self;
+    fn meridian(&self, past: &str) -> String {
+        let Self { folder, ip, port, database } = self;
         let (folder, database) = (folder.display(), database.display());
         let (mut places, mut pools, mut continents) = Default::default();
         for (region, octet, of) in REGIONS {
@@ -244,7 +264,7 @@ impl World<'_> {
             of.iter().for_each(|of| writeln!(text, "    {of}: [{region}]").unwrap());
         }
         format!(
-            "node: {{ listen: \"127.0.0.1:{port}\", workers: 1 }}
+            "node: {{ listen: [\"{ip}:{port}\"{past}], workers: 1 }}
 http: {{ listen: \"127.0.0.1:0\" }}
 rate_limit: {{ same: 100000000 }}
 geoip: {{ database: \"{database}\" }}
@@ -263,7 +283,7 @@ services:
     }
 
     fn gdnsd(&self) -> String {
-        let Self { folder, port, database } = self;
+        let Self { folder, port, database, .. } = self;
         let (folder, database) = (folder.display(), database.display());
         let order = |first: &str| {
             let others = REGIONS.iter().map(|(region, ..)| *region).filter(|of| *of != first);
@@ -292,8 +312,8 @@ plugins => {{ geoip => {{
         )
     }
 
-    fn knot(&self, module: &str) -> String {
-        let Self { folder, port, database } = self;
+    fn knot(&self, module: &str, past: &str) -> String {
+        let Self { folder, ip, port, database } = self;
         let (folder, database) = (folder.display(), database.display());
         let places = if module.is_empty() {
             String::new()
@@ -312,12 +332,12 @@ plugins => {{ geoip => {{
         format!(
             "server:
     rundir: {folder}/run
-    listen: 127.0.0.1@{port}
+    listen: {ip}@{port}
     udp-workers: 1
     tcp-workers: 1
     background-workers: 1
     edns-client-subnet: on
-database:
+{past}database:
     storage: {folder}/run
 {places}zone:
   - domain: {ZONE}
@@ -329,7 +349,7 @@ database:
     }
 
     fn powerdns(&self) -> String {
-        let Self { folder, port, database } = self;
+        let Self { folder, port, database, .. } = self;
         let (folder, database) = (folder.display(), database.display());
         format!(
             "launch=geoip

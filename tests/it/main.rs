@@ -22,6 +22,7 @@ mod encrypted;
 mod failover;
 mod floods;
 mod harness;
+mod host;
 mod http;
 mod operators;
 mod probing;

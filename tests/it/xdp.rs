@@ -2,72 +2,11 @@
 //! the test's own. It needs to be root, as everything does that makes hosts.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::process::Command;
 
 use hickory_proto::rr::RecordType;
 
 use crate::harness::{Asking, Meridian, ask, data, meridian, wait_for, wait_until};
-
-/// A host beside this one, reached over a pair of virtual interfaces.
-struct Host {
-    name: String,
-    /// The second octet of its network and of this host's in it.
-    network: u8,
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {told}; this test must be root");
-}
-
-impl Host {
-    fn new(network: u8) -> Self {
-        let name = format!("meridian{}-{network}", std::process::id());
-        let there = format!("m{}-{network}", std::process::id());
-        ip(&format!("netns add {name}"));
-        ip(&format!("link add {there} type veth peer name here netns {name}"));
-        ip(&format!("addr add 10.{network}.0.2/24 dev {there}"));
-        ip(&format!("addr add fd{network:02x}::2/64 dev {there} nodad"));
-        ip(&format!("link set {there} up"));
-        ip(&format!("-n {name} link set lo up"));
-        ip(&format!("-n {name} addr add 10.{network}.0.1/24 dev here"));
-        ip(&format!("-n {name} addr add fd{network:02x}::1/64 dev here nodad"));
-        ip(&format!("-n {name} link set here up"));
-        Self { name, network }
-    }
-
-    fn v4(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, self.network, 0, 1)
-    }
-
-    fn v6(&self) -> SocketAddr {
-        format!("[fd{:02x}::1]:53", self.network).parse().unwrap()
-    }
-
-    fn inside(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
-        command
-    }
-
-    fn serve(&self, interface: &str) -> Meridian {
-        let config = CONFIG.replace("INTERFACE", interface).replace("V4", &self.v4().to_string());
-        let command = self.inside(env!("CARGO_BIN_EXE_meridian"));
-        Meridian::start_with(command, tempfile::tempdir().unwrap(), &config)
-    }
-
-    /// How many packets went past the stack.
-    fn past(&self, server: &Meridian) -> f64 {
-        server.metric("meridian_xdp_total{interface=\"here\"}")
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        ip(&format!("netns del {}", self.name));
-    }
-}
+use crate::host::{Host, ip};
 
 const CONFIG: &str =
     "node: { listen: [\"0.0.0.0:53\", \"[::]:53\", \"xdp:INTERFACE\"], state: state }
@@ -82,17 +21,28 @@ services:
 
 const DUBLIN: &str = "134.226.1.0/24";
 
+fn serve(host: &Host, interface: &str) -> Meridian {
+    let config = CONFIG.replace("INTERFACE", interface).replace("V4", &host.v4().to_string());
+    let command = host.inside(env!("CARGO_BIN_EXE_meridian"));
+    Meridian::start_with(command, tempfile::tempdir().unwrap(), &config)
+}
+
+/// How many packets went past the stack.
+fn past(server: &Meridian) -> f64 {
+    server.metric("meridian_xdp_total{interface=\"here\"}")
+}
+
 #[test]
 fn queries_go_past_the_stack_and_all_else_does_not() {
     let host = Host::new(201);
-    let server = host.serve("here");
+    let server = serve(&host, "here");
     wait_for("the program", || (server.logged("AF_XDP") > 0).then_some(()));
     let v4 = SocketAddr::from((host.v4(), 53));
     let asked = |to, rtype, client| data(&ask(to, "www.example.com", rtype, client));
     assert_eq!(asked(v4, RecordType::A, Some(DUBLIN)), ["192.0.2.20"]);
     assert_eq!(asked(v4, RecordType::AAAA, None), ["2001:db8::10"]);
     assert_eq!(asked(host.v6(), RecordType::A, Some(DUBLIN)), ["192.0.2.20"]);
-    wait_until(&3.0, || host.past(&server));
+    wait_until(&3.0, || past(&server));
     // Another address that is served, another port, TCP, and what is no query at all.
     ip(&format!("-n {} addr add 10.{}.0.9/24 dev here", host.name, host.network));
     let later = SocketAddr::from((Ipv4Addr::new(10, host.network, 0, 9), 53));
@@ -102,40 +52,40 @@ fn queries_go_past_the_stack_and_all_else_does_not() {
     elsewhere.connect((host.v4(), 54)).unwrap();
     elsewhere.send(&[0; 40]).unwrap();
     assert!(elsewhere.recv(&mut [0; 1]).is_err(), "the host says that nobody is there");
-    assert_eq!(host.past(&server), 3.0);
+    assert_eq!(past(&server), 3.0);
     // Rubbish of every length comes through, and nothing comes of it.
     let rubbish = UdpSocket::bind("0.0.0.0:0").unwrap();
     (0..600).for_each(|length| drop(rubbish.send_to(&vec![0xff; length], v4)));
-    wait_until(&603.0, || host.past(&server));
+    wait_until(&603.0, || past(&server));
     assert_eq!(asked(v4, RecordType::A, Some(DUBLIN)), ["192.0.2.20"]);
 }
 
 #[test]
 fn no_query_is_lost_when_it_is_taken_over() {
     let host = Host::new(202);
-    let mut server = host.serve("here");
+    let mut server = serve(&host, "here");
     // A driver may lose a packet when its first program comes.
     wait_for("the program", || (server.logged("AF_XDP") > 0).then_some(()));
     let v4 = SocketAddr::from((host.v4(), 53));
     let asking: Vec<Asking> = (0..3).map(|_| Asking::over_udp(v4, "www.example.com")).collect();
     for _ in 0..2 {
-        wait_for("queries", || (host.past(&server) > 1000.0).then_some(()));
+        wait_for("queries", || (past(&server) > 1000.0).then_some(()));
         let next = host.inside(env!("CARGO_BIN_EXE_meridian"));
         server = server.replaced_by(next);
     }
-    wait_for("queries", || (host.past(&server) > 1000.0).then_some(()));
+    wait_for("queries", || (past(&server) > 1000.0).then_some(()));
     asking.into_iter().for_each(|asking| assert!(asking.none_lost() > 0));
 }
 
 #[test]
 fn where_it_cannot_be_had_the_sockets_answer() {
     let host = Host::new(203);
-    let server = host.serve("nowhere");
+    let server = serve(&host, "nowhere");
     wait_for("a warning", || (server.logged("no AF_XDP") > 0).then_some(()));
     let v4 = SocketAddr::from((host.v4(), 53));
     let answer = ask(v4, "www.example.com", RecordType::A, Some(DUBLIN));
     assert_eq!(data(&answer), ["192.0.2.20"]);
-    assert_eq!(host.past(&server), 0.0);
+    assert_eq!(past(&server), 0.0);
     let wrong = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(wrong.path(), CONFIG.replace("INTERFACE", "../eth0")).unwrap();
     let output = meridian(&["check", wrong.path().to_str().unwrap()]);

@@ -1,0 +1,57 @@
+//! Hosts of a test's own: network namespaces, each reached over a pair of virtual interfaces.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
+
+/// A host beside this one, reached over a pair of virtual interfaces.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    /// The second octet of its network and of this host's in it.
+    pub(crate) network: u8,
+}
+
+/// Runs `ip`, which needs to be root.
+pub(crate) fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {told}; only root makes hosts");
+}
+
+impl Host {
+    /// Its end of the pair is called `here`.
+    pub(crate) fn new(network: u8) -> Self {
+        let name = format!("meridian{}-{network}", std::process::id());
+        let there = format!("m{}-{network}", std::process::id());
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add {there} type veth peer name here netns {name}"));
+        ip(&format!("addr add 10.{network}.0.2/24 dev {there}"));
+        ip(&format!("addr add fd{network:02x}::2/64 dev {there} nodad"));
+        ip(&format!("link set {there} up"));
+        ip(&format!("-n {name} link set lo up"));
+        ip(&format!("-n {name} addr add 10.{network}.0.1/24 dev here"));
+        ip(&format!("-n {name} addr add fd{network:02x}::1/64 dev here nodad"));
+        ip(&format!("-n {name} link set here up"));
+        Self { name, network }
+    }
+
+    pub(crate) fn v4(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.network, 0, 1)
+    }
+
+    pub(crate) fn v6(&self) -> SocketAddr {
+        format!("[fd{:02x}::1]:53", self.network).parse().unwrap()
+    }
+
+    /// A program that runs there.
+    pub(crate) fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        ip(&format!("netns del {}", self.name));
+    }
+}
