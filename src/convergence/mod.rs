@@ -14,10 +14,12 @@
 //! ```
 //!
 //! Returns (when resolvers come back) ─→ Fit: which classes there are
+//! Arrivals (what endpoints tell of requests) ─→ Judged: are few enough left
 //!
 //! Times are seconds, shares are parts of one. Nothing here decides: these are estimates, to be
 //! shown beside what is counted.
 
+mod arrivals;
 mod conflicts;
 mod fit;
 mod lag;
@@ -30,6 +32,7 @@ mod returns;
 #[cfg(test)]
 mod tests;
 
+pub use arrivals::{Arrivals, Flow, Judged};
 pub use conflicts::{Conflicts, Parted, Popularity, Writes};
 pub use fit::{Fit, Kind, fit};
 pub use lag::{HORIZON, Lag};
