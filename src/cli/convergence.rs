@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::ctl::Server;
 use super::{Failed, bar, percent, print, print_error};
 use crate::convergence::Kind;
+use crate::server::http::arriving::{Arriving, Telling};
 use crate::server::http::changes::Standing;
 use crate::server::http::convergence::{Leaving, Wait};
 use crate::server::http::fit::{Fitting, Proposed};
@@ -92,7 +93,8 @@ impl Bar {
         let at = format!("{}/{}: {}", blocked.service, blocked.region, wait_text(wait));
         if !self.is_seen {
             // The same with another figure is no news.
-            let kind: String = wait.why.chars().filter(|of| !of.is_ascii_digit()).collect();
+            let is_figure = |of: char| of.is_ascii_digit() || matches!(of, '.' | ',');
+            let kind: String = wait.why.chars().filter(|of| !is_figure(*of)).collect();
             if self.said != kind {
                 print_error(&at);
                 self.said = kind;
@@ -161,10 +163,29 @@ fn leaving_text(of: &Leaving) -> String {
             format!("{} left: {at}", percent(moved.left))
         });
         lines.push(format!("  model     {}", moved.collect::<Vec<_>>().join("; ")));
+        lines.extend(arriving_lines(&of.arriving));
     }
     let waits = of.waits.iter().filter(|_| !of.in_answers);
     lines.extend(waits.map(|wait| format!("  WAIT      {}", wait_text(wait))));
     lines.join("\n")
+}
+
+/// So many endpoints that do not tell are named.
+const NAMED: usize = 4;
+
+/// What still arrives, and who does not tell.
+fn arriving_lines(of: &Arriving) -> Vec<String> {
+    let Some(rate) = of.rate_text() else {
+        return vec!["  arriving  not known: no endpoint tells".to_owned()];
+    };
+    let silent: Vec<String> = of.endpoints.iter().filter_map(Telling::silence).collect();
+    let more = silent.len().saturating_sub(NAMED);
+    let mut lines = vec![format!("  arriving  {rate}")];
+    lines.extend(silent.iter().take(NAMED).map(|why| format!("            {why}")));
+    if more > 0 {
+        lines.push(format!("            nor do {more} others"));
+    }
+    lines
 }
 
 /// What resolvers do, and the population that says so.

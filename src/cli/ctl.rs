@@ -113,6 +113,12 @@ enum Command {
         /// For how long that is to be believed, such as 90s.
         #[arg(long = "for", value_name = "TIME", value_parser = span)]
         span: Duration,
+        /// How many requests of clients arrive there, a second.
+        #[arg(long, value_name = "RATE")]
+        requests: Option<f64>,
+        /// The writer's epoch that it has acknowledged.
+        #[arg(long)]
+        epoch: Option<u64>,
     },
     /// Tell who decides together, and who answers differently.
     Nodes,
@@ -247,14 +253,11 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
             show(json, &said, |said| overrides_text(said))
         }
-        Command::Push { check, address, state, span } => {
-            let up = match state.as_str() {
-                "up" => true,
-                "down" => false,
-                _ => return Err(Failed::new(format!("error: `{state}`; expected up or down"))),
-            };
+        Command::Push { check, address, state, span, requests, epoch } => {
+            let up = is_up(&state)?;
             let told = format!("{address}: {state}, as far as {check} goes");
-            let push = Push { check, address, up, for_seconds: span.as_secs() };
+            let for_seconds = span.as_secs();
+            let push = Push { check, address, up, for_seconds, requests, epoch };
             done(server.send("PUT", "/api/v1/pushed", &push), &told)
         }
         Command::Nodes => {
@@ -268,6 +271,14 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             let happened: Vec<Happened> = server.get("/api/v1/history", &query)?;
             show(json, &happened, |happened| history_text(happened))
         }
+    }
+}
+
+fn is_up(state: &str) -> Result<bool, Failed> {
+    match state {
+        "up" => Ok(true),
+        "down" => Ok(false),
+        _ => Err(Failed::new(format!("error: `{state}`; expected up or down"))),
     }
 }
 

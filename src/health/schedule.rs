@@ -75,7 +75,7 @@ impl Schedule {
 
 impl Schedule {
     /// How long what a probe saw may be believed: two intervals, and the probe itself.
-    pub(super) fn validity(&self) -> Duration {
+    pub fn validity(&self) -> Duration {
         let longest = match self.timeout {
             Timeout::Auto { max, .. } => max,
             Timeout::Fixed(timeout) => timeout,

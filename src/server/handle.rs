@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Mutex, oneshot, watch};
 
+use super::arrivals::{Arrivals, Signal, Signals};
 use super::clock::Clock;
 use super::control::{Absent, Condition, Named, Naming, Next, NodeView, WriterView};
 use super::etcd::Wish;
@@ -85,6 +86,8 @@ pub struct View {
     pub writers: Vec<WriterView>,
     /// Which services' regions are in no answer.
     pub absent: BTreeMap<(String, String), Absent>,
+    /// What endpoints tell of themselves.
+    pub signals: Signals,
     /// What the node thinks of itself.
     pub condition: Condition,
     /// How many targets are stale.
@@ -120,6 +123,7 @@ pub struct Handle {
     pub(super) ready: watch::Receiver<bool>,
     pub(super) store: Store,
     pub(super) pushed: Pushed,
+    pub(super) arrivals: Arrivals,
     /// Some of the queries that were answered lately.
     pub(super) sample: Sample,
     /// The answers that may still be remembered.
@@ -269,14 +273,15 @@ impl Handle {
         done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)
     }
 
-    /// For so long, an address is up or down as far as the check goes that is called so.
+    /// For so long, an address is up or down as far as the check goes that is called so, and
+    /// `signal` is true of it.
     ///
     /// # Errors
     /// No such check is made of the address.
     pub async fn push(
         &self,
         (check, address): (String, IpAddr),
-        is_up: bool,
+        (is_up, signal): (bool, Signal),
         span: Duration,
     ) -> Result<(), Unheard> {
         let view = self.view().await.ok_or(Unheard::Stopping)?;
@@ -284,10 +289,11 @@ impl Handle {
             let is_pushed = matches!(&target.check, Check::Pushed { name, .. } if **name == *check);
             is_pushed && target.address == address
         };
-        if !view.loaded.config.targets.iter().any(is_it) {
+        let Some(target) = view.loaded.config.targets.iter().find(|target| is_it(target)) else {
             let what = format!("no endpoint at {address} has a check `pushed` called {check}");
             return Err(Unheard::Senseless(what));
-        }
+        };
+        self.arrivals.tell(view.now, target.id, signal, span);
         self.pushed.tell(view.now, (check, address), (is_up, view.now + span));
         Ok(())
     }

@@ -316,7 +316,8 @@ fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>
         if let Check::Pushed { file: Some(file), .. } = &mut check {
             *file = folder.join(&*file);
         }
-        let probe = Probe { address, check, tls, agent: agent.clone() };
+        let (agent, valid) = (agent.clone(), target.schedule.validity());
+        let probe = Probe { address, check, tls, agent, valid };
         probes.insert(target.id, Arc::new(probe));
     }
     if problems.is_empty() { Ok(probes) } else { Err(problems) }

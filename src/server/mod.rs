@@ -47,6 +47,7 @@ use responder::Answers;
 use store::Store;
 use takeover::{Place, Predecessor};
 
+mod arrivals;
 mod bind;
 mod certificate;
 mod clock;

@@ -12,6 +12,7 @@
 )]
 
 mod api;
+mod arriving;
 mod checks;
 mod cluster;
 mod configuration;

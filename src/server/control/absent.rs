@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::Control;
 use crate::ids::{RegionId, RegionSet, ServiceId};
+use crate::server::arrivals::Signals;
 use crate::server::overrides::{FEWEST, shares};
 use crate::snapshot::{Plan, Snapshot};
-use crate::steer::Family;
+use crate::steer::{Address, Endpoint, Family, InForce, Pool, Word};
 use crate::time::{Instant, Ttl};
 
 /// A service's region that no answer names.
@@ -25,10 +26,24 @@ pub struct Absent {
     pub doubted: Instant,
     /// Which node that is, if it goes on, and why.
     pub doubt: Option<String>,
+    /// How many requests a second its endpoints had, of those that told.
+    pub before: Before,
+}
+
+/// How many requests a second endpoints had.
+pub(super) type Before = Vec<(Address, f64)>;
+
+/// What a region's endpoints had lately.
+fn had(signals: &Signals, pool: &Pool) -> Before {
+    let rate = |of: &Endpoint| Some((of.address.clone(), signals.before(of)?));
+    pool.endpoints.iter().filter_map(rate).collect()
 }
 
 /// All of them, by the names of service and region.
 pub(super) type Absents = BTreeMap<Name, Absent>;
+
+/// What arrived at those that operators have begun to empty.
+pub(super) type Begun = BTreeMap<Name, Before>;
 
 /// What operators call a service, and a region.
 type Name = (String, String);
@@ -85,6 +100,7 @@ impl Control {
                     ttl,
                     doubted: now,
                     doubt: doubt.clone(),
+                    before: Before::new(),
                 };
                 self.absent.entry(name).or_insert(unseen);
             }
@@ -108,8 +124,34 @@ impl Control {
         let ttl = service.map(|service| service.ttl).unwrap_or_default();
         // Before it is ready the node answers nobody.
         let left = *self.ready.borrow();
-        let absent = Absent { since: now, left, was, ttl, doubted: now, doubt: None };
+        let pool = service.and_then(|of| of.pools.iter().find(|pool| pool.region == region));
+        let lately =
+            || pool.map(|pool| had(&self.prober.arrivals().at(now), pool)).unwrap_or_default();
+        let begun = self.begun.get(&name).filter(|before| !before.is_empty());
+        let before = begun.cloned().unwrap_or_else(lately);
+        let absent = Absent { since: now, left, was, ttl, doubted: now, doubt: None, before };
         self.absent.insert(name, absent);
+    }
+
+    /// Notes what arrives at the regions that an operator begins to empty: at the end of a ramp
+    /// it is much less.
+    pub(super) fn note_begun(&mut self, in_force: &InForce) {
+        let signals = self.prober.arrivals().at(self.clock.now());
+        let plan = &self.loaded.plan;
+        let mut begun = Begun::new();
+        for (id, service) in plan.ids().zip(&plan.services) {
+            for pool in &service.pools {
+                // A word on a ramp reaches the clients in slot 0 first.
+                let word = in_force.word(id, pool.region, None, 0);
+                if word.is_none_or(|word| word == Word::Up) {
+                    continue;
+                }
+                let Some(name) = name(plan, id, pool.region) else { continue };
+                let earlier = self.begun.remove(&name);
+                begun.insert(name, earlier.unwrap_or_else(|| had(&signals, pool)));
+            }
+        }
+        self.begun = begun;
     }
 
     /// Notes which of these regions other nodes may still answer with.

@@ -40,7 +40,7 @@ use crate::server::webhooks::Webhooks;
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Facts, Hold, Holds, InForce, Overrides, Scope};
 use crate::time::Instant;
-use absent::Absents;
+use absent::{Absents, Begun};
 use writers::Writing;
 
 mod absent;
@@ -97,6 +97,8 @@ pub(super) struct Control {
     holds: Holds,
     writing: Writing,
     absent: Absents,
+    /// Of regions that an operator has begun to empty: what arrived there.
+    begun: Begun,
     sample: Sample,
     exposure: Exposure,
     /// What of this node's own condition was last told.
@@ -132,13 +134,10 @@ impl Control {
         held.set(loaded.config.held());
         let mut webhooks = Webhooks::new(clock, seed, &loaded.folder);
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
-        let mut holds = Holds::default();
-        holds.limit(loaded.config.max_moves);
-        holds.recall(recalled.out.iter().filter_map(|subject| pool(subject, &loaded.config)));
         if let Some(newest) = &loaded.certificate {
             certificate.set(newest.clone());
         }
-        holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
+        let holds = hold(&monitor, &loaded, &recalled, now);
         let planned = overrides::planned(&loaded.config, now);
         let overrides = overrides::resolve(&recalled.said, &planned, &loaded.config);
         let in_force = overrides.at(now);
@@ -153,6 +152,7 @@ impl Control {
             ready: is_ready,
             store: store.clone(),
             pushed: prober.pushed().clone(),
+            arrivals: prober.arrivals().clone(),
             sample: Sample::default(),
             exposure: Exposure::default(),
             desk: Arc::default(),
@@ -185,6 +185,7 @@ impl Control {
             holds,
             writing: Writing::new(recalled.named),
             absent: Absents::new(),
+            begun: Begun::new(),
             sample: handle.sample.clone(),
             exposure: handle.exposure.clone(),
             told: Condition::default(),
@@ -290,6 +291,7 @@ impl Control {
         let is_other = (&in_force, is_isolated) != (&self.in_force, self.is_isolated);
         affected.extend(self.follow_writers(now));
         if is_other {
+            self.note_begun(&in_force);
             self.in_force = in_force;
             self.is_isolated = is_isolated;
             self.publish(None);
@@ -417,6 +419,7 @@ impl Control {
             writing: self.writing.in_force.clone(),
             writers: self.writers(),
             absent: self.absent.clone(),
+            signals: self.prober.arrivals().at(self.clock.now()),
             condition: self.told,
             stale: self.monitor.stale(),
             nodes: self.nodes(),
@@ -469,6 +472,7 @@ impl Control {
         self.compile(&loaded.plan, None);
         for target in gone {
             self.monitor.forget(target);
+            self.prober.arrivals().forget(target);
         }
         self.held.set(loaded.config.held());
         self.webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
@@ -518,6 +522,15 @@ fn pool(subject: &str, config: &Config) -> Option<(ServiceId, RegionId)> {
         Scope::Pool(service, region) => Some((service, region)),
         _ => None,
     }
+}
+
+/// What is held back or kept, after what an earlier process knew of it.
+fn hold(monitor: &Monitor, loaded: &Loaded, recalled: &Recalled, now: Instant) -> Holds {
+    let mut holds = Holds::default();
+    holds.limit(loaded.config.max_moves);
+    holds.recall(recalled.out.iter().filter_map(|subject| pool(subject, &loaded.config)));
+    holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
+    holds
 }
 
 /// Gives `monitor` back what an earlier process believed, if that is not too old.

@@ -70,6 +70,8 @@ pub struct WriterView {
     pub leased: bool,
     /// The region that writes, and its epoch.
     pub writer: Option<(String, u64)>,
+    /// The newest epoch that is known, also of one who is yet to be answered.
+    pub newest: Option<u64>,
     /// Until when for certain.
     pub until: Option<Instant>,
     /// From when on the next one can be answered, if none is now.
@@ -340,6 +342,7 @@ impl Control {
                 service: service.name.clone(),
                 leased: matches!(lease, Lease::Kept(_)),
                 writer: writer.and_then(|of| Some((name(plan, of.region)?, of.epoch))),
+                newest: self.writing.all.of(id).or(writer).map(|of| of.epoch),
                 until: writer.and_then(|of| of.until),
                 next_from: leased.and_then(|leased| leased.free_from).or(waits),
                 wanted: wanted.or_else(|| named.and_then(|named| named.region.clone())),

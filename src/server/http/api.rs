@@ -233,7 +233,7 @@ impl Status {
             started: timestamp(view.started),
             ready: view.ready,
             generation: view.snapshot.generation(),
-            alarms: alarms(view),
+            alarms: alarms(view, &leaving),
             config: Configured {
                 file: view.loaded.file.clone(),
                 hash: format!("{:016x}", config.hash),
@@ -307,8 +307,14 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
 }
 
 /// What somebody should look at now.
-fn alarms(view: &View) -> Vec<String> {
+fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
     let mut alarms = Vec::new();
+    for of in leaving.iter().filter(|of| of.arriving.unexplained) {
+        let Leaving { service, region, .. } = of;
+        let rate = of.arriving.rate_text().unwrap_or_default();
+        let what = "more than three times what caches explain";
+        alarms.push(format!("{service}/{region} left the answers and receives {rate}: {what}"));
+    }
     if !view.ready {
         alarms.push("not ready: the first verdicts are awaited, no query is answered yet".into());
     }

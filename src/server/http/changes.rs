@@ -13,6 +13,7 @@ use super::api::{millis, region_name, timestamp};
 use super::guard::Caller;
 use super::{Refusal, Shared};
 use crate::cluster::Stamp;
+use crate::server::arrivals::Signal;
 use crate::server::handle::{Unheard, View};
 use crate::server::history::{Kind, Record};
 use crate::server::overrides::{Impact, Said, Share};
@@ -150,6 +151,12 @@ pub struct Push {
     pub up: bool,
     /// For how many seconds that is to be believed; after that it is stale.
     pub for_seconds: u64,
+    /// How many requests of clients arrive there, a second; none: nothing is said of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<f64>,
+    /// The writer's epoch that it has acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
 }
 
 /// A part of the history.
@@ -241,8 +248,14 @@ pub(super) async fn push(
     Extension(_caller): Extension<Caller>,
     Json(push): Json<Push>,
 ) -> Result<StatusCode, Refusal> {
-    let Push { check, address, up, for_seconds } = push;
-    shared.control.push((check, address), up, Duration::from_secs(for_seconds)).await?;
+    let Push { check, address, up, for_seconds, requests, epoch } = push;
+    let rate = |given: f64| {
+        let wrong = || Refusal::bad(format!("`requests: {given}` is no rate a second"));
+        Signal::rate(given).ok_or_else(wrong)
+    };
+    let signal = Signal { requests: requests.map(rate).transpose()?, epoch };
+    let span = Duration::from_secs(for_seconds);
+    shared.control.push((check, address), (up, signal), span).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -13,6 +13,7 @@ use super::super::exposure::{Exposures, TRAVEL};
 use super::super::handle::View;
 use super::super::overrides::scope;
 use super::api::timestamp;
+use super::arriving::{Answered, Arriving, Region, answered};
 use super::{Refusal, Shared};
 use crate::convergence::{Lag, Population, Remaining};
 use crate::steer::Scope;
@@ -45,6 +46,8 @@ pub struct Leaving {
     pub moved: Vec<Moved>,
     /// Which population the model takes.
     pub population: String,
+    /// What still arrives there, as its endpoints tell.
+    pub arriving: Arriving,
     /// What is to be waited for before it is switched off.
     pub waits: Vec<Wait>,
     /// It may be switched off.
@@ -139,8 +142,11 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
     }
     let mut model = Model::new(&config.convergence.population);
     let residual = asked.residual.unwrap_or(config.convergence.residual);
-    let of = |(service, region, absent)| {
-        Leaving::of(view, exposures, &mut model, residual, (service, region, absent))
+    let answered = if rows.is_empty() { Answered::new() } else { answered(view) };
+    let of = |(service, name, absent)| {
+        let expected = model.expected(view, absent);
+        let region = Region { service, name, absent, residual, expected };
+        Leaving::of(view, exposures, &mut model, &answered, &region)
     };
     Ok(rows.into_iter().map(of).collect())
 }
@@ -160,6 +166,11 @@ impl<'m> Model<'m> {
         let population = self.population;
         self.lags.entry(ttl).or_insert_with(|| population.lag(f64::from(ttl.as_secs())))
     }
+
+    /// The share of a region's clients that is expected to go there still.
+    fn expected(&mut self, view: &View, absent: Option<&Absent>) -> f64 {
+        absent.map_or(1.0, |of| self.lag(of.ttl).after(view.now.since(of.since).as_secs_f64()))
+    }
 }
 
 impl Leaving {
@@ -167,9 +178,10 @@ impl Leaving {
         view: &View,
         exposures: &Exposures,
         model: &mut Model<'_>,
-        residual: f64,
-        (service, region, absent): (&str, &str, Option<&Absent>),
+        answered: &Answered<'_>,
+        asked: &Region<'_>,
     ) -> Self {
+        let Region { service, name: region, absent, residual, expected } = *asked;
         let key = (service.to_owned(), region.to_owned());
         let remaining = exposures.get(&key).copied().unwrap_or_default();
         let of_service = exposures.iter().filter(|((of, _), _)| of == service);
@@ -179,7 +191,6 @@ impl Leaving {
         let lag = model.lag(ttl);
         let since = absent.map(|of| of.since);
         let after = |seconds: f64| since.map(|since| since + Duration::from_secs_f64(seconds));
-        let expected = since.map_or(1.0, |since| lag.after(view.now.since(since).as_secs_f64()));
         let moved =
             SHARES.map(|left| Moved { left, at: lag.until(left).and_then(after).map(timestamp) });
         let forgotten = absent.map_or(Instant::default(), |of| forgotten(view, of, remaining));
@@ -195,6 +206,8 @@ impl Leaving {
             let why = format!("{is} of its clients are expected to go there still; {may} may");
             waits.list.push((why, lag.until(residual).and_then(after)));
         }
+        let (arriving, reasons) = Arriving::of(view, answered, asked);
+        waits.list.extend(reasons.into_iter().filter(|_| absent.is_some()));
         let writer = view.writers.iter().find(|of| of.service == service);
         if let Some((_, epoch)) =
             writer.and_then(|of| of.writer.as_ref()).filter(|(writes, _)| writes == region)
@@ -217,6 +230,7 @@ impl Leaving {
             expected,
             moved: moved.to_vec(),
             population: model.population.name.clone(),
+            arriving,
             safe: waits.list.is_empty(),
             waits: waits.told(),
             safe_at: safe_at.map(timestamp),

@@ -63,6 +63,7 @@ fn describe() {
         ("meridian_unsent_total", "Answers that the system could not send"),
         ("meridian_xdp_total", "Packets that came past the kernel's stack, by interface"),
         ("meridian_probes_total", "Probes, by what they saw"),
+        ("meridian_load_reports_total", "Load reports of endpoints, by whether they made sense"),
         ("meridian_reloads_total", "Attempts to serve changed files"),
         ("meridian_tcp_refused_total", "TCP connections closed at once for want of room"),
         ("meridian_panics_total", "Queries answered SERVFAIL because of a bug; report it"),
@@ -140,6 +141,7 @@ pub(super) fn now(view: &View) -> String {
         let _fine = writeln!(out, "{name}{{node=\"{label}\"}} {}", node.differs.len());
     }
     writers(&mut out, view);
+    arriving(&mut out, view);
     head(&mut out, "meridian_overrides", "Operators' words that stand");
     let _fine = writeln!(out, "meridian_overrides {}", view.said.len());
     head(&mut out, "meridian_generation", "Which change of the world is answered");
@@ -196,6 +198,23 @@ fn certificates(out: &mut String, view: &View) {
     let ending = ending.count();
     head(out, "meridian_certificates_ending", "Targets whose certificate ends soon");
     let _fine = writeln!(out, "meridian_certificates_ending {ending}");
+}
+
+/// The requests of each region whose endpoints tell them.
+fn arriving(out: &mut String, view: &View) {
+    let name = "meridian_arriving_requests";
+    head(out, name, "Requests a second at a service's region, of the endpoints that tell");
+    let config = &view.loaded.config;
+    for (service, pool) in
+        config.services.iter().flat_map(|of| of.pools.iter().map(move |pool| (of, pool)))
+    {
+        let endpoints = pool.endpoints.iter();
+        let told = endpoints.filter_map(|of| view.signals.sight(of).requests);
+        let Some(sum) = told.reduce(|sum, of| sum + of) else { continue };
+        let region = config.regions.get(pool.region.index()).map_or("", |of| &of.name);
+        let (service, region) = (escaped(&service.name), escaped(region));
+        let _fine = writeln!(out, "{name}{{service=\"{service}\",region=\"{region}\"}} {sum}");
+    }
 }
 
 fn writers(out: &mut String, view: &View) {

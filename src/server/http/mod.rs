@@ -32,6 +32,7 @@ use crate::snapshot::Snapshot;
 use crate::steer::Facts;
 
 pub mod api;
+pub mod arriving;
 pub mod changes;
 pub mod convergence;
 pub mod fit;

@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::arrivals::{Arrivals, Signal};
 use super::clock::Clock;
 use super::tls::Tls;
 use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
@@ -38,6 +39,7 @@ mod command;
 mod dns;
 mod grpc;
 mod held;
+mod orca;
 mod ping;
 mod pushed;
 
@@ -55,6 +57,8 @@ pub struct Probe {
     pub tls: Option<Arc<Tls>>,
     /// As whom it asks over HTTP: whoever reads the target's logs sees which node that was.
     pub agent: HeaderValue,
+    /// For how long what it sees may be believed.
+    pub valid: Duration,
 }
 
 /// Carries probes out, a bounded number at a time.
@@ -65,6 +69,7 @@ pub(super) struct Prober {
     room: Arc<Semaphore>,
     commands: Arc<Semaphore>,
     pushed: Pushed,
+    arrivals: Arrivals,
 }
 
 impl Prober {
@@ -80,6 +85,7 @@ impl Prober {
             room: Arc::new(Semaphore::new(sockets)),
             commands: Arc::new(Semaphore::new(COMMANDS)),
             pushed: Pushed::default(),
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -93,6 +99,11 @@ impl Prober {
         &self.pushed
     }
 
+    /// What endpoints tell of themselves.
+    pub(super) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
     /// Carries `order` out; its report follows, however it ends.
     pub(super) fn launch(&self, order: Order, probe: Option<Arc<Probe>>) {
         let prober = self.clone();
@@ -100,12 +111,16 @@ impl Prober {
             let permit = prober.room.clone().acquire_owned().await;
             let began = prober.clock.now();
             metrics::histogram!("meridian_probe_lag_seconds").record(began.since(order.due));
-            let outcome = match &probe {
+            let (outcome, signal) = match &probe {
                 Some(probe) => prober.carry_out(probe, order.timeout).await,
-                None => Outcome::Failure(Failure::Local),
+                None => (Outcome::Failure(Failure::Local), None),
             };
             drop(permit);
-            let latency = prober.clock.now().since(began);
+            let ended = prober.clock.now();
+            let latency = ended.since(began);
+            if let Some((probe, signal)) = probe.zip(signal) {
+                prober.arrivals.tell(ended, order.target, signal, probe.valid);
+            }
             // The receiver is gone only when the server ends.
             let _ended = prober.reports.send((order.target, Report { outcome, latency }));
         });
@@ -135,19 +150,27 @@ impl Deadline {
 const HELD_UP: Duration = Duration::from_millis(50);
 
 impl Prober {
-    async fn carry_out(&self, probe: &Probe, within: Duration) -> Outcome {
+    /// What the probe saw, and what the target told of itself, whether it is well or not.
+    async fn carry_out(&self, probe: &Probe, within: Duration) -> (Outcome, Option<Signal>) {
         let deadline = Deadline(Instant::now() + within);
-        match self.attempt(probe, deadline).await {
+        let mut signal = None;
+        let outcome = match self.attempt(probe, deadline, &mut signal).await {
             Ok(outcome) => outcome,
             Err(Failure::TimedOut(_)) if Instant::now() > deadline.0 + HELD_UP => {
                 Outcome::Failure(Failure::Local)
             }
             Err(failure) => Outcome::Failure(failure),
-        }
+        };
+        (outcome, signal)
     }
 
     /// Does what the check says.
-    async fn attempt(&self, probe: &Probe, deadline: Deadline) -> Result<Outcome, Failure> {
+    async fn attempt(
+        &self,
+        probe: &Probe,
+        deadline: Deadline,
+        signal: &mut Option<Signal>,
+    ) -> Result<Outcome, Failure> {
         let address = SocketAddr::new(probe.address, probe.check.port());
         match &probe.check {
             Check::Dns { query, .. } => dns::ask(address, query, deadline).await?,
@@ -162,7 +185,7 @@ impl Prober {
                 self.pushed.look(self.clock.now(), at, file.as_deref()).await?;
             }
             Check::Tcp { .. } | Check::Http { .. } | Check::Https { .. } | Check::Grpc { .. } => {
-                return connect(probe, address, deadline).await;
+                return connect(probe, address, deadline, signal).await;
             }
         }
         Ok(Outcome::Success)
@@ -174,6 +197,7 @@ async fn connect(
     probe: &Probe,
     address: SocketAddr,
     deadline: Deadline,
+    signal: &mut Option<Signal>,
 ) -> Result<Outcome, Failure> {
     let stream = deadline.hold(Stage::Connect, TcpStream::connect(address)).await?;
     let socket = SockRef::from(&stream);
@@ -182,7 +206,7 @@ async fn connect(
     match &probe.check {
         Check::Tcp { .. } => Ok(Outcome::Success),
         Check::Http { request, .. } => {
-            ask(stream, (address, &probe.agent), request, deadline).await?;
+            ask(stream, (address, &probe.agent), request, deadline, signal).await?;
             Ok(Outcome::Success)
         }
         Check::Grpc { service, tls, .. } => {
@@ -206,7 +230,7 @@ async fn connect(
         }
         Check::Https { request, tls, .. } => {
             let (stream, outcome) = secure(stream, probe, tls, deadline).await?;
-            ask(stream, (address, &probe.agent), request, deadline).await?;
+            ask(stream, (address, &probe.agent), request, deadline, signal).await?;
             Ok(outcome)
         }
     }
@@ -237,6 +261,7 @@ async fn ask(
     (address, agent): (SocketAddr, &HeaderValue),
     check: &HttpCheck,
     deadline: Deadline,
+    signal: &mut Option<Signal>,
 ) -> Result<(), Failure> {
     let handshake = http1::Builder::new()
         .max_buf_size(LARGEST_HEAD)
@@ -251,6 +276,7 @@ async fn ask(
         .map_err(|_| Failure::Local)?;
     let exchange = async {
         let response = deadline.hold(Stage::Head, sender.send_request(request)).await?;
+        *signal = orca::heard(response.headers());
         judge(response, &check.expect, deadline).await
     };
     let mut exchange = std::pin::pin!(exchange);
