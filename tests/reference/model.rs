@@ -6,18 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::RecordType;
+use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::{Name, RecordType};
 use meridian::config::{Config, Targets};
 use meridian::geo::{Atlas, Catchment, Geofeed, Sources};
 use meridian::health::{HealthTable, State};
 use meridian::ids::ServiceId;
+use meridian::query::{Outcome, Peer, Transport, answer};
 use meridian::snapshot::{Plan, Snapshot};
 use meridian::steer::weighted::order_of;
 use meridian::steer::{Address, Basis, Facts, Family, Policy, choose, usable};
+use meridian::time::Instant;
 
 /// Names that may be there, below the origin.
 pub(crate) const OWNERS: [&str; 16] = [
@@ -73,7 +76,7 @@ type Record = (String, RecordType, u32, String);
 
 /// All that an answer can depend on, and Meridian's view of it.
 pub(crate) struct World {
-    pub(crate) snapshot: Snapshot,
+    snapshot: Snapshot,
     records: Vec<Record>,
     /// The service at each steered name.
     steered: BTreeMap<String, ServiceId>,
@@ -209,6 +212,31 @@ impl World {
         let plan = Arc::new(Plan::new(zones, services, regions, catchments, identity));
         let snapshot = Snapshot::compile(plan.clone(), &Facts::of(&health), None, None, 1);
         Some(Self { snapshot, records: all, steered, plan, atlas, health })
+    }
+
+    /// What the snapshot answers to the same question, over TCP so that nothing is cut.
+    pub(crate) fn answered(
+        &self,
+        name: &str,
+        rtype: RecordType,
+        resolver: IpAddr,
+        client: Option<IpAddr>,
+    ) -> Meaning {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), rtype));
+        if let Some(client) = client {
+            let length = if client.is_ipv4() { 32 } else { 128 };
+            let mut edns = Edns::new();
+            let subnet = format!("{client}/{length}").parse().unwrap();
+            edns.options_mut().insert(EdnsOption::Subnet(subnet));
+            message.set_edns(edns);
+        }
+        let peer = Peer { address: SocketAddr::new(resolver, 53), transport: Transport::Tcp };
+        let mut out = Vec::new();
+        let packet = message.to_vec().unwrap();
+        let outcome = answer(&self.snapshot, &packet, peer, Instant::default(), &mut out);
+        assert!(matches!(outcome, Outcome::Answered(_)));
+        Meaning::of(&Message::from_vec(&out).unwrap())
     }
 
     /// The answer to a question for `name`, in lower case and with the last dot, of class IN, from
