@@ -345,15 +345,24 @@ pub(crate) fn ask(
 /// Somebody who asks for one name again and again, and never twice for one answer.
 pub(crate) struct Asking {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(usize, usize)>,
+    thread: JoinHandle<(usize, usize, BTreeSet<String>)>,
 }
 
 impl Asking {
     /// Asks over UDP from now on.
     pub(crate) fn over_udp(server: SocketAddr, name: &'static str) -> Self {
+        Self::over_udp_for(server, name, None)
+    }
+
+    /// The same for a client.
+    pub(crate) fn over_udp_for(
+        server: SocketAddr,
+        name: &'static str,
+        client: Option<&'static str>,
+    ) -> Self {
         let socket = connected(server);
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        Self::start(name, move |wire| {
+        Self::start(name, client, move |wire| {
             let mut buffer = vec![0; 512];
             socket.send(wire)?;
             let length = socket.recv(&mut buffer)?;
@@ -364,7 +373,7 @@ impl Asking {
 
     /// The same over TCP, with a connection a question.
     pub(crate) fn over_tcp(server: SocketAddr, name: &'static str) -> Self {
-        Self::start(name, move |wire| {
+        Self::start(name, None, move |wire| {
             let mut stream = TcpStream::connect(server)?;
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
             stream.write_all(&u16::try_from(wire.len()).unwrap().to_be_bytes())?;
@@ -379,32 +388,42 @@ impl Asking {
 
     fn start(
         name: &'static str,
+        client: Option<&'static str>,
         mut exchange: impl FnMut(&[u8]) -> io::Result<Vec<u8>> + Send + 'static,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::spawn(move || {
-            let (mut asked, mut lost) = (0, 0);
+            let (mut asked, mut lost, mut seen) = (0, 0, BTreeSet::new());
             while !stopped.load(Ordering::Relaxed) {
-                let wire = question(name, RecordType::A, None).to_vec().unwrap();
+                let wire = question(name, RecordType::A, client).to_vec().unwrap();
                 let answer = exchange(&wire).map(|answer| Message::from_vec(&answer).unwrap());
                 asked += 1;
-                if !answer.as_ref().is_ok_and(|answer| answer.answers.len() == 1) {
-                    println!("lost: {answer:?}");
-                    lost += 1;
+                let one = answer.as_ref().ok().map(data).filter(|answer| answer.len() == 1);
+                match one {
+                    Some(answer) => seen.extend(answer),
+                    None => {
+                        println!("lost: {answer:?}");
+                        lost += 1;
+                    }
                 }
             }
-            (asked, lost)
+            (asked, lost, seen)
         });
         Self { stop, thread }
     }
 
     /// How many questions were asked, of which all have had an answer with one record.
     pub(crate) fn none_lost(self) -> usize {
+        self.answers().0
+    }
+
+    /// The same, and what the records were.
+    pub(crate) fn answers(self) -> (usize, BTreeSet<String>) {
         self.stop.store(true, Ordering::Relaxed);
-        let (asked, lost) = self.thread.join().unwrap();
+        let (asked, lost, seen) = self.thread.join().unwrap();
         assert_eq!(lost, 0, "of {asked}");
-        asked
+        (asked, seen)
     }
 }
 

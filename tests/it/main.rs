@@ -20,6 +20,7 @@ mod convergence;
 mod demo;
 mod deploy;
 mod encrypted;
+mod endurance;
 mod failover;
 mod floods;
 mod harness;

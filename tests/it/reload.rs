@@ -102,7 +102,7 @@ fn zone_files_are_watched_with_what_they_include() {
 }
 
 /// A database that says where one network is.
-fn database(network: &str, country: &str, at: (f64, f64)) -> Vec<u8> {
+pub(crate) fn database(network: &str, country: &str, at: (f64, f64)) -> Vec<u8> {
     let [latitude, longitude] = [at.0, at.1].map(Value::Double);
     let place = Value::map([
         ("country", Value::map([("iso_code", Value::text(country))])),
