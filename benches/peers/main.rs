@@ -53,6 +53,9 @@ struct Options {
     /// Only the echo and the servers whose names contain one of these.
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
+    /// Also Meridian with other settings.
+    #[arg(long)]
+    tune: bool,
     /// The GeoIP database that all of them read.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/geoip/meridian-city.mmdb"))]
     database: PathBuf,
@@ -121,6 +124,9 @@ fn compare(workload: Workload, options: &Options) -> Table {
     let mut queries = Queries::new(workload);
     let is_wanted = |kind: &Kind| {
         let mut names = options.servers.iter();
+        if *kind == Kind::MeridianSmall {
+            return options.tune;
+        }
         *kind == Kind::Echo || names.len() == 0 || names.any(|name| kind.name().contains(name))
     };
     let kinds = Kind::of(workload).iter().copied().filter(is_wanted);

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Echo,
     Meridian,
     MeridianXdp,
+    /// With the buffers that the kernel gives by itself.
+    MeridianSmall,
     Gdnsd,
     Knot,
     KnotGeo,
@@ -41,9 +43,14 @@ impl Kind {
     /// Those that can answer this, the yardstick first.
     pub(crate) fn of(workload: Workload) -> &'static [Self] {
         match workload {
-            Workload::Subnets | Workload::NoSubnets => {
-                &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::KnotGeo, Self::PowerDns]
-            }
+            Workload::Subnets | Workload::NoSubnets => &[
+                Self::Echo,
+                Self::Meridian,
+                Self::MeridianSmall,
+                Self::Gdnsd,
+                Self::KnotGeo,
+                Self::PowerDns,
+            ],
             Workload::Past => &[Self::Echo, Self::Meridian, Self::MeridianXdp, Self::KnotXdp],
             Workload::Static(_) | Workload::Mixed(..) => {
                 &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind]
@@ -57,6 +64,7 @@ impl Kind {
             Self::Echo => "echo (recvmmsg)",
             Self::Meridian => "Meridian",
             Self::MeridianXdp => "Meridian, AF_XDP",
+            Self::MeridianSmall => "Meridian, 208 KiB",
             Self::Gdnsd => "gdnsd",
             Self::Knot => "Knot DNS",
             Self::KnotGeo => "Knot DNS, mod-geoip",
@@ -71,7 +79,9 @@ impl Kind {
     fn program(self) -> Option<&'static str> {
         match self {
             Self::Echo => None,
-            Self::Meridian | Self::MeridianXdp => Some(env!("CARGO_BIN_EXE_meridian")),
+            Self::Meridian | Self::MeridianXdp | Self::MeridianSmall => {
+                Some(env!("CARGO_BIN_EXE_meridian"))
+            }
             Self::Gdnsd => Some("/usr/sbin/gdnsd"),
             Self::Knot | Self::KnotGeo | Self::KnotXdp => Some("/usr/sbin/knotd"),
             Self::PowerDns => Some("/usr/sbin/pdns_server"),
@@ -214,9 +224,10 @@ impl World<'_> {
         };
         match kind {
             Kind::Echo => command.arg(format!("{}:{}", self.ip, self.port)),
-            Kind::Meridian | Kind::MeridianXdp => {
+            Kind::Meridian | Kind::MeridianXdp | Kind::MeridianSmall => {
                 let past = if kind == Kind::MeridianXdp { ", \"xdp:here\"" } else { "" };
-                let config = self.write("m.yaml", &self.meridian(past));
+                let small = if kind == Kind::MeridianSmall { "buffer: 212992, " } else { "" };
+                let config = self.write("m.yaml", &self.meridian(past, small));
                 command.arg("serve").arg("--config").arg(config)
             }
             Kind::Gdnsd => {
@@ -251,7 +262,7 @@ impl World<'_> {
     }
 
     /// With everything on: its limit is counted, and is beyond all reach.
-    fn meridian(&self, past: &str) -> String {
+    fn meridian(&self, past: &str, small: &str) -> String {
         let Self { folder, ip, port, database } = self;
         let (folder, database) = (folder.display(), database.display());
         let (mut places, mut pools, mut continents) = Default::default();
@@ -264,7 +275,7 @@ impl World<'_> {
             of.iter().for_each(|of| writeln!(text, "    {of}: [{region}]").unwrap());
         }
         format!(
-            "node: {{ listen: [\"{ip}:{port}\"{past}], workers: 1 }}
+            "node: {{ listen: [\"{ip}:{port}\"{past}], {small}workers: 1 }}
 http: {{ listen: \"127.0.0.1:0\" }}
 rate_limit: {{ same: 100000000 }}
 geoip: {{ database: \"{database}\" }}

@@ -33,6 +33,11 @@ pub const READY_WITHIN: Duration = Duration::from_secs(5);
 /// operators have not noticed.
 pub const BELIEVE_STATE_FOR: Duration = Duration::from_secs(600);
 
+/// Room for a burst while a worker is busy: 4 MiB hold some 10,000 queries. The kernel gives what
+/// `net.core.rmem_max` allows. With its own default of 208 KiB, some are lost at half of the load
+/// that could be answered (`benches/compare --tune`).
+pub const BUFFER: usize = 4 << 20;
+
 /// As many as fit in the usual limit of open files with room for probes.
 pub const TCP_CONNECTIONS: usize = 10_000;
 

@@ -199,6 +199,8 @@ impl Config {
         let differs = [
             ("node.listen", (&new.listen, &new.xdp) != (&old.listen, &old.xdp)),
             ("node.workers", new.workers != old.workers),
+            ("node.pin", new.pin != old.pin),
+            ("node.buffer", new.buffer != old.buffer),
             ("node.state", new.state != old.state),
             ("tcp", new.tcp != old.tcp),
             ("tls", addresses(self) != addresses(running)),

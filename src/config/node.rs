@@ -24,6 +24,10 @@ pub struct Node {
     pub xdp: Vec<String>,
     /// Threads that answer over UDP on each address; `None`: one a core.
     pub workers: Option<usize>,
+    /// Whether each of them stays on a core of its own.
+    pub pin: bool,
+    /// Octets that the kernel is asked to keep for each of their sockets, each way.
+    pub buffer: usize,
     /// How long the first verdicts are waited for.
     pub ready_within: Duration,
     /// The folder for what outlives the process; `None`: nothing does.
@@ -89,6 +93,8 @@ pub(super) fn read(
         listen: defaults::LISTEN.iter().filter_map(|address| address.parse().ok()).collect(),
         xdp: Vec::new(),
         workers: None,
+        pin: false,
+        buffer: defaults::BUFFER,
         ready_within: defaults::READY_WITHIN,
         state: None,
         believe_state_for: defaults::BELIEVE_STATE_FOR,
@@ -113,6 +119,9 @@ pub(super) fn read(
     }
     let workers = fields.get("workers").and_then(|at| at.number(1, 1024, problems));
     node.workers = workers.and_then(|workers| usize::try_from(workers).ok());
+    node.pin = fields.get("pin").and_then(|at| at.boolean(problems)).unwrap_or(node.pin);
+    let buffer = fields.get("buffer").and_then(|at| at.number(4096, 1 << 30, problems));
+    node.buffer = buffer.and_then(|octets| usize::try_from(octets).ok()).unwrap_or(node.buffer);
     if let Some(at) = fields.get("ready_within") {
         node.ready_within =
             at.duration(Duration::ZERO, LONGEST, problems).unwrap_or(node.ready_within);

@@ -71,7 +71,7 @@ impl Sockets {
             // TCP first: its port is nobody else's, while UDP's can be shared.
             let listener = socket::tcp(*address, had)?;
             let bound = listener.local_addr()?;
-            udp.extend(socket::udp(bound, workers, had)?);
+            udp.extend(socket::udp(bound, (workers, config.node.buffer), had)?);
             tcp.push(TcpListener::from_std(listener)?);
             addresses.dns.push(bound);
         }

@@ -11,6 +11,7 @@
 //! [`Server::start`] walks that way. UDP has threads of its own; everything else runs on tokio.
 
 use std::io;
+use std::iter::repeat;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -166,7 +167,7 @@ impl Server {
         let certificate = Arc::new(Newest::default());
         let acceptor = encrypted::acceptor(certificate.clone())?;
         let tcp = tcp::Room::new(loaded.config.node.tcp);
-        let interfaces = loaded.config.node.xdp.clone();
+        let (interfaces, is_pinned) = (loaded.config.node.xdp.clone(), loaded.config.node.pin);
         let rules = loaded.config.http.clone();
         let rules = (rules.tokens.map(|file| loaded.folder.join(file)), rules.open);
         let recorder = http::metrics::install();
@@ -198,8 +199,12 @@ impl Server {
         handle.ready().await;
         let answers = handle.answers(clock);
         let stop = Arc::new(AtomicBool::new(false));
-        let workers = std::mem::take(&mut bound.udp).into_iter();
-        let workers = workers.map(|socket| udp::spawn(socket, answers.clone(), stop.clone()));
+        // Those of one address come one after the other, so that each core gets one of them.
+        let cores = if is_pinned { udp::cores() } else { Vec::new() };
+        let cores = cores.into_iter().cycle().map(Some).chain(repeat(None));
+        let workers = std::mem::take(&mut bound.udp).into_iter().zip(cores);
+        let workers =
+            workers.map(|(socket, core)| udp::spawn(socket, answers.clone(), stop.clone(), core));
         let mut workers = workers.collect::<io::Result<Vec<_>>>()?;
         let (is_taken, taken) = watch::channel(false);
         let takeover = bound.takeover.take();

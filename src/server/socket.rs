@@ -40,18 +40,15 @@ fn advice(error: &io::Error) -> &'static str {
 /// How long a worker waits for a packet before it looks whether it is to stop.
 const WAIT: Duration = Duration::from_millis(250);
 
-/// Room for a burst while a worker is busy: 4 MiB hold some 10,000 queries. The kernel gives what
-/// `net.core.rmem_max` allows.
-const BUFFER: usize = 4 << 20;
-
-/// `workers` sockets on one address, among which the kernel spreads the clients (SO_REUSEPORT).
+/// `workers` sockets on one address, among which the kernel spreads the clients (SO_REUSEPORT), with
+/// buffers of so many octets.
 /// Those that were inherited are all read, however many: what waits in one would be lost with it.
 ///
 /// # Errors
 /// The address cannot be had.
 pub(super) fn udp(
     address: SocketAddr,
-    workers: usize,
+    (workers, buffer): (usize, usize),
     inherited: &mut Inherited,
 ) -> Result<Vec<UdpSocket>, BindError> {
     let fault = |source| BindError { address, transport: "UDP", source };
@@ -61,37 +58,37 @@ pub(super) fn udp(
         // some read by two workers.
         let shared = had.iter().cycle().take(workers.saturating_sub(had.len()));
         let shared = shared.map(Socket::try_clone).collect::<io::Result<Vec<_>>>();
-        let all = had.iter().try_for_each(|socket| prepare(socket, address)).and(shared);
+        let all = had.iter().try_for_each(|socket| prepare(socket, address, buffer)).and(shared);
         return Ok(had.into_iter().chain(all.map_err(fault)?).map(UdpSocket::from).collect());
     }
     // Port 0 takes a free one; the others join the first.
-    let first = one_udp(address).map_err(fault)?;
+    let first = one_udp(address, buffer).map_err(fault)?;
     let bound = first.local_addr().map_err(fault)?;
     let mut sockets = vec![first];
     for _ in 1..workers.max(1) {
-        sockets.push(one_udp(bound).map_err(fault)?);
+        sockets.push(one_udp(bound, buffer).map_err(fault)?);
     }
     Ok(sockets)
 }
 
-fn one_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+fn one_udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_port(true)?;
-    prepare(&socket, address)?;
+    prepare(&socket, address, buffer)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
 /// Lets a worker wait on a socket, and has the kernel keep what a worker has no time for.
-fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+fn prepare(socket: &Socket, address: SocketAddr, buffer: usize) -> io::Result<()> {
     socket.set_nonblocking(false)?;
     // More room is better, and less is no reason not to serve. What was inherited may have more.
-    if socket.recv_buffer_size()? < BUFFER {
-        let _smaller = socket.set_recv_buffer_size(BUFFER);
-        let _smaller = socket.set_send_buffer_size(BUFFER);
+    if socket.recv_buffer_size()? < buffer {
+        let _smaller = socket.set_recv_buffer_size(buffer);
+        let _smaller = socket.set_send_buffer_size(buffer);
     }
     socket.set_read_timeout(Some(WAIT))?;
     if address.ip().is_unspecified() {

@@ -8,6 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, histogram};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tracing::warn;
 
 use super::clock::Clock;
 use super::mmsg::Batch;
@@ -60,7 +62,7 @@ impl Datagrams for Socket {
     }
 }
 
-/// Answers what comes in on `socket`, until `stop`.
+/// Answers what comes in on `socket`, until `stop`; on this core, if it is told.
 ///
 /// # Errors
 /// The system has no thread for it.
@@ -68,10 +70,29 @@ pub(super) fn spawn(
     socket: UdpSocket,
     answers: Answers,
     stop: Arc<AtomicBool>,
+    core: Option<usize>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("udp".to_owned()).spawn(move || {
+        if let Some(core) = core {
+            stay_on(core);
+        }
         serve(Socket { socket, batch: Batch::new() }, answers, &stop);
     })
+}
+
+/// The cores that this process may use.
+pub(super) fn cores() -> Vec<usize> {
+    let allowed = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect()
+}
+
+/// Keeps this thread on a core.
+fn stay_on(core: usize) {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    if let Err(error) = sched_setaffinity(None, &cores) {
+        warn!(core, %error, "a UDP worker goes from core to core");
+    }
 }
 
 /// Answers datagrams, until `stop`.
