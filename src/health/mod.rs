@@ -16,6 +16,8 @@
 //! To this room an endpoint is a [`TargetId`](crate::ids::TargetId): it knows no names and no
 //! places.
 
+#[cfg(test)]
+mod arithmetic_tests;
 mod check;
 mod monitor;
 mod outcome;
