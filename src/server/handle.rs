@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, oneshot, watch};
 
 use super::arrivals::{Arrivals, Signal, Signals};
 use super::clock::Clock;
-use super::control::{Absent, Condition, Named, Naming, Next, NodeView, WriterView};
+use super::control::{Absent, Condition, Next, NodeView, WriterView};
 use super::etcd::Wish;
 use super::exposure::{Exposure, Exposures};
 use super::history::Record;
@@ -28,7 +28,7 @@ use crate::convergence::Seen;
 use crate::health::{Check, HealthTable, State};
 use crate::ids::{NodeId, TargetId};
 use crate::snapshot::Snapshot;
-use crate::steer::{Facts, Holds, InForce, Leased, Writers};
+use crate::steer::{Facts, Holds, InForce, Leased, Named, Naming, Writers};
 use crate::time::Instant;
 
 /// What the control task is asked.

@@ -17,10 +17,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::control::Named;
 use super::history::{Kind, Record};
 use super::overrides::Said;
 use crate::health::State;
+use crate::steer::Named;
 use crate::time::Instant;
 
 /// How many records of the history are kept: at ten a minute, a week.

@@ -28,7 +28,7 @@ const HARDLY: Duration = Duration::from_millis(900);
 
 /// By how much two clocks may run apart: a hundredth of the time, far more than any does, and the
 /// time that a lookup takes.
-fn with_drift(span: Duration) -> Duration {
+pub(super) fn with_drift(span: Duration) -> Duration {
     span + span / 100 + Duration::from_millis(100)
 }
 

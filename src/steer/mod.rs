@@ -22,11 +22,13 @@ use crate::zone::Name;
 
 pub use holds::{Failback, Hold, Holds, MaxMoves};
 pub use leases::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Turn, Vacancy, Written};
+pub use named::{Named, Naming};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
 pub use writers::{Lease, Writer, Writers, is_well};
 
 mod holds;
 mod leases;
+mod named;
 mod overrides;
 #[cfg(test)]
 mod tests;

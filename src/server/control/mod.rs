@@ -52,7 +52,7 @@ mod writers;
 pub(super) use absent::Absent;
 pub(super) use peers::{NodeView, Peers};
 pub(super) use tell::Condition;
-pub(super) use writers::{Named, Naming, Next, WriterView};
+pub(super) use writers::{Next, WriterView};
 
 /// How many events are remembered.
 const EVENTS: usize = 200;

@@ -2,9 +2,7 @@
 //! leases in etcd tell.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
@@ -16,42 +14,10 @@ use crate::server::handle::Handle;
 use crate::server::history::{Kind, Level};
 use crate::server::store::Store;
 use crate::snapshot::Plan;
-use crate::steer::{Contest, Lease, Leased, Policy, Service, Writer, Writers, is_well};
-use crate::time::{Instant, Ttl};
+use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
+use crate::time::Instant;
 
 use super::Control;
-
-/// What operators said of a service's writer.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::server) struct Named {
-    /// The region; `None`: two operators said two things at once, and nobody writes until one of
-    /// them says it again.
-    pub(in crate::server) region: Option<String>,
-    pub(in crate::server) epoch: u64,
-    /// How long the answers may be remembered that name it, in seconds.
-    ttl: u32,
-    /// How long the answers of the one before may be, in milliseconds; 0: it is fenced.
-    wait: u64,
-    pub(in crate::server) reason: String,
-    pub(in crate::server) owner: String,
-    /// From when on it is answered here: the wait, counted from when this node heard of it.
-    from: u64,
-}
-
-/// What an operator asks for.
-#[derive(Clone, Debug)]
-pub struct Naming {
-    /// The service.
-    pub service: String,
-    /// The region that is to write.
-    pub region: String,
-    /// The old writer is known to write no more: nothing is waited for.
-    pub fenced: bool,
-    /// Why.
-    pub reason: String,
-    /// Who says so.
-    pub owner: String,
-}
 
 /// What becomes of it.
 pub(in crate::server) enum Next {
@@ -99,11 +65,6 @@ pub(super) struct Writing {
     pub(super) in_force: Writers,
 }
 
-/// By how much the clocks of two machines may run apart, and what a word takes to reach all.
-fn with_drift(ttl: Ttl) -> Duration {
-    ttl.duration() + ttl.duration() / 100 + FRESH + Duration::from_millis(100)
-}
-
 impl Writing {
     pub(super) fn new(named: BTreeMap<String, Named>) -> Self {
         Self { named, ..Self::default() }
@@ -117,14 +78,11 @@ impl Writing {
     /// The writer of a service; one that operators named counts as long as this node surely hears
     /// what they say next: until `heard`.
     fn writer(&self, config: &Config, service: &Service, heard: Option<Instant>) -> Option<Writer> {
-        let ttl = |seconds| service.ttl.min(Ttl::from_secs(seconds));
         match &service.policy {
             Policy::SingleWriter(_, Lease::Manual) => {
                 let named = self.named.get(&service.name)?;
                 let region = config.region(named.region.as_ref()?)?;
-                let from = Instant::from_nanos(named.from);
-                let (epoch, ttl) = (named.epoch, ttl(named.ttl));
-                Some(Writer { region, epoch, ttl, from, until: heard })
+                Some(named.writer(region, service, heard))
             }
             Policy::SingleWriter(_, Lease::Kept(_)) => {
                 let holder = self.leased.get(&service.name)?.holder.as_ref()?;
@@ -245,41 +203,17 @@ impl Control {
     /// What is to be done so that another region writes.
     pub(super) fn next_writer(&self, naming: &Naming) -> Result<Next, String> {
         let config = &self.loaded.config;
-        let Naming { service, region, fenced, reason, owner } = naming;
-        let id = config.service(service);
+        let id = config.service(&naming.service);
         let found = id.and_then(|id| Some((id, config.services.get(id.index())?)));
-        let (id, found) = found.ok_or_else(|| format!("no service `{service}`"))?;
-        let Policy::SingleWriter(order, lease) = &found.policy else {
-            return Err(format!("the service {service} is not `steer: single-writer`"));
-        };
-        let at = config.region(region).filter(|at| order.contains(at));
-        let at = at.ok_or_else(|| format!("the service {service} has no endpoint in {region}"))?;
-        if !fenced && !is_well((id, found), at, &self.facts()) {
-            return Err(format!("{region} is not well; with `fenced` it writes all the same"));
-        }
-        if let Lease::Kept(_) = lease {
+        let (id, found) = found.ok_or_else(|| format!("no service `{}`", naming.service))?;
+        let region = config.region(&naming.region);
+        if let Lease::Kept(_) = naming.makes_sense((id, found), region, &self.facts())? {
             let wishes = self.writing.wishes.clone();
             return Ok(Next::Leased(wishes.ok_or("restart the node: `etcd` is new")?));
         }
-        if !fenced && self.hears_until().is_some_and(|until| self.clock.now() >= until) {
-            let why = "this node hears too few others to know who writes";
-            return Err(format!("{why}; say it elsewhere, or with `fenced`"));
-        }
-        let before = self.writing.named.get(service);
-        let wait = match before {
-            _ if *fenced => Duration::ZERO,
-            None => with_drift(found.ttl),
-            Some(before) => with_drift(Ttl::from_secs(before.ttl)),
-        };
-        Ok(Next::Manual(Box::new(Named {
-            region: Some(region.clone()),
-            epoch: before.map_or(0, |before| before.epoch) + 1,
-            ttl: found.ttl.as_secs(),
-            wait: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            reason: reason.clone(),
-            owner: owner.clone(),
-            from: (self.clock.now() + wait).as_nanos(),
-        })))
+        let before = self.writing.named.get(&found.name);
+        let (now, heard) = (self.clock.now(), self.hears_until());
+        Named::next(now, naming, found.ttl, before, (heard, FRESH)).map(Box::new).map(Next::Manual)
     }
 
     /// Follows what an operator said of a service's writer: the old one is answered no more, and
@@ -298,22 +232,7 @@ impl Control {
     /// Another node was told, or has heard, who is to write.
     pub(super) fn hear_writer(&mut self, service: &str, theirs: Named) {
         let ours = self.writing.named.get(service);
-        let next = match ours {
-            Some(ours) if ours.epoch > theirs.epoch => return,
-            Some(ours) if ours.epoch == theirs.epoch && ours.region == theirs.region => return,
-            // Two said two things of which neither knew of the other. Nobody is right.
-            Some(ours) if ours.epoch == theirs.epoch => Named {
-                region: None,
-                epoch: ours.epoch + 1,
-                reason: "two regions were named at once; name one again".to_owned(),
-                owner: format!("{} and {}", ours.owner, theirs.owner),
-                ..theirs
-            },
-            _ => {
-                let wait = Duration::from_millis(theirs.wait);
-                Named { from: (self.clock.now() + wait).as_nanos(), ..theirs }
-            }
-        };
+        let Some(next) = theirs.heard(self.clock.now(), ours) else { return };
         keep(&self.store, service.to_owned(), next.clone());
         let who = next.owner.clone();
         self.name_writer(service.to_owned(), next, who);

@@ -5,11 +5,12 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
-use super::super::control::{Naming, WriterView};
+use super::super::control::WriterView;
 use super::api::timestamp;
 use super::changes::LONGEST_REASON;
 use super::guard::Caller;
 use super::{Refusal, Shared};
+use crate::steer::Naming;
 
 /// A service of which one region at a time writes.
 #[derive(Debug, Serialize, Deserialize)]
