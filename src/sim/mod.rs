@@ -18,6 +18,8 @@ mod chains;
 mod checks;
 mod clients;
 mod costs;
+mod events;
+mod input;
 mod leases;
 mod network;
 mod nodes;
@@ -32,7 +34,8 @@ mod world;
 mod writes;
 
 pub use costs::Settling;
+pub use input::{Input, Stage};
 pub use outcome::{Conflicts, Moved, Outcome, Told};
 pub use report::page;
 pub use scenario::{Act, Draft, Scenario};
-pub use world::{Input, Stage, World};
+pub use world::World;

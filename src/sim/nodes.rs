@@ -15,8 +15,8 @@ use crate::steer::{
 };
 use crate::time::Instant;
 
+use super::input::{Input, Stage};
 use super::leases::{Answer, Ask, Looking};
-use super::world::{Input, Stage};
 
 /// A node that runs.
 pub(super) struct Node {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::costs::Settling;
+use super::input::Input;
 use super::scenario::{Act, Scenario};
-use super::world::Input;
 use crate::config::Config;
 use crate::convergence::Lag;
 use crate::ids::RegionId;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::events::Regions;
 use crate::config::Config;
 use crate::config::Problem;
 use crate::config::read::{At, Fields, Problems};
@@ -170,7 +171,7 @@ impl Scenario {
 }
 
 /// The longest that a scenario may take.
-const LONGEST: Duration = Duration::from_secs(86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// Two million resolvers need some four gigabytes.
 const MOST_RESOLVERS: u64 = 2_000_000;
@@ -295,7 +296,11 @@ const NEAREST: f64 = 0.7;
 /// How many resolvers there are, if nothing is said: enough for a share of 0.1 %.
 const RESOLVERS: usize = 20_000;
 
-fn share(fields: &mut Fields<'_>, key: &'static str, problems: &mut Problems) -> Option<f64> {
+pub(super) fn share(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    problems: &mut Problems,
+) -> Option<f64> {
     fields.get(key).and_then(|at| at.share(problems))
 }
 
@@ -314,153 +319,6 @@ fn countries(at: &At<'_>, problems: &mut Problems) -> Vec<(Country, f64)> {
     read
 }
 
-/// The regions that a scenario may name.
-struct Regions<'c> {
-    config: &'c Config,
-    reloads: &'c [&'c str],
-}
-
-impl Regions<'_> {
-    fn region(&self, at: &At<'_>, problems: &mut Problems) -> Option<RegionId> {
-        let name = at.text("a region", problems)?;
-        let found = self.config.region(name);
-        if found.is_none() {
-            let names = self.config.regions.iter().map(|of| of.name.as_str());
-            problems.unknown((at.place(), &at.key), ("region", name), names);
-        }
-        found
-    }
-
-    /// The nodes that are named; else those of `cluster`; else one in each of up to three regions.
-    fn nodes(&self, at: Option<At<'_>>, problems: &mut Problems) -> Vec<(String, RegionId)> {
-        if let Some(at) = at {
-            let named = at.named(problems).into_iter();
-            let node = |(name, _, at): (&str, _, At<'_>)| {
-                Some((name.to_owned(), self.region(&at, problems)?))
-            };
-            return named.filter_map(node).collect();
-        }
-        let members = self.config.cluster.iter().flat_map(|cluster| &cluster.nodes);
-        let placed: Vec<_> = members
-            .filter_map(|of| Some((of.name.clone(), self.config.region(of.region.as_ref()?)?)))
-            .collect();
-        if !placed.is_empty() {
-            return placed;
-        }
-        let ids = (0..self.config.regions.len().min(3)).filter_map(RegionId::from_index);
-        ids.enumerate().map(|(row, region)| (format!("ns{}", row + 1), region)).collect()
-    }
-
-    fn writing(&self, at: &At<'_>, problems: &mut Problems) -> Option<Writing> {
-        let mut fields = at.fields(problems)?;
-        let writes = crate::config::writes(&mut fields, problems);
-        let mut span = |key: &'static str| {
-            let span = fields.get(key);
-            span.and_then(|at| at.duration(Duration::ZERO, LONGEST, problems))
-        };
-        let (fence, lease) = (span("fence"), span("lease"));
-        let catch_up = fields.get("catch_up").and_then(|at| at.number(1, 1000, problems));
-        let skew = fields.get("skew");
-        fields.done(problems);
-        let named = skew.map(|at| at.named(problems)).unwrap_or_default();
-        let skew = named.into_iter().filter_map(|(name, place, at)| {
-            let ahead = at.duration(Duration::ZERO, LONGEST, problems);
-            let region = self.config.region(name);
-            if region.is_none() {
-                let names = self.config.regions.iter().map(|of| of.name.as_str());
-                problems.unknown((place, &at.key), ("region", name), names);
-            }
-            Some((region?, ahead?))
-        });
-        let skew = skew.collect();
-        let plain = Writing::plain(writes?);
-        Some(Writing {
-            skew,
-            catch_up: catch_up.map_or(plain.catch_up, |times| times as f64),
-            fence: fence.unwrap_or(plain.fence),
-            lease: lease.unwrap_or(plain.lease),
-            ..plain
-        })
-    }
-
-    /// What one entry of `events` says; some say it again and again.
-    fn events(
-        &self,
-        at: &At<'_>,
-        nodes: &[(String, RegionId)],
-        problems: &mut Problems,
-    ) -> Vec<(Duration, Act)> {
-        let Some(mut fields) = at.fields(problems) else { return Vec::new() };
-        let before = problems.list.len();
-        let when = fields.need("at", problems);
-        let when = when.and_then(|at| at.duration(Duration::ZERO, LONGEST, problems));
-        let every = fields.get("every");
-        let every = every.and_then(|at| at.duration(Duration::from_secs(1), LONGEST, problems));
-        let times = fields.get("times").and_then(|at| at.number(1, 10_000, problems));
-        let mut region = |key: &'static str, problems: &mut Problems| {
-            fields.get(key).and_then(|at| self.region(&at, problems))
-        };
-        let mut acts = Vec::new();
-        acts.extend(region("crash", problems).map(Act::Crash));
-        acts.extend(region("stall", problems).map(Act::Stall));
-        acts.extend(region("revive", problems).map(Act::Revive));
-        acts.extend(region("clear", problems).map(Act::Clear));
-        acts.extend(region("writer", problems).map(Act::Want));
-        let said = [("drain", Word::Drain), ("up", Word::Up)];
-        let said = said.map(|(key, word)| (region(key, problems), word));
-        let failing = region("fail", problems);
-        let ramp = fields.get("ramp").and_then(|at| crate::config::ramp(&at, problems));
-        let say = |(region, word): (Option<RegionId>, Word)| Some(Act::Say(region?, word, ramp));
-        acts.extend(said.into_iter().filter_map(say));
-        if let Some(at) = fields.get("reload")
-            && let Some(file) = at.text("a configuration", problems)
-        {
-            acts.extend(self.reloads.iter().position(|of| *of == file).map(Act::Reload));
-        }
-        let part = share(&mut fields, "share", problems).unwrap_or(0.5);
-        acts.extend(failing.map(|region| Act::Fail(region, part)));
-        let mut node = |key: &'static str, problems: &mut Problems| {
-            let at = fields.get(key)?;
-            let name = at.text("a node", problems)?;
-            let found = nodes.iter().position(|(of, _)| of == name);
-            if found.is_none() {
-                let names = nodes.iter().map(|(name, _)| name.as_str());
-                problems.unknown((at.place(), &at.key), ("node", name), names);
-            }
-            found
-        };
-        acts.extend(node("kill", problems).map(Act::Kill));
-        acts.extend(node("start", problems).map(Act::Start));
-        for (key, one_way) in [("part", false), ("cut", true)] {
-            let Some(at) = fields.get(key) else { continue };
-            let groups: Vec<Vec<RegionId>> = at
-                .list()
-                .iter()
-                .map(|at| at.list().iter().filter_map(|at| self.region(at, problems)).collect())
-                .collect();
-            if groups.len() < 2 {
-                problems.error(at.place(), &at.key, "expected two groups of regions or more");
-            }
-            acts.push(Act::Part(groups, one_way));
-        }
-        let heals = fields.get("heal").and_then(|at| at.boolean(problems)).unwrap_or(false);
-        acts.extend(heals.then_some(Act::Heal));
-        acts.extend(share(&mut fields, "lose", problems).map(Act::Lose));
-        fields.done(problems);
-        if acts.is_empty() && problems.list.len() == before {
-            problems.error(
-                at.place(),
-                &at.key,
-                "nothing happens; expected such as `crash: REGION`",
-            );
-        }
-        let Some(when) = when else { return Vec::new() };
-        let times = u32::try_from(times.unwrap_or(1)).unwrap_or(1);
-        let at = move |row: u32| when + every.unwrap_or_default() * row;
-        (0..times).flat_map(|row| acts.iter().map(move |act| (at(row), act.clone()))).collect()
-    }
-}
-
 /// What the way is called in which a service has one writer at a time.
 pub(super) const LEASE: &str = "one writer, by lease";
 
@@ -474,7 +332,7 @@ pub(super) const HOME: &str = "home region, fenced";
 
 impl Writing {
     /// What is written, with clocks that agree.
-    fn plain(writes: Writes) -> Self {
+    pub(super) fn plain(writes: Writes) -> Self {
         let [fence, lease] = [5, 10].map(Duration::from_secs);
         Self { writes, skew: Vec::new(), catch_up: 2.0, fence, lease }
     }

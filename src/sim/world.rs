@@ -2,81 +2,24 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::chains::{Chains, NOWHERE};
 use super::checks::Checks;
+use super::input::{Addresses, Input, Stage, Targets, endpoints};
 use super::leases::{Answer, Ask, Store};
 use super::network::Network;
 use super::nodes::{Kept, Node};
 use super::outcome::{End, Outcome};
 use super::packets::query;
 use super::regions::{Condition, Regions};
-use super::scenario::{Act, Scenario};
+use super::scenario::Act;
 use super::writes::Stores;
 use crate::cluster::Message;
-use crate::config::Config;
-use crate::geo::Atlas;
 use crate::health::Report;
 use crate::ids::{NodeId, RegionId, TargetId};
 use crate::rng::{Seed, Stream};
-use crate::snapshot::Plan;
-use crate::steer::{Address, Lease, Policy, Service};
 use crate::time::Instant;
-
-/// What a world is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Input<'i> {
-    /// What happens.
-    pub scenario: &'i Scenario,
-    /// What the nodes run.
-    pub config: &'i Config,
-    /// The same, compiled.
-    pub plan: &'i Arc<Plan>,
-    /// What they run after a reload.
-    pub reloads: &'i [Stage<'i>],
-    /// Who is where.
-    pub atlas: &'i Atlas,
-    /// Whence all chance comes.
-    pub seed: u64,
-}
-
-/// A configuration that nodes run, and the same compiled.
-#[derive(Clone, Copy, Debug)]
-pub struct Stage<'i> {
-    /// The configuration.
-    pub config: &'i Config,
-    /// The same, compiled.
-    pub plan: &'i Arc<Plan>,
-}
-
-impl Input<'_> {
-    /// Can it be played?
-    fn playable(&self, service: &Service, addresses: &Addresses) -> Result<(), String> {
-        let names = |of: &Config| of.regions.iter().map(|of| of.name.clone()).collect::<Vec<_>>();
-        if self.reloads.iter().any(|of| names(of.config) != names(self.config)) {
-            return Err("a configuration to reload has other regions".to_owned());
-        }
-        if matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
-            let why = "has `lease: manual`; what operators type is not simulated";
-            return Err(format!("the service {} {why}", service.name));
-        }
-        if addresses.is_empty() {
-            return Err(format!("the service {} has no IPv4 address", service.name));
-        }
-        Ok(())
-    }
-
-    /// How long a writer's lease lasts, if the service has one writer at a time.
-    fn lease(&self) -> Option<Duration> {
-        match self.plan.services.get(self.scenario.service.index())?.policy {
-            Policy::SingleWriter(_, Lease::Kept(lease)) => Some(lease),
-            _ => None,
-        }
-    }
-}
 
 /// What comes at a time.
 pub(super) enum Event {
@@ -567,28 +510,6 @@ impl<'i> World<'i> {
         }
         self.named = named;
     }
-}
-
-type Targets = Vec<(TargetId, RegionId)>;
-type Addresses = Vec<(Ipv4Addr, RegionId)>;
-
-/// What is probed in which region, and which address is where, at all stages.
-fn endpoints<'s>(
-    service: &str,
-    stages: impl Iterator<Item = &'s Stage<'s>>,
-) -> (Targets, Addresses) {
-    let (mut targets, mut addresses) = (Vec::new(), Vec::new());
-    let services = stages.flat_map(|stage| &stage.plan.services).filter(|of| of.name == service);
-    for pool in services.flat_map(|service| &service.pools) {
-        for endpoint in &pool.endpoints {
-            let probed = endpoint.probed.iter().flat_map(|of| &of.targets);
-            targets.extend(probed.map(|target| (*target, pool.region)));
-            if let Address::Ip(IpAddr::V4(ip)) = endpoint.address {
-                addresses.push((ip, pool.region));
-            }
-        }
-    }
-    (targets, addresses)
 }
 
 /// Resolvers begin so long before the scenario, to be in their stride.

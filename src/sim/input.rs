@@ -1,0 +1,89 @@
+//! What a world is made from.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::scenario::Scenario;
+use crate::config::Config;
+use crate::geo::Atlas;
+use crate::ids::{RegionId, TargetId};
+use crate::snapshot::Plan;
+use crate::steer::{Address, Lease, Policy, Service};
+
+/// What a world is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'i> {
+    /// What happens.
+    pub scenario: &'i Scenario,
+    /// What the nodes run.
+    pub config: &'i Config,
+    /// The same, compiled.
+    pub plan: &'i Arc<Plan>,
+    /// What they run after a reload.
+    pub reloads: &'i [Stage<'i>],
+    /// Who is where.
+    pub atlas: &'i Atlas,
+    /// Whence all chance comes.
+    pub seed: u64,
+}
+
+/// A configuration that nodes run, and the same compiled.
+#[derive(Clone, Copy, Debug)]
+pub struct Stage<'i> {
+    /// The configuration.
+    pub config: &'i Config,
+    /// The same, compiled.
+    pub plan: &'i Arc<Plan>,
+}
+
+impl Input<'_> {
+    /// Can it be played?
+    pub(super) fn playable(&self, service: &Service, addresses: &Addresses) -> Result<(), String> {
+        let names = |of: &Config| of.regions.iter().map(|of| of.name.clone()).collect::<Vec<_>>();
+        if self.reloads.iter().any(|of| names(of.config) != names(self.config)) {
+            return Err("a configuration to reload has other regions".to_owned());
+        }
+        if matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
+            let why = "has `lease: manual`; what operators type is not simulated";
+            return Err(format!("the service {} {why}", service.name));
+        }
+        if addresses.is_empty() {
+            return Err(format!("the service {} has no IPv4 address", service.name));
+        }
+        Ok(())
+    }
+
+    /// How long a writer's lease lasts, if the service has one writer at a time.
+    pub(super) fn lease(&self) -> Option<Duration> {
+        match self.plan.services.get(self.scenario.service.index())?.policy {
+            Policy::SingleWriter(_, Lease::Kept(lease)) => Some(lease),
+            _ => None,
+        }
+    }
+}
+
+/// What is probed, and in which region.
+pub(super) type Targets = Vec<(TargetId, RegionId)>;
+
+/// Which address is where.
+pub(super) type Addresses = Vec<(Ipv4Addr, RegionId)>;
+
+/// What is probed in which region, and which address is where, at all stages.
+pub(super) fn endpoints<'s>(
+    service: &str,
+    stages: impl Iterator<Item = &'s Stage<'s>>,
+) -> (Targets, Addresses) {
+    let (mut targets, mut addresses) = (Vec::new(), Vec::new());
+    let services = stages.flat_map(|stage| &stage.plan.services).filter(|of| of.name == service);
+    for pool in services.flat_map(|service| &service.pools) {
+        for endpoint in &pool.endpoints {
+            let probed = endpoint.probed.iter().flat_map(|of| &of.targets);
+            targets.extend(probed.map(|target| (*target, pool.region)));
+            if let Address::Ip(IpAddr::V4(ip)) = endpoint.address {
+                addresses.push((ip, pool.region));
+            }
+        }
+    }
+    (targets, addresses)
+}
