@@ -34,6 +34,9 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// of loss on a working path takes away.
 pub const FRESH: Duration = Duration::from_secs(2);
 
+/// How much longer enough nodes must be heard to tell of it: each time is another answer.
+pub const LONGER: Duration = Duration::from_millis(500);
+
 /// News is told at once, but not more often than this.
 const AT_ONCE: Duration = Duration::from_millis(5);
 

@@ -21,7 +21,7 @@ use super::handle::{Handle, Request};
 use super::load::Loaded;
 use super::seal::Seal;
 use super::store::Store;
-use crate::cluster::{FRESH, Gossip, HEARTBEAT, Heard, Message};
+use crate::cluster::{FRESH, Gossip, HEARTBEAT, Heard, LONGER, Message};
 use crate::config::Problem;
 use crate::health::Electorate;
 use crate::ids::NodeId;
@@ -75,9 +75,6 @@ pub(super) fn key(file: &Path) -> Result<Vec<u8>, Problem> {
 
 /// A task that is woken every heartbeat and was not for so long stood still.
 const PAUSED: Duration = Duration::from_secs(1);
-
-/// How much longer enough nodes must be heard to tell of it.
-const LONGER: Duration = Duration::from_millis(500);
 
 /// All that a node needs to speak with others, and silent yet.
 pub(super) struct Speech {

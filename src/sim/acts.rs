@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::leases::Ask;
 use super::regions::Condition;
-use super::scenario::Act;
+use super::scenario::{Act, Wish};
 use super::world::World;
 use crate::ids::RegionId;
 use crate::steer::{Ramp, Word};
@@ -64,12 +63,7 @@ impl World<'_> {
             Act::Revive(region) => self.regions.set(*region, Condition::Well),
             Act::Say(region, word, ramp) => self.say(*region, Some((*word, *ramp))),
             Act::Clear(region) => self.say(*region, None),
-            Act::Want(region) => {
-                let name = self.outcome.name(*region);
-                if let Some(row) = self.nodes.iter().position(Option::is_some) {
-                    self.ask(row, Ask::Want(name));
-                }
-            }
+            Act::Name(wish) => self.name_writer(*wish),
             Act::Reload(stage) => {
                 let Some(stage) = self.input.reloads.get(*stage) else { return };
                 self.stage = *stage;
@@ -122,6 +116,23 @@ impl World<'_> {
         if let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) {
             node.say(now, region, said);
             self.turn(row);
+        }
+    }
+
+    /// An operator names the next writer to a node, which may refuse.
+    pub(super) fn name_writer(&mut self, Wish { region, fenced, node }: Wish) {
+        let now = self.now;
+        let lives = |row: &usize| self.nodes.get(*row).is_some_and(Option::is_some);
+        let row = node.or_else(|| self.nodes.iter().position(Option::is_some)).filter(lives);
+        let named = self.outcome.name(region);
+        let done = match row.and_then(|row| self.nodes.get_mut(row)?.as_mut()) {
+            Some(node) => node.name_writer(now, &named, fenced),
+            None => Err("no node hears that".to_owned()),
+        };
+        match (done, row) {
+            (Ok(Some(ask)), Some(row)) => self.ask(row, ask),
+            (Ok(_), row) => row.into_iter().for_each(|row| self.turn(row)),
+            (Err(why), _) => self.outcome.tell(self.since(), "refused", why),
         }
     }
 

@@ -3,10 +3,11 @@
 
 use super::network::Network;
 use super::regions::Condition;
-use super::scenario::Act;
+use super::scenario::{Act, Wish};
 use crate::ids::RegionId;
 use crate::steer::Word;
 use crate::time::Instant;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The checks, and what they have found.
@@ -21,8 +22,14 @@ pub(super) struct Checks {
     lossy: bool,
     /// Since when the same nodes live and hear the same.
     steady: Instant,
-    /// One region at a time writes.
-    is_single: bool,
+    /// One region at a time writes: for how long a node may go on to name one of which it hears
+    /// nothing more.
+    single: Option<Duration>,
+    /// Which region had which epoch.
+    epochs: BTreeMap<u64, RegionId>,
+    /// An operator has vouched that no other region than this writes; answers that name another
+    /// before that time are those of nodes that have not heard of it.
+    fenced: Option<(RegionId, Instant)>,
 }
 
 /// A region, as the checks know it.
@@ -50,6 +57,9 @@ const FIRST_VERDICT: Duration = Duration::from_secs(5);
 /// minute to spare.
 const CALM: Duration = Duration::from_secs(180);
 
+/// From a word that fences to the last node that hears of it, besides what its lease takes.
+const NEWS: Duration = Duration::from_secs(2);
+
 /// More violations are the same one again.
 const MOST: usize = 20;
 
@@ -57,7 +67,7 @@ const MOST: usize = 20;
 const LOSSY: f64 = 0.02;
 
 impl Checks {
-    pub(super) fn new(regions: usize, now: Instant, is_single: bool) -> Self {
+    pub(super) fn new(regions: usize, now: Instant, single: Option<Duration>) -> Self {
         Self {
             violations: Vec::new(),
             regions: vec![Watched::default(); regions],
@@ -65,7 +75,9 @@ impl Checks {
             calm: Some(now),
             lossy: false,
             steady: now,
-            is_single,
+            single,
+            epochs: BTreeMap::new(),
+            fenced: None,
         }
     }
 
@@ -97,7 +109,11 @@ impl Checks {
             Act::Reload(_) => self.regions.iter_mut().for_each(|of| of.touched = true),
             Act::Lose(share) => self.lossy |= *share > LOSSY,
             Act::Kill(_) | Act::Start(_) | Act::Part(..) | Act::Heal => self.steady = now,
-            Act::Revive(_) | Act::Want(_) => {}
+            Act::Name(Wish { region, fenced: true, .. }) => {
+                self.fenced = Some((*region, now + self.single.unwrap_or_default() + NEWS));
+                self.regions.iter_mut().for_each(|of| of.remembered = now);
+            }
+            Act::Revive(_) | Act::Name(_) => {}
         }
     }
 
@@ -109,7 +125,7 @@ impl Checks {
         told: Option<(RegionId, Duration)>,
         base: Option<RegionId>,
     ) {
-        if self.is_single {
+        if self.single.is_some() {
             return self.one_writer(now, told);
         }
         let Some((told, _)) = told else {
@@ -134,6 +150,9 @@ impl Checks {
     /// Of a service with one writer at a time no two may be remembered; none may be for a time.
     fn one_writer(&mut self, now: Instant, told: Option<(RegionId, Duration)>) {
         let Some((told, ttl)) = told else { return };
+        if self.fenced.is_some_and(|(region, until)| told != region && now < until) {
+            return;
+        }
         let mut others = self.regions.iter().enumerate().filter(|(row, _)| *row != told.index());
         if let Some((row, _)) = others.find(|(_, of)| of.remembered > now) {
             let what = format!("regions {row} and {} write at once", told.index());
@@ -141,6 +160,16 @@ impl Checks {
         }
         if let Some(of) = self.regions.get_mut(told.index()) {
             of.remembered = of.remembered.max(now + ttl);
+        }
+    }
+
+    /// A node answers this writer: no epoch is that of two regions.
+    pub(super) fn writes(&mut self, now: Instant, (region, epoch): (RegionId, u64)) {
+        let of = *self.epochs.entry(epoch).or_insert(region);
+        if of != region {
+            let what =
+                format!("regions {} and {} write in epoch {epoch}", of.index(), region.index());
+            self.broken(now, what);
         }
     }
 

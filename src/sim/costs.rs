@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::outcome::{Conflicts, End, Moved, Outcome};
-use super::scenario::{CLOCKS, HOME, HYBRID, LEASE, MERGE, Writing};
+use super::scenario::{CLOCKS, HOME, HYBRID, LEASE, MERGE, WORD, Writing};
 use crate::convergence::{Handover, Lag, Policy};
 
 /// What a way of settling writes costs: as it was simulated, if it was, and by the closed form.
@@ -52,7 +52,7 @@ impl Outcome {
         // Regions are parted once; each move takes its own clients along. Where one region at a
         // time writes, the first move is that of the cut.
         let is_parted = end.parted > 0.0;
-        let is_one = end.lease.is_some() && is_parted;
+        let is_one = end.one_writer.is_some() && is_parted;
         let parted = (is_parted && !is_one).then(|| handover(None, end.parted, end.stays));
         let moves = self.moved.iter().enumerate().map(|(row, of)| {
             let parted = if row == 0 && is_one { end.parted } else { 0.0 };
@@ -60,15 +60,15 @@ impl Outcome {
         });
         let all: Vec<Handover> = moves.chain(parted).collect();
         let settling = |(policy, how)| {
-            let how = match (how, end.lease) {
+            let (policy, how) = match (how, end.one_writer) {
                 // The next one waits until the last one's answers are forgotten.
-                (Policy::Lease { drift, margin, .. }, Some(length)) => {
-                    Policy::Lease { length, drift, margin: margin + end.ttl }
+                (Policy::Lease { drift, margin, .. }, Some((length, name))) => {
+                    (name, Policy::Lease { length, drift, margin: margin + end.ttl })
                 }
-                (how, _) => how,
+                (how, _) => (policy, how),
             };
             // A lease changes hands only when its holder leaves.
-            let leases = if end.lease.is_some() { self.moved.len() } else { 1 };
+            let leases = if end.one_writer.is_some() { self.moved.len() } else { 1 };
             let counted = match how {
                 Policy::Lease { .. } => all.get(..leases.min(self.moved.len())).unwrap_or_default(),
                 _ => all.as_slice(),
@@ -87,7 +87,7 @@ impl Outcome {
                 Policy::Merge => *conflicts += met,
                 _ => {}
             }
-            Settling { policy, simulated: simulated(of, policy, end.lease.is_some()), model }
+            Settling { policy, simulated: simulated(of, policy, end.one_writer.is_some()), model }
         };
         writing.policies().into_iter().map(settling).collect()
     }
@@ -121,7 +121,7 @@ fn normal(mut shares: Vec<f64>) -> Vec<f64> {
 /// Writes in conflict, lost and refused as they were simulated, where a way of settling them is.
 fn simulated(of: Conflicts, policy: &str, is_one_writer: bool) -> Option<[f64; 3]> {
     let counts = match policy {
-        LEASE if is_one_writer => [0, of.unseen, of.failed],
+        LEASE | WORD if is_one_writer => [0, of.unseen, of.failed],
         _ if is_one_writer => return None,
         CLOCKS => [of.met, of.lost + of.stale, of.failed],
         HYBRID => [of.met, of.lost, of.failed],

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::scenario::{Act, LONGEST, Writing, share};
+use super::scenario::{Act, LONGEST, Wish, Writing, share};
 use crate::config::Config;
 use crate::config::read::{At, Problems};
-use crate::ids::RegionId;
-use crate::steer::Word;
+use crate::ids::{RegionId, ServiceId};
+use crate::steer::{Lease, Policy, Word};
 
 /// The regions that a scenario may name.
 pub(super) struct Regions<'c> {
@@ -23,6 +23,21 @@ impl Regions<'_> {
             problems.unknown((at.place(), &at.key), ("region", name), names);
         }
         found
+    }
+
+    /// Who writes when it begins: only where operators say so.
+    pub(super) fn first_writer(
+        &self,
+        at: &At<'_>,
+        service: ServiceId,
+        problems: &mut Problems,
+    ) -> Option<RegionId> {
+        let policy = self.config.services.get(service.index()).map(|of| &of.policy);
+        if !matches!(policy, Some(Policy::SingleWriter(_, Lease::Manual))) {
+            let what = "expected only where the service has `lease: manual`";
+            problems.error(at.place(), &at.key, what);
+        }
+        self.region(at, problems)
     }
 
     /// The nodes that are named; else those of `cluster`; else one in each of up to three regions.
@@ -103,10 +118,10 @@ impl Regions<'_> {
         acts.extend(region("stall", problems).map(Act::Stall));
         acts.extend(region("revive", problems).map(Act::Revive));
         acts.extend(region("clear", problems).map(Act::Clear));
-        acts.extend(region("writer", problems).map(Act::Want));
         let said = [("drain", Word::Drain), ("up", Word::Up)];
         let said = said.map(|(key, word)| (region(key, problems), word));
         let failing = region("fail", problems);
+        let writer = region("writer", problems);
         let ramp = fields.get("ramp").and_then(|at| crate::config::ramp(&at, problems));
         let say = |(region, word): (Option<RegionId>, Word)| Some(Act::Say(region?, word, ramp));
         acts.extend(said.into_iter().filter_map(say));
@@ -129,6 +144,14 @@ impl Regions<'_> {
         };
         acts.extend(node("kill", problems).map(Act::Kill));
         acts.extend(node("start", problems).map(Act::Start));
+        let node = node("node", problems);
+        let fenced = fields.get("fenced").map(|at| at.boolean(problems));
+        if writer.is_none() && (node.is_some() || fenced.is_some()) {
+            let what = "`node` and `fenced` say how a `writer` is named; expected one";
+            problems.error(at.place(), &at.key, what);
+        }
+        let fenced = fenced.flatten().unwrap_or(false);
+        acts.extend(writer.map(|region| Act::Name(Wish { region, fenced, node })));
         for (key, one_way) in [("part", false), ("cut", true)] {
             let Some(at) = fields.get(key) else { continue };
             let groups: Vec<Vec<RegionId>> = at

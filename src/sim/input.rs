@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::scenario::Scenario;
+use super::scenario::{LEASE, Scenario, WORD};
+use crate::cluster::FRESH;
 use crate::config::Config;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, TargetId};
@@ -44,20 +45,18 @@ impl Input<'_> {
         if self.reloads.iter().any(|of| names(of.config) != names(self.config)) {
             return Err("a configuration to reload has other regions".to_owned());
         }
-        if matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
-            let why = "has `lease: manual`; what operators type is not simulated";
-            return Err(format!("the service {} {why}", service.name));
-        }
         if addresses.is_empty() {
             return Err(format!("the service {} has no IPv4 address", service.name));
         }
         Ok(())
     }
 
-    /// How long a writer's lease lasts, if the service has one writer at a time.
-    pub(super) fn lease(&self) -> Option<Duration> {
+    /// For how long a node may go on to name a writer of which it hears nothing more, and what the
+    /// way is called to have one writer at a time; `None`: the service has many.
+    pub(super) fn one_writer(&self) -> Option<(Duration, &'static str)> {
         match self.plan.services.get(self.scenario.service.index())?.policy {
-            Policy::SingleWriter(_, Lease::Kept(lease)) => Some(lease),
+            Policy::SingleWriter(_, Lease::Kept(lease)) => Some((lease, LEASE)),
+            Policy::SingleWriter(_, Lease::Manual) => Some((FRESH, WORD)),
             _ => None,
         }
     }

@@ -25,6 +25,8 @@ pub(super) enum Ask {
     Name(Box<Contest>, i64, String),
     /// An operator wants this region next.
     Want(String),
+    /// An operator knows that the writer writes no more: this one does now.
+    Replace(Box<Contest>, String),
 }
 
 /// What it is told.
@@ -77,6 +79,10 @@ impl Store {
                 if self.found.writer.is_none() && self.found.revision == revision {
                     self.name(now, &contest, region);
                 }
+                Answer::Done
+            }
+            Ask::Replace(contest, region) => {
+                self.name(now, &contest, region);
                 Answer::Done
             }
             Ask::Want(region) => {

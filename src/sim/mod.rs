@@ -31,11 +31,13 @@ mod scenario;
 #[cfg(test)]
 mod tests;
 mod world;
+#[cfg(test)]
+mod writers_tests;
 mod writes;
 
 pub use costs::Settling;
 pub use input::{Input, Stage};
 pub use outcome::{Conflicts, Moved, Outcome, Told};
 pub use report::page;
-pub use scenario::{Act, Draft, Scenario};
+pub use scenario::{Act, Draft, Scenario, Wish};
 pub use world::World;

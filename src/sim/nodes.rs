@@ -1,17 +1,18 @@
 //! A node of the virtual world: the shipped monitor, gossip, holds and snapshots, driven by events
 //! instead of sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Gossip, Heard, Message};
+use crate::cluster::{FRESH, Gossip, Heard, LONGER, Message};
 use crate::health::{Change, Electorate, Monitor, Order, Report, State};
 use crate::ids::{NodeId, RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
 use crate::snapshot::Snapshot;
 use crate::steer::{
-    Contest, Facts, Family, Holds, InForce, Override, Overrides, Ramp, Scope, Word, Writers,
+    Contest, Facts, Family, Holds, InForce, Lease, Named, Naming, Override, Overrides, Policy,
+    Ramp, Scope, Word, Writers,
 };
 use crate::time::Instant;
 
@@ -40,14 +41,39 @@ pub(super) struct Node {
     service: ServiceId,
     /// Where all nodes stand.
     places: Vec<RegionId>,
-    /// What it knows of the writer's lease, who writes by that, and who is answered.
+    /// Which others it hears, and until when it surely hears what they say.
+    fresh: BTreeSet<NodeId>,
+    hears_until: Option<Instant>,
+    /// What operators said of the writer.
+    named: Option<Named>,
+    /// What it knows of the writer's lease, who writes by that or by their word, and who is
+    /// answered.
     looking: Looking,
     writers: Writers,
     writing: Writers,
 }
 
-/// What a node leaves on disk: when, and what it believed.
-pub(super) type Kept = Option<(Instant, Vec<(TargetId, State)>)>;
+/// What a node leaves on disk.
+#[derive(Clone, Default)]
+pub(super) struct Kept {
+    at: Instant,
+    /// What it believed.
+    states: Vec<(TargetId, State)>,
+    /// What operators said of the writer.
+    named: Option<Named>,
+}
+
+impl Kept {
+    /// What counts of it at `now`, if beliefs do for so long.
+    pub(super) fn young(self, now: Instant, believed: Duration) -> Self {
+        let is_young = now.since(self.at) <= believed;
+        let states = if is_young { self.states } else { Vec::new() };
+        Self { states, ..self }
+    }
+}
+
+/// Under which key nodes tell each other what operators said of the writer.
+const WRITER: &str = "e";
 
 /// What a node wants done after its turn.
 #[derive(Default)]
@@ -68,7 +94,7 @@ impl Node {
         (id, region): (NodeId, RegionId),
         (now, incarnation): (Instant, u64),
         targets: &[TargetId],
-        (seed, kept): (Seed, &Kept),
+        (seed, kept): (Seed, Kept),
     ) -> Self {
         let count = input.scenario.nodes.len();
         let mut monitor = Monitor::new(seed);
@@ -77,15 +103,15 @@ impl Node {
         for target in stage.config.targets.iter().filter(|of| targets.contains(&of.id)) {
             monitor.watch(now, target.id, target.schedule);
         }
-        for (target, state) in kept.iter().flat_map(|(_, states)| states) {
-            monitor.recall(*target, *state, now);
+        for (target, state) in kept.states {
+            monitor.recall(target, state, now);
         }
         let others = (0..count).filter_map(NodeId::from_index).filter(|of| *of != id);
         let facts = Facts::of(monitor.table());
         let snapshot = Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1));
         let mut holds = Holds::default();
         holds.limit(stage.config.max_moves);
-        Self {
+        let mut node = Self {
             id,
             region,
             incarnation,
@@ -100,11 +126,16 @@ impl Node {
             is_isolated: false,
             service: input.scenario.service,
             places: input.scenario.nodes.iter().map(|(_, region)| *region).collect(),
+            fresh: BTreeSet::new(),
+            hears_until: None,
+            named: None,
             looking: Looking::default(),
             writers: Writers::default(),
             writing: Writers::default(),
             monitor,
-        }
+        };
+        kept.named.into_iter().for_each(|named| node.follow(named));
+        node
     }
 
     /// When it must have a turn, at the latest.
@@ -205,6 +236,74 @@ impl Node {
         next
     }
 
+    /// An operator says here which region is to write; tells what is to be asked of the store.
+    ///
+    /// # Errors
+    /// Why that is refused.
+    pub(super) fn name_writer(
+        &mut self,
+        now: Instant,
+        region: &str,
+        fenced: bool,
+    ) -> Result<Option<Ask>, String> {
+        let plan = self.snapshot.plan().clone();
+        let service = plan.services.get(self.service.index()).ok_or("there is no service")?;
+        let [reason, owner] = ["the scenario says so", "an operator"].map(str::to_owned);
+        let (name, region) = (service.name.clone(), region.to_owned());
+        let naming = Naming { service: name, region, fenced, reason, owner };
+        let at = plan.regions.iter().position(|of| of.name == naming.region);
+        let at = at.and_then(RegionId::from_index);
+        match naming.makes_sense((self.service, service), at, &self.facts())? {
+            Lease::Kept(_) if fenced => {
+                let contest = self.contest().ok_or("no lease decides who writes")?;
+                Ok(Some(Ask::Replace(Box::new(contest), naming.region)))
+            }
+            Lease::Kept(_) => Ok(Some(Ask::Want(naming.region))),
+            Lease::Manual => {
+                let heard = (self.places.len() > 1).then(|| self.hears_until.unwrap_or_default());
+                let before = self.named.as_ref();
+                let named = Named::next(now, &naming, service.ttl, before, (heard, FRESH))?;
+                self.follow(named);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Follows what an operator said of the writer, and tells the others.
+    fn follow(&mut self, named: Named) {
+        self.gossip.set(format!("{WRITER}/"), serde_json::to_string(&named).ok());
+        self.named = Some(named);
+    }
+
+    /// Finds out who writes, if that is what operators said.
+    fn follow_named(&mut self) {
+        let plan = self.snapshot.plan();
+        let Some(service) = plan.services.get(self.service.index()) else { return };
+        if !matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
+            return;
+        }
+        // Who has heard nobody hears nobody, from the beginning of time.
+        let heard = (self.places.len() > 1).then(|| self.hears_until.unwrap_or_default());
+        let writer = self.named.as_ref().and_then(|named| {
+            let name = named.region.as_ref()?;
+            let region = plan.regions.iter().position(|of| of.name == *name)?;
+            let region = RegionId::from_index(region)?;
+            Some((self.service, named.writer(region, service, heard)))
+        });
+        self.writers = writer.into_iter().collect();
+    }
+
+    /// Which others are heard, and until when enough of them are.
+    fn hear_peers(&mut self, now: Instant) {
+        let fresh = self.gossip.fresh(now);
+        let until = self.gossip.fresh_until(self.places.len() / 2);
+        if fresh != self.fresh || until > self.hears_until.map(|told| told + LONGER) {
+            self.fresh.clone_from(&fresh);
+            self.hears_until = until;
+        }
+        self.monitor.handle_peers(now, fresh);
+    }
+
     /// The region that writes, by this node's answers, and its epoch.
     pub(super) fn writer(&self) -> Option<(RegionId, u64)> {
         self.writing.of(self.service).map(|writer| (writer.region, writer.epoch))
@@ -213,7 +312,7 @@ impl Node {
     /// What it leaves on disk of these.
     pub(super) fn keep(&self, now: Instant, targets: &[TargetId]) -> Kept {
         let state = |target: &TargetId| (*target, self.monitor.table().get(*target).state);
-        Some((now, targets.iter().map(state).collect()))
+        Kept { at: now, states: targets.iter().map(state).collect(), named: self.named.clone() }
     }
 
     /// Does any of its answers name the region?
@@ -234,6 +333,12 @@ impl Node {
         while let Some(heard) = self.gossip.poll_heard() {
             let Heard::Entry(node, key, value) = heard else { continue };
             let Some((kind, number)) = key.split_once('/') else { continue };
+            if kind == WRITER {
+                let theirs = value.and_then(|value| serde_json::from_str::<Named>(&value).ok());
+                let next = theirs.and_then(|theirs| theirs.heard(now, self.named.as_ref()));
+                next.into_iter().for_each(|next| self.follow(next));
+                continue;
+            }
             let Ok(number) = number.parse::<usize>() else { continue };
             match kind {
                 "o" => {
@@ -259,7 +364,7 @@ impl Node {
     pub(super) fn turn(&mut self, now: Instant) -> Wants {
         let plan = self.snapshot.plan().clone();
         let mut wants = Wants::default();
-        self.monitor.handle_peers(now, self.gossip.fresh(now));
+        self.hear_peers(now);
         self.monitor.handle_timeout(now);
         while let Some(order) = self.monitor.poll_probe(now) {
             wants.probes.push(order);
@@ -273,6 +378,7 @@ impl Node {
         let of_time = is_due.then_some(self.service);
         let which: Vec<ServiceId> = affected.iter().copied().chain(of_time).collect();
         affected.extend(self.holds.follow(now, &plan.services, which, self.monitor.table()));
+        self.follow_named();
         let in_force = self.overrides.at(now);
         let is_isolated = self.monitor.is_isolated();
         let writing = self.writers.at(now);

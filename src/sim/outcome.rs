@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::costs::Settling;
 use super::input::Input;
-use super::scenario::{Act, Scenario};
+use super::scenario::{Act, Scenario, Wish};
 use crate::config::Config;
 use crate::convergence::Lag;
 use crate::ids::RegionId;
@@ -133,8 +133,9 @@ pub(super) struct End {
     /// The share of the writes on the smaller side meanwhile.
     pub(super) stays: f64,
     pub(super) ttl: f64,
-    /// How long a writer's lease lasts, if the service has one writer at a time.
-    pub(super) lease: Option<f64>,
+    /// If the service has one writer at a time: for how many seconds a node may go on to name one
+    /// of which it hears nothing more, and what the way is called.
+    pub(super) one_writer: Option<(f64, &'static str)>,
     /// When nodes were given another configuration.
     pub(super) reloaded: Vec<f64>,
 }
@@ -184,10 +185,9 @@ impl Outcome {
     }
 
     /// Another region writes, or the same with another epoch.
-    pub(super) fn writes(&mut self, at: Duration, writer: Option<(RegionId, u64)>) {
-        let Some((region, epoch)) = writer else { return };
+    pub(super) fn writes(&mut self, at: Duration, who: &str, (region, epoch): (RegionId, u64)) {
         let what = format!("{} writes, epoch {epoch}", self.name(region));
-        self.tell(at, "the lease", what);
+        self.tell(at, who, what);
     }
 
     /// Most nodes have stopped to name a region.
@@ -382,7 +382,11 @@ impl Act {
                 });
                 format!("an operator says {word} of {}{ramp}", region(of))
             }
-            Self::Want(of) => format!("an operator wants {} to write", region(of)),
+            Self::Name(Wish { region: of, fenced, node: at }) => {
+                let at = at.as_ref().map_or(String::new(), |at| format!(" at {}", node(at)));
+                let fenced = if *fenced { ", fenced" } else { "" };
+                format!("an operator wants {} to write{at}{fenced}", region(of))
+            }
             Self::Reload(of) => {
                 let file = scenario.reloads.get(*of).map_or("", String::as_str);
                 format!("the nodes load {file}")

@@ -35,6 +35,8 @@ pub struct Scenario {
     pub loss: f64,
     /// How much the regions have to do.
     pub load: Option<Load>,
+    /// Who writes when it begins, where operators say so.
+    pub writer: Option<RegionId>,
     /// Where the store of the writers' leases has its members.
     pub members: Vec<RegionId>,
     /// What clients write.
@@ -88,8 +90,8 @@ pub enum Act {
     Say(RegionId, Word, Option<Ramp>),
     /// An operator takes that back.
     Clear(RegionId),
-    /// An operator wants another region to write.
-    Want(RegionId),
+    /// An operator names the next writer.
+    Name(Wish),
     /// The nodes are given another configuration: which of [`Draft::reloads`].
     Reload(usize),
     /// A node dies.
@@ -102,6 +104,17 @@ pub enum Act {
     Heal,
     /// This share of the packets gets lost from now on.
     Lose(f64),
+}
+
+/// What an operator says of the next writer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish {
+    /// The region that is to write.
+    pub region: RegionId,
+    /// The one before is known to write no more.
+    pub fenced: bool,
+    /// Which node is told; `None`: the first that lives.
+    pub node: Option<usize>,
 }
 
 /// A scenario's text, read as far as it can be without the configuration that it is about.
@@ -210,6 +223,7 @@ fn read(
     let nearest = share(&mut fields, "nearest", problems).unwrap_or(NEAREST);
     let loss = share(&mut fields, "loss", problems).unwrap_or(0.0);
     let load = fields.get("load").and_then(|at| load(&at, config, problems));
+    let writer = fields.get("writer");
     let members = fields.get("etcd");
     let writes = fields.get("writes");
     let events = fields.get("events");
@@ -228,6 +242,7 @@ fn read(
         None => ServiceId::from_index(0)?,
     };
     let regions = Regions { config, reloads };
+    let writer = writer.and_then(|at| regions.first_writer(&at, service, problems));
     let nodes = regions.nodes(nodes, problems);
     let members: Vec<RegionId> = match members {
         Some(at) => at.list().iter().filter_map(|at| regions.region(at, problems)).collect(),
@@ -257,6 +272,7 @@ fn read(
         nearest,
         loss,
         load,
+        writer,
         members,
         writes,
         reloads: reloads.iter().map(|file| (*file).to_owned()).collect(),
@@ -321,6 +337,7 @@ fn countries(at: &At<'_>, problems: &mut Problems) -> Vec<(Country, f64)> {
 
 /// What the way is called in which a service has one writer at a time.
 pub(super) const LEASE: &str = "one writer, by lease";
+pub(super) const WORD: &str = "one writer, by word";
 
 /// The last writer wins, by the time of day, or by hybrid logical clocks.
 pub(super) const CLOCKS: &str = "last writer, by clocks";

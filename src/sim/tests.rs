@@ -19,13 +19,13 @@ services:
     regions: { us: 192.0.2.1, eu: 192.0.2.2, asia: 192.0.2.3 }
 ";
 
-fn loaded(more: &str) -> Loaded {
+pub(super) fn loaded(more: &str) -> Loaded {
     let text = format!("{HEAD}    {more}\n");
     Loader::new(Source::Text("test".to_owned(), text)).load().unwrap()
 }
 
 /// A scenario of three nodes and so many seconds, played.
-fn played(loaded: &Loaded, seconds: u64, population: Population, more: &str) -> Outcome {
+pub(super) fn played(loaded: &Loaded, seconds: u64, population: Population, more: &str) -> Outcome {
     let text = format!(
         "config: here\nnodes: {{ ns1: us, ns2: eu, ns3: asia }}\nfor: {seconds}s
 countries: {{ US: 30%, DE: 40%, JP: 30% }}\n{more}\n"
@@ -44,12 +44,12 @@ countries: {{ US: 30%, DE: 40%, JP: 30% }}\n{more}\n"
     World::new(input).unwrap().run(|_| ())
 }
 
-fn population(layers: &[Layer]) -> Population {
+pub(super) fn population(layers: &[Layer]) -> Population {
     let class = Class { name: "all".to_owned(), share: 1.0, layers: layers.to_vec() };
     Population { name: "test".to_owned(), classes: vec![class] }
 }
 
-fn cache(every: f64) -> Layer {
+pub(super) fn cache(every: f64) -> Layer {
     Layer::Cache { min: 0.0, max: f64::INFINITY, prefetch: 0.0, stale: 0.0, every }
 }
 
@@ -164,7 +164,7 @@ fn two_writers_that_are_remembered_at_once_are_found_out() {
     let [first, second] = [0, 1].map(|row| RegionId::from_index(row).unwrap());
     let now = Instant::default();
     let ttl = Duration::from_secs(10);
-    let mut checks = Checks::new(2, now, true);
+    let mut checks = Checks::new(2, now, Some(ttl));
     checks.answered(now, 0, Some((first, ttl)), None);
     // That nobody writes for a while is no fault.
     checks.answered(now + ttl / 2, 0, None, None);

@@ -13,7 +13,7 @@ use super::nodes::{Kept, Node};
 use super::outcome::{End, Outcome};
 use super::packets::query;
 use super::regions::{Condition, Regions};
-use super::scenario::Act;
+use super::scenario::{Act, Wish};
 use super::writes::Stores;
 use crate::cluster::Message;
 use crate::health::Report;
@@ -83,7 +83,7 @@ pub struct World<'i> {
     wakes: Vec<Option<Instant>>,
     incarnations: u64,
     /// What nodes that are dead have left on disk.
-    kept: Vec<Kept>,
+    kept: Vec<Option<Kept>>,
     /// Which regions most nodes name, and since when they do not.
     named: Vec<bool>,
     pub(super) left: Vec<Option<Instant>>,
@@ -188,7 +188,7 @@ impl<'i> World<'i> {
             network: Network { places, cuts: Vec::new(), loss: 0.0 },
             chains,
             stores,
-            checks: Checks::new(regions, BEGINNING, input.lease().is_some()),
+            checks: Checks::new(regions, BEGINNING, input.one_writer().map(|(span, _)| span)),
             dice: Dice {
                 chaos: seed.stream("chaos"),
                 network: seed.stream("network"),
@@ -217,7 +217,7 @@ impl<'i> World<'i> {
         let ids = self.target_ids();
         let node = self.nodes.get_mut(row).and_then(Option::take);
         if let (Some(node), Some(kept)) = (node, self.kept.get_mut(row)) {
-            *kept = node.keep(self.now, &ids);
+            *kept = Some(node.keep(self.now, &ids));
         }
         self.note_named();
     }
@@ -233,10 +233,10 @@ impl<'i> World<'i> {
         let seed = Seed::new(self.input.seed ^ (self.incarnations << 32));
         let (now, believed) = (self.now, self.input.config.node.believe_state_for);
         let kept = self.kept.get(row).cloned().flatten();
-        let kept = kept.filter(|(at, _)| now.since(*at) <= believed);
+        let kept = kept.map(|kept| kept.young(now, believed)).unwrap_or_default();
         let life = (self.now, self.incarnations);
         let stage = self.stage;
-        let node = Node::start(&self.input, stage, (id, *region), life, &ids, (seed, &kept));
+        let node = Node::start(&self.input, stage, (id, *region), life, &ids, (seed, kept));
         if let Some(slot) = self.nodes.get_mut(row) {
             *slot = Some(node);
         }
@@ -251,6 +251,10 @@ impl<'i> World<'i> {
 
     /// Runs to the end; `progress` is told how much of the scenario is over.
     pub fn run(mut self, mut progress: impl FnMut(Duration)) -> Outcome {
+        if let Some(region) = self.input.scenario.writer {
+            // Nobody wrote before.
+            self.name_writer(Wish { region, fenced: true, node: None });
+        }
         self.until(self.start - LEAD);
         self.note_named();
         self.chains.begin(self.now, self.start, &mut self.dice.clients);
@@ -332,7 +336,7 @@ impl<'i> World<'i> {
                 .filter(|(_, act)| matches!(act, Act::Reload(_)))
                 .map(|(at, _)| at.as_secs_f64())
                 .collect(),
-            lease: self.input.lease().map(|of| of.as_secs_f64()),
+            one_writer: self.input.one_writer().map(|(span, name)| (span.as_secs_f64(), name)),
         };
         self.outcome.settle(scenario, end)
     }
@@ -417,7 +421,7 @@ impl<'i> World<'i> {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) else { return };
         let wants = node.turn(now);
-        let writer = node.writer();
+        let (writer, node_is_leased) = (node.writer(), node.is_leased());
         let (id, from, incarnation) = (node.id, node.region, node.incarnation);
         let wake = node.wake(now);
         for order in wants.probes {
@@ -451,9 +455,15 @@ impl<'i> World<'i> {
                 self.outcome.tell(since, name, what);
             }
         }
-        if let Some((region, _)) = writer.filter(|_| writer != self.writer) {
+        if let Some(writer) = writer {
+            self.checks.writes(now, writer);
+        }
+        // Who has not heard of the next one yet is no news.
+        let is_next = |of: &(RegionId, u64)| self.writer.is_none_or(|(_, epoch)| of.1 > epoch);
+        if let Some((region, epoch)) = writer.filter(is_next) {
             self.writer = writer;
-            self.outcome.writes(since, writer);
+            let who = if node_is_leased { "the lease" } else { "the operators" };
+            self.outcome.writes(since, who, (region, epoch));
             if let Some(stores) = &mut self.stores {
                 stores.hand_over(now, region);
             }
@@ -501,7 +511,7 @@ impl<'i> World<'i> {
             if left.is_some() {
                 let count = self.chains.counts.get(row).copied().unwrap_or(0);
                 let had = f64::from(count) / (self.chains.list.len().max(1) as f64);
-                let alive = self.regions.is_well(region) && self.input.lease().is_none();
+                let alive = self.regions.is_well(region) && self.input.one_writer().is_none();
                 self.outcome.left(self.now.since(self.start), region, (had, alive));
             } else {
                 self.look_at_map();

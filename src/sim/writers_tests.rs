@@ -1,0 +1,138 @@
+//! One writer at a time, by operators' word: who is named, and who is not.
+
+use std::time::Duration;
+
+use super::checks::Checks;
+use super::tests::{cache, loaded, played, population};
+use super::*;
+use crate::ids::RegionId;
+use crate::time::Instant;
+
+/// A service of which operators name the writer, us at first, played for so many seconds.
+fn by_word(seconds: u64, events: &str) -> Outcome {
+    let loaded = loaded("ttl: 10s\n    steer: single-writer\n    lease: manual");
+    let more = format!("resolvers: 500\nwriter: us\nevents: [{events}]");
+    let outcome = played(&loaded, seconds, population(&[cache(0.0)]), &more);
+    assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+    outcome
+}
+
+/// When which region was first answered as the writer.
+fn writers(outcome: &Outcome) -> Vec<(f64, &str)> {
+    let told = outcome.told.iter().filter(|of| of.what.contains(" writes, epoch "));
+    told.map(|of| (of.at, of.what.as_str())).collect()
+}
+
+/// What was refused.
+fn refused(outcome: &Outcome) -> Vec<&str> {
+    let told = outcome.told.iter().filter(|of| of.who == "refused");
+    told.map(|of| of.what.as_str()).collect()
+}
+
+#[test]
+fn without_a_word_no_writer_follows_one_that_has_failed() {
+    let outcome = by_word(300, "{ at: 30s, crash: us }");
+    let seen = outcome.told.iter().filter(|of| of.what == "takes us for down").count();
+    assert_eq!(seen, 3, "every node knows that it is down");
+    assert_eq!(writers(&outcome), [(0.0, "us writes, epoch 1")]);
+    assert!(outcome.shares.iter().all(|shares| shares[..3] == [1.0, 0.0, 0.0]));
+    assert_eq!(outcome.errors.last(), Some(&1.0));
+    // Nor is there a first one.
+    let loaded = loaded("ttl: 10s\n    steer: single-writer\n    lease: manual");
+    let outcome = played(&loaded, 60, population(&[cache(0.0)]), "resolvers: 500");
+    assert_eq!((writers(&outcome), outcome.errors.last()), (vec![], Some(&1.0)));
+}
+
+#[test]
+fn by_a_word_the_next_one_writes_when_the_answers_of_the_last_one_are_forgotten() {
+    let outcome = by_word(120, "{ at: 30s, crash: us }, { at: 60s, writer: eu }");
+    let [_, (at, second)] = writers(&outcome)[..] else { panic!("{:?}", outcome.told) };
+    // The TTL and a hundredth of it, what a word takes to reach all, and a tenth of a second.
+    assert!(second == "eu writes, epoch 2" && (72.2..72.4).contains(&at), "{second} {at}");
+    assert_eq!(outcome.shares.last().unwrap()[..3], [0.0, 1.0, 0.0]);
+    // Who knows that the old one writes no more does not wait.
+    let outcome = by_word(120, "{ at: 60s, writer: eu, fenced: true }");
+    let [_, (at, _)] = writers(&outcome)[..] else { panic!("{:?}", outcome.told) };
+    assert!((60.0..60.2).contains(&at), "{at}");
+    // Nobody is named by mistake.
+    let outcome = by_word(120, "{ at: 30s, crash: eu }, { at: 60s, writer: eu }");
+    assert_eq!(refused(&outcome), ["eu is not well; with `fenced` it writes all the same"]);
+    assert_eq!(writers(&outcome).len(), 1);
+}
+
+#[test]
+fn who_is_cut_off_names_nobody_and_two_who_are_named_at_once_do_not_write() {
+    let outcome = by_word(
+        240,
+        "{ at: 30s, part: [[asia], [us, eu]] },
+         { at: 40s, writer: asia, node: ns3 },
+         { at: 50s, writer: asia, node: ns3, fenced: true },
+         { at: 60s, writer: eu, node: ns1 },
+         { at: 120s, heal: true },
+         { at: 180s, writer: us, node: ns2 }",
+    );
+    let [refusal] = refused(&outcome)[..] else { panic!("{:?}", outcome.told) };
+    assert!(refusal.starts_with("this node hears too few others"), "{refusal}");
+    let told: Vec<&str> = writers(&outcome).iter().map(|(_, what)| *what).collect();
+    // Epoch 2 is also that of asia, which no node answers; epoch 3 is nobody's.
+    assert_eq!(told, ["us writes, epoch 1", "eu writes, epoch 2", "us writes, epoch 4"]);
+    let share = |second: usize, region: usize| outcome.shares[second][region];
+    assert_eq!((share(110, 1), share(170, 1), share(230, 0)), (1.0, 0.0, 1.0));
+    assert!((0..240).all(|second| share(second, 2) == 0.0));
+}
+
+#[test]
+fn a_word_outlives_the_node_that_heard_it() {
+    // All nodes die and start: what was said was on their disks.
+    let all = |what: &str, at: u64| {
+        let node = |name: &str| format!("{{ at: {at}s, {what}: {name} }}");
+        ["ns1", "ns2", "ns3"].map(node).join(", ")
+    };
+    let events = format!(
+        "{{ at: 20s, writer: eu, fenced: true }}, {}, {}",
+        all("kill", 40),
+        all("start", 50)
+    );
+    let outcome = by_word(120, &events);
+    assert_eq!(outcome.shares.last().unwrap()[..3], [0.0, 1.0, 0.0]);
+    assert_eq!(writers(&outcome).last().unwrap().1, "eu writes, epoch 2");
+}
+
+#[test]
+fn two_writers_are_found_out_by_epoch_and_forgiven_as_long_as_an_operator_vouches() {
+    let [first, second] = [0, 1].map(|row| RegionId::from_index(row).unwrap());
+    let (now, span) = (Instant::default(), Duration::from_secs(10));
+    let mut checks = Checks::new(2, now, Some(span));
+    checks.writes(now, (first, 1));
+    checks.writes(now, (second, 2));
+    assert!(checks.violations.is_empty());
+    checks.writes(now, (first, 2));
+    assert_eq!(checks.violations.len(), 1);
+
+    let mut checks = Checks::new(2, now, Some(span));
+    checks.answered(now, 0, Some((first, span)), None);
+    checks.act(now, &Act::Name(Wish { region: second, fenced: true, node: None }));
+    checks.answered(now, 1, Some((second, span * 10)), None);
+    checks.answered(now + span, 0, Some((first, span)), None);
+    assert!(checks.violations.is_empty(), "one that has not heard of it");
+    checks.answered(now + span * 2, 0, Some((first, span)), None);
+    assert_eq!(checks.violations.len(), 1);
+}
+
+#[test]
+fn what_is_said_of_no_writer_is_refused() {
+    let loaded = loaded("ttl: 30s");
+    let text = "config: here
+for: 10m
+writer: us
+events:
+  - { at: 1m, crash: us, fenced: true }
+";
+    let told = Draft::parse("test", text).unwrap().scenario(&loaded.config).unwrap_err();
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    let expected = [
+        "test:3:9: error: writer: expected only where the service has `lease: manual`",
+        "test:5:5: error: events: `node` and `fenced` say how a `writer` is named; expected one",
+    ];
+    assert_eq!(told, expected);
+}
