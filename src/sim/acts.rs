@@ -25,16 +25,19 @@ impl World<'_> {
         let healed = [Act::Heal, Act::Lose(self.input.scenario.loss)].into_iter();
         let well = regions.flat_map(|region| [Act::Revive(region), Act::Clear(region)]);
         let starts = (0..self.nodes.len()).map(Act::Start);
-        acts.extend(healed.chain(well).chain(starts).map(|act| (span, act)));
+        let members = self.regions.ids().map(Act::StartEtcd).filter(|_| self.is_leased());
+        let all = healed.chain(well).chain(starts).chain(members);
+        acts.extend(all.map(|act| (span, act)));
         acts
     }
 
     /// Something at random.
     fn misfortune(&mut self) -> Option<Act> {
         let count = self.regions.ids().count();
+        let kinds = if self.is_leased() { 14 } else { 12 };
         let dice = &mut self.dice.chaos;
         let mut row = |count: usize| usize::try_from(dice.below(count as u64)).unwrap_or(0);
-        let (kind, node) = (row(12), row(self.nodes.len()));
+        let (kind, node) = (row(kinds), row(self.nodes.len()));
         let region = RegionId::from_index(row(count))?;
         let other = RegionId::from_index(row(count))?;
         Some(match kind {
@@ -46,6 +49,8 @@ impl World<'_> {
             8 => Act::Heal,
             9 => Act::Kill(node),
             10 => Act::Start(node),
+            12 => Act::KillEtcd(region),
+            13 => Act::StartEtcd(region),
             _ => Act::Lose(0.01),
         })
     }
@@ -80,6 +85,14 @@ impl World<'_> {
             // One that runs goes on.
             Act::Start(row) if self.nodes.get(*row).is_some_and(Option::is_some) => {}
             Act::Start(row) => self.start_node(*row),
+            Act::KillEtcd(region) => {
+                self.store.set(*region, false);
+                self.look_who_leads();
+            }
+            Act::StartEtcd(region) => {
+                self.store.set(*region, true);
+                self.look_who_leads();
+            }
             Act::Part(groups, one_way) => {
                 for (row, from) in groups.iter().enumerate() {
                     for (other, to) in groups.iter().enumerate() {
@@ -92,12 +105,14 @@ impl World<'_> {
                 }
                 self.cut.0.get_or_insert(now);
                 self.stays = self.smallest(groups);
+                self.look_who_leads();
                 if let Some(stores) = &mut self.stores {
                     stores.part(now, &self.network);
                 }
             }
             Act::Heal => {
                 self.network.cuts.clear();
+                self.look_who_leads();
                 if let Some(since) = self.cut.0.take() {
                     self.cut.1 += now.since(since);
                 }
@@ -130,7 +145,11 @@ impl World<'_> {
             None => Err("no node hears that".to_owned()),
         };
         match (done, row) {
-            (Ok(Some(ask)), Some(row)) => self.ask(row, ask),
+            (Ok(Some(ask)), Some(row)) => {
+                if !self.ask(row, ask) {
+                    self.outcome.tell(self.since(), "refused", "etcd does not answer".to_owned());
+                }
+            }
             (Ok(_), row) => row.into_iter().for_each(|row| self.turn(row)),
             (Err(why), _) => self.outcome.tell(self.since(), "refused", why),
         }

@@ -113,7 +113,7 @@ impl Checks {
                 self.fenced = Some((*region, now + self.single.unwrap_or_default() + NEWS));
                 self.regions.iter_mut().for_each(|of| of.remembered = now);
             }
-            Act::Revive(_) | Act::Name(_) => {}
+            Act::Revive(_) | Act::Name(_) | Act::KillEtcd(_) | Act::StartEtcd(_) => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scenario::{Act, LONGEST, Wish, Writing, share};
 use crate::config::Config;
-use crate::config::read::{At, Problems};
+use crate::config::read::{At, Fields, Problems};
 use crate::ids::{RegionId, ServiceId};
 use crate::steer::{Lease, Policy, Word};
 
@@ -100,7 +100,7 @@ impl Regions<'_> {
     pub(super) fn events(
         &self,
         at: &At<'_>,
-        nodes: &[(String, RegionId)],
+        (nodes, members): (&[(String, RegionId)], &[RegionId]),
         problems: &mut Problems,
     ) -> Vec<(Duration, Act)> {
         let Some(mut fields) = at.fields(problems) else { return Vec::new() };
@@ -121,7 +121,6 @@ impl Regions<'_> {
         let said = [("drain", Word::Drain), ("up", Word::Up)];
         let said = said.map(|(key, word)| (region(key, problems), word));
         let failing = region("fail", problems);
-        let writer = region("writer", problems);
         let ramp = fields.get("ramp").and_then(|at| crate::config::ramp(&at, problems));
         let say = |(region, word): (Option<RegionId>, Word)| Some(Act::Say(region?, word, ramp));
         acts.extend(said.into_iter().filter_map(say));
@@ -132,38 +131,12 @@ impl Regions<'_> {
         }
         let part = share(&mut fields, "share", problems).unwrap_or(0.5);
         acts.extend(failing.map(|region| Act::Fail(region, part)));
-        let mut node = |key: &'static str, problems: &mut Problems| {
-            let at = fields.get(key)?;
-            let name = at.text("a node", problems)?;
-            let found = nodes.iter().position(|(of, _)| of == name);
-            if found.is_none() {
-                let names = nodes.iter().map(|(name, _)| name.as_str());
-                problems.unknown((at.place(), &at.key), ("node", name), names);
-            }
-            found
-        };
-        acts.extend(node("kill", problems).map(Act::Kill));
-        acts.extend(node("start", problems).map(Act::Start));
-        let node = node("node", problems);
-        let fenced = fields.get("fenced").map(|at| at.boolean(problems));
-        if writer.is_none() && (node.is_some() || fenced.is_some()) {
-            let what = "`node` and `fenced` say how a `writer` is named; expected one";
-            problems.error(at.place(), &at.key, what);
-        }
-        let fenced = fenced.flatten().unwrap_or(false);
-        acts.extend(writer.map(|region| Act::Name(Wish { region, fenced, node })));
-        for (key, one_way) in [("part", false), ("cut", true)] {
-            let Some(at) = fields.get(key) else { continue };
-            let groups: Vec<Vec<RegionId>> = at
-                .list()
-                .iter()
-                .map(|at| at.list().iter().filter_map(|at| self.region(at, problems)).collect())
-                .collect();
-            if groups.len() < 2 {
-                problems.error(at.place(), &at.key, "expected two groups of regions or more");
-            }
-            acts.push(Act::Part(groups, one_way));
-        }
+        let kill = fields.get("kill").and_then(|at| node(&at, nodes, problems));
+        let start = fields.get("start").and_then(|at| node(&at, nodes, problems));
+        acts.extend(kill.map(Act::Kill).into_iter().chain(start.map(Act::Start)));
+        acts.extend(self.naming(at, &mut fields, nodes, problems));
+        acts.extend(self.of_etcd(&mut fields, members, problems));
+        acts.extend(self.parting(&mut fields, problems));
         let heals = fields.get("heal").and_then(|at| at.boolean(problems)).unwrap_or(false);
         acts.extend(heals.then_some(Act::Heal));
         acts.extend(share(&mut fields, "lose", problems).map(Act::Lose));
@@ -180,4 +153,71 @@ impl Regions<'_> {
         let at = move |row: u32| when + every.unwrap_or_default() * row;
         (0..times).flat_map(|row| acts.iter().map(move |act| (at(row), act.clone()))).collect()
     }
+
+    /// An operator names the next writer.
+    fn naming(
+        &self,
+        event: &At<'_>,
+        fields: &mut Fields<'_>,
+        nodes: &[(String, RegionId)],
+        problems: &mut Problems,
+    ) -> Option<Act> {
+        let writer = fields.get("writer").map(|at| self.region(&at, problems));
+        let told = fields.get("node").map(|at| node(&at, nodes, problems));
+        let fenced = fields.get("fenced").map(|at| at.boolean(problems));
+        if writer.is_none() && (told.is_some() || fenced.is_some()) {
+            let what = "`node` and `fenced` say how a `writer` is named; expected one";
+            problems.error(event.place(), &event.key, what);
+        }
+        let fenced = fenced.flatten().unwrap_or(false);
+        Some(Act::Name(Wish { region: writer.flatten()?, fenced, node: told.flatten() }))
+    }
+
+    /// Members of etcd die, or start again.
+    fn of_etcd(
+        &self,
+        fields: &mut Fields<'_>,
+        members: &[RegionId],
+        problems: &mut Problems,
+    ) -> Vec<Act> {
+        let mut member = |key| {
+            let at = fields.get(key)?;
+            let region = self.region(&at, problems)?;
+            if !members.contains(&region) {
+                problems.error(at.place(), &at.key, "expected a region where etcd has a member");
+            }
+            Some(region)
+        };
+        let kill = member("kill_etcd").map(Act::KillEtcd);
+        kill.into_iter().chain(member("start_etcd").map(Act::StartEtcd)).collect()
+    }
+
+    /// Nothing passes between regions.
+    fn parting(&self, fields: &mut Fields<'_>, problems: &mut Problems) -> Vec<Act> {
+        let mut acts = Vec::new();
+        for (key, one_way) in [("part", false), ("cut", true)] {
+            let Some(at) = fields.get(key) else { continue };
+            let groups: Vec<Vec<RegionId>> = at
+                .list()
+                .iter()
+                .map(|at| at.list().iter().filter_map(|at| self.region(at, problems)).collect())
+                .collect();
+            if groups.len() < 2 {
+                problems.error(at.place(), &at.key, "expected two groups of regions or more");
+            }
+            acts.push(Act::Part(groups, one_way));
+        }
+        acts
+    }
+}
+
+/// The node that is named.
+fn node(at: &At<'_>, nodes: &[(String, RegionId)], problems: &mut Problems) -> Option<usize> {
+    let name = at.text("a node", problems)?;
+    let found = nodes.iter().position(|(of, _)| of == name);
+    if found.is_none() {
+        let names = nodes.iter().map(|(name, _)| name.as_str());
+        problems.unknown((at.place(), &at.key), ("node", name), names);
+    }
+    found
 }

@@ -1,110 +1,10 @@
-//! The writers' leases: the store that keeps them, as etcd would, and how a node looks at it.
+//! The writers' leases: how a node looks at the store that keeps them.
 
-use std::time::Duration;
-
-use super::network::Network;
+use super::scenario::LEASE;
+use super::store::{Answer, Ask, Election};
 use super::world::{Event, World};
-use crate::ids::RegionId;
-use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Turn, Vacancy, Written};
+use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Leased, Turn, Vacancy, Written};
 use crate::time::Instant;
-
-/// A store of several members, of which a majority has to hear each other.
-pub(super) struct Store {
-    members: Vec<RegionId>,
-    found: Found,
-    /// When the writer's lease runs out, and how long it was granted for.
-    lease: (Instant, Duration),
-}
-
-/// What a node asks of the store.
-pub(super) enum Ask {
-    Find,
-    /// How long a lease lasts; renewed first, if so.
-    Left(i64, bool),
-    /// To name the next writer, unless somebody has since this revision.
-    Name(Box<Contest>, i64, String),
-    /// An operator wants this region next.
-    Want(String),
-    /// An operator knows that the writer writes no more: this one does now.
-    Replace(Box<Contest>, String),
-}
-
-/// What it is told.
-pub(super) enum Answer {
-    Found(Found),
-    Left(Duration),
-    Done,
-}
-
-impl Store {
-    pub(super) fn new(members: Vec<RegionId>) -> Self {
-        Self { members, found: Found::default(), lease: (Instant::default(), Duration::ZERO) }
-    }
-
-    /// How long a node in `from` waits for an answer; `None`: no member that it reaches has a
-    /// majority.
-    pub(super) fn round_trip(&self, from: RegionId, network: &Network) -> Option<Duration> {
-        let hears = |a: RegionId, b: RegionId| network.passes(a, b) && network.passes(b, a);
-        let needed = self.members.len() / 2 + 1;
-        let reached = self.members.iter().filter(|member| hears(from, **member));
-        let times = reached.filter_map(|member| {
-            let heard = self.members.iter().filter(|other| hears(*member, **other));
-            let mut times: Vec<Duration> =
-                heard.map(|other| network.round_trip(*member, *other)).collect();
-            times.sort();
-            // The write counts when the last of a majority has it.
-            let agreed = times.get(needed.checked_sub(1)?)?;
-            Some(network.round_trip(from, *member) + *agreed)
-        });
-        times.min()
-    }
-
-    pub(super) fn answer(&mut self, now: Instant, ask: Ask) -> Answer {
-        let (ends, granted) = self.lease;
-        if now >= ends {
-            self.found.writer = None;
-        }
-        match ask {
-            Ask::Find => Answer::Found(self.found.clone()),
-            Ask::Left(number, is_renewed) => {
-                let is_held = self.found.writer.as_ref().is_some_and(|(_, of)| *of == number);
-                if is_held && is_renewed {
-                    self.lease.0 = now + granted;
-                }
-                // etcd tells whole seconds.
-                let left = if is_held { self.lease.0.since(now) } else { Duration::ZERO };
-                Answer::Left(Duration::from_secs(left.as_secs()))
-            }
-            Ask::Name(contest, revision, region) => {
-                if self.found.writer.is_none() && self.found.revision == revision {
-                    self.name(now, &contest, region);
-                }
-                Answer::Done
-            }
-            Ask::Replace(contest, region) => {
-                self.name(now, &contest, region);
-                Answer::Done
-            }
-            Ask::Want(region) => {
-                self.found.wanted = Some(region);
-                Answer::Done
-            }
-        }
-    }
-
-    fn name(&mut self, now: Instant, contest: &Contest, region: String) {
-        let epoch = self.found.last.as_ref().map_or(0, |last| last.epoch) + 1;
-        let written = Written { region: region.clone(), epoch, ttl: contest.ttl.as_secs() };
-        let revision = self.found.revision + 1;
-        self.lease = (now + contest.lease, contest.lease);
-        self.found = Found {
-            writer: Some((written.clone(), revision)),
-            last: Some(written),
-            revision,
-            wanted: Some(region),
-        };
-    }
-}
 
 /// What a node knows of the writer's lease.
 #[derive(Default)]
@@ -153,20 +53,22 @@ impl World<'_> {
         }
     }
 
-    /// A node asks the store of the leases, if it reaches it in time.
-    pub(super) fn ask(&mut self, row: usize, ask: Ask) {
-        let Some(node) = self.nodes.get(row).and_then(Option::as_ref) else { return };
+    /// A node asks the store of the leases; tells whether that reaches it in time.
+    pub(super) fn ask(&mut self, row: usize, ask: Ask) -> bool {
+        let Some(node) = self.nodes.get(row).and_then(Option::as_ref) else { return false };
         let trip = self.store.round_trip(node.region, &self.network);
         let trip = trip.filter(|trip| *trip <= ASK_PATIENCE);
         let incarnation = node.incarnation;
-        if let Some(trip) = trip.filter(|_| !self.network.drops(2, &mut self.dice.network)) {
+        let trip = trip.filter(|_| !self.network.drops(2, &mut self.dice.network));
+        if let Some(trip) = trip {
             self.at(self.now + trip / 2, Event::Asked(row, incarnation, ask));
         }
+        trip.is_some()
     }
 
     /// The store is asked, and answers, if the way back is open.
     pub(super) fn asked(&mut self, row: usize, incarnation: u64, ask: Ask) {
-        let answer = self.store.answer(self.now, ask);
+        let Some(answer) = self.store.answer(self.now, ask) else { return };
         let Some(from) = self.life(row, incarnation).map(|node| node.region) else { return };
         if let Some(trip) = self.store.round_trip(from, &self.network) {
             self.at(self.now + trip / 2, Event::Told(row, incarnation, answer));
@@ -181,5 +83,40 @@ impl World<'_> {
         if let Some(ask) = next {
             self.ask(row, ask);
         }
+    }
+
+    /// The network, or a member of the store, has changed: another one may have to lead.
+    pub(super) fn look_who_leads(&mut self) {
+        if !self.is_leased() {
+            return;
+        }
+        let led = self.store.leader();
+        let planned = self.store.change(self.now, &self.network, &mut self.dice.elections);
+        if led.is_some() && self.store.leader().is_none() {
+            self.outcome.tell(self.since(), "etcd", "no member leads".to_owned());
+        }
+        self.plan_election(planned);
+    }
+
+    /// Members of the store elect this one, if it is to be.
+    pub(super) fn elect(&mut self, member: usize) {
+        let dice = &mut self.dice.elections;
+        let planned = self.store.elect(self.now, member, &self.network, dice);
+        if let Some(region) = self.store.leader() {
+            let what = format!("the member in {} leads", self.outcome.name(region));
+            self.outcome.tell(self.since(), "etcd", what);
+        }
+        self.plan_election(planned);
+    }
+
+    fn plan_election(&mut self, planned: Option<Election>) {
+        if let Some(Election { after, member }) = planned {
+            self.at(self.now + after, Event::Elect(member));
+        }
+    }
+
+    /// Whether a lease decides who writes.
+    pub(super) fn is_leased(&self) -> bool {
+        self.input.one_writer().is_some_and(|(_, how)| how == LEASE)
     }
 }

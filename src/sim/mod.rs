@@ -28,6 +28,7 @@ mod packets;
 mod regions;
 mod report;
 mod scenario;
+mod store;
 #[cfg(test)]
 mod tests;
 mod world;

@@ -17,7 +17,8 @@ use crate::steer::{
 use crate::time::Instant;
 
 use super::input::{Input, Stage};
-use super::leases::{Answer, Ask, Looking};
+use super::leases::Looking;
+use super::store::{Answer, Ask};
 
 /// A node that runs.
 pub(super) struct Node {

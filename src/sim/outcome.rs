@@ -394,6 +394,8 @@ impl Act {
             Self::Clear(of) => format!("an operator clears {}", region(of)),
             Self::Kill(of) => format!("{} dies", node(of)),
             Self::Start(of) => format!("{} starts", node(of)),
+            Self::KillEtcd(of) => format!("etcd's member in {} dies", region(of)),
+            Self::StartEtcd(of) => format!("etcd's member in {} starts", region(of)),
             Self::Part(groups, one_way) => {
                 let group =
                     |of: &Vec<RegionId>| of.iter().map(region).collect::<Vec<_>>().join(", ");

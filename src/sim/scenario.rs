@@ -37,7 +37,7 @@ pub struct Scenario {
     pub load: Option<Load>,
     /// Who writes when it begins, where operators say so.
     pub writer: Option<RegionId>,
-    /// Where the store of the writers' leases has its members.
+    /// Where the store of the writers' leases has its members; the first one leads.
     pub members: Vec<RegionId>,
     /// What clients write.
     pub writes: Option<Writing>,
@@ -98,6 +98,10 @@ pub enum Act {
     Kill(usize),
     /// A node starts anew.
     Start(usize),
+    /// The members of the leases' store that are in a region die.
+    KillEtcd(RegionId),
+    /// They start again.
+    StartEtcd(RegionId),
     /// Nothing passes between regions of different groups, or only from the first to the second.
     Part(Vec<Vec<RegionId>>, bool),
     /// All regions reach each other again.
@@ -259,7 +263,7 @@ fn read(
     };
     let listed = events.map(|at| at.list()).unwrap_or_default();
     let mut events: Vec<(Duration, Act)> =
-        listed.iter().flat_map(|at| regions.events(at, &nodes, problems)).collect();
+        listed.iter().flat_map(|at| regions.events(at, (&nodes, &members), problems)).collect();
     events.sort_by_key(|(at, _)| *at);
     Some(Scenario {
         about,

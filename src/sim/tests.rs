@@ -4,7 +4,7 @@ use super::*;
 use crate::convergence::{Class, Layer, Parting, Population};
 use crate::server::{Loaded, Loader, Source};
 
-const HEAD: &str = "
+pub(super) const HEAD: &str = "
 node: { name: ns1, region: us, listen: \"127.0.0.1:5300\" }
 regions:
   us: { at: [39, -77] }
@@ -26,6 +26,17 @@ pub(super) fn loaded(more: &str) -> Loaded {
 
 /// A scenario of three nodes and so many seconds, played.
 pub(super) fn played(loaded: &Loaded, seconds: u64, population: Population, more: &str) -> Outcome {
+    played_by(7, loaded, seconds, population, more)
+}
+
+/// The same with another seed.
+pub(super) fn played_by(
+    seed: u64,
+    loaded: &Loaded,
+    seconds: u64,
+    population: Population,
+    more: &str,
+) -> Outcome {
     let text = format!(
         "config: here\nnodes: {{ ns1: us, ns2: eu, ns3: asia }}\nfor: {seconds}s
 countries: {{ US: 30%, DE: 40%, JP: 30% }}\n{more}\n"
@@ -39,7 +50,7 @@ countries: {{ US: 30%, DE: 40%, JP: 30% }}\n{more}\n"
         plan: &loaded.plan,
         reloads: &[],
         atlas: &loaded.atlas,
-        seed: 7,
+        seed,
     };
     World::new(input).unwrap().run(|_| ())
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::chains::{Chains, NOWHERE};
 use super::checks::Checks;
 use super::input::{Addresses, Input, Stage, Targets, endpoints};
-use super::leases::{Answer, Ask, Store};
 use super::network::Network;
 use super::nodes::{Kept, Node};
 use super::outcome::{End, Outcome};
 use super::packets::query;
 use super::regions::{Condition, Regions};
 use super::scenario::{Act, Wish};
+use super::store::{Answer, Ask, Store};
 use super::writes::Stores;
 use crate::cluster::Message;
 use crate::health::Report;
@@ -35,6 +35,8 @@ pub(super) enum Event {
     Asked(usize, u64, Ask),
     /// It has answered.
     Told(usize, u64, Answer),
+    /// A member of the store is to lead.
+    Elect(usize),
     /// Something of the scenario happens.
     Act(Act),
     /// A client writes.
@@ -121,6 +123,19 @@ pub(super) struct Dice {
     pub(super) network: Stream,
     pub(super) clients: Stream,
     pub(super) writes: Stream,
+    pub(super) elections: Stream,
+}
+
+impl Dice {
+    fn new(seed: Seed) -> Self {
+        Self {
+            chaos: seed.stream("chaos"),
+            network: seed.stream("network"),
+            clients: seed.stream("clients"),
+            writes: seed.stream("writes"),
+            elections: seed.stream("elections"),
+        }
+    }
 }
 
 /// The nodes look around for so long before anybody asks them.
@@ -152,14 +167,14 @@ impl<'i> World<'i> {
         if of_nodes.is_empty() {
             return Err("there is no node".to_owned());
         }
-        let mut clients = seed.stream("clients");
+        let mut dice = Dice::new(seed);
         let chains = Chains::new(
             (scenario.resolvers, places.clone()),
             &scenario.countries,
             &scenario.population,
             input.atlas,
             &of_nodes,
-            &mut clients,
+            &mut dice.clients,
         );
         let regions = config.regions.len();
         let stores = scenario.writes.as_ref().map(|of| Stores::new(of, regions));
@@ -182,19 +197,14 @@ impl<'i> World<'i> {
             targets,
             addresses,
             regions: Regions::new(plan.regions.iter().map(|of| of.capacity), scenario.load),
-            store: Store::new(scenario.members.clone()),
+            store: Store::new(&scenario.members),
             stage,
             writer: None,
             network: Network { places, cuts: Vec::new(), loss: 0.0 },
             chains,
             stores,
             checks: Checks::new(regions, BEGINNING, input.one_writer().map(|(span, _)| span)),
-            dice: Dice {
-                chaos: seed.stream("chaos"),
-                network: seed.stream("network"),
-                clients,
-                writes: seed.stream("writes"),
-            },
+            dice,
             query: query(name.as_wire()),
             out: Vec::new(),
             outcome: Outcome::new(&input),
@@ -388,6 +398,7 @@ impl<'i> World<'i> {
             Event::Look(row, incarnation) => self.look_who_writes(row, incarnation),
             Event::Asked(row, incarnation, ask) => self.asked(row, incarnation, ask),
             Event::Told(row, incarnation, answer) => self.told(row, incarnation, answer),
+            Event::Elect(member) => self.elect(member),
             Event::Act(act) => self.act(&act),
             Event::Write => self.write(),
             Event::Second => {
@@ -462,7 +473,7 @@ impl<'i> World<'i> {
         let is_next = |of: &(RegionId, u64)| self.writer.is_none_or(|(_, epoch)| of.1 > epoch);
         if let Some((region, epoch)) = writer.filter(is_next) {
             self.writer = writer;
-            let who = if node_is_leased { "the lease" } else { "the operators" };
+            let who = if node_is_leased { "the lease" } else { "the word" };
             self.outcome.writes(since, who, (region, epoch));
             if let Some(stores) = &mut self.stores {
                 stores.hand_over(now, region);

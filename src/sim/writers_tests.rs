@@ -1,18 +1,23 @@
-//! One writer at a time, by operators' word: who is named, and who is not.
+//! One writer at a time, by operators' word or by a lease: who is named, and who is not.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::checks::Checks;
-use super::tests::{cache, loaded, played, population};
+use super::tests::{HEAD, cache, loaded, played, played_by, population};
 use super::*;
 use crate::ids::RegionId;
+use crate::server::{Loaded, Loader, Source};
 use crate::time::Instant;
 
-/// A service of which operators name the writer, us at first, played for so many seconds.
+/// A service of which operators name the writer.
+static MANUAL: LazyLock<Loaded> =
+    LazyLock::new(|| loaded("ttl: 10s\n    steer: single-writer\n    lease: manual"));
+
+/// The same played for so many seconds, us the writer at first.
 fn by_word(seconds: u64, events: &str) -> Outcome {
-    let loaded = loaded("ttl: 10s\n    steer: single-writer\n    lease: manual");
     let more = format!("resolvers: 500\nwriter: us\nevents: [{events}]");
-    let outcome = played(&loaded, seconds, population(&[cache(0.0)]), &more);
+    let outcome = played(&MANUAL, seconds, population(&[cache(0.0)]), &more);
     assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
     outcome
 }
@@ -38,8 +43,7 @@ fn without_a_word_no_writer_follows_one_that_has_failed() {
     assert!(outcome.shares.iter().all(|shares| shares[..3] == [1.0, 0.0, 0.0]));
     assert_eq!(outcome.errors.last(), Some(&1.0));
     // Nor is there a first one.
-    let loaded = loaded("ttl: 10s\n    steer: single-writer\n    lease: manual");
-    let outcome = played(&loaded, 60, population(&[cache(0.0)]), "resolvers: 500");
+    let outcome = played(&MANUAL, 60, population(&[cache(0.0)]), "resolvers: 500");
     assert_eq!((writers(&outcome), outcome.errors.last()), (vec![], Some(&1.0)));
 }
 
@@ -121,18 +125,91 @@ fn two_writers_are_found_out_by_epoch_and_forgiven_as_long_as_an_operator_vouche
 
 #[test]
 fn what_is_said_of_no_writer_is_refused() {
-    let loaded = loaded("ttl: 30s");
     let text = "config: here
 for: 10m
 writer: us
 events:
   - { at: 1m, crash: us, fenced: true }
 ";
-    let told = Draft::parse("test", text).unwrap().scenario(&loaded.config).unwrap_err();
+    let told = Draft::parse("test", text).unwrap().scenario(&LEASED.config).unwrap_err();
     let told: Vec<String> = told.iter().map(ToString::to_string).collect();
     let expected = [
         "test:3:9: error: writer: expected only where the service has `lease: manual`",
         "test:5:5: error: events: `node` and `fenced` say how a `writer` is named; expected one",
     ];
     assert_eq!(told, expected);
+}
+
+/// A service of which a lease in etcd decides who writes.
+static LEASED: LazyLock<Loaded> = LazyLock::new(|| {
+    let lease =
+        "    ttl: 10s\n    steer: single-writer\n    order: [us, eu, asia]\n    lease: 10s\n";
+    let etcd = "etcd: { endpoints: [\"http://127.0.0.1:2379\"] }\n";
+    let text = format!("{HEAD}{lease}{etcd}");
+    Loader::new(Source::Text("test".to_owned(), text)).load().unwrap()
+});
+
+/// The same played, us the writer at first; etcd's members are in these regions, and the first one
+/// leads.
+fn by_lease(seed: u64, members: &str, events: &str) -> Outcome {
+    let more = format!("resolvers: 300\netcd: [{members}]\nevents: [{events}]");
+    let outcome = played_by(seed, &LEASED, 150, population(&[cache(0.0)]), &more);
+    assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+    outcome
+}
+
+/// Who leads in etcd, and from when on.
+fn leaders(outcome: &Outcome) -> Vec<(f64, &str)> {
+    let told = outcome.told.iter().filter(|of| of.who == "etcd");
+    told.map(|of| (of.at, of.what.as_str())).collect()
+}
+
+#[test]
+fn the_loss_of_the_region_where_etcd_leads_leaves_more_time_without_a_writer() {
+    let lost = "{ at: 60s, crash: us }, { at: 60s, kill: ns1 }, { at: 60s, kill_etcd: us }";
+    let mut spans = Vec::new();
+    for seed in 0..5 {
+        // When the next one writes, and for how long requests fail in all.
+        let followed = |outcome: &Outcome| {
+            let [_, (at, next)] = writers(outcome)[..] else { panic!("{:?}", outcome.told) };
+            assert_eq!(next, "eu writes, epoch 2");
+            (at, outcome.errors.iter().sum::<f64>())
+        };
+        let kept = by_lease(seed, "eu, us, asia", lost);
+        assert!(leaders(&kept).is_empty(), "{:?}", leaders(&kept));
+        let elected = by_lease(seed, "us, eu, asia", lost);
+        let [(60.0, "no member leads"), (at, next)] = leaders(&elected)[..] else {
+            panic!("{:?}", leaders(&elected))
+        };
+        assert!(["the member in eu leads", "the member in asia leads"].contains(&next), "{next}");
+        // A heartbeat less than the election timeout, up to twice as long, and two rounds of
+        // messages; if the votes were split, once more.
+        assert!((60.9..64.5).contains(&at), "{at}");
+        let [(kept, kept_fails), (elected, elected_fails)] = [followed(&kept), followed(&elected)];
+        // The lease, up to half a second of which is over at the loss, and the answers' time.
+        assert!((79.5..82.0).contains(&kept), "{kept}");
+        // From its election on the new leader counts the lease anew, and a second more.
+        assert!((at + 21.1..at + 23.0).contains(&elected), "{elected} after {at}");
+        assert!((elected_fails - kept_fails - (elected - kept)).abs() < 1.5);
+        spans.push((at, elected - kept));
+    }
+    assert!(spans.iter().all(|(_, more)| (1.0..6.0).contains(more)), "{spans:?}");
+    // Chance has a part in it, and the same seed the same one.
+    assert!(spans.windows(2).any(|two| two[0] != two[1]));
+    assert_eq!(leaders(&by_lease(4, "us, eu, asia", lost))[1].0, spans[4].0);
+}
+
+#[test]
+fn without_a_majority_of_etcd_no_lease_is_granted_and_none_ends() {
+    let die = "{ at: 60s, kill_etcd: us }, { at: 60s, kill_etcd: eu }, { at: 62s, crash: us }";
+    let outcome = by_lease(7, "us, eu, asia", die);
+    assert_eq!(writers(&outcome).len(), 1, "nobody can be named");
+    assert_eq!(leaders(&outcome), [(60.0, "no member leads")]);
+    // Half a minute later, when each node's own view of the lease is long over, it goes on.
+    let back = format!("{die}, {{ at: 65s, revive: us }}, {{ at: 110s, start_etcd: us }}");
+    let outcome = by_lease(7, "us, eu, asia", &back);
+    assert_eq!(writers(&outcome).len(), 1, "it is the same epoch");
+    let (errors, [_, (at, _)]) = (&outcome.errors, &leaders(&outcome)[..]) else { panic!() };
+    assert_eq!((errors[100], errors.last()), (1.0, Some(&0.0)));
+    assert!((110.9..114.5).contains(at), "{at}");
 }

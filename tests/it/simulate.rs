@@ -68,8 +68,9 @@ fn the_writer_that_is_cut_off_is_followed_by_another_one_when_it_is_forgotten() 
         writers.map(|of| (of["at"].as_f64().unwrap(), of["what"].as_str().unwrap())).collect();
     let [_, (second, then), (_, last)] = writers[..] else { panic!("{writers:?}") };
     assert!(fine && then == "eu-west writes, epoch 2" && last == "us-east writes, epoch 3");
-    // The cut is at 60 s, the lease lasts 10 s, and the answers of its last moment as long.
-    assert!((75.0..85.0).contains(&second), "{second}");
+    // The cut is at 60 s, and etcd's leader is on its side: another one is elected after 1 to 2 s,
+    // if votes are not split, and gives the lease 11 s. Its last answers are remembered for 10 s.
+    assert!((82.0..88.0).contains(&second), "{second}");
     let lease = outcome["costs"].as_array().unwrap();
     let lease = lease.iter().find(|of| of["policy"] == "one writer, by lease").unwrap();
     assert!(lease["simulated"][0] == 0.0 && lease["simulated"][1].as_f64().unwrap() > 0.0);
@@ -89,7 +90,7 @@ fn a_region_that_comes_back_cold_falls_again_unless_its_clients_come_slowly() {
 #[test]
 fn a_swarm_of_seeds_survives_chaos() {
     let chaos = scenario("chaos.yaml");
-    for name in ["chaos.yaml", "one-writer-chaos.yaml"] {
+    for name in ["chaos.yaml", "one-writer-chaos.yaml", "named-writer-chaos.yaml"] {
         let (fine, told) = simulate(&[&scenario(name), "--seeds", "10", "--resolvers", "200"]);
         assert!(fine && told.contains("checks: none was broken"), "{name}: {told}");
     }
