@@ -80,6 +80,8 @@ pub struct Config {
     pub catchments: Vec<CatchmentSpec>,
     /// What is probed.
     pub targets: Vec<Target>,
+    /// The row of each among them.
+    target_rows: HashMap<TargetId, usize>,
     /// Those of the targets that serve nobody, and tell whether this node sees anything.
     pub canaries: Vec<TargetId>,
     /// How many regions may leave in what time, by health alone.
@@ -211,6 +213,11 @@ impl Config {
         differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 
+    /// Who has this id.
+    pub fn target(&self, id: TargetId) -> Option<&Target> {
+        self.targets.get(*self.target_rows.get(&id)?)
+    }
+
     /// The service called `name`.
     pub fn service(&self, name: &str) -> Option<ServiceId> {
         ServiceId::from_index(self.services.iter().position(|service| service.name == name)?)
@@ -279,6 +286,7 @@ fn compile(
         catchments: services.catchments,
         writes: services.writes,
         targets: services.targets,
+        target_rows: services.target_rows,
         canaries,
         max_moves,
         maintenance,

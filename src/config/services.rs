@@ -37,7 +37,7 @@ pub(super) struct Services {
     /// What clients write to services of which that is declared.
     pub(super) writes: HashMap<String, Writes>,
     known_catchments: HashMap<CatchmentSpec, usize>,
-    known_targets: HashMap<TargetId, usize>,
+    pub(super) target_rows: HashMap<TargetId, usize>,
 }
 
 /// The most addresses that an answer names: their records fit in any UDP answer.
@@ -202,7 +202,7 @@ pub(super) fn canaries(
         let check = check.and_then(|at| checks.find(&at, problems));
         let (Some(ip), Some((check, schedule))) = (address, check) else { continue };
         let Some(id) = targets.id(ip, check) else { continue };
-        if services.known_targets.contains_key(&id) {
+        if services.target_rows.contains_key(&id) {
             let what = format!("{ip} is probed in this way as an endpoint; a canary is none");
             problems.error(at.place(), &at.key, what);
         }
@@ -478,7 +478,7 @@ impl Services {
         check: &Check,
         schedule: Schedule,
     ) {
-        let row = *self.known_targets.entry(id).or_insert_with(|| {
+        let row = *self.target_rows.entry(id).or_insert_with(|| {
             self.targets.push(Target { id, address, check: check.clone(), schedule });
             self.targets.len() - 1
         });

@@ -119,6 +119,19 @@ mod tests {
         assert_eq!(arrivals(0.0, 0.0, Some(1.0)).judge(0.0), Judged::Quiet(86_400.0));
     }
 
+    /// With none in n, the upper bound of 95 % is 1 − 0.05^(1/n), which is 3/n for large n.
+    #[test]
+    fn the_rule_of_three_is_the_exact_bound_rounded_up() {
+        for (before, residual) in [(100.0, 0.01), (1000.0, 0.001), (1e5, 0.02)] {
+            let Judged::Quiet(wait) = arrivals(0.0, 0.0, Some(before)).judge(residual) else {
+                panic!("it is to wait")
+            };
+            let requests = before * wait;
+            let exact = 1.0 - 0.05_f64.powf(1.0 / requests);
+            assert!(exact <= residual && exact > residual * 0.98, "{exact} of {residual}");
+        }
+    }
+
     #[test]
     fn endpoints_that_tell_are_summed() {
         let flow = |now, quiet, before| Flow { now, quiet, before };

@@ -56,6 +56,8 @@ struct Sight {
     canaries: usize,
     /// Those of them that fail.
     blind: usize,
+    /// Targets of which nothing has been seen for too long, canaries among them.
+    stale: usize,
 }
 
 impl Sight {
@@ -73,6 +75,7 @@ impl Sight {
         self.silent = self.silent + to.silent - from.silent;
         self.canaries = self.canaries + to.canaries - from.canaries;
         self.blind = self.blind + to.blind - from.blind;
+        self.stale = self.stale + to.stale - from.stale;
     }
 }
 
@@ -232,7 +235,7 @@ impl Monitor {
                 watch.stage = Stage::Lost;
                 watch.due = now + watch.schedule.validity() * ASK_AGAIN;
                 self.timers.insert((watch.due, target));
-                self.table.row(target).stale = true;
+                self.changing(target, |monitor| monitor.table.row(target).stale = true);
                 self.opinions.insert(target);
                 continue;
             }
@@ -314,7 +317,7 @@ impl Monitor {
 
     /// How many targets are stale.
     pub fn stale(&self) -> usize {
-        self.watched.keys().filter(|target| self.table.get(**target).stale).count()
+        self.sight.stale
     }
 
     /// Who sees what of a target: this node (`None`) and others, as far as they are fresh.
@@ -387,19 +390,18 @@ impl Monitor {
     /// What one target adds to what this node sees.
     fn sight_of(&self, target: TargetId) -> Sight {
         let Some(watch) = self.watched.get(&target) else { return Sight::default() };
+        let health = self.table.get(target);
+        let stale = usize::from(health.stale);
         if self.canaries.contains(&target) {
-            return Sight {
-                canaries: 1,
-                blind: usize::from(watch.failures > 0),
-                ..Sight::default()
-            };
+            let blind = usize::from(watch.failures > 0);
+            return Sight { canaries: 1, blind, stale, ..Sight::default() };
         }
-        let (living, silent) = match self.table.get(target).own {
+        let (living, silent) = match health.own {
             State::Up => (1, usize::from(watch.is_silent())),
             State::Down => (usize::from(!watch.is_silent()), 0),
             State::Unknown => (0, 0),
         };
-        Sight { living, silent, ..Sight::default() }
+        Sight { living, silent, stale, ..Sight::default() }
     }
 
     /// Does what changes a target, and decides again whether this node can trust its own sight.

@@ -52,6 +52,8 @@ pub struct Plan {
     pub protection: Protection,
     dependents: HashMap<TargetId, Vec<ServiceId>>,
     by_name: HashMap<String, ServiceId>,
+    /// Those of which one region at a time writes.
+    single_writers: Vec<ServiceId>,
 }
 
 /// A place that takes traffic.
@@ -87,9 +89,13 @@ impl Plan {
     ) -> Self {
         let mut dependents: HashMap<TargetId, Vec<ServiceId>> = HashMap::new();
         let mut by_name = HashMap::with_capacity(services.len());
+        let mut single_writers = Vec::new();
         for (row, service) in services.iter().enumerate() {
             let Some(id) = ServiceId::from_index(row) else { break };
             by_name.insert(service.name.clone(), id);
+            if matches!(service.policy, Policy::SingleWriter(..)) {
+                single_writers.push(id);
+            }
             for endpoint in service.pools.iter().flat_map(|pool| &pool.endpoints) {
                 for target in endpoint.probed.iter().flat_map(|probed| &probed.targets) {
                     let of_target = dependents.entry(*target).or_default();
@@ -100,7 +106,17 @@ impl Plan {
             }
         }
         let protection = Protection::default();
-        Self { zones, services, regions, catchments, identity, protection, dependents, by_name }
+        Self {
+            zones,
+            services,
+            regions,
+            catchments,
+            identity,
+            protection,
+            dependents,
+            by_name,
+            single_writers,
+        }
     }
 
     /// The same, protected.
@@ -131,6 +147,12 @@ impl Plan {
     /// The service that operators call so.
     pub fn service_named(&self, name: &str) -> Option<ServiceId> {
         self.by_name.get(name).copied()
+    }
+
+    /// The services of which one region at a time writes.
+    pub fn single_writers(&self) -> impl Iterator<Item = (ServiceId, &Service)> {
+        let ids = self.single_writers.iter();
+        ids.filter_map(|id| Some((*id, self.services.get(id.index())?)))
     }
 
     /// What operators call a service's region.

@@ -307,9 +307,8 @@ impl Control {
             return;
         };
         while let Some((target, opinion)) = self.monitor.poll_opinion() {
-            let targets = self.loaded.config.targets.iter();
-            if let Some(target) = targets.filter(|of| of.id == target).map(key_of).next() {
-                peers.say(target, opinion.map(|state| state.to_string()));
+            if let Some(target) = self.loaded.config.target(target) {
+                peers.say(key_of(target), opinion.map(|state| state.to_string()));
             }
         }
     }

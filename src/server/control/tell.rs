@@ -22,8 +22,7 @@ impl Control {
         let mut kept = Vec::new();
         for change in changes.iter().filter(|change| change.from != change.to) {
             self.tell_of_target(*change, published);
-            let mut targets = self.loaded.config.targets.iter();
-            if let Some(target) = targets.find(|target| target.id == change.target) {
+            if let Some(target) = self.loaded.config.target(change.target) {
                 kept.push(Kept { target: target.key(), state: change.to, since: change.at });
             }
         }
@@ -130,8 +129,7 @@ const STALE: &str = "probes do not come back from the prober; what was believed 
 
 /// What operators call a target: where it is, and what it is for.
 fn named(loaded: &Loaded, target: TargetId) -> String {
-    let mut targets = loaded.config.targets.iter();
-    let Some(found) = targets.find(|of| of.id == target) else { return String::new() };
+    let Some(found) = loaded.config.target(target) else { return String::new() };
     let uses = loaded.plan.uses(target);
     let shown = uses.iter().take(SHOWN_USES).map(|(service, region)| format!("{service}/{region}"));
     let shown = shown.collect::<Vec<_>>().join(", ");

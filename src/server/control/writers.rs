@@ -113,15 +113,14 @@ impl Control {
     pub(super) fn follow_writers(&mut self, now: Instant) -> Vec<ServiceId> {
         let config = &self.loaded.config;
         let heard = self.hears_until();
-        let writer = |(row, service)| {
-            let writer = self.writing.writer(config, service, heard)?;
-            Some((ServiceId::from_index(row)?, writer))
-        };
-        self.writing.all = config.services.iter().enumerate().filter_map(writer).collect();
+        let plan = self.loaded.plan.clone();
+        let writer = |(id, service)| Some((id, self.writing.writer(config, service, heard)?));
+        self.writing.all = plan.single_writers().filter_map(writer).collect();
         let in_force = self.writing.all.at(now);
         let before = std::mem::replace(&mut self.writing.in_force, in_force);
         let is_other = |id: &ServiceId| before.of(*id) != self.writing.in_force.of(*id);
-        let changed: Vec<ServiceId> = self.loaded.plan.ids().filter(is_other).collect();
+        let changed: Vec<ServiceId> =
+            plan.single_writers().map(|(id, _)| id).filter(is_other).collect();
         if !changed.is_empty() {
             self.tell_of_writers(&before);
         }
@@ -137,7 +136,7 @@ impl Control {
 
     fn tell_of_writers(&mut self, before: &Writers) {
         let plan = self.loaded.plan.clone();
-        for (id, service) in plan.ids().zip(&plan.services) {
+        for (id, service) in plan.single_writers() {
             let of = |writers: &Writers| writers.of(id).map(|of| (of.region, of.epoch));
             let (was, is) = (of(before), of(&self.writing.in_force));
             if was == is {
@@ -166,7 +165,7 @@ impl Control {
         let name = |region| name(plan, region);
         let renews = |region| self.renews(region);
         let contest = |of: (ServiceId, &Service)| Contest::of(of, &facts, &name, &renews, may_name);
-        let all: Vec<Contest> = plan.ids().zip(&plan.services).filter_map(contest).collect();
+        let all: Vec<Contest> = plan.single_writers().filter_map(contest).collect();
         contests.send_if_modified(|told| {
             let is_other = *told != all;
             *told = all;
@@ -268,7 +267,7 @@ impl Control {
                 problem: self.writing.problems.get(&service.name).cloned(),
             })
         };
-        plan.ids().zip(&plan.services).filter_map(view).collect()
+        plan.single_writers().filter_map(view).collect()
     }
 }
 
