@@ -7,7 +7,7 @@ use super::problem::{Place, Problem};
 use super::read::{At, Problems};
 use super::{Loader, defaults};
 use crate::ids::ServiceId;
-use crate::zone::{FileProblem, Name, Steered, ZoneBuilder, Zones, parse};
+use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, Zones, parse};
 
 /// The zones, while services put their names on top.
 #[derive(Debug, Default)]
@@ -168,14 +168,16 @@ fn inline(
     let line = format!("{owner} {ttl} IN {rtype} {data}");
     let mut no_include = |_: &str| Err("not in a configuration".to_owned());
     let one_line = !line.contains(['\n', '\r']);
-    match parse("", line.as_bytes(), &draft.origin, &mut no_include) {
-        Ok(records) if one_line && records.len() == 1 => {
+    let mut records = Vec::new();
+    let take = &mut |record| records.push(record);
+    match parse("", line.as_bytes(), &draft.origin, &mut no_include, take) {
+        Ok(()) if one_line && records.len() == 1 => {
             for record in records {
                 draft.mentions.entry(record.owner.clone()).or_insert(at);
                 draft.builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
             }
         }
-        Ok(_) => problems.error(at, key, format!("`{}` is no single record", data.escape_debug())),
+        Ok(()) => problems.error(at, key, format!("`{}` is no single record", data.escape_debug())),
         Err(faults) => {
             let reasons: Vec<&str> = faults.iter().map(|fault| fault.what.as_str()).collect();
             let what = format!("`{rtype} {data}` cannot be read: {}", reasons.join(", "));
@@ -208,13 +210,12 @@ fn from_file(
         files.push(included);
         Ok(text)
     };
-    match parse(path, &text, &draft.origin, &mut include) {
-        Ok(records) => {
-            for record in records {
-                draft.builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
-            }
-        }
-        Err(faults) => problems.list.extend(faults.into_iter().map(told)),
+    let builder = &mut draft.builder;
+    let mut take = |record: FileRecord| {
+        builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
+    };
+    if let Err(faults) = parse(path, &text, &draft.origin, &mut include, &mut take) {
+        problems.list.extend(faults.into_iter().map(told));
     }
 }
 

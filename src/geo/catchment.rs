@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::atlas::{Atlas, Layers, Location, without_islands};
 use super::flat::Flat;
@@ -19,13 +20,20 @@ pub struct CatchmentSpec {
     pub preferences: Preferences,
 }
 
-/// For one set of regions and preferences: every network's class, and every class's order.
+/// For one set of regions and preferences: every place's class, and every class's order. Networks
+/// are the atlas's, for all catchments.
 #[derive(Debug)]
 pub struct Catchment {
     spec: CatchmentSpec,
     rankings: Vec<Box<[RegionId]>>,
-    v4: Steps<u32, u32>,
-    v6: Steps<u64, u32>,
+    atlas: Arc<Atlas>,
+    /// The class of each place, by its row.
+    places: Vec<u32>,
+    /// Where rules about networks apply.
+    v4: Steps<u32, NetworkRule>,
+    v6: Steps<u64, NetworkRule>,
+    /// The classes there.
+    ruled: HashMap<(NetworkRule, u32), u32>,
 }
 
 /// A value for every address, with the widest network for which it is true.
@@ -37,13 +45,16 @@ pub struct NetworkMap {
 
 impl Catchment {
     /// Orders the regions of `spec` for everybody in `atlas`.
-    pub fn build(atlas: &Atlas, spec: CatchmentSpec) -> Self {
+    pub fn build(atlas: &Arc<Atlas>, spec: CatchmentSpec) -> Self {
         let mut classes = Classes::new(atlas, &spec.sites, &spec.preferences);
+        let places = atlas.rows().map(|place| classes.class(NetworkRule::None, place)).collect();
         let (prefixes4, prefixes6) = classes.prefix_rules();
-        let v4 = classes.of_layers(&atlas.v4, &prefixes4);
-        let v6 = classes.of_layers(&atlas.v6, &prefixes6);
-        let rankings = classes.rankings;
-        Self { spec, rankings, v4, v6 }
+        let v4 = classes.rules(&atlas.v4, &prefixes4);
+        let v6 = classes.rules(&atlas.v6, &prefixes6);
+        let Classes { rankings, known, .. } = classes;
+        let ruled = known.into_iter().filter(|((rule, _), _)| *rule != NetworkRule::None);
+        let ruled = ruled.collect();
+        Self { spec, rankings, atlas: atlas.clone(), places, v4, v6, ruled }
     }
 
     /// The order of one client, who is at `location`, with its reason.
@@ -58,18 +69,38 @@ impl Catchment {
 
     /// The class of `client`.
     pub fn class(&self, client: IpAddr) -> u32 {
-        let class = match located(client) {
-            Located::V4(ip, _) => self.v4.get(ip.into()),
-            Located::V6(ip) => self.v6.get(key_v6(ip)),
+        let (rule, place) = match located(client) {
+            Located::V4(ip, _) => (self.v4.get(ip.into()), self.atlas.v4.places.get(ip.into())),
+            Located::V6(ip) => (self.v6.get(key_v6(ip)), self.atlas.v6.places.get(key_v6(ip))),
         };
-        class.unwrap_or(0)
+        self.class_of(rule.unwrap_or(NetworkRule::None), place.unwrap_or(0))
+    }
+
+    fn class_of(&self, rule: NetworkRule, place: u32) -> u32 {
+        let ruled = (rule != NetworkRule::None).then(|| self.ruled.get(&(rule, place)));
+        let class = ruled.unwrap_or_else(|| self.places.get(place as usize));
+        class.copied().unwrap_or(0)
     }
 
     /// The map in which each class has the value that `of` gives it: neighbours with the same
     /// value are one.
-    pub fn map(&self, mut of: impl FnMut(u32) -> u16) -> NetworkMap {
-        NetworkMap { v4: Flat::new(&self.v4.map(&mut of)), v6: self.v6.map(&mut of) }
+    pub fn map(&self, of: impl Fn(u32) -> u16) -> NetworkMap {
+        let value = |rule, place| of(self.class_of(rule, place));
+        let v4 = laid(&self.v4, &self.atlas.v4, value);
+        NetworkMap { v4: Flat::new(&v4), v6: laid(&self.v6, &self.atlas.v6, value) }
     }
+}
+
+/// A value for every network, by the rule that applies to it and its place.
+fn laid<K: Key>(
+    rules: &Steps<K, NetworkRule>,
+    layers: &Layers<K>,
+    value: impl Fn(NetworkRule, u32) -> u16,
+) -> Steps<K, u16> {
+    if let [rule] = *rules.values {
+        return layers.places.map(|place| value(rule, place));
+    }
+    rules.with(&layers.places, value)
 }
 
 impl NetworkMap {
@@ -141,12 +172,12 @@ impl<'a> Classes<'a> {
         (Steps::of_networks(v4, None), Steps::of_networks(v6, None))
     }
 
-    /// The class of every network of a family.
-    fn of_layers<K: Key>(
+    /// Where rules about a family's networks apply; the classes there are known then.
+    fn rules<K: Key>(
         &mut self,
         layers: &Layers<K>,
         prefixes: &Steps<K, Option<u32>>,
-    ) -> Steps<K, u32> {
+    ) -> Steps<K, NetworkRule> {
         let asns = &self.preferences.asns;
         let by_asn = layers.asns.map(|asn| asns.contains_key(&asn).then_some(asn));
         let rules = prefixes.with(&by_asn, |prefix, asn| match (prefix, asn) {
@@ -154,7 +185,10 @@ impl<'a> Classes<'a> {
             (None, Some(asn)) => NetworkRule::Asn(asn),
             (None, None) => NetworkRule::None,
         });
-        rules.with(&layers.places, |rule, place| self.class(rule, place))
+        if *rules.values != [NetworkRule::None] {
+            rules.with(&layers.places, |rule, place| self.class(rule, place));
+        }
+        rules
     }
 
     fn class(&mut self, network_rule: NetworkRule, place: u32) -> u32 {

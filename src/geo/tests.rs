@@ -1,6 +1,7 @@
 //! Databases of every schema and every brokenness, and maps against the naive way.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use meridian_geoip_make::{Value, Writer};
@@ -268,7 +269,7 @@ proptest! {
         nearest: bool,
     ) {
         let feed = feed(&networks);
-        let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+        let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
         let at = [(39.0, -77.0), (53.0, -6.0), (1.3, 103.8)];
         let sites = at.iter().enumerate().map(|(row, (latitude, longitude))| Site {
             region: region(row),

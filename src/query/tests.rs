@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::LazyLock;
 
 use hickory_proto::op::Message as Read;
@@ -23,7 +24,7 @@ fn world(down: &[&str]) -> Snapshot {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
     let config = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(include_str!("../../fuzz/world.csv")).unwrap();
-    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
     let catchments = config.catchments.iter();
     let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
     let health = config.targets.iter().fold(HealthTable::default(), |table, target| {

@@ -1,6 +1,7 @@
 //! Deciding on change gives what deciding on query would have given.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -35,7 +36,7 @@ const FEED: &str =
 
 struct World {
     plan: Arc<Plan>,
-    atlas: Atlas,
+    atlas: Arc<Atlas>,
     targets: Vec<TargetId>,
 }
 
@@ -44,7 +45,7 @@ fn world() -> World {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
     let config = Config::load("test", &text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(FEED).unwrap();
-    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
     let catchments = config.catchments.iter();
     let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
     let Config { zones, services, regions, identity, .. } = config;

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use foldhash::fast::RandomState;
+
 use super::lookup::{Node, Zone};
 use super::name::{Name, offsets};
 use super::nodes::Nodes;
@@ -14,13 +16,13 @@ use crate::time::Ttl;
 #[derive(Debug)]
 pub struct ZoneBuilder {
     origin: Name,
-    nodes: HashMap<Box<[u8]>, Draft>,
+    /// By name in lower case.
+    nodes: HashMap<Box<[u8]>, Draft, RandomState>,
     problems: Vec<ZoneProblem>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Draft {
-    name: Name,
     node: Node,
     kind: Option<Steered>,
 }
@@ -95,7 +97,7 @@ impl fmt::Display for ZoneProblem {
 impl ZoneBuilder {
     /// An empty zone at `origin`.
     pub fn new(origin: Name) -> Self {
-        Self { origin, nodes: HashMap::new(), problems: Vec::new() }
+        Self { origin, nodes: HashMap::default(), problems: Vec::new() }
     }
 
     /// Adds the SOA and NS records that a zone needs, for one that is written without them:
@@ -148,22 +150,26 @@ impl ZoneBuilder {
     /// Everything that is wrong with it, by name.
     pub fn finish(mut self) -> Result<Zone, Vec<ZoneProblem>> {
         self.check_apex();
+        let origin_lower = self.origin.to_lower();
         let drafts: Vec<(Name, Fault)> = self
             .nodes
-            .values()
-            .flat_map(|draft| draft.faults(&self.origin).map(|fault| (draft.name.clone(), fault)))
+            .iter()
+            .flat_map(|(lower, draft)| {
+                let faults = draft.faults(**lower == *origin_lower);
+                faults.filter_map(|fault| Some((Name::from_wire(lower)?, fault)))
+            })
             .collect();
         for (name, fault) in drafts {
             self.problem(&name, fault);
         }
-        let below = self.nodes.values().filter_map(|draft| {
-            let cut = self.cut_above(&draft.name).filter(|_| draft.node.steered.is_some())?;
-            Some((draft.name.clone(), Fault::BelowCut(cut)))
+        let steered = self.nodes.iter().filter(|(_, draft)| draft.node.steered.is_some());
+        let below = steered.filter_map(|(lower, _)| {
+            Some((Name::from_wire(lower)?, Fault::BelowCut(self.cut_above(lower)?)))
         });
         for (name, fault) in below.collect::<Vec<_>>() {
             self.problem(&name, fault);
         }
-        let apex = self.nodes.get(&self.origin.to_lower());
+        let apex = self.nodes.get(&origin_lower);
         let soa = apex.and_then(|apex| apex.node.set(RecordType::SOA)).cloned();
         let Some(soa) = soa.filter(|_| self.problems.is_empty()) else {
             self.problems.sort_by_cached_key(ToString::to_string);
@@ -171,7 +177,6 @@ impl ZoneBuilder {
         };
         let Some(data) = soa.rdata.first() else { return Err(self.problems) };
         let negative_ttl = soa.ttl.min(minimum(data).unwrap_or_default());
-        let origin_lower = self.origin.to_lower();
         let denial = Denial::new(&origin_lower, data);
         // RFC 4592 §2.2.2: names above an existing one exist too.
         let above = self.nodes.keys().flat_map(|lower| {
@@ -212,12 +217,7 @@ impl ZoneBuilder {
             self.problem(name, Fault::OutOfZone(self.origin.clone()));
             return None;
         }
-        let draft = self.nodes.entry(name.to_lower()).or_insert_with(|| Draft {
-            name: name.clone(),
-            node: Node::default(),
-            kind: None,
-        });
-        Some(&mut draft.node)
+        Some(&mut self.nodes.entry(name.to_lower()).or_default().node)
     }
 
     fn problem(&mut self, owner: &Name, fault: Fault) {
@@ -242,22 +242,20 @@ impl ZoneBuilder {
         }
     }
 
-    /// The cut above `name` in this zone.
-    fn cut_above(&self, name: &Name) -> Option<Name> {
-        let wire = name.to_lower();
-        offsets(&wire).skip(1).find_map(|at| {
-            let draft = self.nodes.get(wire.get(at..)?)?;
-            let is_cut = draft.name != self.origin && draft.node.set(RecordType::NS).is_some();
-            is_cut.then(|| draft.name.clone())
+    /// The cut above the name `lower` in this zone.
+    fn cut_above(&self, lower: &[u8]) -> Option<Name> {
+        let above = offsets(lower).skip(1).filter_map(|at| lower.get(at..));
+        above.take_while(|name| name.len() > self.origin.as_wire().len()).find_map(|name| {
+            let has_servers = self.nodes.get(name)?.node.set(RecordType::NS).is_some();
+            has_servers.then(|| Name::from_wire(name)).flatten()
         })
     }
 }
 
 impl Draft {
     /// What is wrong at this name.
-    fn faults(&self, origin: &Name) -> impl Iterator<Item = Fault> {
+    fn faults(&self, at_origin: bool) -> impl Iterator<Item = Fault> {
         let has = |rtype| self.node.set(rtype).is_some();
-        let at_origin = self.name == *origin;
         let cname = self.node.set(RecordType::CNAME);
         let crowded = cname.is_some_and(|set| set.rdata.len() > 1 || self.node.sets.len() > 1);
         let steered_types = match self.kind {

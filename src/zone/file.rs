@@ -24,10 +24,6 @@ pub struct FileRecord {
     pub rtype: RecordType,
     /// Its data.
     pub rdata: Rdata,
-    /// The file it stands in.
-    pub file: String,
-    /// The line in which it ends; the first is 1.
-    pub line: usize,
 }
 
 /// Why a zone file cannot be accepted.
@@ -53,25 +49,26 @@ impl fmt::Display for FileProblem {
 /// How deep files may include files: deeper is a circle.
 const DEEPEST_INCLUDE: usize = 8;
 
-/// The records of the zone file `file`, whose text is `text`. `include` gives the text of a file
-/// that it names.
+/// Hands on the records of the zone file `file`, whose text is `text`, one after the other.
+/// `include` gives the text of a file that it names.
 ///
 /// # Errors
-/// In each file, the first place that cannot be read.
+/// In each file, the first place that cannot be read. What was handed on before is not the whole.
 pub fn parse(
     file: &str,
     text: &[u8],
     origin: &Name,
     include: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
-) -> Result<Vec<FileRecord>, Vec<FileProblem>> {
-    let mut reading = Reading { include, records: Vec::new(), problems: Vec::new() };
+    take: &mut dyn FnMut(FileRecord),
+) -> Result<(), Vec<FileProblem>> {
+    let mut reading = Reading { include, take, problems: Vec::new() };
     reading.file(file, text, origin, 0);
-    if reading.problems.is_empty() { Ok(reading.records) } else { Err(reading.problems) }
+    if reading.problems.is_empty() { Ok(()) } else { Err(reading.problems) }
 }
 
 struct Reading<'i> {
     include: &'i mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
-    records: Vec<FileRecord>,
+    take: &'i mut dyn FnMut(FileRecord),
     problems: Vec<FileProblem>,
 }
 
@@ -156,7 +153,7 @@ impl Reading<'_> {
             return problem("the record's data is longer than 65535 octets");
         }
         let rdata = Rdata::new(rtype, wire);
-        self.records.push(FileRecord { owner, ttl, rtype, rdata, file: file.to_owned(), line });
+        (self.take)(FileRecord { owner, ttl, rtype, rdata });
     }
 }
 

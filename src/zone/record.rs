@@ -208,9 +208,9 @@ pub struct Rdata {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Names {
     /// Octets before the first.
-    before: usize,
+    before: u8,
     /// How many there are, one after the other.
-    count: usize,
+    count: u8,
     /// Whether they may be compressed: only in the types of RFC 1035, for others may not be known
     /// to whoever reads them (RFC 3597 §4).
     compressible: bool,
@@ -263,13 +263,13 @@ impl Rdata {
 
     /// The first name in it: where CNAME, NS, MX and SRV point to.
     pub fn target(&self) -> Option<&[u8]> {
-        (self.names.count > 0).then(|| self.name_at(self.names.before))
+        (self.names.count > 0).then(|| self.name_at(self.names.before.into()))
     }
 
     /// Its parts in their order.
     pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
         let count = if self.names.compressible { self.names.count } else { 0 };
-        let head = if count > 0 { self.names.before } else { 0 };
+        let head = if count > 0 { usize::from(self.names.before) } else { 0 };
         let first = if count > 0 { self.name_at(head) } else { &[] };
         let second = if count > 1 { self.name_at(head + first.len()) } else { &[] };
         let rest = self.wire.get(head + first.len() + second.len()..).unwrap_or(&[]);

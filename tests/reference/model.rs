@@ -81,7 +81,7 @@ pub(crate) struct World {
     /// The service at each steered name.
     steered: BTreeMap<String, ServiceId>,
     plan: Arc<Plan>,
-    atlas: Atlas,
+    atlas: Arc<Atlas>,
     health: HealthTable,
 }
 
@@ -201,7 +201,7 @@ impl World {
         });
         let steered = steered.collect();
         let feed = Geofeed::parse(FEED).unwrap();
-        let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+        let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
         let specs = config.catchments.iter();
         let catchments = specs.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
         let states = config.targets.iter().zip(states.iter().cycle());

@@ -1,5 +1,7 @@
 //! The world of the fuzzer and of the unit tests of answers, and questions for all that is in it.
 
+use std::sync::Arc;
+
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name, RecordType};
@@ -15,7 +17,7 @@ pub(crate) fn world() -> Snapshot {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
     let config = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(include_str!("../../fuzz/world.csv")).unwrap();
-    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
     let catchments = config.catchments.iter();
     let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
     let Config { zones, services, regions, identity, .. } = config;

@@ -112,7 +112,8 @@ impl Prober {
             let began = prober.clock.now();
             metrics::histogram!("meridian_probe_lag_seconds").record(began.since(order.due));
             let (outcome, signal) = match &probe {
-                Some(probe) => prober.carry_out(probe, order.timeout).await,
+                // What waits for its turn needs no room for what it will need then.
+                Some(probe) => Box::pin(prober.carry_out(probe, order.timeout)).await,
                 None => (Outcome::Failure(Failure::Local), None),
             };
             drop(permit);
