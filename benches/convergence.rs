@@ -61,10 +61,10 @@ fn ledger(loaded: &Loaded, rounds: u32) {
         black_box(answer(&snapshot, black_box(&query), peer, now, &mut out));
     }
     let of_answer = began.elapsed().as_secs_f64() * 1e9 / f64::from(rounds);
-    let page = Page::new(vec![width(service.ttl); 5]);
+    let page = Page::new(vec![width(service.ttl); 5].into());
     let began = Instant::now();
     for round in 0..rounds {
-        page.add(black_box(round as usize % 5), 1_767_225_600 + u64::from(round >> 16), 1);
+        page.add_alone(black_box(round as usize % 5), 1_767_225_600 + u64::from(round >> 16), 1);
     }
     let of_entry = began.elapsed().as_secs_f64() * 1e9 / f64::from(rounds);
     println!("an answer: {of_answer:.0} ns; its entry in the ledger: {of_entry:.1} ns\n");

@@ -88,13 +88,14 @@ fn main() {
             trial.published(),
         );
     }
-    let [small, _, services, all] = trials.as_slice() else { return };
+    let [small, few, services, all] = <[Trial; 4]>::try_from(trials).ok().unwrap();
     let each = |more: &Trial, less: &Trial, count: u32| {
         (more.memory - less.memory) * 1024.0 * 1024.0 / f64::from(count)
     };
     let count = services.size.services - small.size.services;
-    println!("\na service: {:.0} KiB", each(services, small, count) / 1024.0);
-    println!("a name with two addresses: {:.0} octets", each(all, services, all.size.names));
+    println!("\na service: {:.0} KiB", each(&services, &small, count) / 1024.0);
+    println!("a name with two addresses: {:.0} octets", each(&all, &services, all.size.names));
+    drop((small, few, services));
     let rate = median(rates.pop().unwrap_or_default()) / 2.0;
     all.reload(&mut Queries::new(all.size.workload()), rate, span);
 }

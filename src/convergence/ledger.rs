@@ -5,13 +5,13 @@
 //! region of a service. It is a ring of buckets by the time when the answers in them end, so that
 //! its memory is bounded whatever is asked, and is made when the row's first answer is given.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::time::Ttl;
 
 /// How many buckets a row has.
-const BUCKETS: u64 = 64;
+const BUCKETS: usize = 64;
 
 /// The width of the buckets for answers with `ttl` at most, in seconds, so that those of one TTL
 /// never come round: up to a minute they are told apart by the second.
@@ -19,16 +19,18 @@ pub fn width(ttl: Ttl) -> u32 {
     ttl.as_secs() / 60 + 1
 }
 
-/// What one worker has answered.
+/// What one worker has answered, or several.
 #[derive(Debug)]
 pub struct Page {
-    rows: Box<[Row]>,
+    widths: Arc<[u32]>,
+    rows: Box<[OnceLock<Box<Row>>]>,
 }
 
+/// In one place in memory, as it is far from everything else.
 #[derive(Debug)]
 struct Row {
-    width: u32,
-    buckets: OnceLock<Box<[AtomicU64]>>,
+    width: u64,
+    buckets: [AtomicU64; BUCKETS],
 }
 
 /// What may still be remembered of a row.
@@ -48,24 +50,34 @@ impl Remaining {
 }
 
 impl Page {
-    /// A page with rows whose buckets are so wide.
-    pub fn new(widths: impl IntoIterator<Item = u32>) -> Self {
-        let row = |width: u32| Row { width: width.max(1), buckets: OnceLock::new() };
-        Self { rows: widths.into_iter().map(row).collect() }
+    /// A page with rows whose buckets are so wide, in seconds.
+    pub fn new(widths: Arc<[u32]>) -> Self {
+        let rows = widths.iter().map(|_| OnceLock::new()).collect();
+        Self { widths, rows }
     }
 
     /// So many answers were given that are forgotten at `ends`, in seconds since the Unix epoch.
     pub fn add(&self, row: usize, ends: u64, count: u32) {
-        let Some(row) = self.rows.get(row) else { return };
-        let make = || (0..BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        let buckets = row.buckets.get_or_init(make);
-        let number = ends / u64::from(row.width);
-        let Some(bucket) = buckets.get((number % BUCKETS) as usize) else { return };
-        // The upper half says which time around the ring it is, the lower half counts.
-        let _always = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            let before = if held >> 32 == number { held & COUNT } else { 0 };
-            Some(number << 32 | (before + u64::from(count)).min(COUNT))
+        let Some((bucket, number)) = self.bucket(row, ends) else { return };
+        let counted = |held| Some(counted(held, number, count));
+        let _always = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
+    }
+
+    /// The same on a page on which nobody else writes: it costs less.
+    pub fn add_alone(&self, row: usize, ends: u64, count: u32) {
+        let Some((bucket, number)) = self.bucket(row, ends) else { return };
+        let held = bucket.load(Ordering::Relaxed);
+        bucket.store(counted(held, number, count), Ordering::Relaxed);
+    }
+
+    /// The bucket for what is forgotten at `ends`, and which of all in the world it then is.
+    fn bucket(&self, row: usize, ends: u64) -> Option<(&AtomicU64, u64)> {
+        let made = self.rows.get(row)?.get_or_init(|| {
+            let width = self.widths.get(row).map_or(1, |width| u64::from(*width).max(1));
+            Box::new(Row { width, buckets: [const { AtomicU64::new(0) }; BUCKETS] })
         });
+        let number = ends / made.width;
+        Some((made.buckets.get(usize::try_from(number).ok()? % BUCKETS)?, number))
     }
 
     /// What of a row may still be remembered at `now`, in seconds since the Unix epoch.
@@ -77,9 +89,9 @@ impl Page {
 
     /// The same bucket by bucket: until when, and how many.
     pub fn unexpired(&self, row: usize, now: u64) -> impl Iterator<Item = (u64, u32)> {
-        let row = self.rows.get(row);
-        let width = row.map_or(1, |row| u64::from(row.width));
-        let buckets = row.and_then(|row| row.buckets.get()).into_iter().flatten();
+        let made = self.rows.get(row).and_then(OnceLock::get);
+        let width = made.map_or(1, |made| made.width);
+        let buckets = made.into_iter().flat_map(|made| &made.buckets);
         buckets.filter_map(move |bucket| {
             let held = bucket.load(Ordering::Relaxed);
             let until = ((held >> 32) + 1) * width;
@@ -87,6 +99,13 @@ impl Page {
             (count > 0 && until > now).then_some((until, count))
         })
     }
+}
+
+/// A bucket with so many more. The upper half says which time around the ring it is, the lower half
+/// counts.
+fn counted(held: u64, number: u64, count: u32) -> u64 {
+    let before = if held >> 32 == number { held & COUNT } else { 0 };
+    number << 32 | (before + u64::from(count)).min(COUNT)
 }
 
 /// The half of a bucket that counts.

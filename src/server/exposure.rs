@@ -4,6 +4,7 @@
 //! the newest, where what it knows keeps its names, also of what is not served any more.
 
 use std::collections::BTreeMap;
+use std::iter::repeat_n;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,13 +34,15 @@ struct Book {
     /// What other plans' services and regions are called, for the rows after the plan's own.
     others: Vec<(String, String)>,
     /// How wide the buckets of each row are.
-    widths: Vec<u32>,
+    widths: Arc<[u32]>,
 }
 
 /// Where one worker writes.
 #[derive(Debug)]
 pub(super) struct Sheet {
     page: Arc<Page>,
+    /// Whether nobody else writes there.
+    is_alone: bool,
     returns: Arc<Returns>,
     regions: usize,
 }
@@ -66,7 +69,12 @@ impl Sheet {
         self.returns.answered(now, who, ttl);
         let ends = now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL;
         for region in regions.iter() {
-            self.page.add(service.index() * self.regions + region.index(), ends, 1);
+            let row = service.index() * self.regions + region.index();
+            if self.is_alone {
+                self.page.add_alone(row, ends, 1);
+            } else {
+                self.page.add(row, ends, 1);
+            }
         }
     }
 }
@@ -89,15 +97,16 @@ impl Exposure {
         self.open(now, plan);
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         let known = books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan));
+        let is_alone = transport == Transport::Udp;
         let page = match known {
-            Some(book) if transport == Transport::Udp => {
+            Some(book) if is_alone => {
                 book.taken += 1;
                 book.pages.get(book.taken).cloned().unwrap_or_else(|| book.add_page())
             }
             Some(Book { pages, .. }) => pages.first().cloned().unwrap_or_else(nothing),
             None => nothing(),
         };
-        Sheet { page, returns: self.returns.clone(), regions: plan.regions.len() }
+        Sheet { page, is_alone, returns: self.returns.clone(), regions: plan.regions.len() }
     }
 
     /// For how long resolvers went on with what they were told.
@@ -120,7 +129,7 @@ impl Exposure {
 
 /// A page that nobody reads.
 fn nothing() -> Arc<Page> {
-    Arc::new(Page::new([]))
+    Arc::new(Page::new([].into()))
 }
 
 /// A new book, with rows for all that may still be remembered.
@@ -137,20 +146,17 @@ fn open(books: &mut Vec<Book>, now: Instant, plan: Arc<Plan>) {
         }
     }
     let others = wider.keys().filter(|name| row_of(&plan, name).is_none()).cloned().collect();
-    let (closed, widths) = (None, Vec::new());
+    let (closed, widths) = (None, [].into());
     let mut book = Book { plan, closed, pages: Vec::new(), taken: 0, others, widths };
-    let of_plan = book
-        .plan
-        .services
-        .iter()
-        .flat_map(|service| std::iter::repeat_n(width(service.ttl), book.plan.regions.len()));
-    book.widths = of_plan.chain(book.others.iter().map(|_| 0)).collect();
+    let Plan { services, regions, .. } = &*book.plan;
+    let of_plan = services.iter().flat_map(|service| repeat_n(width(service.ttl), regions.len()));
+    let mut widths: Vec<u32> = of_plan.chain(book.others.iter().map(|_| 0)).collect();
     for (name, wide) in &wider {
-        let row = book.row(name);
-        if let Some(width) = row.and_then(|row| book.widths.get_mut(row)) {
+        if let Some(width) = book.row(name).and_then(|row| widths.get_mut(row)) {
             *width = (*width).max(*wide);
         }
     }
+    book.widths = widths.into();
     for _ in 0..pages {
         book.add_page();
     }
@@ -183,7 +189,7 @@ fn row_of(plan: &Plan, (service, region): &(String, String)) -> Option<usize> {
 
 impl Book {
     fn add_page(&mut self) -> Arc<Page> {
-        let page = Arc::new(Page::new(self.widths.iter().copied()));
+        let page = Arc::new(Page::new(self.widths.clone()));
         self.pages.push(page.clone());
         page
     }
