@@ -15,7 +15,7 @@
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -145,6 +145,10 @@ impl Trial {
     /// Reads all of it again while somebody asks, and tells what that did to who asked.
     fn reload(&self, queries: &mut Queries, rate: f64, span: Duration) {
         let server = &self.server;
+        // It may use all cores from now on; the load goes on to have one of them for itself.
+        let mut spread = Command::new("taskset");
+        spread.args(["-a", "-p", "-c", "0-127", &server.process.id().to_string()]);
+        assert!(spread.stdout(Stdio::null()).status().unwrap().success());
         let before = ask(server.dns, queries, Pace::Rate(rate), span * 5);
         let reloaded = server.logged("reloaded");
         let text = zone(self.size.names).replace(" 1 7200", " 2 7200");

@@ -58,22 +58,28 @@ pub(super) const TRAVEL: u64 = 2;
 const LATE: Duration = Duration::from_secs(2);
 
 impl Sheet {
-    /// An answer to `who` named these regions of a service, with a TTL.
+    /// An answer that may be remembered went to `who`.
+    pub(super) fn answered(&self, now: Instant, who: u64, ttl: Ttl) {
+        self.returns.answered(now, who, ttl);
+    }
+
+    /// So many answers, the last of them before `now`, named these regions of a service, with a
+    /// TTL.
     pub(super) fn add(
         &self,
         now: Instant,
-        who: u64,
+        count: u64,
         service: ServiceId,
         (regions, ttl): (RegionSet, Ttl),
     ) {
-        self.returns.answered(now, who, ttl);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
         let ends = now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL;
         for region in regions.iter() {
             let row = service.index() * self.regions + region.index();
             if self.is_alone {
-                self.page.add_alone(row, ends, 1);
+                self.page.add_alone(row, ends, count);
             } else {
-                self.page.add(row, ends, 1);
+                self.page.add(row, ends, count);
             }
         }
     }

@@ -14,8 +14,8 @@ use super::load::{Loader, Refused};
 /// just being written is not read.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A tenth of the share of a core that those have who answer; all of it while they have nothing
-/// to do.
+/// A tenth of the share of a core that those have who answer, and all of it while they have nothing
+/// to do: also in a flood, what is changed because of it comes in soon.
 const NICE: i32 = 10;
 
 /// Reloads whenever a file that counts has changed, or `asked` says so, until nobody can ask.

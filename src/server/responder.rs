@@ -15,10 +15,10 @@ use super::exposure::{Exposure, Sheet};
 use super::limiter::{Limiter, Verdict};
 use super::mmsg::BATCH;
 use super::sample::Sample;
-use crate::ids::{RegionId, ServiceId};
+use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::query::{LowerName, Outcome, Peer, Query, Rcode, Silence, Summary, Transport, answer};
 use crate::snapshot::{Plan, Snapshot};
-use crate::time::Instant;
+use crate::time::{Instant, Ttl};
 
 /// The pointer that is swapped.
 pub(super) type Published = Arc<ArcSwap<Snapshot>>;
@@ -131,7 +131,7 @@ impl Responder {
     /// Counts by the names of this snapshot from now on.
     fn turn_to(&mut self, now: Instant, snapshot: &Snapshot) {
         if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
-            self.tally.flush();
+            self.tally.flush(now, &self.sheet);
             self.tally.counts.clear();
             self.tally.plan = snapshot.plan().clone();
             self.sheet = self.exposure.sheet(now, &self.tally.plan, self.tally.transport);
@@ -153,27 +153,28 @@ impl Responder {
                 }
                 // Nobody remembers what is cut short.
                 let named = summary.named.filter(|_| !summary.truncated);
-                if let (Some(service), Some(named)) = (summary.service, named) {
-                    self.sheet.add(now, summary.asker, service, named);
+                if let Some((_, ttl)) = named {
+                    self.sheet.answered(now, summary.asker, ttl);
                 }
-                self.tally.count(summary);
+                self.tally.count(Summary { named, ..summary });
             }
             Some(Outcome::Silent(reason)) => *self.tally.silences.entry(reason).or_default() += 1,
             None => serv_fail(packet, out),
         }
     }
 
-    /// Hands what was counted to the metrics, and lets go of what is not answered from any more.
+    /// Hands what was counted to the metrics and the ledger, and lets go of what is not answered
+    /// from any more.
     pub(super) fn flush(&mut self, now: Instant) {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
-        self.tally.flush();
+        self.tally.flush(now, &self.sheet);
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.tally.flush();
+        self.tally.flush(self.clock.now(), &self.sheet);
     }
 }
 
@@ -262,6 +263,8 @@ struct Counted {
     service: Option<ServiceId>,
     region: Option<RegionId>,
     truncated: bool,
+    /// The regions that it named, and for how long that may be remembered.
+    named: Option<(RegionSet, Ttl)>,
 }
 
 /// How often it was since that was last told, and whom to tell.
@@ -271,14 +274,17 @@ struct Count {
     counter: Option<Counter>,
 }
 
+/// Of more than this, those that were counted once are forgotten: regions come and go.
+const MOST: usize = 1 << 18;
+
 impl Tally {
     fn count(&mut self, summary: Summary) {
-        let Summary { rcode, service, region, truncated, .. } = summary;
-        let counted = Counted { rcode, service, region, truncated };
+        let Summary { rcode, service, region, truncated, named, .. } = summary;
+        let counted = Counted { rcode, service, region, truncated, named };
         self.counts.entry(counted).or_default().untold += 1;
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Instant, sheet: &Sheet) {
         for (counted, Count { untold, counter }) in &mut self.counts {
             let count = std::mem::take(untold);
             if count == 0 {
@@ -286,10 +292,16 @@ impl Tally {
             }
             let known = || self.plan.counter(self.transport, *counted);
             counter.get_or_insert_with(known).increment(count);
+            if let (Some(service), Some(named)) = (counted.service, counted.named) {
+                sheet.add(now, count, service, named);
+            }
             if counted.truncated {
                 let transport = self.transport.label();
                 counter!("meridian_truncated_total", "transport" => transport).increment(count);
             }
+        }
+        if self.counts.len() > MOST {
+            self.counts.clear();
         }
         for (verdict, count) in self.limited.drain() {
             counter!("meridian_limited_total", "how" => verdict.label()).increment(count);

@@ -40,9 +40,9 @@ fn advice(error: &io::Error) -> &'static str {
 /// How long a worker waits for a packet before it looks whether it is to stop.
 const WAIT: Duration = Duration::from_millis(250);
 
-/// `workers` sockets on one address, among which the kernel spreads the clients (SO_REUSEPORT), with
-/// buffers of so many octets.
-/// Those that were inherited are all read, however many: what waits in one would be lost with it.
+/// `workers` sockets on one address, with buffers of so many octets; the kernel spreads the clients
+/// among them (SO_REUSEPORT). Those that were inherited are all read, however many: what waits in
+/// one would be lost with it.
 ///
 /// # Errors
 /// The address cannot be had.

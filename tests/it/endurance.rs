@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use crate::harness::{Asking, Meridian, wait_for};
 use crate::reload::database;
 
-/// How long it takes as one of the tests.
-const SECONDS: u64 = 6;
+/// How long it takes as one of the tests, and so many rounds at least: each mixture of what is
+/// changed once.
+const SECONDS: u64 = 5;
+const ROUNDS: usize = 8;
 
 const EU: &str = "192.0.2.20";
 
@@ -44,7 +46,7 @@ fn whatever_changes_every_query_is_answered_as_some_generation_would() {
     ];
     let mut known = BTreeSet::from([EU.to_owned(), first]);
     let mut rounds = 0;
-    while Instant::now() < end {
+    while Instant::now() < end || rounds < ROUNDS {
         rounds += 1;
         known.insert(change(&server, rounds, (&america, &europe)));
     }
@@ -55,7 +57,7 @@ fn whatever_changes_every_query_is_answered_as_some_generation_would() {
     println!("{asked} answers in {rounds} rounds, {} different ones", seen.len());
     assert!(seen.is_subset(&known), "nobody said {:?}", &seen - &known);
     // So that it is about something: what was answered did change, and back.
-    assert!(rounds > 3 && seen.len() > 2 && seen.contains(EU), "{rounds}: {seen:?}");
+    assert!(seen.len() > 2 && seen.contains(EU), "{seen:?}");
     assert_eq!(server.metric("meridian_panics_total"), 0.0);
 }
 

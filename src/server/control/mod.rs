@@ -125,12 +125,7 @@ impl Control {
         (store, recalled): (Store, Recalled),
     ) -> (Self, Handle) {
         let now = clock.now();
-        let mut monitor = Monitor::new(seed);
-        for target in &loaded.config.targets {
-            monitor.watch(now, target.id, target.schedule);
-        }
-        monitor.set_canaries(loaded.config.canaries.iter().copied());
-        recall(&mut monitor, &loaded.config, &recalled, now);
+        let monitor = watching(seed, &loaded.config, &recalled, now);
         held.set(loaded.config.held());
         let mut webhooks = Webhooks::new(clock, seed, &loaded.folder);
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
@@ -531,6 +526,17 @@ fn hold(monitor: &Monitor, loaded: &Loaded, recalled: &Recalled, now: Instant) -
     holds.recall(recalled.out.iter().filter_map(|subject| pool(subject, &loaded.config)));
     holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
     holds
+}
+
+/// A monitor that watches all that is configured.
+fn watching(seed: Seed, config: &Config, recalled: &Recalled, now: Instant) -> Monitor {
+    let mut monitor = Monitor::new(seed);
+    for target in &config.targets {
+        monitor.watch(now, target.id, target.schedule);
+    }
+    monitor.set_canaries(config.canaries.iter().copied());
+    recall(&mut monitor, config, recalled, now);
+    monitor
 }
 
 /// Gives `monitor` back what an earlier process believed, if that is not too old.
