@@ -61,6 +61,7 @@ mod exposure;
 mod files;
 mod geoip;
 mod handle;
+mod heap;
 mod history;
 pub mod http;
 mod inherited;

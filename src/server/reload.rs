@@ -8,6 +8,7 @@ use tracing::{error, warn};
 
 use super::files::Print;
 use super::handle::Handle;
+use super::heap;
 use super::load::{Loader, Refused};
 
 /// How often files are looked at. A change counts when it looks the same twice: a file that is
@@ -25,6 +26,8 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
         warn!(%error, "what is read anew will have as much of the cores as the answers");
     }
     let mut seen: Option<Vec<Print>> = None;
+    // By the next look nobody has any more what was replaced.
+    let mut is_untidy = true;
     loop {
         let is_due = match asked.recv_timeout(LOOK) {
             Ok(()) => true,
@@ -33,11 +36,14 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
                 let changes = loader.changes();
                 let is_due = changes.is_some() && changes == seen;
                 seen = changes;
+                if !is_due && std::mem::take(&mut is_untidy) {
+                    heap::trim();
+                }
                 is_due
             }
         };
         if is_due {
-            seen = None;
+            (seen, is_untidy) = (None, true);
             let Some(result) = control.apply(loader.load()) else { return };
             tell(&result);
         }
