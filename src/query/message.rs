@@ -112,14 +112,25 @@ impl<'o> Message<'o> {
         owner: Option<&[u8]>,
         made: &Made<W>,
     ) -> Result<(), Full> {
-        let mark = self.mark(Section::Answer);
         let Some(owner) = owner else {
+            let mark = self.mark(Section::Answer);
             self.out.extend_from_slice(made.as_wire());
             let [count, ..] = &mut self.counts;
             *count += made.count();
             let fits = self.out.len() <= self.limit;
             return if fits { Ok(()) } else { Err(self.take_back(mark)) };
         };
+        self.ready_for(Section::Answer, owner, made)
+    }
+
+    /// The same for another name than the question's.
+    pub(super) fn ready_for<W: AsRef<[u8]>>(
+        &mut self,
+        section: Section,
+        owner: &[u8],
+        made: &Made<W>,
+    ) -> Result<(), Full> {
+        let mark = self.mark(section);
         for record in made.records() {
             let Some((_, rest)) = record.split_first_chunk::<2>() else { continue };
             self.write_name(owner);

@@ -20,7 +20,7 @@ use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Body, Ready, Selector, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
-use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Seek, Zone};
+use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone};
 
 /// How a query was resolved: what of the answer is not a record.
 #[derive(Clone, Copy, Debug)]
@@ -353,9 +353,14 @@ impl Walk<'_> {
             // RFC 4035 §3.1.4: part of the referral, and kind to have.
             let _left_out = message.set(Section::Authority, cut.owner, ds, ds.ttl.as_secs());
         }
-        for (owner, set) in zone.glue(cut) {
+        for (owner, records) in zone.glue(cut) {
             // RFC 9471 §3: glue that does not fit must be asked for over TCP.
-            let written = message.set(Section::Additional, owner, set, set.ttl.as_secs());
+            let written = match records {
+                Records::Set(set) => {
+                    message.set(Section::Additional, owner, set, set.ttl.as_secs())
+                }
+                Records::Made(made) => message.ready_for(Section::Additional, owner, &made),
+            };
             if !message.required(written) {
                 return;
             }

@@ -189,12 +189,7 @@ impl ZoneBuilder {
             *lower != *origin_lower && node.set(RecordType::NS).is_some()
         };
         let cuts = self.nodes.iter().filter(|(lower, draft)| is_cut(lower, &draft.node));
-        let (mut cut_names, mut glue) = (HashSet::new(), HashSet::new());
-        for (lower, draft) in cuts {
-            cut_names.insert(lower.clone());
-            let servers = draft.node.set(RecordType::NS).into_iter().flat_map(|set| &set.rdata);
-            glue.extend(servers.filter_map(|of| Some(of.target()?.to_ascii_lowercase())));
-        }
+        let cut_names: HashSet<Box<[u8]>> = cuts.map(|(lower, _)| lower.clone()).collect();
         let names = self.nodes.len() + empty.len();
         let sets = self.nodes.values().flat_map(|draft| draft.node.sets());
         let size = (names, sets.map(|set| set.rdata.len()).sum());
@@ -205,8 +200,8 @@ impl ZoneBuilder {
         let rows = rows.map(|(lower, node)| {
             let is_below = |at| lower.get(at..).is_some_and(|name| cut_names.contains(name));
             let is_below_cut = !cut_names.is_empty() && offsets(&lower).skip(1).any(is_below);
-            let (is_cut, is_glue) = (is_cut(&lower, &node), glue.contains(&*lower));
-            (lower, Node { is_cut, is_below_cut, is_glue, ..node })
+            let is_cut = is_cut(&lower, &node);
+            (lower, Node { is_cut, is_below_cut, ..node })
         });
         let nodes = Nodes::new(names, rows);
         Ok(Zone { origin: self.origin, soa, negative_ttl, denial, is_plain, size, nodes })

@@ -36,8 +36,6 @@ pub struct Node {
     pub(super) is_cut: bool,
     /// Whether it is below such a name, and thus another zone's.
     pub(super) is_below_cut: bool,
-    /// Whether such name servers have this name.
-    pub(super) is_glue: bool,
 }
 
 /// What is found for a name.
@@ -51,6 +49,15 @@ pub enum Found<'z> {
     Delegation(Cut<'z>),
     /// The name does not exist, nor does anything below it (RFC 8020).
     NoName,
+}
+
+/// The records of a name and type.
+#[derive(Clone, Debug)]
+pub enum Records<'z> {
+    /// As they are.
+    Set(&'z RrSet),
+    /// Made ahead.
+    Made(Made<&'z [u8]>),
 }
 
 /// A look-up that has begun.
@@ -86,10 +93,9 @@ impl Node {
         &self.sets
     }
 
-    /// All record sets made ahead, if that is all that there is to say here, and nobody says it
-    /// elsewhere.
+    /// All record sets made ahead, if that is all that there is to say here.
     pub(super) fn fixed(&self) -> Option<Vec<(RecordType, Made)>> {
-        if self.steered.is_some() || self.is_cut || self.is_below_cut || self.is_glue {
+        if self.steered.is_some() || self.is_cut || self.is_below_cut {
             return None;
         }
         self.sets.iter().map(|set| Some((set.rtype, set.made()?))).collect()
@@ -204,7 +210,7 @@ impl Zone {
     }
 
     /// The addresses of a cut's name servers that this zone has: the glue (RFC 9471 §2).
-    pub fn glue<'z>(&'z self, cut: &Cut<'z>) -> impl Iterator<Item = (&'z [u8], &'z RrSet)> {
+    pub fn glue<'z>(&'z self, cut: &Cut<'z>) -> impl Iterator<Item = (&'z [u8], Records<'z>)> {
         let targets = cut.ns.rdata.iter().filter_map(|rdata| rdata.target());
         targets.flat_map(|target| {
             // A name has 255 octets at most.
@@ -215,13 +221,11 @@ impl Zone {
                 &*lower
             });
             let entry = lower.and_then(|lower| self.nodes.get(lower));
-            let sets = entry.into_iter().flat_map(|entry| match entry.content {
-                Content::Node(node) => node.sets(),
-                // What is glue is not fixed.
-                Content::Fixed(_) => &[],
-            });
-            sets.filter(|set| matches!(set.rtype, RecordType::A | RecordType::AAAA))
-                .map(move |set| (target, set))
+            let records = move |rtype| match entry?.content {
+                Content::Fixed(fixed) => Some((target, Records::Made(fixed.of(rtype)?))),
+                Content::Node(node) => Some((target, Records::Set(node.set(rtype)?))),
+            };
+            [RecordType::A, RecordType::AAAA].into_iter().filter_map(records)
         })
     }
 }

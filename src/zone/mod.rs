@@ -22,7 +22,7 @@ mod words;
 
 pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
-pub use lookup::{Cut, Found, Node, Seek, Zone, Zones};
+pub use lookup::{Cut, Found, Node, Records, Seek, Zone, Zones};
 pub use name::{Name, ParseNameError};
 pub use nodes::Fixed;
 pub use record::{Denial, Made, Part, Rdata, RecordType, RrSet};
