@@ -33,6 +33,7 @@ use queue::Queue;
 mod frame;
 mod program;
 mod queue;
+mod ring;
 
 /// Why queries do not go this way.
 #[derive(Debug, Error)]
@@ -196,11 +197,10 @@ impl Interface {
 
     /// The socket of a queue, once no server that is replaced has it any more.
     fn open(&self, queue: u32) -> io::Result<Queue> {
-        let name = CString::new(self.name.as_str())?;
         let counted = counter!("meridian_xdp_total", "interface" => self.name.clone());
         let mut tries = 0..TRIES;
         loop {
-            let opened = Queue::open(&name, queue, counted.clone());
+            let opened = Queue::open(self.index, queue, counted.clone());
             let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
             let is_over = tries.next().is_none() || self.stop.load(Ordering::Relaxed);
             if is_over || !opened.as_ref().is_err_and(is_busy) {

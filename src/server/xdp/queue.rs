@@ -6,20 +6,16 @@
 //! ```
 //!
 //! A [`Frame`] is one that is this side's at the moment; there is only one value for each. All of
-//! this file's unsafe code turns frames into octets, registers their memory, and waits.
+//! this file's unsafe code turns frames into octets, gives their memory to the socket, and waits.
 
-use std::ffi::CStr;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use xdpilone::xdp::XdpDesc;
-use xdpilone::{DeviceQueue, IfInfo, RingRx, RingTx, Socket, SocketConfig, Umem, UmemConfig};
-
 use super::frame::{self, Datagram};
+use super::ring::{Descriptor, Socket};
 use crate::server::mmsg::BATCH;
 use crate::server::udp::Datagrams;
 
@@ -31,9 +27,6 @@ const RING: u32 = 2048;
 
 /// How long is waited for a packet before somebody looks whether to stop.
 const WAIT: Duration = Duration::from_millis(250);
-
-/// The kernel tells when it wants to be woken, rather than be woken each time.
-const NEED_WAKEUP: u16 = 1 << 3;
 
 /// A frame's place in the memory, and the length of what is in it.
 struct Frame {
@@ -94,15 +87,12 @@ impl Drop for Memory {
 pub(super) struct Queue {
     received: Vec<(Frame, Option<Datagram>)>,
     replies: Vec<Vec<u8>>,
-    outgoing: Vec<XdpDesc>,
+    outgoing: Vec<Descriptor>,
     /// Frames that are nobody's at the moment, by their addresses.
     free: Vec<u64>,
     /// Its share of what [`Queue::open`] tells the caller to count.
     counted: metrics::Counter,
-    rx: RingRx,
-    tx: RingTx,
-    device: DeviceQueue,
-    _umem: Umem,
+    socket: Socket,
     /// The last to go.
     memory: Memory,
 }
@@ -112,42 +102,19 @@ impl Queue {
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) fn open(
-        interface: &CStr,
-        queue: u32,
-        counted: metrics::Counter,
-    ) -> io::Result<Self> {
-        let fault = |error: xdpilone::Errno| io::Error::from_raw_os_error(error.get_raw());
+    pub(super) fn open(interface: u32, queue: u32, counted: metrics::Counter) -> io::Result<Self> {
         let memory = Memory::new();
-        let frame_size = u32::try_from(SIZE).map_err(io::Error::other)?;
-        let config =
-            UmemConfig { fill_size: RING, complete_size: RING, frame_size, headroom: 0, flags: 0 };
+        let frame = u32::try_from(SIZE).map_err(io::Error::other)?;
         // SAFETY: the memory is aligned to pages, outlives the socket, and is touched frame by
         // frame only, by who has it at the moment.
-        let umem = unsafe { Umem::new(config, memory.octets()) }.map_err(fault)?;
-        let mut info = IfInfo::invalid();
-        info.from_name(interface).map_err(fault)?;
-        info.set_queue(queue);
-        let socket = Socket::with_shared(&info, &umem).map_err(fault)?;
-        let device = umem.fq_cq(&socket).map_err(fault)?;
-        let size = NonZeroU32::new(RING);
-        let config = SocketConfig { rx_size: size, tx_size: size, bind_flags: NEED_WAKEUP };
-        let user = umem.rx_tx(&socket, &config).map_err(fault)?;
-        let (rx, tx) = (user.map_rx().map_err(fault)?, user.map_tx().map_err(fault)?);
-        umem.bind(&user).map_err(fault)?;
-        // No child of this process is to keep the queue.
-        // SAFETY: the file is open.
-        unsafe { libc::fcntl(rx.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        let socket = unsafe { Socket::open((interface, queue), memory.octets(), frame, RING) }?;
         let mut queue = Self {
             received: Vec::with_capacity(BATCH),
             replies: (0..BATCH).map(|_| Vec::with_capacity(SIZE)).collect(),
             outgoing: Vec::with_capacity(BATCH),
             free: (0..FRAMES).map(|row| (row * SIZE) as u64).collect(),
             counted,
-            rx,
-            tx,
-            device,
-            _umem: umem,
+            socket,
             memory,
         };
         queue.refill();
@@ -156,28 +123,20 @@ impl Queue {
 
     /// The socket's file.
     pub(super) fn file(&self) -> RawFd {
-        self.rx.as_raw_fd()
+        self.socket.file()
     }
 
     /// Gives free frames to the kernel, as many as it takes.
     fn refill(&mut self) {
-        let count = u32::try_from(self.free.len()).unwrap_or(RING).min(RING);
-        let mut fill = self.device.fill(count);
-        let taken = self.free.len().saturating_sub(fill.capacity() as usize);
-        fill.insert(self.free.drain(taken..));
-        fill.commit();
+        let left = self.free.len().saturating_sub(self.socket.fill.room());
+        self.socket.fill.add(self.free.drain(left..));
     }
 
     /// Gives what is outgoing to the kernel, and tells how many frames it has no room for.
     fn transmit(&mut self) -> usize {
-        let Self { outgoing, tx, free, .. } = self;
-        // The first time there may be as little room as was known of before.
-        for _ in 0..2 {
-            let mut ring = tx.transmit(u32::try_from(outgoing.len()).unwrap_or(RING));
-            let room = outgoing.len().min(ring.capacity() as usize);
-            ring.insert(outgoing.drain(..room));
-            ring.commit();
-        }
+        let Self { outgoing, socket, free, .. } = self;
+        let room = outgoing.len().min(socket.outgoing.room());
+        socket.outgoing.add(outgoing.drain(..room));
         let failed = outgoing.len();
         free.extend(outgoing.drain(..).map(|of| beginning(of.addr)));
         failed
@@ -185,9 +144,8 @@ impl Queue {
 
     /// Takes back what has been sent.
     fn reclaim(&mut self) {
-        let mut done = self.device.complete(RING);
-        self.free.extend(done.by_ref().map(beginning));
-        done.release();
+        let Self { socket, free, .. } = self;
+        socket.sent.take(FRAMES, |address| free.push(beginning(address)));
     }
 }
 
@@ -207,15 +165,13 @@ impl Datagrams for Queue {
         if unsafe { libc::poll(&raw mut poll, 1, wait) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        let mut ring = self.rx.receive(u32::try_from(BATCH).unwrap_or(1));
-        for XdpDesc { addr, len, .. } in ring.by_ref() {
+        let Self { socket, received, memory, .. } = self;
+        socket.received.take(BATCH, |Descriptor { addr, len, .. }| {
             let begin = usize::try_from(addr).unwrap_or(usize::MAX);
             let frame = Frame { begin, length: len as usize };
-            let datagram = frame::read(self.memory.read(&frame));
-            self.received.push((frame, datagram));
-        }
-        ring.release();
-        drop(ring);
+            let datagram = frame::read(memory.read(&frame));
+            received.push((frame, datagram));
+        });
         self.counted.increment(self.received.len() as u64);
         Ok(self.received.len())
     }
@@ -246,7 +202,7 @@ impl Datagrams for Queue {
             let turned = octets.and_then(|octets| frame::turn(octets, reply));
             let (addr, len) = (frame.begin as u64, u32::try_from(frame.length).unwrap_or(0));
             if turned.is_some() {
-                outgoing.push(XdpDesc { addr, len, options: 0 });
+                outgoing.push(Descriptor { addr, len, options: 0 });
             } else {
                 free.push(beginning(addr));
                 failed += 1;
