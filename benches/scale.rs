@@ -27,7 +27,7 @@ mod harness;
 mod load;
 
 use harness::{Meridian, wait_for};
-use load::{Pace, Queries, Seen, Workload, ZONE, ask, run_on_core, zone};
+use load::{Pace, Queries, Seen, Workload, ZONE, ask, median, run_on_core, zone};
 
 /// All regions, and how many of them a service is in.
 const REGIONS: u32 = 64;
@@ -84,7 +84,7 @@ fn main() {
             trial.size.services,
             trial.start.as_secs_f64(),
             trial.memory,
-            median(ratios.collect()),
+            median(ratios),
             trial.published(),
         );
     }
@@ -96,7 +96,7 @@ fn main() {
     println!("\na service: {:.0} KiB", each(&services, &small, count) / 1024.0);
     println!("a name with two addresses: {:.0} octets", each(&all, &services, all.size.names));
     drop((small, few, services));
-    let rate = median(rates.pop().unwrap_or_default()) / 2.0;
+    let rate = median(rates.pop().into_iter().flatten()) / 2.0;
     all.reload(&mut Queries::new(all.size.workload()), rate, span);
 }
 
@@ -189,11 +189,6 @@ fn quantile(seen: &[Seen], share: f64) -> f64 {
     all.sort_unstable();
     let row = (all.len() as f64 * share) as usize;
     f64::from(all.get(row).copied().unwrap_or(0)) / 1000.0
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// The address of a service's endpoint.

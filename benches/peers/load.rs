@@ -323,3 +323,10 @@ pub(crate) fn run_on_core(core: usize) {
         let _only_one = libc::sched_setaffinity(0, size_of_val(&cores), &raw const cores);
     }
 }
+
+/// The one in the middle; 0 of none.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}

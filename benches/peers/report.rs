@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::load::{Seen, Workload};
+use crate::load::{Seen, Workload, median};
 use crate::servers::{Kind, Server, Spent};
 
 /// One server under one workload.
@@ -261,11 +261,4 @@ fn machine() -> String {
     let kernel = read("/proc/sys/kernel/osrelease");
     let model = model.trim_start_matches([' ', '\t', ':']);
     format!("{model}, Linux {}", kernel.trim().split('-').next().unwrap_or(""))
-}
-
-/// 0 of none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

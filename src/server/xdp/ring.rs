@@ -7,7 +7,6 @@
 //! and the calls that make it.
 
 use std::io;
-use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -125,7 +124,6 @@ pub(super) struct Ring<T> {
     size: u32,
     /// This side's counter.
     own: u32,
-    _of: PhantomData<T>,
 }
 
 impl<T: Copy> Ring<T> {
@@ -156,7 +154,7 @@ impl<T: Copy> Ring<T> {
         };
         let (producer, consumer) = (producer.cast(), consumer.cast());
         let entries = entries.cast();
-        Ok(Self { memory, length, producer, consumer, entries, size, own: 0, _of: PhantomData })
+        Ok(Self { memory, length, producer, consumer, entries, size, own: 0 })
     }
 
     /// How much can be added.
