@@ -116,7 +116,10 @@ fn replay(kind: &str) {
     let peer = Peer { address: "192.0.2.53:53".parse().unwrap(), transport: Transport::Udp };
     let (mut room, mut out) = (LowerName::default(), Vec::with_capacity(2048));
     for _ in 0..TIMES {
-        let mut query = receive(black_box(&packet), peer, &mut room);
+        out.clear();
+        out.extend_from_slice(black_box(&packet));
+        let mut query = Query::new(peer, &mut room);
+        receive(&mut query, &out);
         seek(&mut query, &snapshot);
         approach(&mut query);
         find(&mut query);
@@ -126,8 +129,8 @@ fn replay(kind: &str) {
 }
 
 #[inline(never)]
-fn receive<'q>(packet: &'q [u8], peer: Peer, room: &'q mut LowerName) -> Query<'q> {
-    Query::read(packet, peer, room)
+fn receive(query: &mut Query<'_>, packet: &[u8]) {
+    query.read(packet);
 }
 
 #[inline(never)]

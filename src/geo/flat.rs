@@ -58,7 +58,7 @@ impl Flat {
             return (low(at), low(at >> 16 & 0x1f).to_le_bytes()[0]);
         }
         let runs = self.block(at);
-        let row = runs.partition_point(|run| run >> 16 <= key & 0xffff).saturating_sub(1);
+        let row = row(runs, key & 0xffff);
         let address = |run: &u32| key & 0xffff_0000 | run >> 16;
         // What is outside the block shares less with the key than what is within.
         let first = runs.get(row).filter(|_| row > 0).map(address);
@@ -92,11 +92,30 @@ impl Flat {
 
     /// The runs of the block that begins at `at`.
     fn block(&self, at: u32) -> &[u32] {
-        let runs = self.runs.get(at as usize..).unwrap_or_default();
-        let (count, runs) = runs.split_first().unwrap_or((&0, &[]));
-        runs.get(..*count as usize).unwrap_or_default()
+        let at = at as usize;
+        let count = self.runs.get(at).map_or(0, |count| *count as usize);
+        self.runs.get(at + 1..).and_then(|runs| runs.get(..count)).unwrap_or_default()
     }
 }
+
+/// The row of the run that holds the lower 16 bits of a key. A few that are together in memory are
+/// sooner counted than searched, where each step waits for the one before.
+fn row(runs: &[u32], key: u32) -> usize {
+    let (mut passed, mut rest) = (0, runs);
+    while rest.len() > FEW {
+        let (before, behind) = rest.split_at(rest.len() / 2);
+        if behind.first().is_some_and(|run| run >> 16 <= key) {
+            (passed, rest) = (passed + before.len(), behind);
+        } else {
+            rest = before;
+        }
+    }
+    let begun = rest.iter().filter(|run| **run >> 16 <= key).count();
+    (passed + begun).saturating_sub(1)
+}
+
+/// As many runs as a cache line has.
+const FEW: usize = 16;
 
 /// The lower 16 bits.
 #[expect(clippy::cast_possible_truncation, reason = "the lower 16 bits are meant")]

@@ -192,7 +192,6 @@ impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
 /// The length of the widest network around `key` in which nothing from `first` on, nor up to
 /// before `behind`, is left: 1 more than what `key` shares with either neighbour outside.
 pub(super) fn widest<K: Key>(key: K, first: Option<K>, behind: Option<K>) -> u8 {
-    let outside = [first.and_then(K::previous), behind];
-    let shared = outside.into_iter().flatten().map(|neighbour| key.shared_bits(neighbour) + 1);
-    shared.max().unwrap_or(0)
+    let beside = |neighbour: Option<K>| neighbour.map_or(0, |of| key.shared_bits(of) + 1);
+    beside(first.and_then(K::previous)).max(beside(behind))
 }

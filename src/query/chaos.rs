@@ -19,7 +19,7 @@ pub(super) fn resolve(
     message: &mut Message<'_>,
 ) -> Resolved {
     let identity = &snapshot.plan().identity;
-    let name = request.question.name;
+    let name = &request.question.name;
     let text = if VERSION.contains(&name.as_wire()) {
         identity.version.as_deref()
     } else if SERVER.contains(&name.as_wire()) {

@@ -16,7 +16,8 @@ pub(super) struct Client {
 /// The client of `request`. RFC 7871 §7.1.2: a SOURCE PREFIX-LENGTH of 0 says that the client's
 /// address is not to be used, so the resolver's own counts, as without the option.
 pub(super) fn of(request: &Request<'_>, resolver: IpAddr) -> Client {
-    let subnet = request.edns.and_then(|edns| edns.subnet).filter(|subnet| subnet.source > 0);
+    let subnet = request.edns.as_ref().and_then(|edns| edns.subnet.as_ref());
+    let subnet = subnet.filter(|subnet| subnet.source > 0);
     Client { resolver, subnet: subnet.and_then(|subnet| subnet.address) }
 }
 

@@ -12,9 +12,10 @@ use crate::time::Instant;
 
 /// The option of a query (RFC 7873 §4).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cookie<'p> {
+pub(super) struct Cookie {
     client: [u8; CLIENT],
-    server: &'p [u8],
+    /// One of the length that ours have.
+    server: Option<[u8; SERVER]>,
 }
 
 /// What is sent back.
@@ -28,7 +29,7 @@ pub(super) struct Baked {
 /// The octets of a client's cookie.
 const CLIENT: usize = 8;
 
-/// Those of a server's: version, three that are reserved, timestamp (4), hash (8) (RFC 9018 §4).
+/// Those of ours: version, three that are reserved, timestamp (4), hash (8) (RFC 9018 §4).
 const SERVER: usize = 16;
 
 /// Both.
@@ -43,11 +44,12 @@ const AHEAD: i32 = 300;
 /// One that is older is replaced.
 const FRESH: i32 = 1800;
 
-impl<'p> Cookie<'p> {
+impl Cookie {
     /// RFC 7873 §5.2.2: a client's cookie has 8 octets, and a server's, if any, 8 to 32.
-    pub(super) fn read(wire: &'p [u8]) -> Option<Self> {
+    pub(super) fn read(wire: &[u8]) -> Option<Self> {
         let (client, server) = wire.split_first_chunk::<CLIENT>()?;
-        matches!(server.len(), 0 | 8..=32).then_some(Self { client: *client, server })
+        let is_whole = matches!(server.len(), 0 | 8..=32);
+        is_whole.then_some(Self { client: *client, server: server.try_into().ok() })
     }
 
     /// What `from` is sent back at `now`; `None`: there are no secrets.
@@ -59,32 +61,25 @@ impl<'p> Cookie<'p> {
         let age = self.time().map(|time| now.wrapping_sub(time).cast_signed());
         let age = age.filter(|age| by.is_some() && (-AHEAD..=OLDEST).contains(age));
         let proven = age.is_some();
-        if by == Some(first) && age.is_some_and(|age| age < FRESH) {
-            let mut octets = [0; COOKIE];
-            let (client, server) = octets.split_at_mut(CLIENT);
-            client.copy_from_slice(&self.client);
-            server.copy_from_slice(self.server);
-            return Some(Baked { octets, proven });
-        }
-        let [a, b, c, d] = now.to_be_bytes();
-        let head = [VERSION, 0, 0, 0, a, b, c, d];
-        let hash = self.hash(first, head, from);
-        let mut octets = [0; COOKIE];
-        let parts = self.client.iter().chain(&head).chain(&hash);
-        octets.iter_mut().zip(parts).for_each(|(to, from)| *to = *from);
-        Some(Baked { octets, proven })
+        let is_fresh = by == Some(first) && age.is_some_and(|age| age < FRESH);
+        let server = self.server.filter(|_| is_fresh).unwrap_or_else(|| {
+            let [a, b, c, d] = now.to_be_bytes();
+            let head = [VERSION, 0, 0, 0, a, b, c, d];
+            joined(&head, &self.hash(first, head, from))
+        });
+        Some(Baked { octets: joined(&self.client, &server), proven })
     }
 
     fn time(&self) -> Option<u32> {
-        self.server.get(4..8)?.try_into().ok().map(u32::from_be_bytes)
+        let [_, _, _, _, a, b, c, d, ..] = self.server?;
+        Some(u32::from_be_bytes([a, b, c, d]))
     }
 
     fn is_by(&self, secret: &Secret, from: IpAddr) -> bool {
-        let Some((head, hash)) = self.server.split_first_chunk::<8>() else { return false };
+        let Some([v, r0, r1, r2, a, b, c, d, hash @ ..]) = self.server else { return false };
         // Compared as one number, in constant time.
-        let expected = u64::from_be_bytes(self.hash(secret, *head, from));
-        let given = <[u8; 8]>::try_from(hash).ok().map(u64::from_be_bytes);
-        self.server.len() == SERVER && head.first() == Some(&VERSION) && given == Some(expected)
+        let expected = u64::from_be_bytes(self.hash(secret, [v, r0, r1, r2, a, b, c, d], from));
+        v == VERSION && u64::from_be_bytes(hash) == expected
     }
 
     /// SipHash-2-4 of the client's cookie, the server's first half, and the client's address.
@@ -107,6 +102,13 @@ impl<'p> Cookie<'p> {
         hasher.write(input.get(..CLIENT + 8 + address.len()).unwrap_or(&input));
         hasher.finish().to_le_bytes()
     }
+}
+
+/// One behind the other.
+fn joined<const N: usize>(first: &[u8], second: &[u8]) -> [u8; N] {
+    let mut octets = [0; N];
+    octets.iter_mut().zip(first.iter().chain(second)).for_each(|(to, from)| *to = *from);
+    octets
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the lower 32 bits are meant")]

@@ -1,4 +1,4 @@
-//! The last stage: an answer, written.
+//! The last stage: an answer, written in the place of its query, of which header and question stay.
 //!
 //! Sections are written in their order. A record set that does not fit is taken back whole, and
 //! whoever wrote it says what that means: truncation for what was asked for, nothing for what
@@ -6,8 +6,8 @@
 
 use super::Rcode;
 use super::cookie::COOKIE;
-use super::edns::{Edns, OPTION_COOKIE, OPTION_NSID, OPTION_SUBNET};
-use super::receive::{HEADER, Header, Request, TYPE_OPT};
+use super::edns::{Edns, OPTION_COOKIE, OPTION_NSID, OPTION_SUBNET, Subnet};
+use super::receive::{HEADER, Request, TYPE_OPT};
 use super::resolve::Resolved;
 use super::{UDP_PAYLOAD, name::CLASS_IN};
 use crate::zone::{Denial, Made, Part, Rdata, RrSet};
@@ -37,31 +37,41 @@ pub(super) enum Section {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Full;
 
-/// A header without anything behind it.
-pub(super) fn bare(out: &mut Vec<u8>, header: Header, rcode: Rcode) {
-    out.extend_from_slice(&header.id);
-    out.extend_from_slice(&flags(header, rcode, false, false));
-    out.extend_from_slice(&[0; 8]);
+/// A header without anything behind it, of the message that is in `out`, of which its identifier
+/// and flags are enough.
+pub(super) fn bare(out: &mut Vec<u8>, rcode: Rcode) {
+    out.resize(HEADER, 0);
+    complete(out, (rcode, false, false), [0; 4]);
 }
 
-/// The two octets of flags: QR, the opcode and RD as they came, AA, TC (RFC 1035 §4.1.1).
-/// RA, AD and CD are never set: this server does not recurse and does not validate.
-fn flags(header: Header, rcode: Rcode, authoritative: bool, truncated: bool) -> [u8; 2] {
-    let first = 0x80
-        | header.opcode << 3
-        | u8::from(authoritative) << 2
-        | u8::from(truncated) << 1
-        | u8::from(header.recursion_desired);
+/// Completes a header: QR, AA, TC, response code, and how many entries each section has. The
+/// identifier, the opcode and RD are as they came (RFC 1035 §4.1.1); RA, AD and CD are never set:
+/// this server does not recurse and does not validate.
+fn complete(
+    message: &mut [u8],
+    (rcode, authoritative, truncated): (Rcode, bool, bool),
+    counts: [u16; 4],
+) {
+    let Some([_, _, flags, code, sections @ ..]) = message.first_chunk_mut::<HEADER>() else {
+        return;
+    };
+    let kept = *flags & (OPCODE | RD);
+    *flags = QR | kept | u8::from(authoritative) << 2 | u8::from(truncated) << 1;
     let [_, low] = (rcode as u16).to_be_bytes();
-    [first, low & 0x0f]
+    *code = low & 0x0f;
+    let [[q0, q1], [an0, an1], [ns0, ns1], [ar0, ar1]] = counts.map(u16::to_be_bytes);
+    *sections = [q0, q1, an0, an1, ns0, ns1, ar0, ar1];
 }
+
+/// Parts of a header's third octet.
+const QR: u8 = 0x80;
+const OPCODE: u8 = 0x78;
+const RD: u8 = 0x01;
 
 impl<'o> Message<'o> {
-    /// A header, to be completed, and the question as it came.
+    /// Of the query that is in `out`, or its answer, header and question, as they came.
     pub(super) fn begin(out: &'o mut Vec<u8>, request: &Request<'_>, limit: usize) -> Self {
-        out.extend_from_slice(&request.header.id);
-        out.extend_from_slice(&[0; HEADER - 2]);
-        out.extend_from_slice(request.question.wire);
+        out.truncate(HEADER + request.question.length);
         // Room for the OPT record is set aside first: RFC 6891 §7 wants it also in a truncated
         // answer.
         let reserved = request.edns.as_ref().map_or(0, opt_length);
@@ -166,7 +176,7 @@ impl<'o> Message<'o> {
 
     /// Writes the OPT record and completes the header. True if the answer is truncated.
     pub(super) fn finish(
-        mut self,
+        &mut self,
         request: &Request<'_>,
         resolved: &Resolved,
         nsid: Option<&[u8]>,
@@ -175,69 +185,60 @@ impl<'o> Message<'o> {
         // RFC 2181 §9: TC is set when required records are missing, and a client must not rely
         // on what is left. An answer without records says so best.
         if self.truncated || resolved.rcode == Rcode::ServFail {
-            self.out.truncate(HEADER + request.question.wire.len());
+            self.out.truncate(HEADER + request.question.length);
             self.counts = [0; 3];
         }
         if let Some(edns) = &request.edns {
             self.section = Section::Additional;
             self.opt(edns, resolved, nsid, cookie);
         }
-        let flags = flags(request.header, resolved.rcode, resolved.authoritative, self.truncated);
-        let [an, ns, ar] = self.counts.map(u16::to_be_bytes);
-        let head: [u8; HEADER - 2] =
-            [flags[0], flags[1], 0, 1, an[0], an[1], ns[0], ns[1], ar[0], ar[1]];
-        if let Some(place) = self.out.get_mut(2..HEADER) {
-            place.copy_from_slice(&head);
-        }
+        let [answer, authority, additional] = self.counts;
+        let how = (resolved.rcode, resolved.authoritative, self.truncated);
+        complete(self.out, how, [1, answer, authority, additional]);
         self.truncated
     }
 
     /// The OPT record (RFC 6891 §6.1.2).
     fn opt(
         &mut self,
-        edns: &Edns<'_>,
+        edns: &Edns,
         resolved: &Resolved,
         nsid: Option<&[u8]>,
         cookie: Option<&[u8; COOKIE]>,
     ) {
+        // The identifier is the one option whose length is the operator's: it goes where it fits.
+        let nsid = nsid.filter(|nsid| edns.nsid && self.fits(nsid));
+        let of_option = |length: Option<usize>| length.map_or(0, |length| OPTION_HEAD + length);
+        let length = of_option(edns.subnet.as_ref().map(Subnet::length))
+            + of_option(cookie.map(|cookie| cookie.len()))
+            + of_option(nsid.map(<[u8]>::len));
         let [extended, _] = (resolved.rcode as u16 >> 4 << 8).to_be_bytes();
-        self.out.push(0);
-        self.out.extend_from_slice(&TYPE_OPT.to_be_bytes());
-        self.out.extend_from_slice(&UDP_PAYLOAD.to_be_bytes());
-        self.out.extend_from_slice(&[extended, 0, u8::from(edns.dnssec_ok) << 7, 0]);
-        let length_at = self.out.len();
-        self.out.extend_from_slice(&[0, 0]);
+        let ([t0, t1], [p0, p1]) = (TYPE_OPT.to_be_bytes(), UDP_PAYLOAD.to_be_bytes());
+        let ([l0, l1], dnssec_ok) = (sixteen(length), u8::from(edns.dnssec_ok) << 7);
+        self.out.extend_from_slice(&[0, t0, t1, p0, p1, extended, 0, dnssec_ok, 0, l0, l1]);
         if let Some(subnet) = &edns.subnet {
-            // RFC 7871 §7.2.1: FAMILY, SOURCE PREFIX-LENGTH and ADDRESS as they came.
-            self.option(OPTION_SUBNET, subnet.wire);
-            let scope_at = self.out.len() - subnet.wire.len() + 3;
-            if let Some(scope) = self.out.get_mut(scope_at) {
-                *scope = resolved.scope;
-            }
+            self.option(OPTION_SUBNET, subnet.length());
+            subnet.write(resolved.scope, self.out);
         }
         if let Some(cookie) = cookie {
-            self.option(OPTION_COOKIE, cookie);
+            self.option(OPTION_COOKIE, cookie.len());
+            self.out.extend_from_slice(cookie);
         }
-        // The identifier is the one option whose length is the operator's: it goes where it fits.
-        if let Some(nsid) = nsid.filter(|nsid| edns.nsid && self.fits(edns, nsid)) {
-            self.option(OPTION_NSID, nsid);
-        }
-        let length = u16::try_from(self.out.len() - length_at - 2).unwrap_or(0);
-        if let Some(place) = self.out.get_mut(length_at..length_at + 2) {
-            place.copy_from_slice(&length.to_be_bytes());
+        if let Some(nsid) = nsid {
+            self.option(OPTION_NSID, nsid.len());
+            self.out.extend_from_slice(nsid);
         }
         self.count();
     }
 
-    /// Is there room for the identifier? The rest of the OPT record had its room set aside.
-    fn fits(&self, edns: &Edns<'_>, nsid: &[u8]) -> bool {
-        self.out.len() + OPTION_HEAD + nsid.len() <= self.limit + opt_length(edns)
+    /// Is there room for the identifier? The rest of the OPT record has its room set aside.
+    fn fits(&self, nsid: &[u8]) -> bool {
+        self.out.len() + OPTION_HEAD + nsid.len() <= self.limit
     }
 
-    fn option(&mut self, code: u16, data: &[u8]) {
-        self.out.extend_from_slice(&code.to_be_bytes());
-        self.out.extend_from_slice(&u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
-        self.out.extend_from_slice(data);
+    fn option(&mut self, code: u16, length: usize) {
+        let ([c0, c1], [l0, l1]) = (code.to_be_bytes(), sixteen(length));
+        self.out.extend_from_slice(&[c0, c1, l0, l1]);
     }
 
     fn record(
@@ -329,9 +330,14 @@ const OPT_FIXED: usize = 11;
 const OPTION_HEAD: usize = 4;
 
 /// The OPT record that must fit: without the identifier, which is left out where it does not.
-fn opt_length(edns: &Edns<'_>) -> usize {
-    let subnet = edns.subnet.map_or(0, |subnet| OPTION_HEAD + subnet.wire.len());
-    OPT_FIXED + subnet + edns.cookie.map_or(0, |_| OPTION_HEAD + COOKIE)
+fn opt_length(edns: &Edns) -> usize {
+    let subnet = edns.subnet.as_ref().map_or(0, |subnet| OPTION_HEAD + subnet.length());
+    OPT_FIXED + subnet + edns.cookie.as_ref().map_or(0, |_| OPTION_HEAD + COOKIE)
+}
+
+/// A length as it stands in a message.
+fn sixteen(length: usize) -> [u8; 2] {
+    u16::try_from(length).unwrap_or(0).to_be_bytes()
 }
 
 /// Where names stand in the message: what later ones may point to. Bounded, so that no message

@@ -1,4 +1,4 @@
-//! The way of a query: bytes in, bytes out, nothing decided.
+//! The way of a query: bytes in, bytes out in their place, nothing decided.
 //!
 //! ```text
 //! packet → receive → client → resolve (zone, then select) → respond → out
@@ -12,7 +12,7 @@
 //! nothing but the growth of `out`. It answers every packet that is a query, whatever is in it, and
 //! is silent where an answer could make a loop.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 
 use foldhash::fast::FixedState;
@@ -40,7 +40,7 @@ mod resolve;
 mod tests;
 
 use message::Message;
-use receive::{Header, Refusal, Request};
+use receive::{Refusal, Request};
 use resolve::{Place, Resolved};
 
 /// Who asks, and how.
@@ -162,8 +162,11 @@ pub fn answer(
     now: Instant,
     out: &mut Vec<u8>,
 ) -> Outcome {
+    out.clear();
+    out.extend_from_slice(packet);
     let mut room = LowerName::default();
-    let mut query = Query::read(packet, peer, &mut room);
+    let mut query = Query::new(peer, &mut room);
+    query.read(out);
     query.seek(snapshot);
     query.approach();
     query.find();
@@ -175,23 +178,29 @@ pub fn answer(
 /// other: what one look-up has to wait for, the memory, the next ones wait for at the same time.
 #[derive(Debug)]
 pub struct Query<'q> {
-    request: Result<Request<'q>, Refusal<'q>>,
     peer: Peer,
+    request: Request<'q>,
+    refusal: Option<Refusal>,
     place: Option<Place<'q>>,
 }
 
 impl<'q> Query<'q> {
-    /// The first stage: reads `packet`, which came from `peer`; its name is left in `room`.
-    pub fn read(packet: &'q [u8], peer: Peer, room: &'q mut LowerName) -> Self {
-        Self { request: receive::receive(packet, room), peer, place: None }
+    /// One that came from `peer`, whose name is to be left in `room`.
+    pub fn new(peer: Peer, room: &'q mut LowerName) -> Self {
+        let refusal = Some(Refusal::Silence(Silence::TooShort));
+        Self { peer, request: Request::new(room), refusal, place: None }
+    }
+
+    /// The first stage: reads the packet.
+    pub fn read(&mut self, packet: &[u8]) {
+        self.refusal = self.request.read(packet).err();
     }
 
     /// The second stage: finds the zone, and where to look in it.
     pub fn seek(&mut self, snapshot: &'q Snapshot) {
-        if let Ok(request) = &self.request
-            && request.question.class == name::CLASS_IN
-        {
-            self.place = Place::seek(snapshot, request.question.name.as_wire());
+        let Request { question, fault, .. } = &self.request;
+        if self.refusal.is_none() && fault.is_none() && question.class == name::CLASS_IN {
+            self.place = Place::seek(snapshot, question.name.as_wire());
         }
     }
 
@@ -204,56 +213,58 @@ impl<'q> Query<'q> {
 
     /// The fourth stage: finds the name.
     pub fn find(&mut self) {
-        if let (Ok(request), Some(place)) = (&self.request, &mut self.place) {
-            place.find(request.question.name.as_wire());
+        if let Some(place) = &mut self.place {
+            place.find(self.request.question.name.as_wire());
         }
     }
 
     /// The fifth stage: chooses the client's answer, if the name is steered.
     pub fn choose(&mut self, snapshot: &'q Snapshot) {
-        if let (Ok(request), Some(place)) = (&self.request, &mut self.place) {
-            let client = client::of(request, self.peer.address.ip());
-            place.choose(snapshot, RecordType(request.question.rtype), &client);
+        if let Some(place) = &mut self.place {
+            let client = client::of(&self.request, self.peer.address.ip());
+            place.choose(snapshot, RecordType(self.request.question.rtype), &client);
         }
     }
 
-    /// The last stage: writes the answer, of the snapshot of the other stages.
-    pub fn answer(&self, snapshot: &Snapshot, now: Instant, out: &mut Vec<u8>) -> Outcome {
-        out.clear();
-        let request = match &self.request {
-            Ok(request) => request,
-            Err(Refusal::Silence(reason)) => return Outcome::Silent(*reason),
-            Err(Refusal::Bare(header, rcode)) => return refuse(*header, *rcode, out),
-            Err(Refusal::Full(request, rcode)) => {
-                let message = self.begin(request, out);
-                return self.finish((snapshot, now), request, message, Resolved::only(*rcode));
+    /// The last stage: the packet in `message` becomes the answer, of the snapshot of the other
+    /// stages; it is left empty where there is none.
+    pub fn answer(&self, snapshot: &Snapshot, now: Instant, message: &mut Vec<u8>) -> Outcome {
+        match self.refusal {
+            Some(Refusal::Silence(reason)) => {
+                message.clear();
+                return Outcome::Silent(reason);
             }
-        };
-        let mut message = self.begin(request, out);
-        let resolved = match request.question.class {
-            name::CLASS_IN => {
-                let client = client::of(request, self.peer.address.ip());
-                resolve::resolve((snapshot, now), request, &client, self.place, &mut message)
+            Some(Refusal::Bare(rcode)) => return refuse(rcode, message),
+            None => {}
+        }
+        let request = &self.request;
+        let mut message = self.begin(message);
+        let resolved = match (request.fault, request.question.class) {
+            (Some(rcode), _) => Resolved::only(rcode),
+            (_, name::CLASS_IN) => {
+                let asked = (request, self.peer.address.ip());
+                resolve::resolve((snapshot, now), asked, self.place.as_ref(), &mut message)
             }
-            name::CLASS_CH => chaos::resolve(snapshot, request, &mut message),
+            (_, name::CLASS_CH) => chaos::resolve(snapshot, request, &mut message),
             _ => Resolved::only(Rcode::Refused),
         };
-        self.finish((snapshot, now), request, message, resolved)
+        self.finish((snapshot, now), &mut message, &resolved)
     }
 
-    /// Instead of the last stage: writes that the client should ask again, so that its address is
-    /// known to be its own: with the cookie that it gets (BADCOOKIE), or over TCP.
-    pub fn ask_again(&self, snapshot: &Snapshot, now: Instant, out: &mut Vec<u8>) {
-        out.clear();
-        let Ok(request) = &self.request else { return };
-        let has_cookie = request.edns.is_some_and(|edns| edns.cookie.is_some());
+    /// Instead of the answer that is in `message`: that the client should ask again, so that its
+    /// address is known to be its own: with the cookie that it gets (BADCOOKIE), or over TCP.
+    pub fn ask_again(&self, snapshot: &Snapshot, now: Instant, message: &mut Vec<u8>) {
+        if self.refusal.is_some() {
+            return message.clear();
+        }
+        let has_cookie = self.request.edns.as_ref().is_some_and(|edns| edns.cookie.is_some());
         let is_baker = !snapshot.plan().protection.secrets.is_empty();
-        let mut message = self.begin(request, out);
+        let mut message = self.begin(message);
         let rcode = if has_cookie && is_baker { Rcode::BadCookie } else { Rcode::NoError };
         if rcode == Rcode::NoError {
             message.cut_short();
         }
-        self.finish((snapshot, now), request, message, Resolved::only(rcode));
+        self.finish((snapshot, now), &mut message, &Resolved::only(rcode));
     }
 
     /// Who asked.
@@ -264,30 +275,37 @@ impl<'q> Query<'q> {
     /// What is asked for, as limits of rate tell it apart: the records of a type at one name, what
     /// does not exist in one zone, what is in no zone of ours.
     pub fn subject(&self) -> u64 {
-        let rtype = self.request.as_ref().map_or(0, |request| request.question.rtype);
-        self.place.as_ref().map_or(0, |place| place.subject() ^ u64::from(rtype) << 48)
+        let rtype = u64::from(self.request.question.rtype);
+        self.place.as_ref().map_or(0, |place| place.subject() ^ rtype << 48)
     }
 
-    fn begin<'o>(&self, request: &Request<'_>, out: &'o mut Vec<u8>) -> Message<'o> {
-        Message::begin(out, request, limit(request, self.peer.transport))
+    fn begin<'m>(&self, message: &'m mut Vec<u8>) -> Message<'m> {
+        Message::begin(message, &self.request, limit(&self.request, self.peer.transport))
+    }
+
+    /// A hash of who asks what.
+    fn asker(&self, resolved: &Resolved) -> u64 {
+        let name = self.place.as_ref().map_or(0, Place::hash);
+        let mut hasher = FixedState::with_seed(name).build_hasher();
+        hasher.write_u128(bits(self.peer.address.ip()));
+        hasher.write_u128(resolved.client.map_or(0, bits));
+        hasher.write_u16(self.request.question.rtype);
+        hasher.finish()
     }
 
     fn finish(
         &self,
         (snapshot, now): (&Snapshot, Instant),
-        request: &Request<'_>,
-        message: Message<'_>,
-        resolved: Resolved,
+        message: &mut Message<'_>,
+        resolved: &Resolved,
     ) -> Outcome {
-        let name::Question { name, rtype, .. } = &request.question;
-        let resolver = self.peer.address.ip();
-        let asks = || (resolver, resolved.client, name.as_wire(), rtype);
-        let asker = resolved.named.map_or(0, |_| FixedState::default().hash_one(asks()));
+        let (request, resolver) = (&self.request, self.peer.address.ip());
+        let asker = resolved.named.map_or(0, |_| self.asker(resolved));
         let Plan { identity, protection, .. } = &**snapshot.plan();
-        let cookie = request.edns.and_then(|edns| edns.cookie);
+        let cookie = request.edns.as_ref().and_then(|edns| edns.cookie.as_ref());
         let baked = cookie.and_then(|of| of.bake(&protection.secrets, resolver, now));
         let octets = baked.as_ref().map(|baked| &baked.octets);
-        let truncated = message.finish(request, &resolved, identity.nsid.as_deref(), octets);
+        let truncated = message.finish(request, resolved, identity.nsid.as_deref(), octets);
         Outcome::Answered(Summary {
             rcode: resolved.rcode,
             service: resolved.service,
@@ -301,9 +319,17 @@ impl<'q> Query<'q> {
     }
 }
 
+/// An address as a number, for hashes.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
 /// A header alone: what stands in the packet behind it could not be read.
-fn refuse(header: Header, rcode: Rcode, out: &mut Vec<u8>) -> Outcome {
-    message::bare(out, header, rcode);
+fn refuse(rcode: Rcode, message: &mut Vec<u8>) -> Outcome {
+    message::bare(message, rcode);
     let (service, region, named, client) = (None, None, None, None);
     let (asker, truncated, proven) = (0, false, false);
     Outcome::Answered(Summary { rcode, service, region, named, asker, client, truncated, proven })

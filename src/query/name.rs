@@ -7,14 +7,14 @@ pub(super) const CLASS_IN: u16 = 1;
 /// Chaosnet, whose names tell about the server (RFC 4892).
 pub(super) const CLASS_CH: u16 = 3;
 
-/// A question, read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Question<'p> {
-    /// Name, type and class exactly as they came, to be copied back: resolvers mix upper and
-    /// lower case at random and compare (draft-vixie-dnsext-dns0x20).
-    pub(super) wire: &'p [u8],
+/// A question.
+#[derive(Debug)]
+pub(super) struct Question<'q> {
+    /// The octets of name, type and class. They stay in the message as they came: resolvers mix
+    /// upper and lower case at random and compare (draft-vixie-dnsext-dns0x20).
+    pub(super) length: usize,
     /// The name in lower case.
-    pub(super) name: &'p LowerName,
+    pub(super) name: &'q mut LowerName,
     pub(super) rtype: u16,
     pub(super) class: u16,
 }
@@ -22,8 +22,8 @@ pub(super) struct Question<'p> {
 /// A name in wire format and lower case (RFC 4343), on the stack.
 #[derive(Clone, Copy, Debug)]
 pub struct LowerName {
-    words: [[u8; WORD]; LONGEST.div_ceil(WORD)],
     length: usize,
+    words: [[u8; WORD]; LONGEST.div_ceil(WORD)],
 }
 
 /// So many octets are made lower case at once.
@@ -34,28 +34,34 @@ const LONGEST: usize = 255;
 /// RFC 1035 §2.3.4: labels are 63 octets or less; a greater octet is no length.
 const LONGEST_LABEL: u8 = 63;
 
-impl<'p> Question<'p> {
-    /// Reads a question. Its name is the first of the message, so nothing stands before it that
-    /// a compression pointer could point to: one is malformed.
-    pub(super) fn read(reader: &mut Reader<'p>, name: &'p mut LowerName) -> Option<Self> {
+impl<'q> Question<'q> {
+    /// One whose name is to be left in `name`.
+    pub(super) fn new(name: &'q mut LowerName) -> Self {
+        Self { length: 0, name, rtype: 0, class: 0 }
+    }
+
+    /// Reads it. Its name is the first of the message, so nothing stands before it that a
+    /// compression pointer could point to: one is malformed.
+    pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let start = reader.at;
         loop {
             match reader.u8().filter(|length| *length <= LONGEST_LABEL)? {
                 0 => break,
-                length => reader.bytes(usize::from(length))?,
-            };
+                // What is not there is found missing with the next octet.
+                length => reader.at += usize::from(length),
+            }
         }
-        name.set(reader.packet.get(start..reader.at)?)?;
+        self.name.set(reader.packet.get(start..)?, reader.at - start)?;
         let [t0, t1, c0, c1] = reader.array()?;
-        let [rtype, class] = [[t0, t1], [c0, c1]].map(u16::from_be_bytes);
-        let wire = reader.packet.get(start..reader.at)?;
-        Some(Self { wire, name, rtype, class })
+        (self.rtype, self.class) = (u16::from_be_bytes([t0, t1]), u16::from_be_bytes([c0, c1]));
+        self.length = reader.at - start;
+        Some(())
     }
 }
 
 impl Default for LowerName {
     fn default() -> Self {
-        Self { words: [[0; WORD]; LONGEST.div_ceil(WORD)], length: 0 }
+        Self { length: 0, words: [[0; WORD]; LONGEST.div_ceil(WORD)] }
     }
 }
 
@@ -63,7 +69,7 @@ impl LowerName {
     /// A copy of a name that is in wire format; `None` if it is longer than names are.
     pub(super) fn of(wire: &[u8]) -> Option<Self> {
         let mut name = Self::default();
-        name.set(wire)?;
+        name.set(wire, wire.len())?;
         Some(name)
     }
 
@@ -71,17 +77,24 @@ impl LowerName {
         self.words.as_flattened().get(..self.length).unwrap_or(&[])
     }
 
-    /// Becomes `wire` in lower case. A length octet is at most 63, below the letters, and stays as
-    /// it is.
-    fn set(&mut self, wire: &[u8]) -> Option<()> {
-        if wire.len() > LONGEST {
+    /// Becomes the first `length` octets in lower case. A length octet is at most 63, below the
+    /// letters, and stays as it is. What is behind them may be read as well, a word at a time.
+    fn set(&mut self, octets: &[u8], length: usize) -> Option<()> {
+        if length > LONGEST {
             return None;
         }
-        self.words.as_flattened_mut().get_mut(..wire.len())?.copy_from_slice(wire);
-        for word in self.words.iter_mut().take(wire.len().div_ceil(WORD)) {
-            *word = lower(u64::from_ne_bytes(*word)).to_ne_bytes();
+        let starts = (0..length).step_by(WORD);
+        for (word, start) in self.words.iter_mut().zip(starts) {
+            let rest = octets.get(start..)?;
+            let whole = rest.first_chunk().copied();
+            let octets = whole.unwrap_or_else(|| {
+                let mut last = [0; WORD];
+                last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+                last
+            });
+            *word = lower(u64::from_ne_bytes(octets)).to_ne_bytes();
         }
-        self.length = wire.len();
+        self.length = length;
         Some(())
     }
 }

@@ -1,34 +1,26 @@
 //! The first stage: from a packet to a request, or to the reason why there is none.
 
 use super::Rcode;
-use super::edns::{Edns, OptFault};
+use super::edns::Edns;
 use super::name::{LowerName, Question};
 
-/// A query, read.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Request<'p> {
-    pub(super) header: Header,
-    pub(super) question: Question<'p>,
-    pub(super) edns: Option<Edns<'p>>,
-}
-
-/// What of the query's header is copied into the answer's.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
-    pub(super) id: [u8; 2],
-    pub(super) opcode: u8,
-    pub(super) recursion_desired: bool,
+/// A query. It has nothing of the packet, whose place the answer takes. What is read is written
+/// where it stays: moved about, it would cost more than to read.
+#[derive(Debug)]
+pub(super) struct Request<'q> {
+    pub(super) question: Question<'q>,
+    pub(super) edns: Option<Edns>,
+    /// Why it is not answered, if it is not: what is behind the question is at fault.
+    pub(super) fault: Option<Rcode>,
 }
 
 /// Why a packet is no request.
-#[derive(Debug)]
-pub(super) enum Refusal<'p> {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
     /// Nothing is to be sent.
     Silence(Silence),
     /// A header with this code is to be sent: the rest could not be read.
-    Bare(Header, Rcode),
-    /// The question with this code is to be sent.
-    Full(Request<'p>, Rcode),
+    Bare(Rcode),
 }
 
 /// Why a packet is left without an answer.
@@ -54,105 +46,91 @@ impl Silence {
 /// The octets of a header (RFC 1035 §4.1.1).
 pub(super) const HEADER: usize = 12;
 
-/// Reads `packet` whole; its name, in lower case, is left in `room`.
-pub(super) fn receive<'p>(
-    packet: &'p [u8],
-    room: &'p mut LowerName,
-) -> Result<Request<'p>, Refusal<'p>> {
-    let Some((head, _)) = packet.split_first_chunk::<HEADER>() else {
-        return Err(Refusal::Silence(Silence::TooShort));
-    };
-    let [id0, id1, flags, _, counts @ ..] = *head;
-    if flags & 0x80 != 0 {
-        return Err(Refusal::Silence(Silence::Response));
+impl<'q> Request<'q> {
+    /// One that is not read, whose name is to be left in `room`.
+    pub(super) fn new(room: &'q mut LowerName) -> Self {
+        Self { question: Question::new(room), edns: None, fault: None }
     }
-    let header =
-        Header { id: [id0, id1], opcode: flags >> 3 & 0x0f, recursion_desired: flags & 1 != 0 };
-    if header.opcode != OPCODE_QUERY {
-        return Err(Refusal::Bare(header, Rcode::NotImp));
-    }
-    let [qd, an, ns, ar] = [0, 2, 4, 6].map(|at| count(&counts, at));
-    // RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR. One without a
-    // question asks nothing; with a cookie alone (RFC 7873 §5.4) nobody asks.
-    if qd != 1 {
-        return Err(Refusal::Bare(header, Rcode::FormErr));
-    }
-    let mut reader = Reader { packet, at: HEADER };
-    let Some(question) = Question::read(&mut reader, room) else {
-        return Err(Refusal::Bare(header, Rcode::FormErr));
-    };
-    let mut request = Request { header, question, edns: None };
-    match read_records(&mut reader, an + ns, ar) {
-        Ok(edns) => request.edns = edns,
-        Err(OptFault { edns, rcode }) => {
-            request.edns = edns;
-            return Err(Refusal::Full(request, rcode));
+
+    /// Reads `packet` whole.
+    pub(super) fn read(&mut self, packet: &[u8]) -> Result<(), Refusal> {
+        let Some(head) = packet.first_chunk::<HEADER>() else {
+            return Err(Refusal::Silence(Silence::TooShort));
+        };
+        let [_, _, flags, _, q0, q1, an0, an1, ns0, ns1, ar0, ar1] = *head;
+        if flags & 0x80 != 0 {
+            return Err(Refusal::Silence(Silence::Response));
         }
+        if flags >> 3 & 0x0f != OPCODE_QUERY {
+            return Err(Refusal::Bare(Rcode::NotImp));
+        }
+        let counts = [[q0, q1], [an0, an1], [ns0, ns1], [ar0, ar1]];
+        let [qd, an, ns, ar] = counts.map(|count| u32::from(u16::from_be_bytes(count)));
+        // RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR. One without a
+        // question asks nothing; with a cookie alone (RFC 7873 §5.4) nobody asks.
+        if qd != 1 {
+            return Err(Refusal::Bare(Rcode::FormErr));
+        }
+        let mut reader = Reader { packet, at: HEADER };
+        self.question.read(&mut reader).ok_or(Refusal::Bare(Rcode::FormErr))?;
+        self.fault = read_records(&mut reader, (an + ns, ar), &mut self.edns).err();
+        Ok(())
     }
-    Ok(request)
 }
 
 /// A QUERY (RFC 1035 §4.1.1).
 const OPCODE_QUERY: u8 = 0;
 
-fn count(counts: &[u8; 8], at: usize) -> u32 {
-    let high = counts.get(at).copied().unwrap_or(0);
-    let low = counts.get(at + 1).copied().unwrap_or(0);
-    u32::from(u16::from_be_bytes([high, low]))
-}
-
 /// Passes over the records, which a query has no use for, but for the OPT record.
-fn read_records<'p>(
-    reader: &mut Reader<'p>,
-    before_additional: u32,
-    additional: u32,
-) -> Result<Option<Edns<'p>>, OptFault<'p>> {
-    let malformed = OptFault { edns: None, rcode: Rcode::FormErr };
-    let mut opt: Option<RawOpt<'p>> = None;
+fn read_records(
+    reader: &mut Reader<'_>,
+    (before_additional, additional): (u32, u32),
+    edns: &mut Option<Edns>,
+) -> Result<(), Rcode> {
+    let mut opt: Option<RawOpt<'_>> = None;
     for index in 0..before_additional + additional {
-        let record = Record::read(reader).ok_or(malformed)?;
+        let record = Record::read(reader).ok_or(Rcode::FormErr)?;
         if record.rtype != TYPE_OPT {
             continue;
         }
         // RFC 6891 §6.1.1: an OPT record stands in the additional section, its name is the root,
         // and a message with more than one is malformed.
         if index < before_additional || !record.at_root || opt.is_some() {
-            return Err(malformed);
+            return Err(Rcode::FormErr);
         }
-        opt = Some(RawOpt { payload: record.class, ttl: record.ttl, options: record.data });
+        opt = Some(record.opt);
     }
     if reader.at != reader.packet.len() {
-        return Err(malformed);
+        return Err(Rcode::FormErr);
     }
-    opt.map(|opt| Edns::read(&opt)).transpose()
+    opt.map_or(Ok(()), |opt| edns.insert(Edns::new(&opt)).read(&opt))
 }
 
 /// The OPT pseudo-record (RFC 6891 §6.1.1).
 pub(super) const TYPE_OPT: u16 = 41;
 
-/// An OPT record before its fields are given their meaning.
+/// The parts of an OPT record.
 pub(super) struct RawOpt<'p> {
     pub(super) payload: u16,
-    pub(super) ttl: u32,
+    pub(super) version: u8,
+    pub(super) flags: u8,
     pub(super) options: &'p [u8],
 }
 
 struct Record<'p> {
     at_root: bool,
     rtype: u16,
-    class: u16,
-    ttl: u32,
-    data: &'p [u8],
+    /// What it is if it is an OPT record.
+    opt: RawOpt<'p>,
 }
 
 impl<'p> Record<'p> {
     fn read(reader: &mut Reader<'p>) -> Option<Self> {
         let at_root = reader.skip_name()?;
-        let [t0, t1, c0, c1, ttl @ .., l0, l1]: [u8; 10] = reader.array()?;
-        let [rtype, class, length] = [[t0, t1], [c0, c1], [l0, l1]].map(u16::from_be_bytes);
-        let [a, b, c, d] = ttl;
-        let data = reader.bytes(usize::from(length))?;
-        Some(Self { at_root, rtype, class, ttl: u32::from_be_bytes([a, b, c, d]), data })
+        let [t0, t1, p0, p1, _, version, flags, _, l0, l1] = reader.array()?;
+        let options = reader.bytes(usize::from(u16::from_be_bytes([l0, l1])))?;
+        let opt = RawOpt { payload: u16::from_be_bytes([p0, p1]), version, flags, options };
+        Some(Self { at_root, rtype: u16::from_be_bytes([t0, t1]), opt })
     }
 }
 

@@ -12,12 +12,12 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use super::Rcode;
-use super::client::Client;
+use super::client::{self, Client};
 use super::message::{Message, Section};
 use super::name::{CLASS_IN, LowerName};
 use super::receive::Request;
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::snapshot::{Body, Ready, Selector, Snapshot};
+use crate::snapshot::{Body, Ready, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
 use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone};
@@ -56,7 +56,17 @@ pub(super) struct Place<'s> {
     zone: &'s Zone,
     sought: Seek,
     found: Found<'s>,
-    chosen: Option<(&'s Ready, u8)>,
+    chosen: Option<Chosen<'s>>,
+}
+
+/// A client's answer.
+#[derive(Clone, Copy, Debug)]
+struct Chosen<'s> {
+    ready: &'s Ready,
+    /// Whose place decided.
+    client: IpAddr,
+    /// For how much of the client's subnet it is true (RFC 7871 §7.2.1).
+    scope: u8,
 }
 
 impl<'s> Place<'s> {
@@ -76,6 +86,11 @@ impl<'s> Place<'s> {
         self.found = self.zone.found(self.sought, name);
     }
 
+    /// A hash of the name that was sought.
+    pub(super) fn hash(&self) -> u64 {
+        self.sought.hash()
+    }
+
     /// What tells it from other places while the snapshot lives: where it is in memory. All names
     /// that a wildcard stands for are in one place, and all that do not exist in a zone.
     pub(super) fn subject(&self) -> u64 {
@@ -90,16 +105,19 @@ impl<'s> Place<'s> {
 
     /// Chooses the answer of `client`.
     pub(super) fn choose(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
-        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found
-            && let Some((selector, ecs)) = steered(snapshot, *id, rtype)
-        {
-            self.chosen = selector.select(client.address(ecs));
+        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found {
+            self.chosen = chosen(snapshot, *id, rtype, client);
         }
     }
 }
 
-/// What chooses among a service's answers of a type, and whether client subnets count there.
-fn steered(snapshot: &Snapshot, id: ServiceId, rtype: RecordType) -> Option<(&Selector, bool)> {
+/// The answer of a service for a client; `None`, if it does not answer this type.
+fn chosen<'s>(
+    snapshot: &'s Snapshot,
+    id: ServiceId,
+    rtype: RecordType,
+    client: &Client,
+) -> Option<Chosen<'s>> {
     let service = snapshot.service(id)?;
     let by_type = match rtype {
         RecordType::A => service.selector(Family::V4),
@@ -107,15 +125,17 @@ fn steered(snapshot: &Snapshot, id: ServiceId, rtype: RecordType) -> Option<(&Se
         _ => None,
     };
     let selector = service.selector(Family::Alias).or(by_type)?;
-    Some((selector, snapshot.plan().services.get(id.index())?.ecs))
+    let ecs = snapshot.plan().services.get(id.index())?.ecs;
+    let address = client.address(ecs);
+    let (ready, prefix) = selector.select(address)?;
+    Some(Chosen { ready, client: address, scope: client.scope(ecs, prefix) })
 }
 
 /// Writes the records that answer `request`, whose name is at `place`.
 pub(super) fn resolve(
     (snapshot, now): (&Snapshot, Instant),
-    request: &Request<'_>,
-    client: &Client,
-    place: Option<Place<'_>>,
+    (request, resolver): (&Request<'_>, IpAddr),
+    place: Option<&Place<'_>>,
     message: &mut Message<'_>,
 ) -> Resolved {
     let rtype = RecordType(request.question.rtype);
@@ -123,25 +143,26 @@ pub(super) fn resolve(
     if matches!(rtype, RecordType::AXFR | RecordType::IXFR) {
         return Resolved::only(Rcode::Refused);
     }
-    let Some(mut place) = place else { return Resolved::only(Rcode::Refused) };
+    let Some(place) = place else { return Resolved::only(Rcode::Refused) };
     let mut walk = Walk {
         snapshot,
         now,
         rtype,
-        client,
-        question: request.question.name,
+        request,
+        resolver,
         target: None,
         resolved: Resolved::only(Rcode::NoError),
     };
-    for step in 0..=LONGEST_CHAIN {
-        if let ControlFlow::Break(()) = walk.step(place, step == 0, message) {
+    let mut flow = walk.step(place, true, message);
+    for _ in 0..LONGEST_CHAIN {
+        if flow.is_break() {
             break;
         }
         // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
         let Some(mut next) = Place::seek(snapshot, walk.name()) else { break };
         next.approach();
         next.find(walk.name());
-        place = next;
+        flow = walk.step(&next, false, message);
     }
     walk.resolved
 }
@@ -151,9 +172,8 @@ struct Walk<'w> {
     snapshot: &'w Snapshot,
     now: Instant,
     rtype: RecordType,
-    client: &'w Client,
-    /// The question's name.
-    question: &'w LowerName,
+    request: &'w Request<'w>,
+    resolver: IpAddr,
     /// The CNAME's target that is looked up now, if one was followed.
     target: Option<LowerName>,
     resolved: Resolved,
@@ -162,19 +182,19 @@ struct Walk<'w> {
 impl Walk<'_> {
     /// The name that is looked up now, as it is looked up.
     fn name(&self) -> &[u8] {
-        self.target.as_ref().unwrap_or(self.question).as_wire()
+        self.target.as_ref().unwrap_or(self.request.question.name).as_wire()
     }
 
     /// Looks one name up; goes on if it led to another.
     fn step(
         &mut self,
-        Place { zone, found, chosen, .. }: Place<'_>,
+        Place { zone, found, chosen, .. }: &Place<'_>,
         first: bool,
         message: &mut Message<'_>,
     ) -> ControlFlow<()> {
         match found {
-            Found::Delegation(cut) if !self.is_parent_side(&cut) => {
-                self.refer(zone, &cut, message);
+            Found::Delegation(cut) if !self.is_parent_side(cut) => {
+                self.refer(zone, cut, message);
                 ControlFlow::Break(())
             }
             Found::Delegation(cut) => {
@@ -184,12 +204,12 @@ impl Walk<'_> {
             // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
             Found::Fixed(fixed) => {
                 self.resolved.authoritative |= first;
-                self.at_fixed(zone, &fixed, message);
+                self.at_fixed(zone, fixed, message);
                 ControlFlow::Break(())
             }
             Found::Node(node) => {
                 self.resolved.authoritative |= first;
-                self.at_node(zone, node, chosen, message)
+                self.at_node(zone, node, chosen.as_ref(), message)
             }
             Found::NoName => {
                 self.resolved.authoritative |= first;
@@ -228,7 +248,7 @@ impl Walk<'_> {
         &mut self,
         zone: &Zone,
         node: &Node,
-        chosen: Option<(&Ready, u8)>,
+        chosen: Option<&Chosen<'_>>,
         message: &mut Message<'_>,
     ) -> ControlFlow<()> {
         if node.is_epoch && self.rtype == RecordType::TXT {
@@ -262,22 +282,23 @@ impl Walk<'_> {
     fn at_service(
         &mut self,
         zone: &Zone,
-        (id, chosen): (ServiceId, Option<(&Ready, u8)>),
+        (id, known): (ServiceId, Option<&Chosen<'_>>),
         message: &mut Message<'_>,
     ) -> Option<ControlFlow<()>> {
         self.resolved.service = Some(id);
-        let (selector, ecs) = steered(self.snapshot, id, self.rtype)?;
-        let client = self.client.address(ecs);
+        let Chosen { ready, client, scope } = known.copied().or_else(|| {
+            let client = client::of(self.request, self.resolver);
+            chosen(self.snapshot, id, self.rtype, &client)
+        })?;
         self.resolved.client = Some(client);
-        let (ready, prefix) = chosen.or_else(|| selector.select(client))?;
-        // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
-        self.resolved.scope = self.resolved.scope.max(self.client.scope(ecs, prefix));
+        // Along a chain the longest scope is true for every step.
+        self.resolved.scope = self.resolved.scope.max(scope);
         // The snapshot after this one may be late; a lease that is over is over.
         if ready.choice.until.is_some_and(|until| self.now >= until) {
             self.deny(zone, Some(ready.choice.ttl), message);
             return Some(ControlFlow::Break(()));
         }
-        self.resolved.region = ready.choice.regions.first().copied();
+        self.resolved.region = ready.first;
         self.resolved.named = Some((ready.regions, ready.choice.ttl));
         match &ready.body {
             Body::Addresses(addresses) => self.give(addresses, message),
@@ -334,7 +355,8 @@ impl Walk<'_> {
     /// its MINIMUM (RFC 2308 §3), and of `at_most`.
     fn deny(&self, zone: &Zone, at_most: Option<Ttl>, message: &mut Message<'_>) {
         let ttl = zone.negative_ttl().min(at_most.unwrap_or(Ttl::MAX)).as_secs();
-        let below = self.question.as_wire().len().checked_sub(zone.origin_wire().len());
+        let below =
+            self.request.question.name.as_wire().len().checked_sub(zone.origin_wire().len());
         let written = match below.filter(|_| self.target.is_none()) {
             Some(origin) => message.denial(zone.denial(), origin, ttl),
             None => message.set(Section::Authority, zone.origin_wire(), zone.soa(), ttl),

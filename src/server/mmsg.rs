@@ -23,21 +23,19 @@ const LONGEST: usize = 2048;
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Packets, and room for their answers.
+/// Packets, and in their places their answers.
 pub(super) struct Batch {
     packets: Vec<Packet>,
-    replies: Vec<Vec<u8>>,
     /// Used for one call after the other, so that it stays in the nearest cache.
     headers: Box<Headers>,
 }
 
 struct Packet {
-    length: usize,
+    message: Vec<u8>,
     peer: libc::sockaddr_storage,
     peer_length: libc::socklen_t,
     control: Control,
     control_length: usize,
-    bytes: [u8; LONGEST],
 }
 
 /// What the kernel is handed. Each call writes all that it uses: pointers are of no use after it.
@@ -50,17 +48,15 @@ impl Batch {
     /// An empty one.
     pub(super) fn new() -> Self {
         let empty = || Packet {
-            length: 0,
+            message: Vec::with_capacity(LONGEST),
             // SAFETY: all-zero is a valid address storage, of no family.
             peer: unsafe { zeroed() },
             peer_length: 0,
             control: Control([0; 64]),
             control_length: 0,
-            bytes: [0; LONGEST],
         };
         Self {
             packets: (0..BATCH).map(|_| empty()).collect(),
-            replies: (0..BATCH).map(|_| Vec::with_capacity(LONGEST)).collect(),
             // SAFETY: all-zero is valid: no buffers, no addresses.
             headers: Box::new(unsafe { zeroed() }),
         }
@@ -75,7 +71,9 @@ impl Batch {
         for ((packet, header), buffer) in
             self.packets.iter_mut().zip(&mut *messages).zip(&mut *buffers)
         {
-            buffer.iov_base = packet.bytes.as_mut_ptr().cast();
+            packet.message.clear();
+            packet.message.reserve(LONGEST);
+            buffer.iov_base = packet.message.as_mut_ptr().cast();
             buffer.iov_len = LONGEST;
             let message = &mut header.msg_hdr;
             message.msg_name = (&raw mut packet.peer).cast();
@@ -98,37 +96,39 @@ impl Batch {
         };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         for (packet, header) in self.packets.iter_mut().zip(messages).take(count) {
-            packet.length = header.msg_len as usize;
+            // SAFETY: so many octets were written, at most as many as there was room for.
+            unsafe { packet.message.set_len((header.msg_len as usize).min(LONGEST)) };
             packet.peer_length = header.msg_hdr.msg_namelen;
             packet.control_length = header.msg_hdr.msg_controllen;
         }
         Ok(count)
     }
 
-    /// The first `count` packets, each with its sender and with room for its answer. What is left
+    /// The first `count` packets, each with its sender: an answer takes its place. What is left
     /// empty is not sent.
     pub(super) fn packets(
         &mut self,
         count: usize,
-    ) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)> {
-        self.packets.iter().zip(&mut self.replies).take(count).filter_map(|(packet, reply)| {
-            reply.clear();
-            let bytes = packet.bytes.get(..packet.length).unwrap_or(&[]);
-            Some((bytes, address(&packet.peer)?, reply))
+    ) -> impl Iterator<Item = (SocketAddr, &mut Vec<u8>)> {
+        self.packets.iter_mut().take(count).filter_map(|Packet { peer, message, .. }| {
+            let address = address(peer);
+            if address.is_none() {
+                message.clear();
+            }
+            Some((address?, message))
         })
     }
 
     /// Sends the answers of the first `count` packets, each from the address that was asked: how
     /// many could not be sent.
     pub(super) fn send(&mut self, socket: &UdpSocket, count: usize) -> usize {
-        let answered = self.packets.iter_mut().zip(&mut self.replies).take(count);
+        let answered = self.packets.iter_mut().take(count);
+        let answered = answered.filter(|packet| !packet.message.is_empty());
         let Headers { messages: headers, buffers } = &mut *self.headers;
         let mut filled = 0;
-        for (((packet, reply), header), buffer) in
-            answered.filter(|(_, reply)| !reply.is_empty()).zip(&mut *headers).zip(buffers)
-        {
-            buffer.iov_base = reply.as_mut_ptr().cast();
-            buffer.iov_len = reply.len();
+        for ((packet, header), buffer) in answered.zip(&mut *headers).zip(buffers) {
+            buffer.iov_base = packet.message.as_mut_ptr().cast();
+            buffer.iov_len = packet.message.len();
             let message = &mut header.msg_hdr;
             message.msg_name = (&raw mut packet.peer).cast();
             message.msg_namelen = packet.peer_length;

@@ -269,7 +269,7 @@ pub(super) fn shares(
     let Some(selector) = snapshot.service(id).and_then(|of| of.selector(family)) else {
         return shares;
     };
-    let first = |ready: &Ready| ready.choice.regions.first().copied();
+    let first = |ready: &Ready| ready.first;
     if clients.is_empty() {
         for (ready, share) in selector.answers() {
             *shares.entry(first(ready)).or_default() += share;

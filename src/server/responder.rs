@@ -1,6 +1,7 @@
 //! Between a socket and `query::answer`: the newest snapshot, the counters, and the last resort.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -71,46 +72,47 @@ impl Responder {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
         let outcome = guarded(|| answer(&snapshot, packet, peer, now, out));
-        self.account((&snapshot, now), outcome, packet, out);
+        self.account((&snapshot, now), outcome, out);
     }
 
-    /// The same for a batch of datagrams: all go through one stage after the other.
+    /// The same for a batch of datagrams, each in the place of its answer: all go through one stage
+    /// after the other.
     pub(super) fn respond_all<'b>(
         &mut self,
         now: Instant,
         rooms: &mut Rooms,
-        packets: impl Iterator<Item = (&'b [u8], SocketAddr, &'b mut Vec<u8>)>,
+        packets: impl Iterator<Item = (SocketAddr, &'b mut Vec<u8>)>,
     ) {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
         let mut rows = [const { None }; BATCH];
-        for ((row, room), (packet, address, out)) in rows.iter_mut().zip(rooms).zip(packets) {
+        for ((row, room), (address, message)) in rows.iter_mut().zip(rooms).zip(packets) {
             let peer = Peer { address, transport: Transport::Udp };
-            *row = Some(Row { packet, peer, room: Some(room), out, query: None, outcome: None });
+            *row = Some(Row::new(peer, room, message));
         }
-        through(&mut rows, Row::read);
-        through(&mut rows, |row| row.stage(|query| query.seek(&snapshot)));
-        through(&mut rows, |row| row.stage(Query::approach));
-        through(&mut rows, |row| row.stage(Query::find));
-        through(&mut rows, |row| row.stage(|query| query.choose(&snapshot)));
+        through(&mut rows, |row| row.query.read(row.message));
+        through(&mut rows, |row| row.query.seek(&snapshot));
+        through(&mut rows, |row| row.query.approach());
+        through(&mut rows, |row| row.query.find());
+        through(&mut rows, |row| row.query.choose(&snapshot));
         through(&mut rows, |row| row.answer(&snapshot, now));
-        for Row { packet, out, query, outcome, .. } in rows.iter_mut().flatten() {
-            if let (Some(query), Some(Outcome::Answered(summary))) = (query, &*outcome)
-                && self.is_limited((&snapshot, now), query, *summary, out)
+        for Row { message, query, outcome, .. } in rows.iter_mut().flatten() {
+            if let Some(Outcome::Answered(summary)) = &*outcome
+                && self.is_limited((&snapshot, now), query, summary, message)
             {
                 continue;
             }
-            self.account((&snapshot, now), *outcome, packet, out);
+            self.account((&snapshot, now), *outcome, message);
         }
     }
 
-    /// Is a datagram's answer beyond a limit? Then there is something else in `out`, or nothing.
+    /// Is a datagram's answer beyond a limit? Then there is something else in `message`, or nothing.
     fn is_limited(
         &mut self,
         (snapshot, now): (&Snapshot, Instant),
         query: &Query<'_>,
-        summary: Summary,
-        out: &mut Vec<u8>,
+        summary: &Summary,
+        message: &mut Vec<u8>,
     ) -> bool {
         let limit = snapshot.plan().protection.rate_limit.as_ref();
         let Some(limit) = limit.filter(|_| !summary.proven) else { return false };
@@ -119,9 +121,9 @@ impl Responder {
         match verdict {
             Verdict::Answer => return false,
             Verdict::AskAgain => {
-                guarded(|| query.ask_again(snapshot, now, out));
+                guarded(|| query.ask_again(snapshot, now, message));
             }
-            Verdict::Silence => out.clear(),
+            Verdict::Silence => message.clear(),
         }
         self.beyond += 1;
         *self.tally.limited.entry(verdict).or_default() += 1;
@@ -143,8 +145,7 @@ impl Responder {
         &mut self,
         (snapshot, now): (&Snapshot, Instant),
         outcome: Option<Outcome>,
-        packet: &[u8],
-        out: &mut Vec<u8>,
+        message: &mut Vec<u8>,
     ) {
         match outcome {
             Some(Outcome::Answered(summary)) => {
@@ -159,7 +160,7 @@ impl Responder {
                 self.tally.count(Summary { named, ..summary });
             }
             Some(Outcome::Silent(reason)) => *self.tally.silences.entry(reason).or_default() += 1,
-            None => serv_fail(packet, out),
+            None => serv_fail(message),
         }
     }
 
@@ -180,45 +181,37 @@ impl Drop for Responder {
 
 /// A datagram of a batch, and how far it is.
 struct Row<'b> {
-    packet: &'b [u8],
-    peer: Peer,
-    /// For its name, until it is read.
-    room: Option<&'b mut LowerName>,
-    out: &'b mut Vec<u8>,
-    query: Option<Query<'b>>,
+    query: Query<'b>,
+    /// The datagram, and then its answer.
+    message: &'b mut Vec<u8>,
     outcome: Option<Outcome>,
+    /// Whether something went wrong with it that should not.
+    is_lost: bool,
 }
 
 impl<'b> Row<'b> {
-    fn read(&mut self) {
-        let (packet, peer) = (self.packet, self.peer);
-        self.query = self.room.take().map(|room| Query::read(packet, peer, room));
-    }
-
-    fn stage(&mut self, stage: impl FnOnce(&mut Query<'b>)) {
-        if let Some(query) = &mut self.query {
-            stage(query);
-        }
+    fn new(peer: Peer, room: &'b mut LowerName, message: &'b mut Vec<u8>) -> Self {
+        Self { query: Query::new(peer, room), message, outcome: None, is_lost: false }
     }
 
     fn answer(&mut self, snapshot: &Snapshot, now: Instant) {
-        self.outcome = self.query.as_ref().map(|query| query.answer(snapshot, now, self.out));
+        self.outcome = Some(self.query.answer(snapshot, now, self.message));
     }
 }
 
-/// Takes all of a batch through a stage. One with which something goes wrong that should not is
-/// left without a query, and the others go on.
+/// Takes all of a batch through a stage. One with which something goes wrong that should not stays
+/// behind, and the others go on.
 fn through<'b>(rows: &mut [Option<Row<'b>>], mut stage: impl FnMut(&mut Row<'b>)) {
     let mut next = 0;
     loop {
         let all = guarded(|| {
             for row in rows.iter_mut().skip(next) {
                 next += 1;
-                row.iter_mut().for_each(&mut stage);
+                row.iter_mut().filter(|row| !row.is_lost).for_each(&mut stage);
             }
         });
         match rows.get_mut(next.saturating_sub(1)) {
-            Some(Some(culprit)) if all.is_none() => culprit.query = None,
+            Some(Some(culprit)) if all.is_none() => culprit.is_lost = true,
             _ => return,
         }
     }
@@ -234,15 +227,15 @@ fn guarded<T>(stage: impl FnOnce() -> T) -> Option<T> {
     done
 }
 
-/// A header that says SERVFAIL, for a packet of which no more is known.
-fn serv_fail(packet: &[u8], out: &mut Vec<u8>) {
-    out.clear();
-    if let [id0, id1, flags, ..] = packet {
-        let rcode = Rcode::ServFail as u16;
+/// A header that says SERVFAIL, in the place of a packet of which no more is known.
+fn serv_fail(message: &mut Vec<u8>) {
+    let head = message.first_chunk().map(|[id0, id1, flags]| {
+        let [_, rcode] = (Rcode::ServFail as u16).to_be_bytes();
         // QR, and the opcode and RD of the query (RFC 1035 §4.1.1).
-        out.extend_from_slice(&[*id0, *id1, 0x80 | flags & 0x79, rcode.to_be_bytes()[1]]);
-        out.extend_from_slice(&[0; 8]);
-    }
+        [*id0, *id1, 0x80 | flags & 0x79, rcode, 0, 0, 0, 0, 0, 0, 0, 0]
+    });
+    message.clear();
+    head.iter().for_each(|head| message.extend_from_slice(head));
 }
 
 /// Counts, kept by one thread until they are worth a shared write. Their keys are not for strangers
@@ -257,7 +250,7 @@ struct Tally {
 }
 
 /// What is counted apart.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Counted {
     rcode: Rcode,
     service: Option<ServiceId>,
@@ -265,6 +258,21 @@ struct Counted {
     truncated: bool,
     /// The regions that it named, and for how long that may be remembered.
     named: Option<(RegionSet, Ttl)>,
+}
+
+/// In few words: it is hashed for each answer.
+impl Hash for Counted {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { rcode, service, region, truncated, named } = *self;
+        let service = service.map_or(0, |id| id.index() + 1);
+        let region = region.map_or(0, |id| id.index() + 1);
+        let ttl = named.map_or(0, |(_, ttl)| ttl.as_secs());
+        state.write_usize(
+            service << 16 | region << 8 | rcode as usize | usize::from(truncated) << 7,
+        );
+        state.write_u32(ttl);
+        named.map_or(RegionSet::EMPTY, |(regions, _)| regions).hash(state);
+    }
 }
 
 /// How often it was since that was last told, and whom to tell.
@@ -332,20 +340,19 @@ mod tests {
 
     #[test]
     fn a_bug_costs_its_sender_an_answer_and_nobody_else_anything() {
-        let packet = *b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\0\0\x01\0\x01";
+        let packet = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\0\0\x01\0\x01";
         let peer = Peer { address: ([192, 0, 2, 1], 53).into(), transport: Transport::Udp };
-        let (mut rooms, mut outs) = ([LowerName::default(); 4], [const { Vec::new() }; 4]);
-        let row = |(room, out)| {
-            Some(Row { packet: &packet, peer, room: Some(room), out, query: None, outcome: None })
-        };
-        let mut rows: Vec<Option<Row<'_>>> = rooms.iter_mut().zip(&mut outs).map(row).collect();
-        through(&mut rows, Row::read);
+        let (mut rooms, mut messages) =
+            ([LowerName::default(); 4], [0; 4].map(|_| packet.to_vec()));
+        let row = |(room, message)| Some(Row::new(peer, room, message));
+        let mut rows: Vec<Option<Row<'_>>> = rooms.iter_mut().zip(&mut messages).map(row).collect();
+        through(&mut rows, |row| row.query.read(row.message));
         let mut count = 0;
         through(&mut rows, |_| {
             count += 1;
             assert!(count % 2 == 1, "a bug");
         });
-        let is_left = |row: &Option<Row<'_>>| row.as_ref().unwrap().query.is_some();
+        let is_left = |row: &Option<Row<'_>>| !row.as_ref().unwrap().is_lost;
         let left: Vec<bool> = rows.iter().map(is_left).collect();
         assert_eq!((count, left), (4, vec![true, false, true, false]));
     }

@@ -31,9 +31,9 @@ pub(super) trait Datagrams {
     /// The system's, also when none came.
     fn receive(&mut self) -> io::Result<usize>;
 
-    /// The first `count`, each with its sender and with room for its answer. What is left empty is
-    /// not sent.
-    fn packets(&mut self, count: usize) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)>;
+    /// The first `count`, each with its sender: an answer takes its place. What is left empty is not
+    /// sent.
+    fn packets(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, &mut Vec<u8>)>;
 
     /// Sends their answers: how many could not be sent.
     fn send(&mut self, count: usize) -> usize;
@@ -53,7 +53,7 @@ impl Datagrams for Socket {
         self.batch.receive(&self.socket)
     }
 
-    fn packets(&mut self, count: usize) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)> {
+    fn packets(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, &mut Vec<u8>)> {
         self.batch.packets(count)
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::ids::RegionSet;
+use crate::ids::{RegionId, RegionSet};
 use crate::steer::{Address, Basis, Choice, Family};
 use crate::time::Ttl;
 use crate::zone::{Made, Rdata, RecordType};
@@ -12,7 +12,9 @@ use crate::zone::{Made, Rdata, RecordType};
 pub struct Ready {
     /// What was chosen, and why.
     pub choice: Choice,
-    /// The regions that it names.
+    /// The best of the regions that it names, if it names any.
+    pub first: Option<RegionId>,
+    /// All of them.
     pub regions: RegionSet,
     /// What is sent.
     pub body: Body,
@@ -53,7 +55,7 @@ impl Ready {
             (_, None) => Body::Addresses(made(&ips, family, choice.ttl)),
         };
         let regions = choice.regions.iter().fold(RegionSet::EMPTY, |set, region| set.with(*region));
-        Self { choice, regions, body }
+        Self { first: choice.regions.first().copied(), choice, regions, body }
     }
 }
 

@@ -64,6 +64,13 @@ pub enum Records<'z> {
 #[derive(Clone, Copy, Debug)]
 pub struct Seek(Sought);
 
+impl Seek {
+    /// A hash of the name that is looked up: in all zones, as long as this process lives.
+    pub fn hash(&self) -> u64 {
+        self.0.hash
+    }
+}
+
 /// Where another zone begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut<'z> {
@@ -234,19 +241,32 @@ impl Zone {
 #[derive(Debug, Default)]
 pub struct Zones {
     by_origin: HashMap<Box<[u8]>, Zone, RandomState>,
+    /// By bit: whether some zone's name has so many octets.
+    lengths: [u64; 4],
 }
 
 impl Zones {
     /// Zones with different origins.
     pub fn new(zones: impl IntoIterator<Item = Zone>) -> Self {
-        let by_origin = zones.into_iter().map(|zone| (zone.origin.to_lower(), zone)).collect();
-        Self { by_origin }
+        let by_origin: HashMap<Box<[u8]>, Zone, _> =
+            zones.into_iter().map(|zone| (zone.origin.to_lower(), zone)).collect();
+        let mut lengths = [0; 4];
+        for origin in by_origin.keys() {
+            if let Some(word) = lengths.get_mut(origin.len() / 64) {
+                *word |= 1 << (origin.len() % 64);
+            }
+        }
+        Self { by_origin, lengths }
     }
 
     /// The zone that `name` is in: of those at or above it the closest. `name` is in lower case
     /// and wire format.
     pub fn find(&self, name: &[u8]) -> Option<&Zone> {
-        offsets(name).find_map(|at| self.by_origin.get(name.get(at..)?))
+        let has = |length: usize| {
+            self.lengths.get(length / 64).is_some_and(|word| word >> (length % 64) & 1 == 1)
+        };
+        let candidates = offsets(name).filter(|at| has(name.len() - at));
+        candidates.filter_map(|at| name.get(at..)).find_map(|name| self.by_origin.get(name))
     }
 
     /// The zones, in no order.

@@ -5,7 +5,8 @@
 //! processor waits for several at the same time. What most names have is in one place with the
 //! name itself, as it stands in an answer.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher as _};
+use std::sync::LazyLock;
 
 use foldhash::fast::RandomState;
 
@@ -25,14 +26,16 @@ pub(super) struct Nodes {
     entries: Box<[u8]>,
     /// Those at which not all is fixed.
     nodes: Box<[Node]>,
-    /// Strangers choose what is looked up.
     seed: RandomState,
 }
+
+/// Strangers choose what is looked up: no other process hashes as this one does.
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 /// A name's hash, and what is in the first slot for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sought {
-    hash: u64,
+    pub(super) hash: u64,
     slot: u64,
 }
 
@@ -98,9 +101,9 @@ impl Nodes {
     /// format.
     pub(super) fn new(count: usize, rows: impl Iterator<Item = (Box<[u8]>, Node)>) -> Self {
         let mut slots: Box<[u64]> = vec![0; (count * 2).next_power_of_two()].into();
-        let (mut entries, mut nodes, seed) = (Vec::new(), Vec::new(), RandomState::default());
+        let (mut entries, mut nodes, seed) = (Vec::new(), Vec::new(), SEED.clone());
         for (name, node) in rows.take(count) {
-            let hash = seed.hash_one(&*name);
+            let hash = hash(&seed, &name);
             let mut at = hash;
             while slots.get(place(at, &slots)).is_some_and(|slot| *slot != 0) {
                 at = at.wrapping_add(1);
@@ -121,7 +124,7 @@ impl Nodes {
 
     /// The first step to the node of `name`, which waits for nothing.
     pub(super) fn seek(&self, name: &[u8]) -> Sought {
-        Sought { hash: self.seed.hash_one(name), slot: 0 }
+        Sought { hash: hash(&self.seed, name), slot: 0 }
     }
 
     /// The second step, to be taken once.
@@ -175,6 +178,12 @@ impl Nodes {
     fn slot(&self, at: u64) -> u64 {
         self.slots.get(place(at, &self.slots)).copied().unwrap_or(0)
     }
+}
+
+fn hash(seed: &RandomState, name: &[u8]) -> u64 {
+    let mut hasher = seed.build_hasher();
+    hasher.write(name);
+    hasher.finish()
 }
 
 /// Writes an entry behind the others, if all that is there is fixed.

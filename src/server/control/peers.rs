@@ -194,7 +194,7 @@ impl Digest {
             for (ready, share) in service.selector(family).iter().flat_map(|of| of.answers()) {
                 let addresses = ready.choice.addresses.iter().map(ToString::to_string);
                 text.extend(addresses.chain([format!(" {share:.6};")]));
-                let first = ready.choice.regions.first().and_then(|of| region(*of));
+                let first = ready.first.and_then(region);
                 let name = first.map_or(String::new(), |region| region.name.clone());
                 if family == Family::V4 {
                     *shares.entry(name).or_insert(0.0) += share;

@@ -475,7 +475,7 @@ fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
 fn by_answer(snapshot: &Snapshot, rtype: &'static str, selector: &Selector) -> Vec<Served> {
     let served = selector.answers().map(|(ready, share)| Served {
         rtype,
-        region: ready.choice.regions.first().map(|region| region_name(snapshot.plan(), *region)),
+        region: ready.first.map(|region| region_name(snapshot.plan(), region)),
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),
         basis: ready.choice.basis.to_string(),

@@ -86,7 +86,7 @@ impl Drop for Memory {
 /// The socket of a queue.
 pub(super) struct Queue {
     received: Vec<(Frame, Option<Datagram>)>,
-    replies: Vec<Vec<u8>>,
+    messages: Vec<Vec<u8>>,
     outgoing: Vec<Descriptor>,
     /// Frames that are nobody's at the moment, by their addresses.
     free: Vec<u64>,
@@ -110,7 +110,7 @@ impl Queue {
         let socket = unsafe { Socket::open((interface, queue), memory.octets(), frame, RING) }?;
         let mut queue = Self {
             received: Vec::with_capacity(BATCH),
-            replies: (0..BATCH).map(|_| Vec::with_capacity(SIZE)).collect(),
+            messages: (0..BATCH).map(|_| Vec::with_capacity(SIZE)).collect(),
             outgoing: Vec::with_capacity(BATCH),
             free: (0..FRAMES).map(|row| (row * SIZE) as u64).collect(),
             counted,
@@ -176,30 +176,28 @@ impl Datagrams for Queue {
         Ok(self.received.len())
     }
 
-    fn packets(
-        &mut self,
-        _count: usize,
-    ) -> impl Iterator<Item = (&[u8], SocketAddr, &mut Vec<u8>)> {
-        let Self { received, replies, memory, .. } = self;
-        received.iter().zip(replies).filter_map(|((frame, datagram), reply)| {
-            reply.clear();
+    fn packets(&mut self, _count: usize) -> impl Iterator<Item = (SocketAddr, &mut Vec<u8>)> {
+        let Self { received, messages, memory, .. } = self;
+        received.iter().zip(messages).filter_map(|((frame, datagram), message)| {
+            message.clear();
             let Datagram { peer, content } = datagram.as_ref()?;
-            Some((memory.read(frame).get(content.clone())?, *peer, reply))
+            message.extend_from_slice(memory.read(frame).get(content.clone())?);
+            Some((*peer, message))
         })
     }
 
     fn send(&mut self, _count: usize) -> usize {
-        let Self { received, replies, memory, free, outgoing, .. } = self;
+        let Self { received, messages, memory, free, outgoing, .. } = self;
         let mut failed = 0;
-        for ((mut frame, datagram), reply) in received.drain(..).zip(replies) {
+        for ((mut frame, datagram), message) in received.drain(..).zip(messages) {
             let begin = datagram.map(|datagram| datagram.content.start);
-            let begin = begin.filter(|_| !reply.is_empty());
+            let begin = begin.filter(|_| !message.is_empty());
             let Some(begin) = begin else {
                 free.push(beginning(frame.begin as u64));
                 continue;
             };
-            let octets = memory.write(&mut frame, begin + reply.len());
-            let turned = octets.and_then(|octets| frame::turn(octets, reply));
+            let octets = memory.write(&mut frame, begin + message.len());
+            let turned = octets.and_then(|octets| frame::turn(octets, message));
             let (addr, len) = (frame.begin as u64, u32::try_from(frame.length).unwrap_or(0));
             if turned.is_some() {
                 outgoing.push(Descriptor { addr, len, options: 0 });
