@@ -25,6 +25,12 @@ pub(crate) enum Workload {
     Past,
     /// Random names of so many with fixed addresses; every fifth does not exist.
     Static(u32),
+    /// The same, of which all exist.
+    Hits(u32),
+    /// The same, of which none does.
+    Misses(u32),
+    /// Names that are in no zone of the server.
+    Elsewhere,
     /// By halves: random names of so many with fixed addresses, and random names of so many
     /// services, for a random public /24.
     Mixed(u32, u32),
@@ -38,6 +44,9 @@ impl Workload {
             Self::NoSubnets => "a steered name, no client subnets".to_owned(),
             Self::Past => "a steered name, random client subnets, AF_XDP".to_owned(),
             Self::Static(names) => format!("{names} fixed names, 20 % NXDOMAIN"),
+            Self::Hits(names) => format!("{names} fixed names"),
+            Self::Misses(_) => "names that do not exist".to_owned(),
+            Self::Elsewhere => "names of others".to_owned(),
             Self::Mixed(names, services) => format!("{names} fixed names, {services} services"),
         }
     }
@@ -85,6 +94,9 @@ fn query(workload: Workload, stream: &mut Stream) -> Vec<u8> {
             let kind = if stream.below(5) == 0 { 'x' } else { 'h' };
             format!("{kind}{:06}.{ZONE}.", stream.below(names.into()))
         }
+        Workload::Hits(names) => format!("h{:06}.{ZONE}.", stream.below(names.into())),
+        Workload::Misses(names) => format!("x{:06}.{ZONE}.", stream.below(names.into())),
+        Workload::Elsewhere => format!("h{:06}.elsewhere.test.", stream.below(1 << 16)),
         Workload::Mixed(names, _) if stream.below(2) == 0 => {
             format!("h{:06}.{ZONE}.", stream.below(names.into()))
         }

@@ -52,9 +52,7 @@ impl Kind {
                 Self::PowerDns,
             ],
             Workload::Past => &[Self::Echo, Self::Meridian, Self::MeridianXdp, Self::KnotXdp],
-            Workload::Static(_) | Workload::Mixed(..) => {
-                &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind]
-            }
+            _ => &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind],
         }
     }
 

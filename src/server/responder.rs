@@ -106,7 +106,7 @@ impl Responder {
         }
     }
 
-    /// Is a datagram's answer beyond a limit? Then there is something else in `message`, or nothing.
+    /// Is an answer beyond a limit? Then there is something else in `message`, or nothing.
     fn is_limited(
         &mut self,
         (snapshot, now): (&Snapshot, Instant),
