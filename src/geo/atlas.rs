@@ -9,7 +9,8 @@ use super::codes::{Continent, Country, Subdivision};
 use super::coordinates::Coordinates;
 use super::database::Database;
 use super::geofeed::Geofeed;
-use super::networks::{Key, Span, Steps, key_v6, widest};
+use super::networks::{Bounds, Key, Span, Steps, both, key_v6, widest};
+use super::packed::{Packed, Packing};
 use super::special::{ISLANDS, Located, PRIVATE, located};
 
 /// What is known of a place.
@@ -75,8 +76,8 @@ pub struct Atlas {
 /// One family's networks, by row of [`Atlas::entries`] and by autonomous system (0: not known).
 #[derive(Debug)]
 pub(super) struct Layers<K> {
-    pub(super) places: Steps<K, u32>,
-    pub(super) asns: Steps<K, u32>,
+    pub(super) places: Packed<K>,
+    pub(super) asns: Packed<K>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -148,7 +149,7 @@ impl Atlas {
 
     /// Into how many networks the address space falls: IPv4, IPv6.
     pub fn networks(&self) -> (usize, usize) {
-        (self.v4.places.starts.len(), self.v6.places.starts.len())
+        (self.v4.places.len(), self.v6.places.len())
     }
 
     /// What is known of the place in this row, whoever is there.
@@ -166,29 +167,29 @@ impl Atlas {
 impl<K: Key> Layers<K> {
     /// The place of `key`, and the length of the widest network around it that is all there.
     fn find(&self, key: K) -> (u32, u8) {
-        let row = self.places.row(key);
-        let (first, behind) = self.places.bounds(row);
-        (self.places.values.get(row).copied().unwrap_or(UNLOCATED), widest(key, first, behind))
+        let (row, (first, behind)) = self.places.find(key).unwrap_or((UNLOCATED, (None, None)));
+        (row, widest(key, first, behind))
     }
 }
 
 /// What `read` finds in each database, the later over the earlier where it is not 0.
 fn layered(
     databases: &[Database],
-    mut read: impl FnMut(&Database) -> (Steps<u32, u32>, Steps<u64, u32>),
-) -> (Steps<u32, u32>, Steps<u64, u32>) {
-    let over = |below: u32, above: u32| if above == 0 { below } else { above };
-    databases.iter().map(&mut read).fold((Steps::all(0), Steps::all(0)), |(v4, v6), (a, b)| {
-        (v4.with(&a, over), v6.with(&b, over))
-    })
+    read: impl FnMut(&Database) -> (Packed<u32>, Packed<u64>),
+) -> (Packed<u32>, Packed<u64>) {
+    let over = |(v4, v6), (a, b)| (laid(&v4, &a), laid(&v6, &b));
+    let nowhere = || (Packing::all(0).finish(), Packing::all(0).finish());
+    databases.iter().map(read).reduce(over).unwrap_or_else(nowhere)
+}
+
+/// One above the other, where it is not 0.
+fn laid<K: Key>(below: &Packed<K>, above: &Packed<K>) -> Packed<K> {
+    let over = |(start, below, above)| (start, if above == 0 { below } else { above });
+    both(below.iter(), above.iter()).map(over).collect()
 }
 
 /// Lays networks over what is there.
-fn paint(
-    v4: &mut Steps<u32, u32>,
-    v6: &mut Steps<u64, u32>,
-    networks: impl Iterator<Item = (IpNet, u32)>,
-) {
+fn paint(v4: &mut Packed<u32>, v6: &mut Packed<u64>, networks: impl Iterator<Item = (IpNet, u32)>) {
     let (mut spans4, mut spans6) = (Vec::new(), Vec::new());
     for (network, row) in networks {
         match Span::of(network) {
@@ -196,9 +197,14 @@ fn paint(
             Span::V6(first, last) => spans6.push((first, last, Some(row))),
         }
     }
-    let over = |below: u32, above: Option<u32>| above.unwrap_or(below);
-    *v4 = v4.with(&Steps::of_networks(spans4, None), over);
-    *v6 = v6.with(&Steps::of_networks(spans6, None), over);
+    *v4 = painted(v4, spans4);
+    *v6 = painted(v6, spans6);
+}
+
+fn painted<K: Key>(below: &Packed<K>, spans: Vec<(K, K, Option<u32>)>) -> Packed<K> {
+    let spans = Steps::of_networks(spans, None);
+    let over = |(start, below, above): (K, u32, Option<u32>)| (start, above.unwrap_or(below));
+    both(below.iter(), spans.iter()).map(over).collect()
 }
 
 /// Distinct places, each in one row.
@@ -253,10 +259,7 @@ impl Entries {
 
 /// What lies outside the step of `key` in IPv6: also where addresses begin that hold an IPv4
 /// address, and are located by that.
-pub(super) fn without_islands(
-    key: u64,
-    (mut first, mut behind): (Option<u64>, Option<u64>),
-) -> (Option<u64>, Option<u64>) {
+pub(super) fn without_islands(key: u64, (mut first, mut behind): Bounds<u64>) -> Bounds<u64> {
     for (start, end) in ISLANDS {
         if end < key {
             first = Some(first.map_or(end + 1, |first| first.max(end + 1)));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::atlas::{Atlas, Layers, Location, without_islands};
 use super::flat::Flat;
-use super::networks::{Key, Span, Steps, key_v6, widest};
+use super::networks::{Key, Span, Steps, both, key_v6, widest};
 use super::ranking::{Preferences, Ranking, Rule, Site, rank, rank_by};
 use super::special::{Located, located};
 use crate::ids::RegionId;
@@ -98,9 +98,10 @@ fn laid<K: Key>(
     value: impl Fn(NetworkRule, u32) -> u16,
 ) -> Steps<K, u16> {
     if let [rule] = *rules.values {
-        return layers.places.map(|place| value(rule, place));
+        return layers.places.iter().map(|(start, place)| (start, value(rule, place))).collect();
     }
-    rules.with(&layers.places, value)
+    let both = both(rules.iter(), layers.places.iter());
+    both.map(|(start, rule, place)| (start, value(rule, place))).collect()
 }
 
 impl NetworkMap {
@@ -179,14 +180,20 @@ impl<'a> Classes<'a> {
         prefixes: &Steps<K, Option<u32>>,
     ) -> Steps<K, NetworkRule> {
         let asns = &self.preferences.asns;
-        let by_asn = layers.asns.map(|asn| asns.contains_key(&asn).then_some(asn));
-        let rules = prefixes.with(&by_asn, |prefix, asn| match (prefix, asn) {
+        let by_asn = layers.asns.iter();
+        let by_asn = by_asn.map(|(start, asn)| (start, asns.contains_key(&asn).then_some(asn)));
+        let rule = |prefix: Option<u32>, asn: Option<u32>| match (prefix, asn) {
             (Some(row), _) => NetworkRule::Prefix(row),
             (None, Some(asn)) => NetworkRule::Asn(asn),
             (None, None) => NetworkRule::None,
-        });
+        };
+        let rules = both(prefixes.iter(), by_asn);
+        let rules = rules.map(|(start, prefix, asn)| (start, rule(prefix, asn)));
+        let rules: Steps<K, NetworkRule> = rules.collect();
         if *rules.values != [NetworkRule::None] {
-            rules.with(&layers.places, |rule, place| self.class(rule, place));
+            for (_, rule, place) in both(rules.iter(), layers.places.iter()) {
+                self.class(rule, place);
+            }
         }
         rules
     }

@@ -20,7 +20,8 @@ use serde_json::Value;
 use super::atlas::Place;
 use super::codes::{Country, Subdivision};
 use super::coordinates::Coordinates;
-use super::networks::{Key, Steps, key_v6};
+use super::networks::{Key, key_v6};
+use super::packed::{Packed, Packing};
 
 /// A database, verified.
 #[derive(Debug)]
@@ -163,17 +164,17 @@ impl Database {
     pub(super) fn places(
         &self,
         mut row_of: impl FnMut(Place) -> u32,
-    ) -> (Steps<u32, u32>, Steps<u64, u32>) {
+    ) -> (Packed<u32>, Packed<u64>) {
         self.steps(|record| row_of(record.place))
     }
 
     /// Each network's autonomous system; 0 where none is known.
-    pub(super) fn asns(&self) -> (Steps<u32, u32>, Steps<u64, u32>) {
+    pub(super) fn asns(&self) -> (Packed<u32>, Packed<u64>) {
         self.steps(|record| record.asn.unwrap_or(0))
     }
 
-    fn steps(&self, mut value_of: impl FnMut(Record) -> u32) -> (Steps<u32, u32>, Steps<u64, u32>) {
-        let (mut v4, mut v6) = (Steps::all(0), Steps::all(0));
+    fn steps(&self, mut value_of: impl FnMut(Record) -> u32) -> (Packed<u32>, Packed<u64>) {
+        let (mut v4, mut v6) = (Packing::all(0), Packing::all(0));
         // Every record was read when the database was, so no error is left to come.
         let _read_before = self.for_each(
             |(first, length), value| match first {
@@ -190,7 +191,7 @@ impl Database {
             },
             &mut value_of,
         );
-        (v4, v6)
+        (v4.finish(), v6.finish())
     }
 
     /// Hands out every network (address and prefix length) in ascending order, with what
@@ -231,7 +232,7 @@ impl Database {
 }
 
 /// Lays the next network, in ascending order, on `steps`.
-fn lay<K: Key>(steps: &mut Steps<K, u32>, first: K, last: K, value: u32) {
+fn lay<K: Key>(steps: &mut Packing<K>, first: K, last: K, value: u32) {
     steps.push(first, value);
     if let Some(behind) = last.next() {
         steps.push(behind, 0);

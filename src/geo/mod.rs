@@ -17,6 +17,7 @@ mod database;
 mod flat;
 mod geofeed;
 mod networks;
+mod packed;
 mod ranking;
 mod special;
 #[cfg(test)]

@@ -3,12 +3,14 @@
 //! IPv4 addresses are keys of 32 bits. Of IPv6 addresses the upper 64 bits are: a /64 is one link
 //! (RFC 4291 §2.5.4), so whoever shares one is in one place.
 
+use std::hash::Hash;
+use std::iter;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
 /// The part of an address that networks are made of.
-pub(super) trait Key: Copy + Ord {
+pub(super) trait Key: Copy + Ord + Hash {
     /// The lowest key.
     const FIRST: Self;
 
@@ -20,6 +22,12 @@ pub(super) trait Key: Copy + Ord {
 
     /// How many leading bits two keys share.
     fn shared_bits(self, other: Self) -> u8;
+
+    /// How far it is up to `behind`, which may be the first key again, behind the last.
+    fn length_to(self, behind: Self) -> Self;
+
+    /// The key this far up; behind the last the first again.
+    fn ahead(self, length: Self) -> Self;
 }
 
 macro_rules! key {
@@ -38,6 +46,14 @@ macro_rules! key {
             #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
             fn shared_bits(self, other: Self) -> u8 {
                 (self ^ other).leading_zeros() as u8
+            }
+
+            fn length_to(self, behind: Self) -> Self {
+                behind.wrapping_sub(self)
+            }
+
+            fn ahead(self, length: Self) -> Self {
+                self.wrapping_add(length)
             }
         }
     };
@@ -69,6 +85,9 @@ impl Span {
     }
 }
 
+/// Where a step begins and where the next one does; `None` for an open end.
+pub(super) type Bounds<K> = (Option<K>, Option<K>);
+
 /// A value for every key: each step holds from its key to the next step's. The first step is at
 /// the first key, and neighbours differ.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,8 +106,7 @@ impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
     /// or apart. Of equal ones the last counts.
     pub(super) fn of_networks(mut spans: Vec<(K, K, V)>, elsewhere: V) -> Self {
         spans.sort_by(|(a, a_last, _), (b, b_last, _)| a.cmp(b).then(b_last.cmp(a_last)));
-        let mut steps = Self { starts: Vec::new(), values: Vec::new() };
-        steps.push(K::FIRST, elsewhere);
+        let mut steps = Self::all(elsewhere);
         // The networks around the place that has been reached, the widest first.
         let mut around: Vec<(K, V)> = Vec::new();
         for (first, last, value) in spans {
@@ -127,43 +145,9 @@ impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
         }
     }
 
-    /// The value that `combine` makes of both, everywhere.
-    pub(super) fn with<W: Copy + PartialEq, R: Copy + PartialEq>(
-        &self,
-        other: &Steps<K, W>,
-        mut combine: impl FnMut(V, W) -> R,
-    ) -> Steps<K, R> {
-        let mut result = Steps { starts: Vec::new(), values: Vec::new() };
-        let mut ours = self.starts.iter().copied().zip(self.values.iter().copied()).peekable();
-        let mut theirs = other.starts.iter().copied().zip(other.values.iter().copied()).peekable();
-        let (Some((start, mut left)), Some((_, mut right))) = (ours.next(), theirs.next()) else {
-            return result;
-        };
-        result.push(start, combine(left, right));
-        loop {
-            let start = match (ours.peek(), theirs.peek()) {
-                (Some((a, _)), Some((b, _))) => *a.min(b),
-                (Some((a, _)), None) => *a,
-                (None, Some((b, _))) => *b,
-                (None, None) => return result,
-            };
-            if let Some((_, value)) = ours.next_if(|(at, _)| *at == start) {
-                left = value;
-            }
-            if let Some((_, value)) = theirs.next_if(|(at, _)| *at == start) {
-                right = value;
-            }
-            result.push(start, combine(left, right));
-        }
-    }
-
-    /// The value that `of` makes of each, neighbours merged.
-    pub(super) fn map<R: Copy + PartialEq>(&self, mut of: impl FnMut(V) -> R) -> Steps<K, R> {
-        let mut result = Steps { starts: Vec::new(), values: Vec::new() };
-        for (start, value) in self.starts.iter().zip(&self.values) {
-            result.push(*start, of(*value));
-        }
-        result
+    /// Each step's start and value, in ascending order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (K, V)> {
+        self.starts.iter().copied().zip(self.values.iter().copied())
     }
 
     /// The row of the step that `key` is on.
@@ -181,12 +165,38 @@ impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
         self.value(self.row(key))
     }
 
-    /// First and last key of the step in `row`; `None` for an open end.
-    pub(super) fn bounds(&self, row: usize) -> (Option<K>, Option<K>) {
+    /// Where the step in `row` lies.
+    pub(super) fn bounds(&self, row: usize) -> Bounds<K> {
         let first = self.starts.get(row).copied().filter(|first| *first > K::FIRST);
         let behind = self.starts.get(row + 1).copied();
         (first, behind)
     }
+}
+
+impl<K: Key, V: Copy + PartialEq> FromIterator<(K, V)> for Steps<K, V> {
+    /// Starts come in ascending order, the first key first; neighbours with one value are one.
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(steps: I) -> Self {
+        let mut all = Self { starts: Vec::new(), values: Vec::new() };
+        steps.into_iter().for_each(|(start, value)| all.push(start, value));
+        all
+    }
+}
+
+/// Where a step of `ours` or of `theirs` begins, and the values of both from there on. Both begin
+/// at the first key, and go on in ascending order.
+pub(super) fn both<K: Key, V: Copy, W: Copy>(
+    ours: impl Iterator<Item = (K, V)>,
+    theirs: impl Iterator<Item = (K, W)>,
+) -> impl Iterator<Item = (K, V, W)> {
+    let (mut ours, mut theirs) = (ours.peekable(), theirs.peekable());
+    let (mut left, mut right) = (None, None);
+    iter::from_fn(move || {
+        let starts = [ours.peek().map(|(start, _)| *start), theirs.peek().map(|(start, _)| *start)];
+        let start = starts.into_iter().flatten().min()?;
+        left = ours.next_if(|(at, _)| *at == start).map(|(_, value)| value).or(left);
+        right = theirs.next_if(|(at, _)| *at == start).map(|(_, value)| value).or(right);
+        Some((start, left?, right?))
+    })
 }
 
 /// The length of the widest network around `key` in which nothing from `first` on, nor up to

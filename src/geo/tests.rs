@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use meridian_geoip_make::{Value, Writer};
 use proptest::prelude::*;
 
+use super::networks::{Bounds, Key, Steps, both};
+use super::packed::Packed;
 use super::*;
 use crate::ids::RegionId;
 
@@ -323,4 +325,93 @@ fn ipv4_within_ipv6_is_located_as_ipv4() {
         let country = atlas.locate(ip(client)).place.and_then(|place| place.country);
         assert_eq!(country, "IE".parse().ok(), "{client}");
     }
+}
+
+/// Where a step begins or ends is where errors are; and anywhere.
+fn keys<K: Key>(steps: &Steps<K, u32>, others: Vec<K>) -> Vec<K> {
+    let starts = steps.iter().map(|(start, _)| start);
+    starts.flat_map(|start| [start.previous(), Some(start)]).flatten().chain(others).collect()
+}
+
+/// What plain steps have at `key`.
+fn plain<K: Key>(steps: &Steps<K, u32>, key: K) -> Option<(u32, Bounds<K>)> {
+    let row = steps.row(key);
+    Some((steps.value(row)?, steps.bounds(row)))
+}
+
+/// Steps of lengths such as networks have, close to each other and far apart, from the first key.
+fn any_steps<K: Key + std::fmt::Debug>(
+    length: impl Fn(u32, u64) -> K + Copy,
+) -> impl Strategy<Value = Steps<K, u32>> {
+    let step = (0u32..64, prop_oneof![Just(1u64), 1u64..9, any::<u64>()], 0u32..4);
+    (0u32..4, prop::collection::vec(step, 0..200)).prop_map(move |(value, others)| {
+        let (mut steps, mut at) = (Steps::all(value), K::FIRST);
+        for (shift, units, value) in others {
+            let behind = at.ahead(length(shift, units));
+            if behind > at {
+                at = behind;
+                steps.push(at, value);
+            }
+        }
+        steps
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "any length will do")]
+fn any_steps_v4() -> impl Strategy<Value = Steps<u32, u32>> {
+    any_steps(|shift, units| (units as u32) << (shift % 24))
+}
+
+fn any_steps_v6() -> impl Strategy<Value = Steps<u64, u32>> {
+    any_steps(|shift, units| units << shift.min(50))
+}
+
+fn packed_is_plain<K: Key + std::fmt::Debug>(steps: &Steps<K, u32>, others: Vec<K>) {
+    let packed: Packed<K> = steps.iter().collect();
+    assert_eq!(packed.iter().collect::<Steps<K, u32>>(), *steps);
+    assert_eq!(packed.len(), steps.starts.len());
+    for key in keys(steps, others) {
+        assert_eq!(packed.find(key), plain(steps, key), "{key:?}");
+    }
+}
+
+proptest! {
+    /// What is packed is what was, at every key.
+    #[test]
+    fn packed_steps_are_the_steps_v4(
+        steps in any_steps_v4(),
+        keys in prop::collection::vec(any::<u32>(), 20),
+    ) {
+        packed_is_plain(&steps, keys);
+    }
+
+    #[test]
+    fn packed_steps_are_the_steps_v6(
+        steps in any_steps_v6(),
+        keys in prop::collection::vec(any::<u64>(), 20),
+    ) {
+        packed_is_plain(&steps, keys);
+    }
+
+    /// Of two maps each key has the values of both.
+    #[test]
+    fn both_are_both(
+        ours in any_steps_v6(),
+        theirs in any_steps_v6(),
+        others in prop::collection::vec(any::<u64>(), 20),
+    ) {
+        let pairs: Steps<u64, (u32, u32)> =
+            both(ours.iter(), theirs.iter()).map(|(at, a, b)| (at, (a, b))).collect();
+        for key in keys(&ours, keys(&theirs, others)) {
+            prop_assert_eq!(pairs.get(key), ours.get(key).zip(theirs.get(key)), "{}", key);
+        }
+    }
+}
+
+/// More pairs of length and value than one unit counts, up to the last key.
+#[test]
+fn steps_that_are_all_different_are_packed() {
+    let mut steps: Steps<u32, u32> = (0..200_000).map(|row| (row << 8, row * 7)).collect();
+    steps.push(u32::MAX, 1);
+    packed_is_plain(&steps, vec![1 << 26, 1 << 31, u32::MAX]);
 }
