@@ -9,6 +9,7 @@ use super::flat::Flat;
 use super::networks::{Key, Span, Steps, both, key_v6, widest};
 use super::ranking::{Preferences, Ranking, Rule, Site, rank, rank_by};
 use super::special::{Located, located};
+use super::wide::Wide;
 use crate::ids::RegionId;
 
 /// Regions, and what ranks them.
@@ -40,7 +41,7 @@ pub struct Catchment {
 #[derive(Debug)]
 pub struct NetworkMap {
     v4: Flat,
-    v6: Steps<u64, u16>,
+    v6: Wide,
 }
 
 impl Catchment {
@@ -87,7 +88,8 @@ impl Catchment {
     pub fn map(&self, of: impl Fn(u32) -> u16) -> NetworkMap {
         let value = |rule, place| of(self.class_of(rule, place));
         let v4 = laid(&self.v4, &self.atlas.v4, value);
-        NetworkMap { v4: Flat::new(&v4), v6: laid(&self.v6, &self.atlas.v6, value) }
+        let v6 = laid(&self.v6, &self.atlas.v6, value);
+        NetworkMap { v4: Flat::new(&v4), v6: Wide::new(&v6) }
     }
 }
 
@@ -115,9 +117,9 @@ impl NetworkMap {
             }
             Located::V6(ip) => {
                 let key = key_v6(ip);
-                let row = self.v6.row(key);
-                let (first, behind) = without_islands(key, self.v6.bounds(row));
-                (self.v6.value(row).unwrap_or(0), widest(key, first, behind))
+                let (value, bounds) = self.v6.find(key);
+                let (first, behind) = without_islands(key, bounds);
+                (value, widest(key, first, behind))
             }
         }
     }

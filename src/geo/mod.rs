@@ -22,6 +22,7 @@ mod ranking;
 mod special;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 pub use atlas::{Atlas, Location, Place, Source, Sources};
 pub use catchment::{Catchment, CatchmentSpec, NetworkMap};

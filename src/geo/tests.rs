@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::networks::{Bounds, Key, Steps, both};
 use super::packed::Packed;
+use super::wide::Wide;
 use super::*;
 use crate::ids::RegionId;
 
@@ -391,6 +392,20 @@ proptest! {
         keys in prop::collection::vec(any::<u64>(), 20),
     ) {
         packed_is_plain(&steps, keys);
+    }
+
+    /// So is what is looked up.
+    #[test]
+    fn wide_steps_are_the_steps(
+        steps in any_steps_v6(),
+        others in prop::collection::vec(any::<u64>(), 20),
+    ) {
+        let small = steps.iter().map(|(start, value)| (start, u16::try_from(value).unwrap()));
+        let wide = Wide::new(&small.collect());
+        for key in keys(&steps, others) {
+            let (value, bounds) = wide.find(key);
+            prop_assert_eq!(Some((u32::from(value), bounds)), plain(&steps, key), "{}", key);
+        }
     }
 
     /// Of two maps each key has the values of both.
