@@ -34,7 +34,7 @@ const KINDS: [(&str, &str, RecordType); 4] = [
 ];
 
 /// Functions by stage, as callgrind sees them.
-const STAGES: [&str; 6] = ["receive", "seek", "approach", "find", "locate", "respond"];
+const STAGES: [&str; 7] = ["receive", "seek", "approach", "find", "near", "choose", "respond"];
 
 /// So many of each; the first goes before, uncounted.
 const TIMES: u64 = 1000;
@@ -123,7 +123,8 @@ fn replay(kind: &str) {
         seek(&mut query, &snapshot);
         approach(&mut query);
         find(&mut query);
-        locate(&mut query, &snapshot);
+        near(&mut query, &snapshot);
+        choose(&mut query);
         assert!(matches!(respond(&query, &snapshot, &mut out), Outcome::Answered(_)));
     }
 }
@@ -149,8 +150,13 @@ fn find(query: &mut Query<'_>) {
 }
 
 #[inline(never)]
-fn locate<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
-    query.choose(snapshot);
+fn near<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
+    query.near(snapshot);
+}
+
+#[inline(never)]
+fn choose(query: &mut Query<'_>) {
+    query.choose();
 }
 
 #[inline(never)]

@@ -44,6 +44,10 @@ pub struct NetworkMap {
     v6: Wide,
 }
 
+/// How far a look-up in such a map is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Near(u32);
+
 impl Catchment {
     /// Orders the regions of `spec` for everybody in `atlas`.
     pub fn build(atlas: &Arc<Atlas>, spec: CatchmentSpec) -> Self {
@@ -110,9 +114,22 @@ impl NetworkMap {
     /// The value of `client`, and the length of the widest prefix around it, in its own family,
     /// in which every client has that value.
     pub fn lookup(&self, client: IpAddr) -> (u16, u8) {
+        self.find(client, self.seek(client))
+    }
+
+    /// The first step to it, which waits for memory.
+    pub fn seek(&self, client: IpAddr) -> Near {
+        match located(client) {
+            Located::V4(ip, _) => Near(self.v4.seek(ip.into())),
+            Located::V6(_) => Near::default(),
+        }
+    }
+
+    /// The last step, which does so again.
+    pub fn find(&self, client: IpAddr, Near(near): Near) -> (u16, u8) {
         match located(client) {
             Located::V4(ip, before) => {
-                let (value, prefix) = self.v4.get(ip.into());
+                let (value, prefix) = self.v4.find(ip.into(), near);
                 (value, before + prefix)
             }
             Located::V6(ip) => {

@@ -51,9 +51,14 @@ impl Flat {
         Self { index, runs: runs.into() }
     }
 
-    /// The value at `key`, and the length of the widest prefix around it that has no other.
-    pub(super) fn get(&self, key: u32) -> (u16, u8) {
-        let at = self.index.get((key >> 16) as usize).copied().unwrap_or(WHOLE);
+    /// What the index has for `key`.
+    pub(super) fn seek(&self, key: u32) -> u32 {
+        self.index.get((key >> 16) as usize).copied().unwrap_or(WHOLE)
+    }
+
+    /// The value at `key`, for which the index has `at`, and the length of the widest prefix around
+    /// it that has no other.
+    pub(super) fn find(&self, key: u32, at: u32) -> (u16, u8) {
         if at & WHOLE != 0 {
             return (low(at), low(at >> 16 & 0x1f).to_le_bytes()[0]);
         }

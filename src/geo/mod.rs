@@ -25,7 +25,7 @@ mod tests;
 mod wide;
 
 pub use atlas::{Atlas, Location, Place, Source, Sources};
-pub use catchment::{Catchment, CatchmentSpec, NetworkMap};
+pub use catchment::{Catchment, CatchmentSpec, Near, NetworkMap};
 pub use codes::{Continent, Country, ParseCodeError, Subdivision};
 pub use coordinates::Coordinates;
 pub use database::{Database, DatabaseError, Description, Schema};

@@ -27,9 +27,8 @@ impl Client {
         self.subnet.filter(|_| ecs).unwrap_or(self.resolver)
     }
 
-    /// The scope of an answer that is true for a prefix of this length around the address: 0 when
-    /// the subnet had no part in it.
-    pub(super) fn scope(&self, ecs: bool, prefix: u8) -> u8 {
-        if ecs && self.subnet.is_some() { prefix } else { 0 }
+    /// Whether that is the subnet's.
+    pub(super) fn is_subnet(&self, ecs: bool) -> bool {
+        ecs && self.subnet.is_some()
     }
 }

@@ -170,7 +170,8 @@ pub fn answer(
     query.seek(snapshot);
     query.approach();
     query.find();
-    query.choose(snapshot);
+    query.near(snapshot);
+    query.choose();
     query.answer(snapshot, now, out)
 }
 
@@ -218,11 +219,18 @@ impl<'q> Query<'q> {
         }
     }
 
-    /// The fifth stage: chooses the client's answer, if the name is steered.
-    pub fn choose(&mut self, snapshot: &'q Snapshot) {
+    /// The fifth stage: goes to where the client's answer is chosen, if the name is steered.
+    pub fn near(&mut self, snapshot: &'q Snapshot) {
         if let Some(place) = &mut self.place {
             let client = client::of(&self.request, self.peer.address.ip());
-            place.choose(snapshot, RecordType(self.request.question.rtype), &client);
+            place.near(snapshot, RecordType(self.request.question.rtype), &client);
+        }
+    }
+
+    /// The sixth stage: chooses it.
+    pub fn choose(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.choose();
         }
     }
 

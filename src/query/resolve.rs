@@ -17,7 +17,7 @@ use super::message::{Message, Section};
 use super::name::{CLASS_IN, LowerName};
 use super::receive::Request;
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::snapshot::{Body, Ready, Snapshot};
+use crate::snapshot::{Body, Ready, Selection, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
 use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone};
@@ -56,24 +56,31 @@ pub(super) struct Place<'s> {
     zone: &'s Zone,
     sought: Seek,
     found: Found<'s>,
-    chosen: Option<Chosen<'s>>,
+    choosing: Option<Choosing<'s>>,
+    chosen: Option<(&'s Ready, u8)>,
 }
 
-/// A client's answer.
+/// Among which answers of a service a client's is.
 #[derive(Clone, Copy, Debug)]
-struct Chosen<'s> {
-    ready: &'s Ready,
-    /// Whose place decided.
+struct Choosing<'s> {
+    selection: Selection<'s>,
+    /// Whose place decides.
     client: IpAddr,
-    /// For how much of the client's subnet it is true (RFC 7871 §7.2.1).
-    scope: u8,
+    /// Whether that is the client's subnet, so that it is true for some of that only.
+    is_subnet: bool,
 }
 
 impl<'s> Place<'s> {
     /// The zone of `name`, and where to look for it there; `None` if it is in none of our zones.
     pub(super) fn seek(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
         let zone = snapshot.plan().zones.find(name)?;
-        Some(Self { zone, sought: zone.seek(name), found: Found::NoName, chosen: None })
+        Some(Self {
+            zone,
+            sought: zone.seek(name),
+            found: Found::NoName,
+            choosing: None,
+            chosen: None,
+        })
     }
 
     /// Goes nearer to it.
@@ -103,32 +110,39 @@ impl<'s> Place<'s> {
         place as u64
     }
 
-    /// Chooses the answer of `client`.
-    pub(super) fn choose(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
+    /// Goes to where the answer of `client` is chosen.
+    pub(super) fn near(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
         if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found {
-            self.chosen = chosen(snapshot, *id, rtype, client);
+            self.choosing = Choosing::new(snapshot, *id, rtype, client);
         }
+    }
+
+    /// Chooses it.
+    pub(super) fn choose(&mut self) {
+        self.chosen = self.choosing.as_ref().and_then(|choosing| choosing.selection.find());
     }
 }
 
-/// The answer of a service for a client; `None`, if it does not answer this type.
-fn chosen<'s>(
-    snapshot: &'s Snapshot,
-    id: ServiceId,
-    rtype: RecordType,
-    client: &Client,
-) -> Option<Chosen<'s>> {
-    let service = snapshot.service(id)?;
-    let by_type = match rtype {
-        RecordType::A => service.selector(Family::V4),
-        RecordType::AAAA => service.selector(Family::V6),
-        _ => None,
-    };
-    let selector = service.selector(Family::Alias).or(by_type)?;
-    let ecs = snapshot.plan().services.get(id.index())?.ecs;
-    let address = client.address(ecs);
-    let (ready, prefix) = selector.select(address)?;
-    Some(Chosen { ready, client: address, scope: client.scope(ecs, prefix) })
+impl<'s> Choosing<'s> {
+    /// Among the answers of a service; `None`, if it does not answer this type.
+    fn new(
+        snapshot: &'s Snapshot,
+        id: ServiceId,
+        rtype: RecordType,
+        client: &Client,
+    ) -> Option<Self> {
+        let service = snapshot.service(id)?;
+        let by_type = match rtype {
+            RecordType::A => service.selector(Family::V4),
+            RecordType::AAAA => service.selector(Family::V6),
+            _ => None,
+        };
+        let selector = service.selector(Family::Alias).or(by_type)?;
+        let ecs = snapshot.plan().services.get(id.index())?.ecs;
+        let address = client.address(ecs);
+        let selection = selector.seek(address)?;
+        Some(Self { selection, client: address, is_subnet: client.is_subnet(ecs) })
+    }
 }
 
 /// Writes the records that answer `request`, whose name is at `place`.
@@ -167,6 +181,9 @@ pub(super) fn resolve(
     walk.resolved
 }
 
+/// What was chosen before, if it was.
+type Known<'s> = Option<(Choosing<'s>, (&'s Ready, u8))>;
+
 /// One query on its way through the names.
 struct Walk<'w> {
     snapshot: &'w Snapshot,
@@ -188,11 +205,12 @@ impl Walk<'_> {
     /// Looks one name up; goes on if it led to another.
     fn step(
         &mut self,
-        Place { zone, found, chosen, .. }: &Place<'_>,
+        place: &Place<'_>,
         first: bool,
         message: &mut Message<'_>,
     ) -> ControlFlow<()> {
-        match found {
+        let zone = place.zone;
+        match &place.found {
             Found::Delegation(cut) if !self.is_parent_side(cut) => {
                 self.refer(zone, cut, message);
                 ControlFlow::Break(())
@@ -209,7 +227,7 @@ impl Walk<'_> {
             }
             Found::Node(node) => {
                 self.resolved.authoritative |= first;
-                self.at_node(zone, node, chosen.as_ref(), message)
+                self.at_node(zone, node, place.choosing.zip(place.chosen), message)
             }
             Found::NoName => {
                 self.resolved.authoritative |= first;
@@ -248,7 +266,7 @@ impl Walk<'_> {
         &mut self,
         zone: &Zone,
         node: &Node,
-        chosen: Option<&Chosen<'_>>,
+        known: Known<'_>,
         message: &mut Message<'_>,
     ) -> ControlFlow<()> {
         if node.is_epoch && self.rtype == RecordType::TXT {
@@ -256,7 +274,7 @@ impl Walk<'_> {
         }
         if let Some(service) = node.steered
             && !node.is_epoch
-            && let Some(flow) = self.at_service(zone, (service, chosen), message)
+            && let Some(flow) = self.at_service(zone, (service, known), message)
         {
             return flow;
         }
@@ -282,17 +300,20 @@ impl Walk<'_> {
     fn at_service(
         &mut self,
         zone: &Zone,
-        (id, known): (ServiceId, Option<&Chosen<'_>>),
+        (id, known): (ServiceId, Known<'_>),
         message: &mut Message<'_>,
     ) -> Option<ControlFlow<()>> {
         self.resolved.service = Some(id);
-        let Chosen { ready, client, scope } = known.copied().or_else(|| {
+        let (choosing, (ready, prefix)) = known.or_else(|| {
             let client = client::of(self.request, self.resolver);
-            chosen(self.snapshot, id, self.rtype, &client)
+            let choosing = Choosing::new(self.snapshot, id, self.rtype, &client)?;
+            Some((choosing, choosing.selection.find()?))
         })?;
-        self.resolved.client = Some(client);
-        // Along a chain the longest scope is true for every step.
-        self.resolved.scope = self.resolved.scope.max(scope);
+        self.resolved.client = Some(choosing.client);
+        if choosing.is_subnet {
+            // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
+            self.resolved.scope = self.resolved.scope.max(prefix);
+        }
         // The snapshot after this one may be late; a lease that is over is over.
         if ready.choice.until.is_some_and(|until| self.now >= until) {
             self.deny(zone, Some(ready.choice.ttl), message);

@@ -8,8 +8,8 @@ use tracing::{error, warn};
 
 use super::files::Print;
 use super::handle::Handle;
-use super::heap;
 use super::load::{Loader, Refused};
+use super::memory;
 
 /// How often files are looked at. A change counts when it looks the same twice: a file that is
 /// just being written is not read.
@@ -37,7 +37,7 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
                 let is_due = changes.is_some() && changes == seen;
                 seen = changes;
                 if !is_due && std::mem::take(&mut is_untidy) {
-                    heap::trim();
+                    memory::give_back();
                 }
                 is_due
             }

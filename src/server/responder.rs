@@ -72,7 +72,10 @@ impl Responder {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
         let outcome = guarded(|| answer(&snapshot, packet, peer, now, out));
-        self.account((&snapshot, now), outcome, out);
+        match outcome {
+            Some(outcome) => self.account(now, &snapshot, &outcome),
+            None => serv_fail(out),
+        }
     }
 
     /// The same for a batch of datagrams, each in the place of its answer: all go through one stage
@@ -94,15 +97,25 @@ impl Responder {
         through(&mut rows, |row| row.query.seek(&snapshot));
         through(&mut rows, |row| row.query.approach());
         through(&mut rows, |row| row.query.find());
-        through(&mut rows, |row| row.query.choose(&snapshot));
-        through(&mut rows, |row| row.answer(&snapshot, now));
-        for Row { message, query, outcome, .. } in rows.iter_mut().flatten() {
-            if let Some(Outcome::Answered(summary)) = &*outcome
-                && self.is_limited((&snapshot, now), query, summary, message)
-            {
-                continue;
+        through(&mut rows, |row| row.query.near(&snapshot));
+        through(&mut rows, |row| row.query.choose());
+        through(&mut rows, |row| self.answer((&snapshot, now), row));
+        for row in rows.iter_mut().flatten().filter(|row| row.is_lost) {
+            serv_fail(row.message);
+        }
+    }
+
+    /// The last stage of a datagram.
+    fn answer(&mut self, (snapshot, now): (&Snapshot, Instant), row: &mut Row<'_>) {
+        let outcome = row.query.answer(snapshot, now, row.message);
+        let is_limited = match &outcome {
+            Outcome::Answered(summary) => {
+                self.is_limited((snapshot, now), &row.query, summary, row.message)
             }
-            self.account((&snapshot, now), *outcome, message);
+            Outcome::Silent(_) => false,
+        };
+        if !is_limited {
+            self.account(now, snapshot, &outcome);
         }
     }
 
@@ -140,28 +153,23 @@ impl Responder {
         }
     }
 
-    /// Takes down what was answered; `None`: something went wrong that should not.
-    fn account(
-        &mut self,
-        (snapshot, now): (&Snapshot, Instant),
-        outcome: Option<Outcome>,
-        message: &mut Vec<u8>,
-    ) {
-        match outcome {
-            Some(Outcome::Answered(summary)) => {
-                if let Some(asked) = summary.service.zip(summary.client) {
-                    self.sample.offer(now, snapshot.plan(), asked);
-                }
-                // Nobody remembers what is cut short.
-                let named = summary.named.filter(|_| !summary.truncated);
-                if let Some((_, ttl)) = named {
-                    self.sheet.answered(now, summary.asker, ttl);
-                }
-                self.tally.count(Summary { named, ..summary });
+    /// Takes down what was answered.
+    fn account(&mut self, now: Instant, snapshot: &Snapshot, outcome: &Outcome) {
+        let summary = match outcome {
+            Outcome::Answered(summary) => summary,
+            Outcome::Silent(reason) => {
+                *self.tally.silences.entry(*reason).or_default() += 1;
+                return;
             }
-            Some(Outcome::Silent(reason)) => *self.tally.silences.entry(reason).or_default() += 1,
-            None => serv_fail(message),
+        };
+        if let Some(asked) = summary.service.zip(summary.client) {
+            self.sample.offer(now, snapshot.plan(), asked);
         }
+        let counted = Counted::of(summary);
+        if let Some((_, ttl)) = counted.named {
+            self.sheet.answered(now, summary.asker, ttl);
+        }
+        self.tally.counts.entry(counted).or_default().untold += 1;
     }
 
     /// Hands what was counted to the metrics and the ledger, and lets go of what is not answered
@@ -184,18 +192,13 @@ struct Row<'b> {
     query: Query<'b>,
     /// The datagram, and then its answer.
     message: &'b mut Vec<u8>,
-    outcome: Option<Outcome>,
     /// Whether something went wrong with it that should not.
     is_lost: bool,
 }
 
 impl<'b> Row<'b> {
     fn new(peer: Peer, room: &'b mut LowerName, message: &'b mut Vec<u8>) -> Self {
-        Self { query: Query::new(peer, room), message, outcome: None, is_lost: false }
-    }
-
-    fn answer(&mut self, snapshot: &Snapshot, now: Instant) {
-        self.outcome = Some(self.query.answer(snapshot, now, self.message));
+        Self { query: Query::new(peer, room), message, is_lost: false }
     }
 }
 
@@ -260,6 +263,14 @@ struct Counted {
     named: Option<(RegionSet, Ttl)>,
 }
 
+impl Counted {
+    fn of(summary: &Summary) -> Self {
+        let Summary { rcode, service, region, truncated, .. } = *summary;
+        // Nobody remembers what is cut short.
+        Self { rcode, service, region, truncated, named: summary.named.filter(|_| !truncated) }
+    }
+}
+
 /// In few words: it is hashed for each answer.
 impl Hash for Counted {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -286,12 +297,6 @@ struct Count {
 const MOST: usize = 1 << 18;
 
 impl Tally {
-    fn count(&mut self, summary: Summary) {
-        let Summary { rcode, service, region, truncated, named, .. } = summary;
-        let counted = Counted { rcode, service, region, truncated, named };
-        self.counts.entry(counted).or_default().untold += 1;
-    }
-
     fn flush(&mut self, now: Instant, sheet: &Sheet) {
         for (counted, Count { untold, counter }) in &mut self.counts {
             let count = std::mem::take(untold);

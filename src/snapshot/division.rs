@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use crate::geo::{Catchment, NetworkMap};
+use crate::geo::{Catchment, Near, NetworkMap};
 use crate::ids::{RegionId, RegionSet};
 use crate::steer::weighted::{Contender, SLOTS, order as slot_order, slot};
 
@@ -62,11 +62,19 @@ impl Division {
         Self { orders, by, shares: OnceLock::new() }
     }
 
+    /// The first step to the row of `client`.
+    pub fn seek(&self, client: IpAddr) -> Near {
+        match &self.by {
+            By::Network(map) => map.seek(client),
+            By::Slot(_) => Near::default(),
+        }
+    }
+
     /// The row of `client` in [`Self::orders`], and the widest prefix in which all share it.
-    pub fn find(&self, client: IpAddr) -> (usize, u8) {
+    pub fn find(&self, client: IpAddr, near: Near) -> (usize, u8) {
         match &self.by {
             By::Network(map) => {
-                let (row, scope) = map.lookup(client);
+                let (row, scope) = map.find(client, near);
                 (usize::from(row), scope)
             }
             By::Slot(rows) => {

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
-use crate::geo::{Catchment, Coordinates};
+use crate::geo::{Catchment, Coordinates, Near};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::steer::weighted::{Contender, SLOTS, name_hash};
 use crate::steer::{
@@ -280,16 +280,34 @@ struct Band {
     answers: Vec<Ready>,
 }
 
+/// The way to a client's answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'s> {
+    band: &'s Band,
+    client: IpAddr,
+    near: Near,
+    /// How much of the client's address decided that it is this band.
+    prefix: u8,
+}
+
 impl Selector {
     /// The answer of `client`, and the length of the widest prefix around it in which every
     /// client gets the same: the SCOPE PREFIX-LENGTH of RFC 7871.
     pub fn select(&self, client: IpAddr) -> Option<(&Ready, u8)> {
-        if let [everybody] = self.bands.as_slice() {
-            return everybody.select(client);
-        }
-        let (slot, prefix) = ramp_slot(client);
-        let (ready, scope) = self.bands.iter().find(|band| slot < band.end)?.select(client)?;
-        Some((ready, scope.max(prefix)))
+        self.seek(client)?.find()
+    }
+
+    /// The first step to it, which waits for memory. Whoever has many takes all of them through
+    /// one step after the other.
+    pub fn seek(&self, client: IpAddr) -> Option<Selection<'_>> {
+        let (band, prefix) = if let [everybody] = self.bands.as_slice() {
+            (everybody, 0)
+        } else {
+            let (slot, prefix) = ramp_slot(client);
+            (self.bands.iter().find(|band| slot < band.end)?, prefix)
+        };
+        let near = band.division().map_or_else(Near::default, |division| division.seek(client));
+        Some(Selection { band, client, near, prefix })
     }
 
     /// All answers, each with the share of all IPv4 addresses whose clients get it.
@@ -308,12 +326,19 @@ impl Selector {
 }
 
 impl Band {
-    fn select(&self, client: IpAddr) -> Option<(&Ready, u8)> {
-        let (row, scope) = match &self.division {
-            Some(division) if self.answers.len() > 1 => division.find(client),
-            _ => (0, 0),
-        };
-        Some((self.answers.get(row)?, scope))
+    /// What divides its clients, if they do not all get the same.
+    fn division(&self) -> Option<&Division> {
+        self.division.as_deref().filter(|_| self.answers.len() > 1)
+    }
+}
+
+impl<'s> Selection<'s> {
+    /// The last step to the answer, which waits for memory again.
+    pub fn find(&self) -> Option<(&'s Ready, u8)> {
+        let Self { band, client, near, prefix } = *self;
+        let found = band.division().map(|division| division.find(client, near));
+        let (row, scope) = found.unwrap_or_default();
+        Some((band.answers.get(row)?, scope.max(prefix)))
     }
 }
 

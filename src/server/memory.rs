@@ -1,0 +1,74 @@
+//! What was needed for a moment, given back to the system.
+
+use std::ops::Range;
+use std::{env, fs};
+
+/// Gives back what only a start or a reload needs.
+pub(super) fn give_back() {
+    trim();
+    leave_code();
+}
+
+/// Gives back what is free on the heap. The allocator keeps the small pieces that reading a
+/// configuration was done with, though nobody needs as many of them before the next one.
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: it takes no pointer, and may be called at any time by any thread (malloc_trim(3)).
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators do so by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
+
+/// Leaves the program's code to the system's file cache, of which the kernel gave this process
+/// more than it ever runs: what does run comes back a page at a time, unread.
+fn leave_code() {
+    let Ok(program) = env::current_exe() else { return };
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let code = maps.lines().filter(|line| program.to_str().is_some_and(|of| line.ends_with(of)));
+    for Range { start, end } in code.filter_map(code_at) {
+        // SAFETY: the range is mapped from a file, and nobody can write to it: the next access
+        // finds what is there now (madvise(2), MADV_DONTNEED of a private mapping of a file).
+        unsafe {
+            libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED)
+        };
+    }
+}
+
+/// Where this line of a process's maps says that there is code which cannot be written to.
+fn code_at(line: &str) -> Option<Range<usize>> {
+    let (range, rest) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-').filter(|_| rest.starts_with("r-xp "))?;
+    let [start, end] = [start, end].map(|at| usize::from_str_radix(at, 16).ok());
+    Some(start?..end?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_found_and_nothing_else() {
+        let line = "55d0a000-55d0b000 r-xp 0012e000 fe:00 42   /usr/bin/meridian";
+        assert_eq!(code_at(line), Some(0x55d0_a000..0x55d0_b000));
+        for other in ["r--p", "rw-p", "rwxp", "r-xs", "---p"] {
+            assert_eq!(code_at(&line.replace("r-xp", other)), None, "{other}");
+        }
+        assert_eq!(code_at(""), None);
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_when_it_is_needed() {
+        let resident = || {
+            let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut lines = maps.lines().skip_while(|line| code_at(line).is_none());
+            let line = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let before = resident();
+        give_back();
+        let after = resident();
+        assert!(after < before, "{before} KiB of code, and then {after}");
+    }
+}
