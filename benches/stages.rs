@@ -34,7 +34,7 @@ const KINDS: [(&str, &str, RecordType); 4] = [
 ];
 
 /// Functions by stage, as callgrind sees them.
-const STAGES: [&str; 7] = ["receive", "seek", "approach", "find", "near", "choose", "respond"];
+const STAGES: [&str; 7] = ["receive", "seek", "approach", "find", "select", "choose", "respond"];
 
 /// So many of each; the first goes before, uncounted.
 const TIMES: u64 = 1000;
@@ -123,7 +123,7 @@ fn replay(kind: &str) {
         seek(&mut query, &snapshot);
         approach(&mut query);
         find(&mut query);
-        near(&mut query, &snapshot);
+        select(&mut query, &snapshot);
         choose(&mut query);
         assert!(matches!(respond(&query, &snapshot, &mut out), Outcome::Answered(_)));
     }
@@ -150,12 +150,14 @@ fn find(query: &mut Query<'_>) {
 }
 
 #[inline(never)]
-fn near<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
-    query.near(snapshot);
+fn select<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
+    query.select(snapshot);
 }
 
 #[inline(never)]
 fn choose(query: &mut Query<'_>) {
+    query.near();
+    query.nearer();
     query.choose();
 }
 

@@ -44,9 +44,35 @@ pub struct NetworkMap {
     v6: Wide,
 }
 
-/// How far a look-up in such a map is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Near(u32);
+/// How far a look-up in such a map is. Whoever has many takes all of them through one step after
+/// the other: what one waits for, the others wait for at the same time.
+#[derive(Clone, Copy, Debug)]
+pub enum Near {
+    /// An IPv4 address.
+    V4 {
+        /// The address.
+        key: u32,
+        /// What the index has for it.
+        at: u32,
+        /// How many runs its block has.
+        count: u32,
+        /// How many bits stand before it: 96 in an IPv6 address.
+        before: u8,
+    },
+    /// The upper half of an IPv6 address.
+    V6(u64),
+}
+
+impl Near {
+    /// The first step of a client's, which waits for nothing.
+    #[inline]
+    pub fn seek(client: IpAddr) -> Self {
+        match located(client) {
+            Located::V4(ip, before) => Self::V4 { key: ip.into(), at: 0, count: 0, before },
+            Located::V6(ip) => Self::V6(key_v6(ip)),
+        }
+    }
+}
 
 impl Catchment {
     /// Orders the regions of `spec` for everybody in `atlas`.
@@ -114,26 +140,34 @@ impl NetworkMap {
     /// The value of `client`, and the length of the widest prefix around it, in its own family,
     /// in which every client has that value.
     pub fn lookup(&self, client: IpAddr) -> (u16, u8) {
-        self.find(client, self.seek(client))
+        let mut near = Near::seek(client);
+        self.near(&mut near);
+        self.nearer(&mut near);
+        self.find(near)
     }
 
-    /// The first step to it, which waits for memory.
-    pub fn seek(&self, client: IpAddr) -> Near {
-        match located(client) {
-            Located::V4(ip, _) => Near(self.v4.seek(ip.into())),
-            Located::V6(_) => Near::default(),
+    /// The second step to it, which waits for memory.
+    pub fn near(&self, near: &mut Near) {
+        if let Near::V4 { key, at, .. } = near {
+            *at = self.v4.at(*key);
         }
     }
 
-    /// The last step, which does so again.
-    pub fn find(&self, client: IpAddr, Near(near): Near) -> (u16, u8) {
-        match located(client) {
-            Located::V4(ip, before) => {
-                let (value, prefix) = self.v4.find(ip.into(), near);
+    /// The third, which does so again.
+    pub fn nearer(&self, near: &mut Near) {
+        if let Near::V4 { at, count, .. } = near {
+            *count = self.v4.count(*at);
+        }
+    }
+
+    /// The last.
+    pub fn find(&self, near: Near) -> (u16, u8) {
+        match near {
+            Near::V4 { key, at, count, before } => {
+                let (value, prefix) = self.v4.find(key, (at, count));
                 (value, before + prefix)
             }
-            Located::V6(ip) => {
-                let key = key_v6(ip);
+            Near::V6(key) => {
                 let (value, bounds) = self.v6.find(key);
                 let (first, behind) = without_islands(key, bounds);
                 (value, widest(key, first, behind))

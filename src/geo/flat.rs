@@ -52,17 +52,22 @@ impl Flat {
     }
 
     /// What the index has for `key`.
-    pub(super) fn seek(&self, key: u32) -> u32 {
+    pub(super) fn at(&self, key: u32) -> u32 {
         self.index.get((key >> 16) as usize).copied().unwrap_or(WHOLE)
     }
 
-    /// The value at `key`, for which the index has `at`, and the length of the widest prefix around
-    /// it that has no other.
-    pub(super) fn find(&self, key: u32, at: u32) -> (u16, u8) {
+    /// How many runs the block has for which the index has `at`.
+    pub(super) fn count(&self, at: u32) -> u32 {
+        if at & WHOLE != 0 { 0 } else { self.runs.get(at as usize).copied().unwrap_or(0) }
+    }
+
+    /// The value at `key`, of whose block this was found, and the length of the widest prefix
+    /// around it that has no other.
+    pub(super) fn find(&self, key: u32, (at, count): (u32, u32)) -> (u16, u8) {
         if at & WHOLE != 0 {
             return (low(at), low(at >> 16 & 0x1f).to_le_bytes()[0]);
         }
-        let runs = self.block(at);
+        let runs = self.block(at, count);
         let row = row(runs, key & 0xffff);
         let address = |run: &u32| key & 0xffff_0000 | run >> 16;
         // What is outside the block shares less with the key than what is within.
@@ -88,18 +93,17 @@ impl Flat {
                 add(low(*at), BLOCKS);
                 continue;
             }
-            let runs = self.block(*at);
+            let runs = self.block(*at, self.count(*at));
             let ends = runs.iter().skip(1).map(|run| run >> 16).chain([BLOCKS]);
             runs.iter().zip(ends).for_each(|(run, end)| add(low(*run), end - (run >> 16)));
         }
         counts
     }
 
-    /// The runs of the block that begins at `at`.
-    fn block(&self, at: u32) -> &[u32] {
-        let at = at as usize;
-        let count = self.runs.get(at).map_or(0, |count| *count as usize);
-        self.runs.get(at + 1..).and_then(|runs| runs.get(..count)).unwrap_or_default()
+    /// The runs of a block.
+    fn block(&self, at: u32, count: u32) -> &[u32] {
+        let runs = self.runs.get(at as usize + 1..);
+        runs.and_then(|runs| runs.get(..count as usize)).unwrap_or_default()
     }
 }
 

@@ -20,7 +20,6 @@ use foldhash::fast::FixedState;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Plan, Snapshot};
 use crate::time::{Instant, Ttl};
-use crate::zone::RecordType;
 
 pub use explain::explain;
 pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
@@ -106,8 +105,8 @@ pub struct Summary {
     pub named: Option<(RegionSet, Ttl)>,
     /// A hash of who asked what: the resolver, the client and the question. 0: no region is named.
     pub asker: u64,
-    /// The client as far as that counted: its address, or its subnet's.
-    pub client: Option<IpAddr>,
+    /// Whether the client's subnet decided, and not the resolver's address.
+    pub by_subnet: bool,
     /// Whether the client is told to ask again over TCP.
     pub truncated: bool,
     /// Whether it sent a cookie of ours: its address is its own.
@@ -166,12 +165,7 @@ pub fn answer(
     out.extend_from_slice(packet);
     let mut room = LowerName::default();
     let mut query = Query::new(peer, &mut room);
-    query.read(out);
-    query.seek(snapshot);
-    query.approach();
-    query.find();
-    query.near(snapshot);
-    query.choose();
+    query.prepare(out, snapshot);
     query.answer(snapshot, now, out)
 }
 
@@ -179,7 +173,8 @@ pub fn answer(
 /// other: what one look-up has to wait for, the memory, the next ones wait for at the same time.
 #[derive(Debug)]
 pub struct Query<'q> {
-    peer: Peer,
+    resolver: IpAddr,
+    transport: Transport,
     request: Request<'q>,
     refusal: Option<Refusal>,
     place: Option<Place<'q>>,
@@ -189,7 +184,20 @@ impl<'q> Query<'q> {
     /// One that came from `peer`, whose name is to be left in `room`.
     pub fn new(peer: Peer, room: &'q mut LowerName) -> Self {
         let refusal = Some(Refusal::Silence(Silence::TooShort));
-        Self { peer, request: Request::new(room), refusal, place: None }
+        let (resolver, transport) = (peer.address.ip(), peer.transport);
+        Self { resolver, transport, request: Request::new(room), refusal, place: None }
+    }
+
+    /// All stages but the last.
+    pub fn prepare(&mut self, packet: &[u8], snapshot: &'q Snapshot) {
+        self.read(packet);
+        self.seek(snapshot);
+        self.approach();
+        self.find();
+        self.select(snapshot);
+        self.near();
+        self.nearer();
+        self.choose();
     }
 
     /// The first stage: reads the packet.
@@ -219,15 +227,28 @@ impl<'q> Query<'q> {
         }
     }
 
-    /// The fifth stage: goes to where the client's answer is chosen, if the name is steered.
-    pub fn near(&mut self, snapshot: &'q Snapshot) {
+    /// The fifth stage: begins to choose the client's answer, if the name is steered.
+    pub fn select(&mut self, snapshot: &'q Snapshot) {
         if let Some(place) = &mut self.place {
-            let client = client::of(&self.request, self.peer.address.ip());
-            place.near(snapshot, RecordType(self.request.question.rtype), &client);
+            place.select(snapshot, (&self.request, &self.resolver));
         }
     }
 
-    /// The sixth stage: chooses it.
+    /// The sixth stage: finds where the client's networks are.
+    pub fn near(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.near();
+        }
+    }
+
+    /// The seventh stage: looks there.
+    pub fn nearer(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.nearer();
+        }
+    }
+
+    /// The eighth stage: finds the client's, and its answer.
     pub fn choose(&mut self) {
         if let Some(place) = &mut self.place {
             place.choose();
@@ -250,7 +271,7 @@ impl<'q> Query<'q> {
         let resolved = match (request.fault, request.question.class) {
             (Some(rcode), _) => Resolved::only(rcode),
             (_, name::CLASS_IN) => {
-                let asked = (request, self.peer.address.ip());
+                let asked = (request, &self.resolver);
                 resolve::resolve((snapshot, now), asked, self.place.as_ref(), &mut message)
             }
             (_, name::CLASS_CH) => chaos::resolve(snapshot, request, &mut message),
@@ -276,8 +297,13 @@ impl<'q> Query<'q> {
     }
 
     /// Who asked.
-    pub fn peer(&self) -> Peer {
-        self.peer
+    pub fn resolver(&self) -> IpAddr {
+        self.resolver
+    }
+
+    /// For whom: the client's address, or its subnet's, as far as that counted.
+    pub fn client(&self, answer: &Summary) -> IpAddr {
+        *client::of(&self.request, &self.resolver, answer.by_subnet).0
     }
 
     /// What is asked for, as limits of rate tell it apart: the records of a type at one name, what
@@ -288,15 +314,16 @@ impl<'q> Query<'q> {
     }
 
     fn begin<'m>(&self, message: &'m mut Vec<u8>) -> Message<'m> {
-        Message::begin(message, &self.request, limit(&self.request, self.peer.transport))
+        Message::begin(message, &self.request, limit(&self.request, self.transport))
     }
 
     /// A hash of who asks what.
     fn asker(&self, resolved: &Resolved) -> u64 {
         let name = self.place.as_ref().map_or(0, Place::hash);
         let mut hasher = FixedState::with_seed(name).build_hasher();
-        hasher.write_u128(bits(self.peer.address.ip()));
-        hasher.write_u128(resolved.client.map_or(0, bits));
+        let (client, _) = client::of(&self.request, &self.resolver, resolved.by_subnet);
+        hasher.write_u128(bits(&self.resolver));
+        hasher.write_u128(bits(client));
         hasher.write_u16(self.request.question.rtype);
         hasher.finish()
     }
@@ -307,11 +334,11 @@ impl<'q> Query<'q> {
         message: &mut Message<'_>,
         resolved: &Resolved,
     ) -> Outcome {
-        let (request, resolver) = (&self.request, self.peer.address.ip());
+        let request = &self.request;
         let asker = resolved.named.map_or(0, |_| self.asker(resolved));
         let Plan { identity, protection, .. } = &**snapshot.plan();
         let cookie = request.edns.as_ref().and_then(|edns| edns.cookie.as_ref());
-        let baked = cookie.and_then(|of| of.bake(&protection.secrets, resolver, now));
+        let baked = cookie.and_then(|of| of.bake(&protection.secrets, self.resolver, now));
         let octets = baked.as_ref().map(|baked| &baked.octets);
         let truncated = message.finish(request, resolved, identity.nsid.as_deref(), octets);
         Outcome::Answered(Summary {
@@ -320,7 +347,7 @@ impl<'q> Query<'q> {
             region: resolved.region,
             named: resolved.named,
             asker,
-            client: resolved.client,
+            by_subnet: resolved.by_subnet,
             truncated,
             proven: baked.is_some_and(|baked| baked.proven),
         })
@@ -328,7 +355,7 @@ impl<'q> Query<'q> {
 }
 
 /// An address as a number, for hashes.
-fn bits(address: IpAddr) -> u128 {
+fn bits(address: &IpAddr) -> u128 {
     match address {
         IpAddr::V4(ip) => u128::from(ip.to_bits()),
         IpAddr::V6(ip) => ip.to_bits(),
@@ -338,9 +365,10 @@ fn bits(address: IpAddr) -> u128 {
 /// A header alone: what stands in the packet behind it could not be read.
 fn refuse(rcode: Rcode, message: &mut Vec<u8>) -> Outcome {
     message::bare(message, rcode);
-    let (service, region, named, client) = (None, None, None, None);
-    let (asker, truncated, proven) = (0, false, false);
-    Outcome::Answered(Summary { rcode, service, region, named, asker, client, truncated, proven })
+    let (service, region, named, asker) = (None, None, None, 0);
+    let (by_subnet, truncated, proven) = (false, false, false);
+    let how = Summary { rcode, service, region, named, asker, by_subnet, truncated, proven };
+    Outcome::Answered(how)
 }
 
 /// How long the answer may be, in octets.

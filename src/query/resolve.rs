@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use super::Rcode;
-use super::client::{self, Client};
+use super::client;
 use super::message::{Message, Section};
 use super::name::{CLASS_IN, LowerName};
 use super::receive::Request;
@@ -32,14 +32,16 @@ pub(super) struct Resolved {
     pub(super) service: Option<ServiceId>,
     pub(super) region: Option<RegionId>,
     pub(super) named: Option<(RegionSet, Ttl)>,
-    pub(super) client: Option<IpAddr>,
+    /// Whether the client's subnet decided.
+    pub(super) by_subnet: bool,
 }
 
 impl Resolved {
     /// A response code without a record.
     pub(super) fn only(rcode: Rcode) -> Self {
-        let (service, region, named, client) = (None, None, None, None);
-        Self { rcode, authoritative: false, scope: 0, service, region, named, client }
+        let (service, region, named) = (None, None, None);
+        let (authoritative, by_subnet) = (false, false);
+        Self { rcode, authoritative, scope: 0, service, region, named, by_subnet }
     }
 }
 
@@ -64,10 +66,8 @@ pub(super) struct Place<'s> {
 #[derive(Clone, Copy, Debug)]
 struct Choosing<'s> {
     selection: Selection<'s>,
-    /// Whose place decides.
-    client: IpAddr,
-    /// Whether that is the client's subnet, so that it is true for some of that only.
-    is_subnet: bool,
+    /// Whether the client's subnet decides, so that it is true for some of that only.
+    by_subnet: bool,
 }
 
 impl<'s> Place<'s> {
@@ -110,10 +110,24 @@ impl<'s> Place<'s> {
         place as u64
     }
 
-    /// Goes to where the answer of `client` is chosen.
-    pub(super) fn near(&mut self, snapshot: &'s Snapshot, rtype: RecordType, client: &Client) {
+    /// Begins to choose the client's answer, if the name is steered.
+    pub(super) fn select(&mut self, snapshot: &'s Snapshot, asked: (&Request<'_>, &IpAddr)) {
         if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found {
-            self.choosing = Choosing::new(snapshot, *id, rtype, client);
+            self.choosing = Choosing::new(snapshot, *id, asked);
+        }
+    }
+
+    /// Goes nearer to it.
+    pub(super) fn near(&mut self) {
+        if let Some(choosing) = &mut self.choosing {
+            choosing.selection.near();
+        }
+    }
+
+    /// Goes nearer still.
+    pub(super) fn nearer(&mut self) {
+        if let Some(choosing) = &mut self.choosing {
+            choosing.selection.nearer();
         }
     }
 
@@ -125,34 +139,33 @@ impl<'s> Place<'s> {
 
 impl<'s> Choosing<'s> {
     /// Among the answers of a service; `None`, if it does not answer this type.
+    #[inline]
     fn new(
         snapshot: &'s Snapshot,
         id: ServiceId,
-        rtype: RecordType,
-        client: &Client,
+        (request, resolver): (&Request<'_>, &IpAddr),
     ) -> Option<Self> {
         let service = snapshot.service(id)?;
-        let by_type = match rtype {
+        let by_type = match RecordType(request.question.rtype) {
             RecordType::A => service.selector(Family::V4),
             RecordType::AAAA => service.selector(Family::V6),
             _ => None,
         };
         let selector = service.selector(Family::Alias).or(by_type)?;
         let ecs = snapshot.plan().services.get(id.index())?.ecs;
-        let address = client.address(ecs);
-        let selection = selector.seek(address)?;
-        Some(Self { selection, client: address, is_subnet: client.is_subnet(ecs) })
+        let (client, by_subnet) = client::of(request, resolver, ecs);
+        Some(Self { selection: selector.seek(client)?, by_subnet })
     }
 }
 
 /// Writes the records that answer `request`, whose name is at `place`.
 pub(super) fn resolve(
     (snapshot, now): (&Snapshot, Instant),
-    (request, resolver): (&Request<'_>, IpAddr),
+    asked: (&Request<'_>, &IpAddr),
     place: Option<&Place<'_>>,
     message: &mut Message<'_>,
 ) -> Resolved {
-    let rtype = RecordType(request.question.rtype);
+    let rtype = RecordType(asked.0.question.rtype);
     // Zones are not transferred; QTYPE ANY over all of a zone is what these two would be.
     if matches!(rtype, RecordType::AXFR | RecordType::IXFR) {
         return Resolved::only(Rcode::Refused);
@@ -162,8 +175,7 @@ pub(super) fn resolve(
         snapshot,
         now,
         rtype,
-        request,
-        resolver,
+        asked,
         target: None,
         resolved: Resolved::only(Rcode::NoError),
     };
@@ -189,8 +201,7 @@ struct Walk<'w> {
     snapshot: &'w Snapshot,
     now: Instant,
     rtype: RecordType,
-    request: &'w Request<'w>,
-    resolver: IpAddr,
+    asked: (&'w Request<'w>, &'w IpAddr),
     /// The CNAME's target that is looked up now, if one was followed.
     target: Option<LowerName>,
     resolved: Resolved,
@@ -199,7 +210,7 @@ struct Walk<'w> {
 impl Walk<'_> {
     /// The name that is looked up now, as it is looked up.
     fn name(&self) -> &[u8] {
-        self.target.as_ref().unwrap_or(self.request.question.name).as_wire()
+        self.target.as_ref().unwrap_or(self.asked.0.question.name).as_wire()
     }
 
     /// Looks one name up; goes on if it led to another.
@@ -305,12 +316,13 @@ impl Walk<'_> {
     ) -> Option<ControlFlow<()>> {
         self.resolved.service = Some(id);
         let (choosing, (ready, prefix)) = known.or_else(|| {
-            let client = client::of(self.request, self.resolver);
-            let choosing = Choosing::new(self.snapshot, id, self.rtype, &client)?;
+            let mut choosing = Choosing::new(self.snapshot, id, self.asked)?;
+            choosing.selection.near();
+            choosing.selection.nearer();
             Some((choosing, choosing.selection.find()?))
         })?;
-        self.resolved.client = Some(choosing.client);
-        if choosing.is_subnet {
+        if choosing.by_subnet {
+            self.resolved.by_subnet = true;
             // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
             self.resolved.scope = self.resolved.scope.max(prefix);
         }
@@ -377,7 +389,7 @@ impl Walk<'_> {
     fn deny(&self, zone: &Zone, at_most: Option<Ttl>, message: &mut Message<'_>) {
         let ttl = zone.negative_ttl().min(at_most.unwrap_or(Ttl::MAX)).as_secs();
         let below =
-            self.request.question.name.as_wire().len().checked_sub(zone.origin_wire().len());
+            self.asked.0.question.name.as_wire().len().checked_sub(zone.origin_wire().len());
         let written = match below.filter(|_| self.target.is_none()) {
             Some(origin) => message.denial(zone.denial(), origin, ttl),
             None => message.set(Section::Authority, zone.origin_wire(), zone.soa(), ttl),

@@ -17,7 +17,7 @@ use super::limiter::{Limiter, Verdict};
 use super::mmsg::BATCH;
 use super::sample::Sample;
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::query::{LowerName, Outcome, Peer, Query, Rcode, Silence, Summary, Transport, answer};
+use crate::query::{LowerName, Outcome, Peer, Query, Rcode, Silence, Summary, Transport};
 use crate::snapshot::{Plan, Snapshot};
 use crate::time::{Instant, Ttl};
 
@@ -71,9 +71,16 @@ impl Responder {
     pub(super) fn respond(&mut self, now: Instant, packet: &[u8], peer: Peer, out: &mut Vec<u8>) {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
-        let outcome = guarded(|| answer(&snapshot, packet, peer, now, out));
+        out.clear();
+        out.extend_from_slice(packet);
+        let mut room = LowerName::default();
+        let mut query = Query::new(peer, &mut room);
+        let outcome = guarded(|| {
+            query.prepare(out, &snapshot);
+            query.answer(&snapshot, now, out)
+        });
         match outcome {
-            Some(outcome) => self.account(now, &snapshot, &outcome),
+            Some(outcome) => self.account((&snapshot, now), &query, &outcome),
             None => serv_fail(out),
         }
     }
@@ -97,7 +104,9 @@ impl Responder {
         through(&mut rows, |row| row.query.seek(&snapshot));
         through(&mut rows, |row| row.query.approach());
         through(&mut rows, |row| row.query.find());
-        through(&mut rows, |row| row.query.near(&snapshot));
+        through(&mut rows, |row| row.query.select(&snapshot));
+        through(&mut rows, |row| row.query.near());
+        through(&mut rows, |row| row.query.nearer());
         through(&mut rows, |row| row.query.choose());
         through(&mut rows, |row| self.answer((&snapshot, now), row));
         for row in rows.iter_mut().flatten().filter(|row| row.is_lost) {
@@ -115,7 +124,7 @@ impl Responder {
             Outcome::Silent(_) => false,
         };
         if !is_limited {
-            self.account(now, snapshot, &outcome);
+            self.account((snapshot, now), &row.query, &outcome);
         }
     }
 
@@ -129,7 +138,7 @@ impl Responder {
     ) -> bool {
         let limit = snapshot.plan().protection.rate_limit.as_ref();
         let Some(limit) = limit.filter(|_| !summary.proven) else { return false };
-        let whose = (query.peer().address.ip(), query.subject());
+        let whose = (query.resolver(), query.subject());
         let verdict = self.limiter.judge(now, limit, whose, self.beyond);
         match verdict {
             Verdict::Answer => return false,
@@ -154,7 +163,12 @@ impl Responder {
     }
 
     /// Takes down what was answered.
-    fn account(&mut self, now: Instant, snapshot: &Snapshot, outcome: &Outcome) {
+    fn account(
+        &mut self,
+        (snapshot, now): (&Snapshot, Instant),
+        query: &Query<'_>,
+        outcome: &Outcome,
+    ) {
         let summary = match outcome {
             Outcome::Answered(summary) => summary,
             Outcome::Silent(reason) => {
@@ -162,8 +176,8 @@ impl Responder {
                 return;
             }
         };
-        if let Some(asked) = summary.service.zip(summary.client) {
-            self.sample.offer(now, snapshot.plan(), asked);
+        if let Some(service) = summary.service {
+            self.sample.offer(now, snapshot.plan(), || (service, query.client(summary)));
         }
         let counted = Counted::of(summary);
         if let Some((_, ttl)) = counted.named {

@@ -44,12 +44,12 @@ impl Sample {
         drop(taken);
     }
 
-    /// A client was answered for a service of `plan`; it is remembered if it is time for another.
+    /// A client was answered for a service of `plan`, as `asked` tells; it is remembered if it is time for another.
     pub(super) fn offer(
         &self,
         now: Instant,
         plan: &Arc<Plan>,
-        (service, client): (ServiceId, IpAddr),
+        asked: impl FnOnce() -> (ServiceId, IpAddr),
     ) {
         let next = self.0.next.load(Ordering::Relaxed);
         let after = (now + EVERY).as_nanos();
@@ -70,7 +70,7 @@ impl Sample {
         if taken.queries.len() == MOST {
             taken.queries.pop_front();
         }
-        taken.queries.push_back((service, client));
+        taken.queries.push_back(asked());
     }
 
     /// The clients of each service of `plan`, by the service's row.

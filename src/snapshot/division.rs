@@ -40,6 +40,15 @@ pub struct Division {
     shares: OnceLock<Vec<f64>>,
 }
 
+/// How far a client's look-up is.
+#[derive(Clone, Copy, Debug)]
+pub enum Seek {
+    /// On the way by its network.
+    Network(Near),
+    /// At its end.
+    Found(usize, u8),
+}
+
 #[derive(Debug)]
 enum By {
     Network(NetworkMap),
@@ -63,24 +72,42 @@ impl Division {
     }
 
     /// The first step to the row of `client`.
-    pub fn seek(&self, client: IpAddr) -> Near {
+    #[inline]
+    pub fn seek(&self, client: IpAddr) -> Seek {
         match &self.by {
-            By::Network(map) => map.seek(client),
-            By::Slot(_) => Near::default(),
+            By::Network(_) => Seek::Network(Near::seek(client)),
+            By::Slot(rows) => {
+                let (slot, scope) = slot(client);
+                Seek::Found(rows.get(slot).map_or(0, |row| usize::from(*row)), scope)
+            }
         }
     }
 
-    /// The row of `client` in [`Self::orders`], and the widest prefix in which all share it.
-    pub fn find(&self, client: IpAddr, near: Near) -> (usize, u8) {
-        match &self.by {
-            By::Network(map) => {
-                let (row, scope) = map.find(client, near);
+    /// The second step, which waits for memory.
+    #[inline]
+    pub fn near(&self, seek: &mut Seek) {
+        if let (By::Network(map), Seek::Network(near)) = (&self.by, seek) {
+            map.near(near);
+        }
+    }
+
+    /// The third, which does so again.
+    #[inline]
+    pub fn nearer(&self, seek: &mut Seek) {
+        if let (By::Network(map), Seek::Network(near)) = (&self.by, seek) {
+            map.nearer(near);
+        }
+    }
+
+    /// The client's row in [`Self::orders`], and the widest prefix in which all share it.
+    pub fn find(&self, seek: Seek) -> (usize, u8) {
+        match (&self.by, seek) {
+            (By::Network(map), Seek::Network(near)) => {
+                let (row, scope) = map.find(near);
                 (usize::from(row), scope)
             }
-            By::Slot(rows) => {
-                let (slot, scope) = slot(client);
-                (rows.get(slot).map_or(0, |row| usize::from(*row)), scope)
-            }
+            (_, Seek::Found(row, scope)) => (row, scope),
+            (By::Slot(_), Seek::Network(_)) => (0, 0),
         }
     }
 

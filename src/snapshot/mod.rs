@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
-use crate::geo::{Catchment, Coordinates, Near};
+use crate::geo::{Catchment, Coordinates};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::steer::weighted::{Contender, SLOTS, name_hash};
 use crate::steer::{
@@ -25,7 +25,7 @@ use crate::steer::{
 use crate::time::{Instant, Ttl};
 use crate::zone::{Found, Name, Rdata, RecordType, Zones};
 
-pub use division::{Division, DivisionKey, Order};
+pub use division::{Division, DivisionKey, Order, Seek};
 pub use protection::{Protection, RateLimit, Secret};
 pub use ready::{Body, Ready};
 
@@ -284,8 +284,7 @@ struct Band {
 #[derive(Clone, Copy, Debug)]
 pub struct Selection<'s> {
     band: &'s Band,
-    client: IpAddr,
-    near: Near,
+    seek: Seek,
     /// How much of the client's address decided that it is this band.
     prefix: u8,
 }
@@ -294,20 +293,23 @@ impl Selector {
     /// The answer of `client`, and the length of the widest prefix around it in which every
     /// client gets the same: the SCOPE PREFIX-LENGTH of RFC 7871.
     pub fn select(&self, client: IpAddr) -> Option<(&Ready, u8)> {
-        self.seek(client)?.find()
+        let mut selection = self.seek(&client)?;
+        selection.near();
+        selection.nearer();
+        selection.find()
     }
 
-    /// The first step to it, which waits for memory. Whoever has many takes all of them through
-    /// one step after the other.
-    pub fn seek(&self, client: IpAddr) -> Option<Selection<'_>> {
+    /// The first step to it. Whoever has many takes all of them through one step after the other.
+    #[inline]
+    pub fn seek(&self, client: &IpAddr) -> Option<Selection<'_>> {
         let (band, prefix) = if let [everybody] = self.bands.as_slice() {
             (everybody, 0)
         } else {
-            let (slot, prefix) = ramp_slot(client);
+            let (slot, prefix) = ramp_slot(*client);
             (self.bands.iter().find(|band| slot < band.end)?, prefix)
         };
-        let near = band.division().map_or_else(Near::default, |division| division.seek(client));
-        Some(Selection { band, client, near, prefix })
+        let seek = band.division().map_or(Seek::Found(0, 0), |division| division.seek(*client));
+        Some(Selection { band, seek, prefix })
     }
 
     /// All answers, each with the share of all IPv4 addresses whose clients get it.
@@ -333,11 +335,26 @@ impl Band {
 }
 
 impl<'s> Selection<'s> {
-    /// The last step to the answer, which waits for memory again.
+    /// The second step to the answer, which waits for memory.
+    #[inline]
+    pub fn near(&mut self) {
+        if let Some(division) = self.band.division() {
+            division.near(&mut self.seek);
+        }
+    }
+
+    /// The third, which does so again.
+    #[inline]
+    pub fn nearer(&mut self) {
+        if let Some(division) = self.band.division() {
+            division.nearer(&mut self.seek);
+        }
+    }
+
+    /// The last.
     pub fn find(&self) -> Option<(&'s Ready, u8)> {
-        let Self { band, client, near, prefix } = *self;
-        let found = band.division().map(|division| division.find(client, near));
-        let (row, scope) = found.unwrap_or_default();
+        let Self { band, seek, prefix } = *self;
+        let (row, scope) = band.division().map_or((0, 0), |division| division.find(seek));
         Some((band.answers.get(row)?, scope.max(prefix)))
     }
 }

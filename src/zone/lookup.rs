@@ -164,6 +164,7 @@ impl Zone {
     }
 
     /// The last step, which does so again.
+    #[inline]
     pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Found<'_> {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;
