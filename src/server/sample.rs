@@ -44,7 +44,8 @@ impl Sample {
         drop(taken);
     }
 
-    /// A client was answered for a service of `plan`, as `asked` tells; it is remembered if it is time for another.
+    /// A client was answered for a service of `plan`, as `asked` tells; it is remembered if it is
+    /// time for another.
     pub(super) fn offer(
         &self,
         now: Instant,
