@@ -31,8 +31,8 @@ pub(super) trait Datagrams {
     /// The system's, also when none came.
     fn receive(&mut self) -> io::Result<usize>;
 
-    /// The first `count`, each with its sender: an answer takes its place. What is left empty is not
-    /// sent.
+    /// The first `count`, each with its sender: an answer takes its place. What is left empty is
+    /// not sent.
     fn packets(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, &mut Vec<u8>)>;
 
     /// Sends their answers: how many could not be sent.
