@@ -16,7 +16,6 @@
 use std::env;
 use std::fs;
 use std::hint::spin_loop;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,16 +28,13 @@ mod harness;
 mod load;
 
 use harness::{Meridian, Nginx, Process, free_port};
-use load::{Pace, Queries, Workload, ZONE, ask, median, run_on_core, zone};
+use load::{Pace, Queries, WINDOW, Workload, ZONE, ask, median, on_first_core, run_on_core, zone};
 
 /// Fixed names.
 const NAMES: u32 = 10_000;
 
 /// Others that want the server's core.
 const RIVALS: usize = 2;
-
-/// Queries on their way at any time, at the most that can be answered.
-const WINDOW: usize = 128;
 
 /// So many times what can be answered comes.
 const TIMES: f64 = 3.0;
@@ -110,16 +106,12 @@ services:
     );
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("zone"), zone(NAMES)).unwrap();
-    let mut command = Command::new("taskset");
-    command.args(["-c", "0", env!("CARGO_BIN_EXE_meridian")]);
-    Meridian::start_with(command, folder, &config)
+    Meridian::start_with(on_first_core(env!("CARGO_BIN_EXE_meridian")), folder, &config)
 }
 
 /// Another program that wants all of the first core.
 fn rival() -> Process {
-    let mut command = Command::new("taskset");
-    let own = env::current_exe().unwrap();
-    Process::start(command.args(["-c", "0"]).arg(own).arg("--spin"))
+    Process::start(on_first_core(env::current_exe().unwrap()).arg("--spin"))
 }
 
 /// Some seconds of what can be answered, and of three times that.
@@ -143,7 +135,7 @@ impl Round {
         let late = |part| server.metric(&format!("meridian_probe_lag_seconds_{part}"));
         let (memory, lag, count) = (server.memory(), late("sum"), late("count"));
         let is_over = AtomicBool::new(false);
-        let (seen, mut times) = thread::scope(|scope| {
+        let (seen, times) = thread::scope(|scope| {
             let requests = scope.spawn(|| {
                 let mut times = Vec::new();
                 while !is_over.load(Ordering::Relaxed) || times.is_empty() {
@@ -158,8 +150,8 @@ impl Round {
             is_over.store(true, Ordering::Relaxed);
             (seen, requests.join().unwrap())
         });
-        times.sort_by(f64::total_cmp);
-        let [half, all] = [times[times.len() / 2], times[times.len() - 1]];
+        let half = median(times.iter().copied());
+        let all = times.iter().copied().fold(0.0, f64::max);
         let memory = (server.memory() as f64 - memory as f64) / 1024.0;
         let probes = (late("count") - count).max(1.0);
         let late = (late("sum") - lag) / probes * 1000.0;

@@ -27,14 +27,13 @@ mod harness;
 mod load;
 
 use harness::{Meridian, wait_for};
-use load::{Pace, Queries, Seen, Workload, ZONE, ask, median, run_on_core, zone};
+use load::{
+    Pace, Queries, Seen, WINDOW, Workload, ZONE, ask, median, on_first_core, run_on_core, zone,
+};
 
 /// All regions, and how many of them a service is in.
 const REGIONS: u32 = 64;
 const PLACES: u32 = 8;
-
-/// Queries on their way at any time, at the most that can be answered.
-const WINDOW: usize = 128;
 
 /// Endpoints whose state changes.
 const CHANGES: u32 = 20;
@@ -113,8 +112,7 @@ impl Trial {
     fn start(size: Size) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("zone"), zone(size.names)).unwrap();
-        let mut command = Command::new("taskset");
-        command.args(["-c", "0", env!("CARGO_BIN_EXE_meridian")]);
+        let command = on_first_core(env!("CARGO_BIN_EXE_meridian"));
         let began = Instant::now();
         let server = Meridian::start_with(command, folder, &config(size.services));
         let start = began.elapsed();

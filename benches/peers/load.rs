@@ -1,9 +1,11 @@
 //! Load: queries made ahead, sent over a few sockets; how many answers, how soon.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::mem::zeroed;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, Query};
@@ -153,6 +155,10 @@ impl Seen {
         self.rcodes.iter().sum()
     }
 }
+
+/// Queries on their way at any time, at the most that can be answered: fewer than the smallest
+/// receive buffer holds.
+pub(crate) const WINDOW: usize = 128;
 
 /// An unanswered query is lost after so long.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -334,6 +340,13 @@ pub(crate) fn run_on_core(core: usize) {
         // On a machine with one core there is no other.
         let _only_one = libc::sched_setaffinity(0, size_of_val(&cores), &raw const cores);
     }
+}
+
+/// This program on the first core, which the load leaves to it.
+pub(crate) fn on_first_core(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(program);
+    command
 }
 
 /// The one in the middle; 0 of none.

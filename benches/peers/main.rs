@@ -34,7 +34,7 @@ use hickory_proto::op::Message;
 
 use harness::data;
 use host::Host;
-use load::{Pace, Queries, Workload, ask, run_on_core};
+use load::{Pace, Queries, WINDOW, Workload, ask, run_on_core};
 use report::{Round, Table, Trial};
 use servers::{Kind, Server};
 
@@ -83,10 +83,6 @@ const FIRST_HOST: u8 = 210;
 
 /// Fixed names of a server that is asked for a steered one.
 const BESIDE: u32 = 10_000;
-
-/// Queries on their way at any time, at the most that can be answered: fewer than the smallest
-/// receive buffer holds.
-const WINDOW: usize = 128;
 
 /// Not counted, at the beginning of each round.
 const WARM: Duration = Duration::from_millis(300);

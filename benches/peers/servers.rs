@@ -52,7 +52,13 @@ impl Kind {
                 Self::PowerDns,
             ],
             Workload::Past => &[Self::Echo, Self::Meridian, Self::MeridianXdp, Self::KnotXdp],
-            _ => &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind],
+            Workload::Static(_)
+            | Workload::Hits(_)
+            | Workload::Misses(_)
+            | Workload::Elsewhere
+            | Workload::Mixed(..) => {
+                &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind]
+            }
         }
     }
 

@@ -137,16 +137,7 @@ fn laid<K: Key>(
 }
 
 impl NetworkMap {
-    /// The value of `client`, and the length of the widest prefix around it, in its own family,
-    /// in which every client has that value.
-    pub fn lookup(&self, client: IpAddr) -> (u16, u8) {
-        let mut near = Near::seek(client);
-        self.near(&mut near);
-        self.nearer(&mut near);
-        self.find(near)
-    }
-
-    /// The second step to it, which waits for memory.
+    /// The second step to a client's value, which waits for memory.
     pub fn near(&self, near: &mut Near) {
         if let Near::V4 { key, at, .. } = near {
             *at = self.v4.at(*key);
@@ -160,7 +151,8 @@ impl NetworkMap {
         }
     }
 
-    /// The last.
+    /// The client's value, and the length of the widest prefix around it, in its own family, in
+    /// which every client has that value.
     pub fn find(&self, near: Near) -> (u16, u8) {
         match near {
             Near::V4 { key, at, count, before } => {
