@@ -28,7 +28,8 @@ mod load;
 
 use harness::{Meridian, wait_for};
 use load::{
-    Pace, Queries, Seen, WINDOW, Workload, ZONE, ask, median, on_first_core, run_on_core, zone,
+    Pace, Queries, Seen, WINDOW, Workload, ZONE, ask, go_first, median, on_first_core, run_on_core,
+    zone,
 };
 
 /// All regions, and how many of them a service is in.
@@ -143,10 +144,16 @@ impl Trial {
     /// Reads all of it again while somebody asks, and tells what that did to who asked.
     fn reload(&self, queries: &mut Queries, rate: f64, span: Duration) {
         let server = &self.server;
-        // It may use all cores from now on; the load goes on to have one of them for itself.
-        let mut spread = Command::new("taskset");
-        spread.args(["-a", "-p", "-c", "0-127", &server.process.id().to_string()]);
-        assert!(spread.stdout(Stdio::null()).status().unwrap().success());
+        // It may use all cores from now on, but for its worker, which stays away from the load.
+        for thread in fs::read_dir(format!("/proc/{}/task", server.process.id())).unwrap() {
+            let thread = thread.unwrap();
+            if fs::read_to_string(thread.path().join("comm")).unwrap() != "udp\n" {
+                let mut spread = Command::new("taskset");
+                spread.args(["-p", "-c", "0-127"]).arg(thread.file_name());
+                assert!(spread.stdout(Stdio::null()).status().unwrap().success());
+            }
+        }
+        go_first();
         let before = ask(server.dns, queries, Pace::Rate(rate), span * 5);
         let reloaded = server.logged("reloaded");
         let text = zone(self.size.names).replace(" 1 7200", " 2 7200");

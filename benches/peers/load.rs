@@ -342,6 +342,13 @@ pub(crate) fn run_on_core(core: usize) {
     }
 }
 
+/// Whoever else comes to this thread's core waits for it. That needs root, and is not worth failing
+/// for.
+pub(crate) fn go_first() {
+    // SAFETY: it takes numbers.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+}
+
 /// This program on the first core, which the load leaves to it.
 pub(crate) fn on_first_core(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("taskset");

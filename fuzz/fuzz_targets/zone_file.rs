@@ -9,8 +9,8 @@ fuzz_target!(|text: &[u8]| {
     let origin = "example.com".parse().unwrap();
     let mut builder = ZoneBuilder::new("example.com".parse().unwrap());
     let mut include = |_: &str| Ok(b"included A 192.0.2.1\n".to_vec());
-    let mut take = |record: FileRecord| {
-        builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
+    let mut take = |record: FileRecord<'_>| {
+        builder.add(&record.owner, record.ttl, record.rtype, record.data);
     };
     match parse("fuzzed", text, &origin, &mut include, &mut take) {
         Ok(()) => {

@@ -169,12 +169,14 @@ fn inline(
     let mut no_include = |_: &str| Err("not in a configuration".to_owned());
     let one_line = !line.contains(['\n', '\r']);
     let mut records = Vec::new();
-    let take = &mut |record| records.push(record);
+    let take = &mut |of: FileRecord<'_>| {
+        records.push((of.owner, of.ttl, of.rtype, of.data.to_vec()));
+    };
     match parse("", line.as_bytes(), &draft.origin, &mut no_include, take) {
         Ok(()) if one_line && records.len() == 1 => {
-            for record in records {
-                draft.mentions.entry(record.owner.clone()).or_insert(at);
-                draft.builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
+            for (owner, ttl, rtype, data) in records {
+                draft.builder.add(&owner, ttl, rtype, &data);
+                draft.mentions.entry(owner).or_insert(at);
             }
         }
         Ok(()) => problems.error(at, key, format!("`{}` is no single record", data.escape_debug())),
@@ -211,8 +213,8 @@ fn from_file(
         Ok(text)
     };
     let builder = &mut draft.builder;
-    let mut take = |record: FileRecord| {
-        builder.add(&record.owner, record.ttl, record.rtype, record.rdata);
+    let mut take = |record: FileRecord<'_>| {
+        builder.add(&record.owner, record.ttl, record.rtype, record.data);
     };
     if let Err(faults) = parse(path, &text, &draft.origin, &mut include, &mut take) {
         problems.list.extend(faults.into_iter().map(told));

@@ -115,6 +115,14 @@ impl Exposure {
         Sheet { page, is_alone, returns: self.returns.clone(), regions: plan.regions.len() }
     }
 
+    /// Moves what is known of earlier plans into the newest's book, and lets go of them: is none of
+    /// them left?
+    pub(super) fn settle(&self, now: Instant) -> bool {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        fold(&mut books, now);
+        books.len() <= 1
+    }
+
     /// For how long resolvers went on with what they were told.
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.returns.seen()

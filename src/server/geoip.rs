@@ -12,7 +12,7 @@ use crate::geo::{
 };
 
 /// The database in the box.
-static SHIPPED: &[u8] = include_bytes!("../../geoip/meridian-city.mmdb");
+pub(super) static SHIPPED: &[u8] = include_bytes!("../../geoip/meridian-city.mmdb");
 
 /// Who is where, from which files, and who is nearest to whom.
 #[derive(Debug)]

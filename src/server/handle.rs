@@ -35,6 +35,8 @@ use crate::time::Instant;
 pub(super) enum Request {
     /// Serve this from now on, or know that it was refused.
     Apply(Box<Result<Loaded, Refused>>, oneshot::Sender<Result<(), Refused>>),
+    /// Let go of what is not answered from any more: is nothing of it left?
+    LetGo(oneshot::Sender<bool>),
     /// Tell how things are.
     View(oneshot::Sender<View>),
     /// Other nodes say something.
@@ -323,6 +325,14 @@ impl Handle {
     pub fn apply(&self, loaded: Result<Loaded, Refused>) -> Option<Result<(), Refused>> {
         let (reply, answer) = oneshot::channel();
         self.requests.blocking_send(Request::Apply(Box::new(loaded), reply)).ok()?;
+        answer.blocking_recv().ok()
+    }
+
+    /// Lets go of what is not answered from any more, and tells whether nothing of it is left; for
+    /// threads outside the runtime.
+    pub(super) fn let_go(&self) -> Option<bool> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.blocking_send(Request::LetGo(reply)).ok()?;
         answer.blocking_recv().ok()
     }
 }

@@ -3,11 +3,32 @@
 use std::ops::Range;
 use std::{env, fs};
 
+use super::geoip::SHIPPED;
+
 /// Gives back what only a start or a reload needs.
 pub(super) fn give_back() {
     trim();
     leave_code();
+    leave_constant(SHIPPED);
 }
+
+/// Has the allocator get large pieces from the system, each by itself, and give each back as soon
+/// as it is free: tables that are made anew would else leave holes of their size on the heap. It
+/// does so by default up to the first that is freed.
+#[cfg(target_env = "gnu")]
+pub(super) fn keep_large_apart() {
+    // SAFETY: it takes numbers; no other thread is told of it but by the allocator itself
+    // (mallopt(3)).
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+}
+
+/// Other allocators do so by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub(super) fn keep_large_apart() {}
+
+/// A large piece, in octets.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 1 << 20;
 
 /// Gives back what is free on the heap. The allocator keeps the small pieces that reading a
 /// configuration was done with, though nobody needs as many of them before the next one.
@@ -27,14 +48,33 @@ fn leave_code() {
     let Ok(program) = env::current_exe() else { return };
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let code = maps.lines().filter(|line| program.to_str().is_some_and(|of| line.ends_with(of)));
-    for Range { start, end } in code.filter_map(code_at) {
-        // SAFETY: the range is mapped from a file, and nobody can write to it: the next access
-        // finds what is there now (madvise(2), MADV_DONTNEED of a private mapping of a file).
-        unsafe {
-            libc::madvise(std::ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED)
-        };
+    for range in code.filter_map(code_at) {
+        // SAFETY: whole pages of code, mapped privately from a file; nobody can write to them.
+        unsafe { leave(range) };
     }
 }
+
+/// Likewise a constant.
+fn leave_constant(constant: &'static [u8]) {
+    let Range { start, end } = constant.as_ptr_range();
+    let range = start.addr().next_multiple_of(PAGES)..end.addr() / PAGES * PAGES;
+    // SAFETY: whole pages of a constant, of which the same is true.
+    unsafe { leave(range) };
+}
+
+/// Leaves pages to the file cache.
+///
+/// # Safety
+/// They are whole, mapped privately from a file, and nobody can have written to them: the next
+/// access finds what is there now (madvise(2), MADV_DONTNEED).
+unsafe fn leave(Range { start, end }: Range<usize>) {
+    let pages = std::ptr::without_provenance_mut(start);
+    // SAFETY: the caller's.
+    unsafe { libc::madvise(pages, end.saturating_sub(start), libc::MADV_DONTNEED) };
+}
+
+/// As large as pages are anywhere, in octets.
+const PAGES: usize = 1 << 16;
 
 /// Where this line of a process's maps says that there is code which cannot be written to.
 fn code_at(line: &str) -> Option<Range<usize>> {
@@ -67,8 +107,11 @@ mod tests {
             line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
         };
         let before = resident();
+        let sum = || SHIPPED.iter().map(|octet| u64::from(*octet)).sum::<u64>();
+        let sum_before = sum();
         give_back();
         let after = resident();
         assert!(after < before, "{before} KiB of code, and then {after}");
+        assert_eq!(sum(), sum_before);
     }
 }

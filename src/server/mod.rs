@@ -80,6 +80,7 @@ mod store;
 mod takeover;
 mod tcp;
 mod tls;
+mod turns;
 mod udp;
 mod webhooks;
 mod xdp;
@@ -152,6 +153,7 @@ impl Server {
         start: Start,
         routes: impl FnOnce(&Handle) -> axum::Router,
     ) -> Result<Self, StartError> {
+        memory::keep_large_apart();
         let clock = Clock::start();
         let mut loader = Loader::new(source);
         let loaded = loader.load().map_err(|refused| StartError::Problems(refused.problems))?;

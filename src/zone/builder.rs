@@ -1,9 +1,12 @@
 //! Zones are built whole: from records and steered names, with every conflict or none.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
+use std::iter::{repeat_n, successors};
+use std::num::NonZeroU32;
 
 use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 
 use super::lookup::{Node, Zone};
 use super::name::{Name, offsets};
@@ -16,16 +19,37 @@ use crate::time::Ttl;
 #[derive(Debug)]
 pub struct ZoneBuilder {
     origin: Name,
-    /// By name in lower case.
-    nodes: HashMap<Box<[u8]>, Draft, RandomState>,
-    problems: Vec<ZoneProblem>,
+    /// By name in lower case, in the order in which they came: so they are in memory too, and a
+    /// million of them are gone through without waiting for each.
+    drafts: IndexMap<Box<[u8]>, Draft, RandomState>,
+    records: Vec<Record>,
+    /// The data of all records, one after the other.
+    data: Vec<u8>,
+    problems: HashSet<ZoneProblem>,
+    /// Room for a name in lower case.
+    lower: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
 struct Draft {
-    node: Node,
-    kind: Option<Steered>,
+    /// The last of its records.
+    last: Option<Row>,
+    steered: Option<(ServiceId, Steered)>,
 }
+
+#[derive(Debug)]
+struct Record {
+    rtype: RecordType,
+    ttl: Ttl,
+    /// Where its data begins.
+    start: usize,
+    length: usize,
+    /// The one before that is at the same name.
+    before: Option<Row>,
+}
+
+/// The row of a record, and one.
+type Row = NonZeroU32;
 
 /// What a steered name gives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +63,7 @@ pub enum Steered {
 }
 
 /// What keeps a zone from being served.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ZoneProblem {
     /// The name that has it.
     pub owner: Name,
@@ -48,7 +72,7 @@ pub struct ZoneProblem {
 }
 
 /// What can be wrong with a zone.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Fault {
     /// The name is not in the zone.
     #[error("not in the zone {0}; give it to the zone it is in")]
@@ -97,7 +121,9 @@ impl fmt::Display for ZoneProblem {
 impl ZoneBuilder {
     /// An empty zone at `origin`.
     pub fn new(origin: Name) -> Self {
-        Self { origin, nodes: HashMap::default(), problems: Vec::new() }
+        let (drafts, problems) = (IndexMap::default(), HashSet::new());
+        let (records, data, lower) = (Vec::new(), Vec::new(), Vec::new());
+        Self { origin, drafts, records, data, problems, lower }
     }
 
     /// Adds the SOA and NS records that a zone needs, for one that is written without them:
@@ -110,37 +136,26 @@ impl ZoneBuilder {
         soa.extend_from_slice(origin.as_wire());
         let timers = [APEX_SERIAL, APEX_REFRESH, APEX_RETRY, APEX_EXPIRE, negative_ttl.as_secs()];
         soa.extend(timers.iter().flat_map(|timer| timer.to_be_bytes()));
-        self.add(&origin, ttl, RecordType::SOA, Rdata::new(RecordType::SOA, soa));
-        for server in servers {
-            let rdata = Rdata::new(RecordType::NS, server.as_wire());
-            self.add(&origin, ttl, RecordType::NS, rdata);
-        }
+        self.add(&origin, ttl, RecordType::SOA, &soa);
+        servers.iter().for_each(|of| self.add(&origin, ttl, RecordType::NS, of.as_wire()));
     }
 
-    /// Adds a record. One that is there already is there once (RFC 2181 §5); of different TTLs in
-    /// a set the least counts, which is safe for each (§5.2).
-    pub fn add(&mut self, owner: &Name, ttl: Ttl, rtype: RecordType, rdata: Rdata) {
-        let Some(node) = self.node(owner) else { return };
-        match node.sets.iter_mut().find(|set| set.rtype == rtype) {
-            Some(set) => {
-                set.ttl = set.ttl.min(ttl);
-                if !set.rdata.contains(&rdata) {
-                    set.rdata.push(rdata);
-                }
-            }
-            None => node.sets.push(RrSet { rtype, ttl, rdata: vec![rdata] }),
-        }
+    /// Adds a record with `data` in wire format. One that is there already is there once
+    /// (RFC 2181 §5); of different TTLs in a set the least counts, which is safe for each (§5.2).
+    pub fn add(&mut self, owner: &Name, ttl: Ttl, rtype: RecordType, data: &[u8]) {
+        let row = u32::try_from(self.records.len()).ok().and_then(|row| Row::MIN.checked_add(row));
+        let Some(draft) = self.draft(owner) else { return };
+        let before = std::mem::replace(&mut draft.last, row);
+        let (start, length) = (self.data.len(), data.len());
+        self.data.extend_from_slice(data);
+        self.records.push(Record { rtype, ttl, start, length, before });
     }
 
     /// Lets `service` answer at `name`.
     pub fn steer(&mut self, name: &Name, service: ServiceId, kind: Steered) {
-        let Some(node) = self.node(name) else { return };
-        node.is_epoch = kind == Steered::Epoch;
-        if node.steered.replace(service).is_some() {
+        let Some(draft) = self.draft(name) else { return };
+        if draft.steered.replace((service, kind)).is_some() {
             self.problem(name, Fault::SteeredTwice);
-        }
-        if let Some(draft) = self.nodes.get_mut(&name.to_lower()) {
-            draft.kind = Some(kind);
         }
     }
 
@@ -149,117 +164,158 @@ impl ZoneBuilder {
     /// # Errors
     /// Everything that is wrong with it, by name.
     pub fn finish(mut self) -> Result<Zone, Vec<ZoneProblem>> {
-        self.check_apex();
         let origin_lower = self.origin.to_lower();
-        let drafts: Vec<(Name, Fault)> = self
-            .nodes
-            .iter()
-            .flat_map(|(lower, draft)| {
-                let faults = draft.faults(**lower == *origin_lower);
-                faults.filter_map(|fault| Some((Name::from_wire(lower)?, fault)))
-            })
-            .collect();
-        for (name, fault) in drafts {
-            self.problem(&name, fault);
-        }
-        let steered = self.nodes.iter().filter(|(_, draft)| draft.node.steered.is_some());
-        let below = steered.filter_map(|(lower, _)| {
-            Some((Name::from_wire(lower)?, Fault::BelowCut(self.cut_above(lower)?)))
+        let apex = self.drafts.get(&origin_lower).map(|apex| self.sets(apex)).unwrap_or_default();
+        self.check_apex(&apex);
+        let faults = self.drafts.iter().flat_map(|(lower, draft)| {
+            let is_apex = **lower == *origin_lower;
+            let faults = self.faults(draft, is_apex).chain(self.below_cut(lower, draft));
+            faults.filter_map(|fault| Some(ZoneProblem { owner: Name::from_wire(lower)?, fault }))
         });
-        for (name, fault) in below.collect::<Vec<_>>() {
-            self.problem(&name, fault);
-        }
-        let apex = self.nodes.get(&origin_lower);
-        let soa = apex.and_then(|apex| apex.node.set(RecordType::SOA)).cloned();
-        let Some(soa) = soa.filter(|_| self.problems.is_empty()) else {
-            self.problems.sort_by_cached_key(ToString::to_string);
-            return Err(self.problems);
+        let faults: Vec<ZoneProblem> = faults.collect();
+        self.problems.extend(faults);
+        let soa = apex.into_iter().find(|set| set.rtype == RecordType::SOA);
+        let soa = soa.filter(|_| self.problems.is_empty());
+        let Some((soa, data)) =
+            soa.as_ref().and_then(|soa| Some((soa.clone(), soa.rdata.first()?)))
+        else {
+            let mut problems: Vec<ZoneProblem> = self.problems.into_iter().collect();
+            problems.sort_by_cached_key(ToString::to_string);
+            return Err(problems);
         };
-        let Some(data) = soa.rdata.first() else { return Err(self.problems) };
         let negative_ttl = soa.ttl.min(minimum(data).unwrap_or_default());
         let denial = Denial::new(&origin_lower, data);
         // RFC 4592 §2.2.2: names above an existing one exist too.
-        let above = self.nodes.keys().flat_map(|lower| {
+        let above = self.drafts.keys().flat_map(|lower| {
             let above = offsets(lower).skip(1).filter_map(|at| lower.get(at..));
             above.take_while(|name| name.len() > origin_lower.len())
         });
-        let empty: HashSet<Box<[u8]>> =
-            above.filter(|name| !self.nodes.contains_key(*name)).map(Box::from).collect();
-        let is_cut = |lower: &[u8], node: &Node| {
-            *lower != *origin_lower && node.set(RecordType::NS).is_some()
-        };
-        let cuts = self.nodes.iter().filter(|(lower, draft)| is_cut(lower, &draft.node));
-        let cut_names: HashSet<Box<[u8]>> = cuts.map(|(lower, _)| lower.clone()).collect();
-        let names = self.nodes.len() + empty.len();
-        let sets = self.nodes.values().flat_map(|draft| draft.node.sets());
-        let size = (names, sets.map(|set| set.rdata.len()).sum());
-        let has_wildcard = self.nodes.keys().chain(&empty).any(|name| name.starts_with(b"\x01*"));
-        let is_plain = cut_names.is_empty() && !has_wildcard;
-        let drafts = self.nodes.into_iter().map(|(lower, draft)| (lower, draft.node));
-        let rows = drafts.chain(empty.into_iter().map(|lower| (lower, Node::default())));
-        let rows = rows.map(|(lower, node)| {
-            let is_below = |at| lower.get(at..).is_some_and(|name| cut_names.contains(name));
-            let is_below_cut = !cut_names.is_empty() && offsets(&lower).skip(1).any(is_below);
-            let is_cut = is_cut(&lower, &node);
-            (lower, Node { is_cut, is_below_cut, ..node })
+        let empty: HashSet<&[u8], RandomState> =
+            above.filter(|name| !self.drafts.contains_key(*name)).collect();
+        let cuts = self
+            .drafts
+            .iter()
+            .filter(|(lower, draft)| ***lower != *origin_lower && self.has(draft, RecordType::NS));
+        let cuts: HashSet<&[u8], RandomState> = cuts.map(|(lower, _)| &**lower).collect();
+        let names = || self.drafts.keys().map(|lower| &**lower).chain(empty.iter().copied());
+        let is_plain = cuts.is_empty() && !names().any(|name| name.starts_with(b"\x01*"));
+        let (count, mut records) = (self.drafts.len() + empty.len(), 0);
+        let nothing = Draft::default();
+        let drafts = self.drafts.values().chain(repeat_n(&nothing, empty.len()));
+        let rows = names().zip(drafts).map(|(lower, draft)| {
+            let is_below = |at| lower.get(at..).is_some_and(|name| cuts.contains(name));
+            let is_below_cut = !cuts.is_empty() && offsets(lower).skip(1).any(is_below);
+            let steered = draft.steered.map(|(service, _)| service);
+            let is_epoch = draft.steered.is_some_and(|(_, kind)| kind == Steered::Epoch);
+            let (sets, is_cut) = (self.sets(draft), cuts.contains(lower));
+            records += sets.iter().map(|set| set.rdata.len()).sum::<usize>();
+            (lower, Node { sets, steered, is_epoch, is_cut, is_below_cut })
         });
-        let nodes = Nodes::new(names, rows);
+        let nodes = Nodes::new(count, rows);
+        let size = (count, records);
         Ok(Zone { origin: self.origin, soa, negative_ttl, denial, is_plain, size, nodes })
     }
 
-    fn node(&mut self, name: &Name) -> Option<&mut Node> {
-        if !name.is_at_or_below(&self.origin) {
-            self.problem(name, Fault::OutOfZone(self.origin.clone()));
-            return None;
-        }
-        Some(&mut self.nodes.entry(name.to_lower()).or_default().node)
+    fn draft(&mut self, name: &Name) -> Option<&mut Draft> {
+        self.lower.clear();
+        self.lower.extend(name.as_wire().iter().map(u8::to_ascii_lowercase));
+        // Files have the records of a name together.
+        let is_last = self.drafts.last().is_some_and(|(last, _)| **last == *self.lower);
+        let last = self.drafts.len().checked_sub(1).filter(|_| is_last);
+        let row = match last.or_else(|| self.drafts.get_index_of(self.lower.as_slice())) {
+            Some(row) => row,
+            None if name.is_at_or_below(&self.origin) => {
+                self.drafts.insert_full(self.lower.as_slice().into(), Draft::default()).0
+            }
+            None => {
+                self.problem(name, Fault::OutOfZone(self.origin.clone()));
+                return None;
+            }
+        };
+        self.drafts.get_index_mut(row).map(|(_, draft)| draft)
     }
 
     fn problem(&mut self, owner: &Name, fault: Fault) {
-        let problem = ZoneProblem { owner: owner.clone(), fault };
-        if !self.problems.contains(&problem) {
-            self.problems.push(problem);
-        }
+        self.problems.insert(ZoneProblem { owner: owner.clone(), fault });
     }
 
-    fn check_apex(&mut self) {
-        let apex = self.nodes.get(&self.origin.to_lower()).map(|draft| &draft.node);
-        let soa = apex.and_then(|apex| apex.set(RecordType::SOA)).map(|set| set.rdata.len());
-        let has_ns = apex.is_some_and(|apex| apex.set(RecordType::NS).is_some());
+    /// The records at a name, the last first.
+    fn records(&self, draft: &Draft) -> impl Iterator<Item = &Record> {
+        let record = |row: Row| self.records.get(row.get() as usize - 1);
+        successors(draft.last.and_then(record), move |of| of.before.and_then(record))
+    }
+
+    fn data(&self, record: &Record) -> &[u8] {
+        self.data.get(record.start..record.start + record.length).unwrap_or(&[])
+    }
+
+    fn has(&self, draft: &Draft, rtype: RecordType) -> bool {
+        self.records(draft).any(|record| record.rtype == rtype)
+    }
+
+    /// The records at a name by type, in the order in which they came.
+    fn sets(&self, draft: &Draft) -> Vec<RrSet> {
+        let mut sets: Vec<RrSet> = Vec::new();
+        for record in self.records(draft) {
+            let rdata = Rdata::new(record.rtype, self.data(record));
+            match sets.iter_mut().find(|set| set.rtype == record.rtype) {
+                Some(set) => {
+                    set.ttl = set.ttl.min(record.ttl);
+                    if !set.rdata.contains(&rdata) {
+                        set.rdata.push(rdata);
+                    }
+                }
+                None => {
+                    sets.push(RrSet { rtype: record.rtype, ttl: record.ttl, rdata: vec![rdata] })
+                }
+            }
+        }
+        sets.iter_mut().for_each(|set| set.rdata.reverse());
+        sets.reverse();
+        sets
+    }
+
+    fn check_apex(&mut self, sets: &[RrSet]) {
+        let of = |rtype| sets.iter().find(|set| set.rtype == rtype).map(|set| set.rdata.len());
         let origin = self.origin.clone();
-        match soa {
+        match of(RecordType::SOA) {
             None => self.problem(&origin, Fault::NoSoa),
             Some(1) => {}
             Some(_) => self.problem(&origin, Fault::SecondSoa),
         }
-        if !has_ns {
+        if of(RecordType::NS).is_none() {
             self.problem(&origin, Fault::NoNs);
         }
     }
 
-    /// The cut above the name `lower` in this zone.
-    fn cut_above(&self, lower: &[u8]) -> Option<Name> {
+    /// Whether the name `lower` is steered below a cut.
+    fn below_cut(&self, lower: &[u8], draft: &Draft) -> Option<Fault> {
+        draft.steered?;
         let above = offsets(lower).skip(1).filter_map(|at| lower.get(at..));
         above.take_while(|name| name.len() > self.origin.as_wire().len()).find_map(|name| {
-            let has_servers = self.nodes.get(name)?.node.set(RecordType::NS).is_some();
-            has_servers.then(|| Name::from_wire(name)).flatten()
+            let has_servers = self.has(self.drafts.get(name)?, RecordType::NS);
+            has_servers.then(|| Name::from_wire(name).map(Fault::BelowCut)).flatten()
         })
     }
-}
 
-impl Draft {
-    /// What is wrong at this name.
-    fn faults(&self, at_origin: bool) -> impl Iterator<Item = Fault> {
-        let has = |rtype| self.node.set(rtype).is_some();
-        let cname = self.node.set(RecordType::CNAME);
-        let crowded = cname.is_some_and(|set| set.rdata.len() > 1 || self.node.sets.len() > 1);
-        let steered_types = match self.kind {
+    /// What is wrong at a name.
+    fn faults(&self, draft: &Draft, at_origin: bool) -> impl Iterator<Item = Fault> {
+        let has = |rtype| self.has(draft, rtype);
+        let kind = draft.steered.map(|(_, kind)| kind);
+        let alias = self.records(draft).find(|record| record.rtype == RecordType::CNAME);
+        let crowded = alias.is_some_and(|alias| {
+            let is_other = |record: &Record| {
+                record.rtype != RecordType::CNAME || self.data(record) != self.data(alias)
+            };
+            self.records(draft).any(is_other)
+        });
+        let steered_types = match kind {
             Some(Steered::Addresses) => &[RecordType::A, RecordType::AAAA, RecordType::CNAME][..],
             Some(Steered::Epoch) => &[RecordType::TXT, RecordType::CNAME],
             Some(Steered::Alias) | None => &[],
         };
-        let beside_alias = self.kind == Some(Steered::Alias) && !self.node.sets.is_empty();
-        let steered_cut = self.kind.is_some() && !at_origin && has(RecordType::NS);
+        let beside_alias = kind == Some(Steered::Alias) && draft.last.is_some();
+        let steered_cut = kind.is_some() && !at_origin && has(RecordType::NS);
         [
             (crowded, Fault::BesideCname),
             (!at_origin && has(RecordType::SOA), Fault::SecondSoa),
@@ -273,7 +329,7 @@ impl Draft {
         .chain(
             steered_types
                 .iter()
-                .filter(move |rtype| has(**rtype))
+                .filter(move |rtype| self.has(draft, **rtype))
                 .map(|rtype| Fault::AlsoSteered(*rtype)),
         )
     }

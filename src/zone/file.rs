@@ -4,26 +4,26 @@ use std::fmt;
 
 use bytes::Bytes;
 use domain::base::iana::Class;
-use domain::base::name::{FlattenInto, ToName};
+use domain::base::name::FlattenInto;
 use domain::base::rdata::ComposeRecordData;
 use domain::zonefile::inplace::{Entry, ScannedRecord, Zonefile};
 
 use super::name::Name;
-use super::record::{Rdata, RecordType};
+use super::record::RecordType;
 use super::words::in_seconds;
 use crate::time::Ttl;
 
 /// A record of a zone file.
 #[derive(Clone, Debug)]
-pub struct FileRecord {
+pub struct FileRecord<'d> {
     /// Whose it is.
     pub owner: Name,
     /// How long it may be cached.
     pub ttl: Ttl,
     /// Its type.
     pub rtype: RecordType,
-    /// Its data.
-    pub rdata: Rdata,
+    /// Its data in wire format, names uncompressed.
+    pub data: &'d [u8],
 }
 
 /// Why a zone file cannot be accepted.
@@ -59,17 +59,19 @@ pub fn parse(
     text: &[u8],
     origin: &Name,
     include: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
-    take: &mut dyn FnMut(FileRecord),
+    take: &mut dyn FnMut(FileRecord<'_>),
 ) -> Result<(), Vec<FileProblem>> {
-    let mut reading = Reading { include, take, problems: Vec::new() };
+    let mut reading = Reading { include, take, problems: Vec::new(), wire: Vec::new() };
     reading.file(file, text, origin, 0);
     if reading.problems.is_empty() { Ok(()) } else { Err(reading.problems) }
 }
 
 struct Reading<'i> {
     include: &'i mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
-    take: &'i mut dyn FnMut(FileRecord),
+    take: &'i mut dyn FnMut(FileRecord<'_>),
     problems: Vec<FileProblem>,
+    /// Room for the data of a record.
+    wire: Vec<u8>,
 }
 
 impl Reading<'_> {
@@ -140,20 +142,19 @@ impl Reading<'_> {
             let what = what.to_owned();
             self.problems.push(FileProblem { file: file.to_owned(), at: Some((line, 1)), what });
         };
-        let owner: Option<domain::base::Name<Vec<u8>>> = record.owner().try_to_name().ok();
-        let Some(owner) = owner.and_then(|name| Name::from_wire(name.as_slice())) else {
+        let Some(owner) = Name::of(record.owner()) else {
             return problem("the owner's name is longer than 255 octets");
         };
         let rtype = RecordType(record.rtype().to_int());
         let ttl = Ttl::from_secs(record.ttl().as_secs());
-        let mut wire: Vec<u8> = Vec::new();
+        self.wire.clear();
         let data: domain::rdata::ZoneRecordData<Bytes, domain::base::Name<Bytes>> =
             record.into_data().flatten_into();
-        if data.compose_rdata(&mut wire).is_err() || wire.len() > usize::from(u16::MAX) {
+        let composed = data.compose_rdata(&mut self.wire);
+        if composed.is_err() || self.wire.len() > usize::from(u16::MAX) {
             return problem("the record's data is longer than 65535 octets");
         }
-        let rdata = Rdata::new(rtype, wire);
-        (self.take)(FileRecord { owner, ttl, rtype, rdata });
+        (self.take)(FileRecord { owner, ttl, rtype, data: &self.wire });
     }
 }
 

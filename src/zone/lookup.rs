@@ -100,12 +100,9 @@ impl Node {
         &self.sets
     }
 
-    /// All record sets made ahead, if that is all that there is to say here.
-    pub(super) fn fixed(&self) -> Option<Vec<(RecordType, Made)>> {
-        if self.steered.is_some() || self.is_cut || self.is_below_cut {
-            return None;
-        }
-        self.sets.iter().map(|set| Some((set.rtype, set.made()?))).collect()
+    /// Is there nothing here but records, given as they are?
+    pub(super) fn has_only_records(&self) -> bool {
+        self.steered.is_none() && !self.is_cut && !self.is_below_cut
     }
 
     /// Is there nothing here, so that the name exists only because one below it does?

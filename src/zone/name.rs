@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-use domain::base::Name as Parsed;
+use domain::base::{Name as Parsed, ToName};
 
 /// An absolute name: labels with their length octets, and the root's zero, 255 octets at most
 /// (RFC 1035 §3.1). It keeps its case; comparison does not look at it (RFC 4343).
@@ -23,6 +23,12 @@ impl Name {
     /// The name that `wire` holds and nothing more; `None` if it holds none.
     pub fn from_wire(wire: &[u8]) -> Option<Self> {
         Parsed::from_octets(wire).ok().map(|name| Self(name.as_slice().into()))
+    }
+
+    /// The name that was read as `name`; `None` if it is longer than names are.
+    pub(super) fn of(name: &impl ToName) -> Option<Self> {
+        let whole: Parsed<Vec<u8>> = name.try_to_name().ok()?;
+        Some(Self(whole.into_octets().into()))
     }
 
     /// Its octets.

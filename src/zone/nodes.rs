@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use foldhash::fast::RandomState;
 
 use super::lookup::Node;
-use super::record::{Made, RecordType};
+use super::record::{Made, RecordType, RrSet};
 
 /// Nodes, their names with what is [`Fixed`] there, and a table of these by hash, of which at most
 /// half is full.
@@ -99,11 +99,11 @@ pub(super) enum Content<'n> {
 impl Nodes {
     /// A table of so many nodes by their names, which are all different, in lower case and wire
     /// format.
-    pub(super) fn new(count: usize, rows: impl Iterator<Item = (Box<[u8]>, Node)>) -> Self {
+    pub(super) fn new<'n>(count: usize, rows: impl Iterator<Item = (&'n [u8], Node)>) -> Self {
         let mut slots: Box<[u64]> = vec![0; (count * 2).next_power_of_two()].into();
         let (mut entries, mut nodes, seed) = (Vec::new(), Vec::new(), SEED.clone());
         for (name, node) in rows.take(count) {
-            let hash = hash(&seed, &name);
+            let hash = hash(&seed, name);
             let mut at = hash;
             while slots.get(place(at, &slots)).is_some_and(|slot| *slot != 0) {
                 at = at.wrapping_add(1);
@@ -111,8 +111,8 @@ impl Nodes {
             if let Some(slot) = slots.get_mut(place(at, &slots)) {
                 *slot = hash & UPPER | ((entries.len() / WORD) as u64 + 1) & !UPPER;
             }
-            if !enter_fixed(&mut entries, &name, &node) {
-                begin(&mut entries, LOOSE, &name);
+            if !enter_fixed(&mut entries, name, &node) {
+                begin(&mut entries, LOOSE, name);
                 let row = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
                 entries.extend_from_slice(&row.to_le_bytes());
                 nodes.push(node);
@@ -188,19 +188,29 @@ fn hash(seed: &RandomState, name: &[u8]) -> u64 {
 
 /// Writes an entry behind the others, if all that is there is fixed.
 fn enter_fixed(entries: &mut Vec<u8>, name: &[u8], node: &Node) -> bool {
-    let Some(sets) = node.fixed() else { return false };
-    let Some(count) = u8::try_from(sets.len()).ok().filter(|count| *count != LOOSE) else {
-        return false;
-    };
-    begin(entries, count, name);
-    for (rtype, made) in &sets {
-        // A set that is longer than this is not fixed.
-        let length = u16::try_from(made.as_wire().len()).unwrap_or(0);
-        entries
-            .extend([rtype.0, made.count(), length].iter().flat_map(|field| field.to_be_bytes()));
+    let before = entries.len();
+    let is_fixed = node.has_only_records() && enter_sets(entries, name, node.sets()).is_some();
+    if !is_fixed {
+        entries.truncate(before);
     }
-    sets.iter().for_each(|(_, made)| entries.extend_from_slice(made.as_wire()));
-    true
+    is_fixed
+}
+
+/// Writes an entry, up to a set that cannot be fixed.
+fn enter_sets(entries: &mut Vec<u8>, name: &[u8], sets: &[RrSet]) -> Option<()> {
+    let count = u8::try_from(sets.len()).ok().filter(|count| *count != LOOSE)?;
+    begin(entries, count, name);
+    let mut head = entries.len();
+    entries.resize(head + sets.len() * HEAD, 0);
+    for set in sets {
+        let start = entries.len();
+        let count = set.make(entries)?;
+        let length = u16::try_from(entries.len() - start).ok()?;
+        let fields = [set.rtype.0, count, length].map(u16::to_be_bytes);
+        entries.get_mut(head..head + HEAD)?.copy_from_slice(fields.as_flattened());
+        head += HEAD;
+    }
+    Some(())
 }
 
 /// Writes the beginning of an entry.

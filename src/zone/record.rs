@@ -64,12 +64,12 @@ pub struct RrSet {
 }
 
 impl RrSet {
-    /// The records as they stand in an answer, unless they have names that may be compressed, or
-    /// are more than any answer holds.
-    pub(super) fn made(&self) -> Option<Made> {
+    /// Writes the records as they stand in an answer, unless they have names that may be
+    /// compressed: how many.
+    pub(super) fn make(&self, wire: &mut Vec<u8>) -> Option<u16> {
         let has_names = self.rdata.iter().any(|rdata| rdata.names.compressible);
-        let made = Made::new(self.rtype, self.ttl, self.rdata.iter().map(Rdata::as_wire));
-        (!has_names && made.wire.len() <= usize::from(u16::MAX)).then_some(made)
+        let data = self.rdata.iter().map(Rdata::as_wire);
+        (!has_names).then(|| make(wire, (self.rtype, self.ttl), data))
     }
 }
 
@@ -93,20 +93,31 @@ const FIXED_PART: usize = 12;
 impl Made {
     /// Records of one type and TTL with these data.
     pub fn new(rtype: RecordType, ttl: Ttl, data: impl Iterator<Item = impl AsRef<[u8]>>) -> Self {
-        let (mut wire, mut count) = (Vec::new(), 0);
-        for rdata in data {
-            let rdata = rdata.as_ref();
-            let Ok(length) = u16::try_from(rdata.len()) else { continue };
-            wire.extend_from_slice(&OWNER);
-            wire.extend_from_slice(&rtype.0.to_be_bytes());
-            wire.extend_from_slice(&CLASS_IN.to_be_bytes());
-            wire.extend_from_slice(&ttl.as_secs().to_be_bytes());
-            wire.extend_from_slice(&length.to_be_bytes());
-            wire.extend_from_slice(rdata);
-            count += 1;
-        }
+        let mut wire = Vec::new();
+        let count = make(&mut wire, (rtype, ttl), data);
         Self { wire: wire.into(), count }
     }
+}
+
+/// Writes records of one type and TTL with these data: how many.
+fn make(
+    wire: &mut Vec<u8>,
+    (rtype, ttl): (RecordType, Ttl),
+    data: impl Iterator<Item = impl AsRef<[u8]>>,
+) -> u16 {
+    let mut count = 0_u16;
+    for rdata in data {
+        let rdata = rdata.as_ref();
+        let Ok(length) = u16::try_from(rdata.len()) else { continue };
+        wire.extend_from_slice(&OWNER);
+        wire.extend_from_slice(&rtype.0.to_be_bytes());
+        wire.extend_from_slice(&CLASS_IN.to_be_bytes());
+        wire.extend_from_slice(&ttl.as_secs().to_be_bytes());
+        wire.extend_from_slice(&length.to_be_bytes());
+        wire.extend_from_slice(rdata);
+        count = count.saturating_add(1);
+    }
+    count
 }
 
 impl<'r> Made<&'r [u8]> {

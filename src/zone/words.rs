@@ -121,7 +121,10 @@ fn pieces(text: &[u8], mut take: impl FnMut(Piece)) -> Result<(), Stumble> {
     let (mut is_comment, mut is_escaped) = (false, false);
     let (mut quote, mut parentheses) = (None, Vec::new());
     let (mut line, mut line_start, mut word) = (1, 0, None);
-    for (at, octet) in text.iter().enumerate() {
+    let mut next = 0;
+    while let Some(octet) = text.get(next) {
+        let at = next;
+        next += 1;
         let place = (line, at - line_start + 1);
         let escaped = std::mem::take(&mut is_escaped);
         let ends_word = quote.is_none() && !escaped && apart(Some(octet));
@@ -159,6 +162,9 @@ fn pieces(text: &[u8], mut take: impl FnMut(Piece)) -> Result<(), Stumble> {
             _ if ends_word => {}
             _ => {
                 word.get_or_insert(at);
+                // What most of a file is: the rest of a word.
+                let rest = text.get(next..).unwrap_or(&[]);
+                next += rest.iter().take_while(|octet| !is_special(**octet)).count();
             }
         }
     }
@@ -170,6 +176,11 @@ fn pieces(text: &[u8], mut take: impl FnMut(Piece)) -> Result<(), Stumble> {
         Some(place) => Err((place, endless)),
         None => Ok(()),
     }
+}
+
+/// Whether an octet within a word may mean something.
+fn is_special(octet: u8) -> bool {
+    matches!(octet, b' ' | b'\t' | b'\r' | b'\n' | b'(' | b')' | b';' | b'"' | b'\\')
 }
 
 #[cfg(test)]

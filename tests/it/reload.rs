@@ -74,6 +74,27 @@ fn what_counts_from_the_next_start_on_is_said() {
 }
 
 #[test]
+fn what_is_not_served_any_more_is_let_go_of() {
+    let head = "$TTL 60\n@ SOA ns1 hostmaster 1 2 3 4 5\n@ NS ns1\nns1 A 192.0.2.53\n";
+    let names = (0..40_000).map(|row| format!("h{row} TXT \"{}\"\n", "x".repeat(250)));
+    let zone = names.fold(head.to_owned(), |zone, line| zone + &line);
+    let serve = || {
+        let folder = tempdir().unwrap();
+        std::fs::write(folder.path().join("zone"), &zone).unwrap();
+        let config = "regions: { us: {} }\nzones: { example.com: { file: zone } }\n\
+                      services: { web: { names: [www.example.com], regions: { us: 192.0.2.10 } } }\n";
+        Meridian::serve_in(folder, config)
+    };
+    let (fresh, server) = (serve(), serve());
+    for round in 1..=3 {
+        server.process.signal("HUP");
+        wait_for("a reload", || (server.logged("reloaded") == round).then_some(()));
+    }
+    // Each of those zones has 11 MiB.
+    wait_for("memory", || (server.memory() < fresh.memory() + 4 * 1024).then_some(()));
+}
+
+#[test]
 fn a_signal_reloads_at_once() {
     let server = Meridian::serve(&config(WWW, ""));
     let before = server.status()["config"]["since"].clone();

@@ -203,8 +203,7 @@ impl Control {
 
     /// Runs until nobody can ask anything any more.
     pub(super) async fn run(mut self) {
-        let first = self.published.load_full();
-        self.note_absent(&first, None);
+        self.note_absent(&self.published.load_full(), None);
         loop {
             self.turn();
             let deadline = self.ready_by().filter(|_| !*self.ready.borrow());
@@ -362,6 +361,11 @@ impl Control {
 
     fn serve(&mut self, request: Request) {
         match request {
+            Request::LetGo(reply) => {
+                self.replaced.retain(|old| Arc::strong_count(old) > 1);
+                let is_settled = self.exposure.settle(self.clock.now());
+                let _gone = reply.send(is_settled && self.replaced.is_empty());
+            }
             // Who asked may have stopped waiting.
             Request::View(reply) => {
                 let _gone = reply.send(self.view());
