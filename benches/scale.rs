@@ -141,7 +141,7 @@ impl Trial {
         spent / count * 1000.0
     }
 
-    /// Reads all of it again while somebody asks, and tells what that did to who asked.
+    /// Reads all of it again, alone and while somebody asks, and tells what that did to who asked.
     fn reload(&self, queries: &mut Queries, rate: f64, span: Duration) {
         let server = &self.server;
         // It may use all cores from now on, but for its worker, which stays away from the load.
@@ -153,18 +153,12 @@ impl Trial {
                 assert!(spread.stdout(Stdio::null()).status().unwrap().success());
             }
         }
+        let alone = self.reload_to(2);
+        println!("\na reload of all: {:.1} s", alone.as_secs_f64());
         go_first();
         let before = ask(server.dns, queries, Pace::Rate(rate), span * 5);
-        let reloaded = server.logged("reloaded");
-        let text = zone(self.size.names).replace(" 1 7200", " 2 7200");
-        server.write("zone", text.as_bytes());
         let (took, during) = thread::scope(|scope| {
-            let reload = scope.spawn(|| {
-                let began = Instant::now();
-                server.process.signal("HUP");
-                wait_for("a reload", || (server.logged("reloaded") > reloaded).then_some(()));
-                began.elapsed()
-            });
+            let reload = scope.spawn(|| self.reload_to(3));
             let mut during = Vec::new();
             while !reload.is_finished() {
                 during.push(ask(server.dns, queries, Pace::Rate(rate), span));
@@ -175,7 +169,7 @@ impl Trial {
         });
         let lost: u64 = during.iter().map(|seen| seen.lost).sum();
         let sent: u64 = during.iter().map(|seen| seen.sent).sum();
-        println!("\na reload of all, under half of its load: {:.1} s", took.as_secs_f64());
+        println!("under half of its load: {:.1} s", took.as_secs_f64());
         println!("lost meanwhile: {lost} of {sent}");
         let told = |name: &str, all: &[Seen]| {
             let [half, most] = [0.5, 0.99].map(|share| quantile(all, share));
@@ -183,8 +177,20 @@ impl Trial {
         };
         told("before", &[before]);
         told("meanwhile", &during);
+        ask(server.dns, queries, Pace::Rate(rate), span * 5);
         println!("memory afterwards: {:.0} MiB", server.memory() as f64 / 1024.0);
         assert!(sent > 0);
+    }
+
+    /// Changes the zone to one of this serial, and tells how long it took to be served.
+    fn reload_to(&self, serial: u32) -> Duration {
+        let reloaded = self.server.logged("reloaded");
+        let text = zone(self.size.names).replace(" 1 7200", &format!(" {serial} 7200"));
+        self.server.write("zone", text.as_bytes());
+        let began = Instant::now();
+        self.server.process.signal("HUP");
+        wait_for("a reload", || (self.server.logged("reloaded") > reloaded).then_some(()));
+        began.elapsed()
     }
 }
 

@@ -80,7 +80,6 @@ mod store;
 mod takeover;
 mod tcp;
 mod tls;
-mod turns;
 mod udp;
 mod webhooks;
 mod xdp;
