@@ -10,6 +10,7 @@ use hickory_proto::rr::RecordType;
 use tempfile::tempdir;
 
 use crate::harness::{Meridian, PATIENCE, ask, data, question, wait_for};
+use crate::host::{Host, ip};
 
 /// A zone with something small and something that fits in no UDP answer.
 fn config() -> String {
@@ -195,4 +196,35 @@ fn hostile_datagrams_are_counted_and_harm_nobody() {
             |reason| server.metric(&format!("meridian_silent_total{{reason=\"{reason}\"}}"));
         (silent("too_short") == 1.0 && silent("response") == 1.0).then_some(())
     });
+}
+
+#[test]
+fn an_answer_comes_in_one_piece_whatever_is_said_of_the_way() {
+    let host = Host::new(204);
+    let text = "x".repeat(250);
+    let config = format!(
+        "node: {{ listen: \"0.0.0.0:53\", state: state }}
+http: {{ listen: \"{}:8053\" }}
+{}",
+        host.v4(),
+        config().replace(
+            "small:",
+            &format!("long: {{ TXT: \"{text} {text} {text} {text}\" }}\n      small:")
+        )
+    );
+    let program = host.inside(env!("CARGO_BIN_EXE_meridian"));
+    let _server = Meridian::start_with(program, tempdir().unwrap(), &config);
+    // As if a router had said that no more than 600 octets go to this host at once.
+    ip(&format!("-n {} route add 10.204.0.2/32 dev here mtu 600", host.name));
+    let with_edns = Some("192.0.2.0/24");
+    let answer = ask((host.v4(), 53).into(), "long.example.com", RecordType::TXT, with_edns);
+    assert_eq!(data(&answer).len(), 1);
+    let counts = host.inside("cat").arg("/proc/net/snmp").output().unwrap();
+    let counts = String::from_utf8(counts.stdout).unwrap();
+    let [names, values] = [0, 1].map(|row| {
+        let line = counts.lines().filter(|line| line.starts_with("Ip:")).nth(row).unwrap();
+        line.split(' ').collect::<Vec<_>>()
+    });
+    let pieces = names.iter().position(|name| *name == "FragCreates").unwrap();
+    assert_eq!(values[pieces], "0", "pieces were sent");
 }
