@@ -170,7 +170,11 @@ impl<'o> Message<'o> {
     /// Takes note of whether a record set that has to be there is: without it the answer is
     /// truncated, and the client is to ask again over TCP.
     pub(super) fn required(&mut self, written: Result<(), Full>) -> bool {
-        self.truncated |= written.is_err();
+        // Not `|=`: the same truth value both stored and branched on is what rustc 1.95 swaps in
+        // an optimised build (rust-lang/rust#158206).
+        if written.is_err() {
+            self.truncated = true;
+        }
         written.is_ok()
     }
 
