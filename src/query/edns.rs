@@ -1,7 +1,7 @@
 //! EDNS(0) (RFC 6891) and the options that are understood: ECS (RFC 7871), NSID (RFC 5001),
 //! cookies (RFC 7873).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::Rcode;
 use super::cookie::Cookie;
@@ -86,10 +86,10 @@ impl Subnet {
     /// query, a SCOPE other than 0 are malformed.
     fn read(wire: &[u8]) -> Option<Self> {
         let ([0, family, source, 0], octets) = wire.split_first_chunk()? else { return None };
-        let (source, at) = (*source, |row: usize| octets.get(row).copied().unwrap_or(0));
+        let source = *source;
         let (longest, address) = match family {
-            1 => (32, Some(Ipv4Addr::new(at(0), at(1), at(2), at(3)).into())),
-            2 => (128, Some(Ipv6Addr::from(std::array::from_fn(at)).into())),
+            1 => (32, Some(IpAddr::V4(u32::from_be_bytes(padded(octets)).into()))),
+            2 => (128, Some(IpAddr::V6(u128::from_be_bytes(padded(octets)).into()))),
             // A /0 needs no family: there is no address.
             0 => (0, None),
             _ => return None,
@@ -122,6 +122,13 @@ impl Subnet {
         }
         out.truncate(end);
     }
+}
+
+/// The first of `octets`, zeros behind them.
+fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
+    let mut all = [0; N];
+    all.iter_mut().zip(octets).for_each(|(to, from)| *to = *from);
+    all
 }
 
 /// The octets of FAMILY, SOURCE and SCOPE.

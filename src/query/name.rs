@@ -45,10 +45,11 @@ impl<'q> Question<'q> {
     pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let start = reader.at;
         loop {
-            match reader.u8().filter(|length| *length <= LONGEST_LABEL)? {
-                0 => break,
-                // What is not there is found missing with the next octet.
-                length => reader.at += usize::from(length),
+            let length = *reader.packet.get(reader.at).filter(|of| **of <= LONGEST_LABEL)?;
+            // What is not there is found missing with the next octet.
+            reader.at += 1 + usize::from(length);
+            if length == 0 {
+                break;
             }
         }
         self.name.set(reader.packet.get(start..)?, reader.at - start)?;
@@ -83,16 +84,17 @@ impl LowerName {
         if length > LONGEST {
             return None;
         }
-        let starts = (0..length).step_by(WORD);
-        for (word, start) in self.words.iter_mut().zip(starts) {
-            let rest = octets.get(start..)?;
-            let whole = rest.first_chunk().copied();
-            let octets = whole.unwrap_or_else(|| {
-                let mut last = [0; WORD];
-                last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-                last
-            });
-            *word = lower(u64::from_ne_bytes(octets)).to_ne_bytes();
+        let mut room = [0; LONGEST.next_multiple_of(WORD)];
+        let whole = length.next_multiple_of(WORD);
+        let octets = if let Some(octets) = octets.get(..whole) {
+            octets
+        } else {
+            room.get_mut(..length)?.copy_from_slice(octets.get(..length)?);
+            room.get(..whole)?
+        };
+        let (octets, _) = octets.as_chunks();
+        for (word, octets) in self.words.iter_mut().zip(octets) {
+            *word = lower(u64::from_ne_bytes(*octets)).to_ne_bytes();
         }
         self.length = length;
         Some(())

@@ -87,6 +87,13 @@ fn read_records(
     (before_additional, additional): (u32, u32),
     edns: &mut Option<Edns>,
 ) -> Result<(), Rcode> {
+    // What nearly every query has: an OPT record, and nothing else.
+    if before_additional == 0
+        && additional == 1
+        && let Some(opt) = reader.packet.get(reader.at..).and_then(RawOpt::alone)
+    {
+        return edns.insert(Edns::new(&opt)).read(&opt);
+    }
     let mut opt: Option<RawOpt<'_>> = None;
     for index in 0..before_additional + additional {
         let record = Record::read(reader).ok_or(Rcode::FormErr)?;
@@ -115,6 +122,22 @@ pub(super) struct RawOpt<'p> {
     pub(super) version: u8,
     pub(super) flags: u8,
     pub(super) options: &'p [u8],
+}
+
+impl<'p> RawOpt<'p> {
+    /// The one that `rest` is, and nothing more.
+    fn alone(rest: &'p [u8]) -> Option<Self> {
+        let ([0, t0, t1, p0, p1, _, version, flags, _, l0, l1], options) =
+            rest.split_first_chunk()?
+        else {
+            return None;
+        };
+        let is_it = [*t0, *t1] == TYPE_OPT.to_be_bytes();
+        let is_all = options.len() == usize::from(u16::from_be_bytes([*l0, *l1]));
+        let payload = u16::from_be_bytes([*p0, *p1]);
+        let opt = Self { payload, version: *version, flags: *flags, options };
+        (is_it && is_all).then_some(opt)
+    }
 }
 
 struct Record<'p> {

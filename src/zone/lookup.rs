@@ -163,19 +163,19 @@ impl Zone {
     /// The last step, which does so again.
     #[inline]
     pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Found<'_> {
+        match self.nodes.sought(sought, name).map(|entry| entry.content) {
+            Some(Content::Fixed(fixed)) => Found::Fixed(fixed),
+            Some(Content::Node(node)) if !node.is_cut && !node.is_below_cut => Found::Node(node),
+            None if self.is_plain => Found::NoName,
+            _ => self.around(name),
+        }
+    }
+
+    /// What is found for a name that has no node, or none of this zone: a cut or a wildcard above.
+    fn around(&self, name: &[u8]) -> Found<'_> {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;
         };
-        match self.nodes.sought(sought, name).map(|entry| entry.content) {
-            Some(Content::Fixed(fixed)) => return Found::Fixed(fixed),
-            Some(Content::Node(node)) if !node.is_cut && !node.is_below_cut => {
-                return Found::Node(node);
-            }
-            _ => {}
-        }
-        if self.is_plain {
-            return Found::NoName;
-        }
         // Labels from the origin's down; the closest encloser is the last that exists
         // (RFC 4592 §3.3.1).
         let mut starts = [0u8; 128];

@@ -133,6 +133,7 @@ impl Nodes {
     }
 
     /// The last step.
+    #[inline]
     pub(super) fn sought(
         &self,
         Sought { hash, mut slot }: Sought,
@@ -158,6 +159,7 @@ impl Nodes {
         self.sought(sought, name)
     }
 
+    #[inline]
     fn entry(&self, slot: u64) -> Option<Entry<'_>> {
         let at = usize::try_from(slot & !UPPER).ok()?.checked_sub(1)? * WORD;
         let ([sets, length], rest) = self.entries.get(at..)?.split_first_chunk::<2>()?;

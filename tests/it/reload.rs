@@ -19,6 +19,8 @@ services:
 
 const WWW: &str = "web: { names: [www.example.com], regions: { us: 192.0.2.10, eu: 192.0.2.20 } }";
 
+const WWW_IN_US: &str = "web: { names: [www.example.com], regions: { us: 192.0.2.10 } }";
+
 fn refused(server: &Meridian) -> Vec<String> {
     let list = server.status()["config"]["refused"].clone();
     list.as_array().unwrap().iter().map(|of| of.as_str().unwrap().to_owned()).collect()
@@ -81,9 +83,8 @@ fn what_is_not_served_any_more_is_let_go_of() {
     let serve = || {
         let folder = tempdir().unwrap();
         std::fs::write(folder.path().join("zone"), &zone).unwrap();
-        let config = "regions: { us: {} }\nzones: { example.com: { file: zone } }\n\
-                      services: { web: { names: [www.example.com], regions: { us: 192.0.2.10 } } }\n";
-        Meridian::serve_in(folder, config)
+        let regions = "regions: { us: {} }\nzones: { example.com: { file: zone } }";
+        Meridian::serve_in(folder, &format!("{regions}\nservices: {{ {WWW_IN_US} }}\n"))
     };
     let (fresh, server) = (serve(), serve());
     for round in 1..=3 {

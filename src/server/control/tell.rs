@@ -125,8 +125,8 @@ pub struct Condition {
 const ABSTAINS: &str = "most targets are silent at once, or all canaries fail: that is more likely \
                         to be this node's network; what was believed stands";
 const ISOLATED: &str = "too few other nodes are heard for a quorum";
-const STALE: &str = "of some targets nothing new is known: their probes do not come back, or nobody \
-                     tells their state; what was believed of them stands";
+const STALE: &str = "of some targets nothing new is known: their probes do not come back, or \
+                     nobody tells their state; what was believed of them stands";
 
 /// What operators call a target: where it is, and what it is for.
 fn named(loaded: &Loaded, target: TargetId) -> String {
