@@ -9,6 +9,9 @@ use super::{Loader, defaults};
 use crate::ids::ServiceId;
 use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, Zones, parse};
 
+/// As many problems of a zone are told: with one wrong line on top, each name may have one.
+const MOST: usize = 100;
+
 /// The zones, while services put their names on top.
 #[derive(Debug, Default)]
 pub(super) struct Drafts {
@@ -68,9 +71,12 @@ impl Drafts {
                 // What is missing from a zone that could not be read is no news.
                 Err(_) if draft.is_broken => {}
                 Err(found) => {
-                    for problem in found {
+                    for problem in found.iter().take(MOST) {
                         let at = draft.mentions.get(&problem.owner).unwrap_or(&draft.at);
                         problems.error(*at, &draft.key, problem.to_string());
+                    }
+                    if let Some(more) = found.len().checked_sub(MOST).filter(|more| *more > 0) {
+                        problems.error(draft.at, &draft.key, format!("and {more} more like these"));
                     }
                 }
             }
@@ -226,4 +232,22 @@ fn told(problem: FileProblem) -> Problem {
     let at = problem.at.map(|(line, column)| Place { line, column });
     let FileProblem { file, what, .. } = problem;
     Problem { file, at, key: String::new(), what, suggestion: None, is_warning: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Targets};
+
+    #[test]
+    fn of_very_many_problems_the_first_are_told_and_how_many_there_are() {
+        let names: Vec<String> = (0..20_000).map(|row| format!("n{row} 60 A 192.0.2.1")).collect();
+        let zone = format!("$ORIGIN other.test.\n{}\n", names.join("\n"));
+        let text = "regions: { us: {} }\nzones: { example.com: { file: zone } }\nservices: {}\n";
+        let mut load = |_: &std::path::Path| Ok(zone.clone().into_bytes());
+        let told = Config::load("test", text, &mut Targets::default(), &mut load).unwrap_err();
+        assert!(told.len() < 110, "{}", told.len());
+        let last = told.iter().find(|problem| problem.what.contains("more like these"));
+        // Neither a SOA record nor name servers are there either.
+        assert_eq!(last.unwrap().what, "and 19902 more like these");
+    }
 }
