@@ -361,8 +361,8 @@ impl Control {
 
     fn serve(&mut self, request: Request) {
         match request {
+            // What is replaced is let go of in each turn, also in the one after this.
             Request::LetGo(reply) => {
-                self.replaced.retain(|old| Arc::strong_count(old) > 1);
                 let is_settled = self.exposure.settle(self.clock.now());
                 let _gone = reply.send(is_settled && self.replaced.is_empty());
             }
