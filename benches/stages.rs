@@ -34,7 +34,7 @@ const KINDS: [(&str, &str, RecordType); 4] = [
 ];
 
 /// Functions by stage, as callgrind sees them.
-const STAGES: [&str; 7] = ["receive", "seek", "approach", "find", "select", "choose", "respond"];
+const STAGES: [&str; 5] = ["receive", "approach", "find", "near", "respond"];
 
 /// So many of each; the first goes before, uncounted.
 const TIMES: u64 = 1000;
@@ -119,24 +119,17 @@ fn replay(kind: &str) {
         out.clear();
         out.extend_from_slice(black_box(&packet));
         let mut query = Query::new(peer, &mut room);
-        receive(&mut query, &out);
-        seek(&mut query, &snapshot);
+        receive(&mut query, &out, &snapshot);
         approach(&mut query);
-        find(&mut query);
-        select(&mut query, &snapshot);
-        choose(&mut query);
+        find(&mut query, &snapshot);
+        near(&mut query);
         assert!(matches!(respond(&query, &snapshot, &mut out), Outcome::Answered(_)));
     }
 }
 
 #[inline(never)]
-fn receive(query: &mut Query<'_>, packet: &[u8]) {
-    query.read(packet);
-}
-
-#[inline(never)]
-fn seek<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
-    query.seek(snapshot);
+fn receive<'q>(query: &mut Query<'q>, packet: &[u8], snapshot: &'q Snapshot) {
+    query.read(packet, snapshot);
 }
 
 #[inline(never)]
@@ -145,20 +138,13 @@ fn approach(query: &mut Query<'_>) {
 }
 
 #[inline(never)]
-fn find(query: &mut Query<'_>) {
-    query.find();
+fn find<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
+    query.find(snapshot);
 }
 
 #[inline(never)]
-fn select<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
-    query.select(snapshot);
-}
-
-#[inline(never)]
-fn choose(query: &mut Query<'_>) {
+fn near(query: &mut Query<'_>) {
     query.near();
-    query.nearer();
-    query.choose();
 }
 
 #[inline(never)]

@@ -89,20 +89,28 @@ impl Default for Returns {
 
 impl Returns {
     /// `who` was answered: a hash of the resolver, the subnet and the question.
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
     pub fn answered(&self, now: Instant, who: u64, ttl: Ttl) {
         let Some(place) = self.places.get(who as usize % WATCHED) else { return };
-        let held = place.load(Ordering::Relaxed);
-        let last = Place(held);
+        let last = Place(place.load(Ordering::Relaxed));
         let tick = (now.as_nanos() / (1_000_000_000 / TICKS)) as u32;
         let away = tick.wrapping_sub(last.tick());
-        if last.is_of(who) && away == 0 || !last.is_of(who) && held != 0 && away < FORGOTTEN {
-            return;
+        // Nearly always: somebody else has the place.
+        let is_over = if last.is_of(who) { away > 0 } else { last.0 == 0 || away >= FORGOTTEN };
+        if is_over {
+            self.visited((place, last), (who, tick), ttl);
         }
+    }
+
+    /// `who` comes to a place that it has, or that is free.
+    #[cold]
+    fn visited(&self, (place, last): (&AtomicU64, Place), (who, tick): (u64, u32), ttl: Ttl) {
         let Some(row) = self.row(ttl) else { return };
+        let away = tick.wrapping_sub(last.tick());
         let is_return = last.is_of(who) && away < FORGOTTEN;
         let new = Place::new(who, tick, row, is_return || last.is_of(who) && last.is_back());
-        let swapped = place.compare_exchange(held, new.0, Ordering::Relaxed, Ordering::Relaxed);
+        let swapped = place.compare_exchange(last.0, new.0, Ordering::Relaxed, Ordering::Relaxed);
         if swapped.is_err() || !is_return {
             return;
         }

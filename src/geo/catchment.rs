@@ -45,7 +45,7 @@ pub struct NetworkMap {
 }
 
 /// How far a look-up in such a map is. Whoever has many takes all of them through one step after
-/// the other: what one waits for, the others wait for at the same time.
+/// the other: what one waits for, the memory, the others wait for at the same time.
 #[derive(Clone, Copy, Debug)]
 pub enum Near {
     /// An IPv4 address.
@@ -61,17 +61,6 @@ pub enum Near {
     },
     /// The upper half of an IPv6 address.
     V6(u64),
-}
-
-impl Near {
-    /// The first step of a client's, which waits for nothing.
-    #[inline]
-    pub fn seek(client: IpAddr) -> Self {
-        match located(client) {
-            Located::V4(ip, before) => Self::V4 { key: ip.into(), at: 0, count: 0, before },
-            Located::V6(ip) => Self::V6(key_v6(ip)),
-        }
-    }
 }
 
 impl Catchment {
@@ -137,22 +126,28 @@ fn laid<K: Key>(
 }
 
 impl NetworkMap {
-    /// The second step to a client's value, which waits for memory.
-    pub fn near(&self, near: &mut Near) {
-        if let Near::V4 { key, at, .. } = near {
-            *at = self.v4.at(*key);
+    /// The first step to a client's value.
+    #[inline]
+    pub fn seek(&self, client: &IpAddr) -> Near {
+        match located(*client) {
+            Located::V4(ip, before) => {
+                let key = ip.into();
+                Near::V4 { key, at: self.v4.at(key), count: 0, before }
+            }
+            Located::V6(ip) => Near::V6(key_v6(ip)),
         }
     }
 
-    /// The third, which does so again.
-    pub fn nearer(&self, near: &mut Near) {
+    /// The second, to what the first has found.
+    #[inline]
+    pub fn near(&self, near: &mut Near) {
         if let Near::V4 { at, count, .. } = near {
             *count = self.v4.count(*at);
         }
     }
 
-    /// The client's value, and the length of the widest prefix around it, in its own family, in
-    /// which every client has that value.
+    /// The last: the client's value, and the length of the widest prefix around it, in its own
+    /// family, in which every client has that value.
     pub fn find(&self, near: Near) -> (u16, u8) {
         match near {
             Near::V4 { key, at, count, before } => {

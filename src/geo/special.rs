@@ -47,11 +47,16 @@ pub(super) const ISLANDS: [(u64, u64); 4] = [
 ];
 
 /// What of `address` is located: of an IPv6 address with an IPv4 address in it, the latter.
+#[inline]
 pub(super) fn located(address: IpAddr) -> Located {
-    let ip = match address {
-        IpAddr::V4(ip) => return Located::V4(ip, 0),
-        IpAddr::V6(ip) => ip,
-    };
+    match address {
+        IpAddr::V4(ip) => Located::V4(ip, 0),
+        IpAddr::V6(ip) => located_v6(ip),
+    }
+}
+
+#[inline(never)]
+fn located_v6(ip: Ipv6Addr) -> Located {
     let segments = ip.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match segments {

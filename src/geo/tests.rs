@@ -292,9 +292,8 @@ proptest! {
         let catchment = Catchment::build(&atlas, spec);
         let map = catchment.map(|class| u16::try_from(class).unwrap());
         let lookup = |client| {
-            let mut near = Near::seek(client);
+            let mut near = map.seek(&client);
             map.near(&mut near);
-            map.nearer(&mut near);
             map.find(near)
         };
         for client in clients {

@@ -31,8 +31,10 @@ pub(super) struct Subnet {
     pub(super) address: Option<IpAddr>,
 }
 
+/// The octets of an option before its data (RFC 6891 §6.1.2).
+pub(super) const OPTION_HEAD: usize = 4;
 /// Client subnet (RFC 7871 §6).
-pub(super) const OPTION_SUBNET: u16 = 8;
+const OPTION_SUBNET: u16 = 8;
 /// Name server identifier (RFC 5001 §2.3).
 pub(super) const OPTION_NSID: u16 = 3;
 /// Cookie (RFC 7873 §4).
@@ -100,15 +102,19 @@ impl Subnet {
         (is_whole && behind == 0).then_some(Self { source, address })
     }
 
-    /// How many octets the option's data has.
+    /// How many octets the option has.
     pub(super) fn length(&self) -> usize {
-        SUBNET_HEAD + usize::from(self.source.div_ceil(8))
+        OPTION_HEAD + SUBNET_HEAD + usize::from(self.source.div_ceil(8))
     }
 
-    /// Writes the option's data: as it came, but for the scope.
+    /// Writes the option: as it came, but for the scope.
     pub(super) fn write(&self, scope: u8, out: &mut Vec<u8>) {
-        let end = out.len() + self.length();
-        let head = |family| [0, family, self.source, scope];
+        let length = self.length();
+        let end = out.len() + length;
+        let [c0, c1] = OPTION_SUBNET.to_be_bytes();
+        // An address has 16 octets at most: one octet tells the length.
+        let [length, ..] = (length - OPTION_HEAD).to_le_bytes();
+        let head = |family| [c0, c1, 0, length, 0, family, self.source, scope];
         match self.address {
             None => out.extend_from_slice(&head(0)),
             Some(IpAddr::V4(ip)) => {
@@ -124,11 +130,10 @@ impl Subnet {
     }
 }
 
-/// The first of `octets`, zeros behind them.
+/// The first of `octets`, zeros behind them. One by one: what is copied together in pieces is not
+/// soon read as one number.
 fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
-    let mut all = [0; N];
-    all.iter_mut().zip(octets).for_each(|(to, from)| *to = *from);
-    all
+    std::array::from_fn(|at| octets.get(at).copied().unwrap_or(0))
 }
 
 /// The octets of FAMILY, SOURCE and SCOPE.

@@ -6,7 +6,7 @@
 
 use super::Rcode;
 use super::cookie::COOKIE;
-use super::edns::{Edns, OPTION_COOKIE, OPTION_NSID, OPTION_SUBNET, Subnet};
+use super::edns::{Edns, OPTION_COOKIE, OPTION_HEAD, OPTION_NSID, Subnet};
 use super::receive::{HEADER, Request, TYPE_OPT};
 use super::resolve::Resolved;
 use super::{UDP_PAYLOAD, name::CLASS_IN};
@@ -213,7 +213,7 @@ impl<'o> Message<'o> {
         // The identifier is the one option whose length is the operator's: it goes where it fits.
         let nsid = nsid.filter(|nsid| edns.nsid && self.fits(nsid));
         let of_option = |length: Option<usize>| length.map_or(0, |length| OPTION_HEAD + length);
-        let length = of_option(edns.subnet.as_ref().map(Subnet::length))
+        let length = edns.subnet.as_ref().map_or(0, Subnet::length)
             + of_option(cookie.map(|cookie| cookie.len()))
             + of_option(nsid.map(<[u8]>::len));
         let [extended, _] = (resolved.rcode as u16 >> 4 << 8).to_be_bytes();
@@ -221,7 +221,6 @@ impl<'o> Message<'o> {
         let ([l0, l1], dnssec_ok) = (sixteen(length), u8::from(edns.dnssec_ok) << 7);
         self.out.extend_from_slice(&[0, t0, t1, p0, p1, extended, 0, dnssec_ok, 0, l0, l1]);
         if let Some(subnet) = &edns.subnet {
-            self.option(OPTION_SUBNET, subnet.length());
             subnet.write(resolved.scope, self.out);
         }
         if let Some(cookie) = cookie {
@@ -330,12 +329,10 @@ struct Mark {
 
 /// The octets of an OPT record before its options.
 const OPT_FIXED: usize = 11;
-/// The octets of an option before its data.
-const OPTION_HEAD: usize = 4;
 
 /// The OPT record that must fit: without the identifier, which is left out where it does not.
 fn opt_length(edns: &Edns) -> usize {
-    let subnet = edns.subnet.as_ref().map_or(0, |subnet| OPTION_HEAD + subnet.length());
+    let subnet = edns.subnet.as_ref().map_or(0, Subnet::length);
     OPT_FIXED + subnet + edns.cookie.as_ref().map_or(0, |_| OPTION_HEAD + COOKIE)
 }
 

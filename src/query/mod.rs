@@ -190,68 +190,40 @@ impl<'q> Query<'q> {
 
     /// All stages but the last.
     pub fn prepare(&mut self, packet: &[u8], snapshot: &'q Snapshot) {
-        self.read(packet);
-        self.seek(snapshot);
+        self.read(packet, snapshot);
         self.approach();
-        self.find();
-        self.select(snapshot);
+        self.find(snapshot);
         self.near();
-        self.nearer();
-        self.choose();
     }
 
-    /// The first stage: reads the packet.
-    pub fn read(&mut self, packet: &[u8]) {
+    /// The first stage: reads the packet, and finds its name's zone and where to look there.
+    pub fn read(&mut self, packet: &[u8], snapshot: &'q Snapshot) {
         self.refusal = self.request.read(packet).err();
-    }
-
-    /// The second stage: finds the zone, and where to look in it.
-    pub fn seek(&mut self, snapshot: &'q Snapshot) {
         let Request { question, fault, .. } = &self.request;
         if self.refusal.is_none() && fault.is_none() && question.class == name::CLASS_IN {
             self.place = Place::seek(snapshot, question.name.as_wire());
         }
     }
 
-    /// The third stage: looks there.
+    /// The second stage: looks there.
     pub fn approach(&mut self) {
         if let Some(place) = &mut self.place {
             place.approach();
         }
     }
 
-    /// The fourth stage: finds the name.
-    pub fn find(&mut self) {
+    /// The third stage: finds the name and, if it is steered, where the client's networks are.
+    pub fn find(&mut self, snapshot: &'q Snapshot) {
         if let Some(place) = &mut self.place {
             place.find(self.request.question.name.as_wire());
-        }
-    }
-
-    /// The fifth stage: begins to choose the client's answer, if the name is steered.
-    pub fn select(&mut self, snapshot: &'q Snapshot) {
-        if let Some(place) = &mut self.place {
             place.select(snapshot, (&self.request, &self.resolver));
         }
     }
 
-    /// The sixth stage: finds where the client's networks are.
+    /// The fourth stage: looks there.
     pub fn near(&mut self) {
         if let Some(place) = &mut self.place {
             place.near();
-        }
-    }
-
-    /// The seventh stage: looks there.
-    pub fn nearer(&mut self) {
-        if let Some(place) = &mut self.place {
-            place.nearer();
-        }
-    }
-
-    /// The eighth stage: finds the client's, and its answer.
-    pub fn choose(&mut self) {
-        if let Some(place) = &mut self.place {
-            place.choose();
         }
     }
 
@@ -297,8 +269,8 @@ impl<'q> Query<'q> {
     }
 
     /// Who asked.
-    pub fn resolver(&self) -> IpAddr {
-        self.resolver
+    pub fn resolver(&self) -> &IpAddr {
+        &self.resolver
     }
 
     /// For whom: the client's address, or its subnet's, as far as that counted.

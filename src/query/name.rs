@@ -84,20 +84,23 @@ impl LowerName {
         if length > LONGEST {
             return None;
         }
-        let mut room = [0; LONGEST.next_multiple_of(WORD)];
-        let whole = length.next_multiple_of(WORD);
-        let octets = if let Some(octets) = octets.get(..whole) {
-            octets
-        } else {
-            room.get_mut(..length)?.copy_from_slice(octets.get(..length)?);
-            room.get(..whole)?
+        let Some(whole) = octets.get(..length.next_multiple_of(WORD)) else {
+            return self.set_end(octets.get(..length)?);
         };
-        let (octets, _) = octets.as_chunks();
+        let (octets, _) = whole.as_chunks();
         for (word, octets) in self.words.iter_mut().zip(octets) {
             *word = lower(u64::from_ne_bytes(*octets)).to_ne_bytes();
         }
         self.length = length;
         Some(())
+    }
+
+    /// The same with octets behind which nothing may be read.
+    #[cold]
+    fn set_end(&mut self, octets: &[u8]) -> Option<()> {
+        let mut room = [0; LONGEST.next_multiple_of(WORD)];
+        room.get_mut(..octets.len())?.copy_from_slice(octets);
+        self.set(&room, octets.len())
     }
 }
 

@@ -57,23 +57,21 @@ impl<'q> Request<'q> {
         let Some(head) = packet.first_chunk::<HEADER>() else {
             return Err(Refusal::Silence(Silence::TooShort));
         };
-        let [_, _, flags, _, q0, q1, an0, an1, ns0, ns1, ar0, ar1] = *head;
+        let [_, _, flags, _, q0, q1, counts @ ..] = *head;
         if flags & 0x80 != 0 {
             return Err(Refusal::Silence(Silence::Response));
         }
         if flags >> 3 & 0x0f != OPCODE_QUERY {
             return Err(Refusal::Bare(Rcode::NotImp));
         }
-        let counts = [[q0, q1], [an0, an1], [ns0, ns1], [ar0, ar1]];
-        let [qd, an, ns, ar] = counts.map(|count| u32::from(u16::from_be_bytes(count)));
         // RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR. One without a
         // question asks nothing; with a cookie alone (RFC 7873 §5.4) nobody asks.
-        if qd != 1 {
+        if [q0, q1] != [0, 1] {
             return Err(Refusal::Bare(Rcode::FormErr));
         }
         let mut reader = Reader { packet, at: HEADER };
         self.question.read(&mut reader).ok_or(Refusal::Bare(Rcode::FormErr))?;
-        self.fault = read_records(&mut reader, (an + ns, ar), &mut self.edns).err();
+        self.fault = read_records(&mut reader, counts, &mut self.edns).err();
         Ok(())
     }
 }
@@ -81,19 +79,23 @@ impl<'q> Request<'q> {
 /// A QUERY (RFC 1035 §4.1.1).
 const OPCODE_QUERY: u8 = 0;
 
-/// Passes over the records, which a query has no use for, but for the OPT record.
+/// Passes over the records of the sections behind the question, which a query has no use for, but
+/// for the OPT record.
 fn read_records(
     reader: &mut Reader<'_>,
-    (before_additional, additional): (u32, u32),
+    counts: [u8; 6],
     edns: &mut Option<Edns>,
 ) -> Result<(), Rcode> {
     // What nearly every query has: an OPT record, and nothing else.
-    if before_additional == 0
-        && additional == 1
+    if counts == [0, 0, 0, 0, 0, 1]
         && let Some(opt) = reader.packet.get(reader.at..).and_then(RawOpt::alone)
     {
         return edns.insert(Edns::new(&opt)).read(&opt);
     }
+    let [an0, an1, ns0, ns1, ar0, ar1] = counts;
+    let [answer, authority, additional] =
+        [[an0, an1], [ns0, ns1], [ar0, ar1]].map(|of| u32::from(u16::from_be_bytes(of)));
+    let before_additional = answer + authority;
     let mut opt: Option<RawOpt<'_>> = None;
     for index in 0..before_additional + additional {
         let record = Record::read(reader).ok_or(Rcode::FormErr)?;

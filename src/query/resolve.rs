@@ -17,7 +17,7 @@ use super::message::{Message, Section};
 use super::name::{CLASS_IN, LowerName};
 use super::receive::Request;
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::snapshot::{Body, Ready, Selection, Snapshot};
+use crate::snapshot::{Body, Selection, Snapshot};
 use crate::steer::Family;
 use crate::time::{Instant, Ttl};
 use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone};
@@ -59,7 +59,6 @@ pub(super) struct Place<'s> {
     sought: Seek,
     found: Found<'s>,
     choosing: Option<Choosing<'s>>,
-    chosen: Option<(&'s Ready, u8)>,
 }
 
 /// Among which answers of a service a client's is.
@@ -74,13 +73,15 @@ impl<'s> Place<'s> {
     /// The zone of `name`, and where to look for it there; `None` if it is in none of our zones.
     pub(super) fn seek(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
         let zone = snapshot.plan().zones.find(name)?;
-        Some(Self {
-            zone,
-            sought: zone.seek(name),
-            found: Found::NoName,
-            choosing: None,
-            chosen: None,
-        })
+        Some(Self { zone, sought: zone.seek(name), found: Found::NoName, choosing: None })
+    }
+
+    /// The place of `name`, all at once.
+    fn of(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
+        let mut place = Self::seek(snapshot, name)?;
+        place.approach();
+        place.find(name);
+        Some(place)
     }
 
     /// Goes nearer to it.
@@ -89,6 +90,7 @@ impl<'s> Place<'s> {
     }
 
     /// Where `name` is.
+    #[inline]
     pub(super) fn find(&mut self, name: &[u8]) {
         self.found = self.zone.found(self.sought, name);
     }
@@ -111,6 +113,7 @@ impl<'s> Place<'s> {
     }
 
     /// Begins to choose the client's answer, if the name is steered.
+    #[inline]
     pub(super) fn select(&mut self, snapshot: &'s Snapshot, asked: (&Request<'_>, &IpAddr)) {
         if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found {
             self.choosing = Choosing::new(snapshot, *id, asked);
@@ -122,18 +125,6 @@ impl<'s> Place<'s> {
         if let Some(choosing) = &mut self.choosing {
             choosing.selection.near();
         }
-    }
-
-    /// Goes nearer still.
-    pub(super) fn nearer(&mut self) {
-        if let Some(choosing) = &mut self.choosing {
-            choosing.selection.nearer();
-        }
-    }
-
-    /// Chooses it.
-    pub(super) fn choose(&mut self) {
-        self.chosen = self.choosing.as_ref().and_then(|choosing| choosing.selection.find());
     }
 }
 
@@ -154,7 +145,7 @@ impl<'s> Choosing<'s> {
         let selector = service.selector(Family::Alias).or(by_type)?;
         let ecs = snapshot.plan().services.get(id.index())?.ecs;
         let (client, by_subnet) = client::of(request, resolver, ecs);
-        Some(Self { selection: selector.seek(client)?, by_subnet })
+        Some(Self { selection: selector.seek(client), by_subnet })
     }
 }
 
@@ -179,24 +170,18 @@ pub(super) fn resolve(
         target: None,
         resolved: Resolved::only(Rcode::NoError),
     };
-    let mut flow = walk.step(place, true, message);
-    for _ in 0..LONGEST_CHAIN {
-        if flow.is_break() {
-            break;
-        }
+    let mut targets = 0..LONGEST_CHAIN;
+    let (mut place, mut room) = (place, None);
+    while walk.step(place, message).is_continue() && targets.next().is_some() {
         // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
-        let Some(mut next) = Place::seek(snapshot, walk.name()) else { break };
-        next.approach();
-        next.find(walk.name());
-        flow = walk.step(&next, false, message);
+        let Some(next) = Place::of(snapshot, walk.name()) else { break };
+        place = room.insert(next);
     }
     walk.resolved
 }
 
-/// What was chosen before, if it was.
-type Known<'s> = Option<(Choosing<'s>, (&'s Ready, u8))>;
-
-/// One query on its way through the names.
+/// One query on its way through the names. What few queries need is kept out of the others' way,
+/// whose code is the shorter for it.
 struct Walk<'w> {
     snapshot: &'w Snapshot,
     now: Instant,
@@ -214,40 +199,33 @@ impl Walk<'_> {
     }
 
     /// Looks one name up; goes on if it led to another.
-    fn step(
-        &mut self,
-        place: &Place<'_>,
-        first: bool,
-        message: &mut Message<'_>,
-    ) -> ControlFlow<()> {
+    fn step(&mut self, place: &Place<'_>, message: &mut Message<'_>) -> ControlFlow<()> {
         let zone = place.zone;
-        match &place.found {
-            Found::Delegation(cut) if !self.is_parent_side(cut) => {
-                self.refer(zone, cut, message);
-                ControlFlow::Break(())
-            }
-            Found::Delegation(cut) => {
-                self.resolved.authoritative |= first;
-                self.at_node(zone, cut.node, None, message)
-            }
-            // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
+        if let Found::Delegation(cut) = &place.found
+            && !self.is_parent_side(cut)
+        {
+            self.refer(zone, cut, message);
+            return ControlFlow::Break(());
+        }
+        // RFC 1035 §4.1.1: AA is about the owner that matches the question's name.
+        if self.target.is_none() {
+            self.resolved.authoritative = true;
+        }
+        let node = match &place.found {
             Found::Fixed(fixed) => {
-                self.resolved.authoritative |= first;
                 self.at_fixed(zone, fixed, message);
-                ControlFlow::Break(())
-            }
-            Found::Node(node) => {
-                self.resolved.authoritative |= first;
-                self.at_node(zone, node, place.choosing.zip(place.chosen), message)
+                return ControlFlow::Break(());
             }
             Found::NoName => {
-                self.resolved.authoritative |= first;
                 // RFC 2308 §2.1: also at the end of a chain.
                 self.resolved.rcode = Rcode::NxDomain;
                 self.deny(zone, None, message);
-                ControlFlow::Break(())
+                return ControlFlow::Break(());
             }
-        }
+            Found::Delegation(cut) => cut.node,
+            Found::Node(node) => node,
+        };
+        self.at_node(zone, node, place.choosing.as_ref(), message)
     }
 
     /// RFC 4035 §3.1.4.1: the DS records of a cut are the parent's.
@@ -277,7 +255,7 @@ impl Walk<'_> {
         &mut self,
         zone: &Zone,
         node: &Node,
-        known: Known<'_>,
+        choosing: Option<&Choosing<'_>>,
         message: &mut Message<'_>,
     ) -> ControlFlow<()> {
         if node.is_epoch && self.rtype == RecordType::TXT {
@@ -285,7 +263,7 @@ impl Walk<'_> {
         }
         if let Some(service) = node.steered
             && !node.is_epoch
-            && let Some(flow) = self.at_service(zone, (service, known), message)
+            && let Some(flow) = self.at_service(zone, (service, choosing), message)
         {
             return flow;
         }
@@ -311,17 +289,19 @@ impl Walk<'_> {
     fn at_service(
         &mut self,
         zone: &Zone,
-        (id, known): (ServiceId, Known<'_>),
+        (id, choosing): (ServiceId, Option<&Choosing<'_>>),
         message: &mut Message<'_>,
     ) -> Option<ControlFlow<()>> {
         self.resolved.service = Some(id);
-        let (choosing, (ready, prefix)) = known.or_else(|| {
-            let mut choosing = Choosing::new(self.snapshot, id, self.asked)?;
-            choosing.selection.near();
-            choosing.selection.nearer();
-            Some((choosing, choosing.selection.find()?))
-        })?;
-        if choosing.by_subnet {
+        let (by_subnet, (ready, prefix)) = match choosing {
+            Some(choosing) => (choosing.by_subnet, choosing.selection.find()?),
+            None => {
+                let mut choosing = Choosing::new(self.snapshot, id, self.asked)?;
+                choosing.selection.near();
+                (choosing.by_subnet, choosing.selection.find()?)
+            }
+        };
+        if by_subnet {
             self.resolved.by_subnet = true;
             // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.
             self.resolved.scope = self.resolved.scope.max(prefix);
@@ -347,6 +327,7 @@ impl Walk<'_> {
     }
 
     /// The name that tells which region of a service writes.
+    #[inline(never)]
     fn at_epoch(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
         let service = node.steered.and_then(|id| self.snapshot.service(id));
         let epoch = service.and_then(|service| service.epoch());
@@ -362,6 +343,7 @@ impl Walk<'_> {
     }
 
     /// Writes a CNAME record and goes on with its target, unless it is what was asked for.
+    #[inline(never)]
     fn follow(&mut self, rdata: &Rdata, ttl: Ttl, message: &mut Message<'_>) -> ControlFlow<()> {
         let fixed = (RecordType::CNAME.0, CLASS_IN, ttl.as_secs());
         let written = message.one(Section::Answer, self.name(), fixed, rdata);
@@ -378,6 +360,7 @@ impl Walk<'_> {
     }
 
     /// RFC 8482 §4.2: a HINFO record instead of everything there is.
+    #[inline(never)]
     fn minimise_any(&self, message: &mut Message<'_>) {
         let fixed = (RecordType::HINFO.0, CLASS_IN, ANY_TTL);
         let written = message.one(Section::Answer, self.name(), fixed, &ANY);
@@ -398,6 +381,7 @@ impl Walk<'_> {
     }
 
     /// The name servers of the zone below, and their addresses as far as they are ours to give.
+    #[inline(never)]
     fn refer(&self, zone: &Zone, cut: &Cut<'_>, message: &mut Message<'_>) {
         let ttl = cut.ns.ttl.as_secs();
         let written = message.set(Section::Authority, cut.owner, cut.ns, ttl);

@@ -4,7 +4,7 @@
 //! up to which a network has had its share. Two workers that write one row at the same time may
 //! count one answer for two; who is over by much is over all the same.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,6 +57,9 @@ const ROWS: usize = 1 << 16;
 /// How much may come at once: what comes in a second.
 const BURST: u64 = 1_000_000_000;
 
+/// In the place of a subject: whatever is asked for. None has it: it is no place in memory.
+const ALL: u64 = u64::MAX;
+
 impl Limiter {
     pub(super) fn new() -> Self {
         Self { rows: (0..ROWS).map(|_| Row::default()).collect(), seed: RandomState::default() }
@@ -68,21 +71,26 @@ impl Limiter {
         &self,
         now: Instant,
         limit: &RateLimit,
-        (client, subject): (IpAddr, u64),
+        (client, subject): (&IpAddr, u64),
         beyond: u64,
     ) -> Verdict {
         if !limit.is_for(client) {
             return Verdict::Answer;
         }
         let network = network(client);
-        let has = |subject: Option<u64>, rate: u32| {
-            self.take(self.seed.hash_one((network, subject)), now, BURST / u64::from(rate.max(1)))
+        let has = |subject: u64, rate: u32| {
+            let mut hasher = self.seed.build_hasher();
+            hasher.write_u64(network);
+            hasher.write_u64(subject);
+            self.take(hasher.finish(), now, BURST / u64::from(rate.max(1)))
         };
-        let is_left = limit.all.is_none_or(|all| has(None, all)) && has(Some(subject), limit.same);
-        match (is_left, beyond.checked_rem(limit.slip.into())) {
-            (true, _) => Verdict::Answer,
-            (false, Some(0)) => Verdict::AskAgain,
-            (false, _) => Verdict::Silence,
+        let is_left = limit.all.is_none_or(|all| has(ALL, all)) && has(subject, limit.same);
+        if is_left {
+            return Verdict::Answer;
+        }
+        match beyond.checked_rem(limit.slip.into()) {
+            Some(0) => Verdict::AskAgain,
+            _ => Verdict::Silence,
         }
     }
 
@@ -117,7 +125,7 @@ impl Limiter {
 }
 
 /// The IPv4 /24 or IPv6 /56 of an address.
-fn network(client: IpAddr) -> u64 {
+fn network(client: &IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(ip) => u64::from(u32::from(ip) >> 8) | 1 << 63,
         IpAddr::V6(ip) => u64::try_from(u128::from(ip) >> 72).unwrap_or(0),
@@ -134,7 +142,7 @@ mod tests {
     fn answered(limiter: &Limiter, limit: &RateLimit, client: &str, second: u64) -> usize {
         let now = Instant::default() + Duration::from_secs(1000 + second);
         let client = client.parse().unwrap();
-        let judge = |_: &usize| limiter.judge(now, limit, (client, 7), 0) == Verdict::Answer;
+        let judge = |_: &usize| limiter.judge(now, limit, (&client, 7), 0) == Verdict::Answer;
         (0..100).filter(judge).count()
     }
 
@@ -159,7 +167,7 @@ mod tests {
     fn each_so_manieth_is_told_to_ask_again() {
         let limit = RateLimit { same: 1, all: None, slip: 3, exempt: Vec::new() };
         let (limiter, client) = (Limiter::new(), "192.0.2.1".parse().unwrap());
-        let judge = |beyond| limiter.judge(Instant::default(), &limit, (client, 1), beyond);
+        let judge = |beyond| limiter.judge(Instant::default(), &limit, (&client, 1), beyond);
         let verdicts: Vec<Verdict> = (0..301).map(judge).collect();
         let count = |verdict| verdicts.iter().filter(|of| **of == verdict).count();
         let counts = [Verdict::Answer, Verdict::AskAgain, Verdict::Silence].map(count);

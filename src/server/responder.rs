@@ -57,7 +57,8 @@ impl Responder {
         let plan = published.load().plan().clone();
         let sheet = exposure.sheet(clock.now(), &plan, transport);
         let (counts, silences) = (HashMap::default(), HashMap::default());
-        let tally = Tally { transport, plan, counts, silences, limited: HashMap::default() };
+        let (limited, lately) = (HashMap::default(), [None; LATELY]);
+        let tally = Tally { transport, plan, lately, counts, silences, limited };
         let (published, beyond) = (Cache::new(published), 0);
         Self { published, clock, sample, exposure, sheet, limiter, beyond, tally }
     }
@@ -100,14 +101,10 @@ impl Responder {
             let peer = Peer { address, transport: Transport::Udp };
             *row = Some(Row::new(peer, room, message));
         }
-        through(&mut rows, |row| row.query.read(row.message));
-        through(&mut rows, |row| row.query.seek(&snapshot));
+        through(&mut rows, |row| row.query.read(row.message, &snapshot));
         through(&mut rows, |row| row.query.approach());
-        through(&mut rows, |row| row.query.find());
-        through(&mut rows, |row| row.query.select(&snapshot));
+        through(&mut rows, |row| row.query.find(&snapshot));
         through(&mut rows, |row| row.query.near());
-        through(&mut rows, |row| row.query.nearer());
-        through(&mut rows, |row| row.query.choose());
         through(&mut rows, |row| self.answer((&snapshot, now), row));
         for row in rows.iter_mut().flatten().filter(|row| row.is_lost) {
             serv_fail(row.message);
@@ -183,7 +180,7 @@ impl Responder {
         if let Some((_, ttl)) = counted.named {
             self.sheet.answered(now, summary.asker, ttl);
         }
-        self.tally.counts.entry(counted).or_default().untold += 1;
+        self.tally.count(counted);
     }
 
     /// Hands what was counted to the metrics and the ledger, and lets go of what is not answered
@@ -261,6 +258,8 @@ struct Tally {
     transport: Transport,
     /// What the ids mean.
     plan: Arc<Plan>,
+    /// What is not in `counts` yet, each in the one row that it may have there.
+    lately: [Option<(Counted, u64)>; LATELY],
     counts: HashMap<Counted, Count, FixedState>,
     silences: HashMap<Silence, u64, FixedState>,
     limited: HashMap<Verdict, u64, FixedState>,
@@ -282,6 +281,13 @@ impl Counted {
         let Summary { rcode, service, region, truncated, .. } = *summary;
         // Nobody remembers what is cut short.
         Self { rcode, service, region, truncated, named: summary.named.filter(|_| !truncated) }
+    }
+
+    /// A number in which those differ that are counted at the same time.
+    fn row(&self) -> usize {
+        let service = self.service.map_or(0, |id| id.index() + 1);
+        let region = self.region.map_or(0, |id| id.index() + 1);
+        service << 2 ^ region ^ (self.rcode as usize) << 4
     }
 }
 
@@ -310,8 +316,26 @@ struct Count {
 /// Of more than this, those that were counted once are forgotten: regions come and go.
 const MOST: usize = 1 << 18;
 
+/// Most answers of a moment are of a few kinds: found here, one costs a quarter of a search.
+const LATELY: usize = 64;
+
 impl Tally {
+    fn count(&mut self, counted: Counted) {
+        let Some(row) = self.lately.get_mut(counted.row() % LATELY) else { return };
+        match row {
+            Some((known, untold)) if *known == counted => *untold += 1,
+            _ => {
+                if let Some((known, untold)) = row.replace((counted, 1)) {
+                    self.counts.entry(known).or_default().untold += untold;
+                }
+            }
+        }
+    }
+
     fn flush(&mut self, now: Instant, sheet: &Sheet) {
+        for (counted, untold) in self.lately.iter_mut().filter_map(Option::take) {
+            self.counts.entry(counted).or_default().untold += untold;
+        }
         for (counted, Count { untold, counter }) in &mut self.counts {
             let count = std::mem::take(untold);
             if count == 0 {
@@ -365,7 +389,6 @@ mod tests {
             ([LowerName::default(); 4], [0; 4].map(|_| packet.to_vec()));
         let row = |(room, message)| Some(Row::new(peer, room, message));
         let mut rows: Vec<Option<Row<'_>>> = rooms.iter_mut().zip(&mut messages).map(row).collect();
-        through(&mut rows, |row| row.query.read(row.message));
         let mut count = 0;
         through(&mut rows, |_| {
             count += 1;

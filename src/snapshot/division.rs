@@ -42,9 +42,9 @@ pub struct Division {
 
 /// How far a client's look-up is.
 #[derive(Clone, Copy, Debug)]
-pub enum Seek {
+pub enum Seek<'d> {
     /// On the way by its network.
-    Network(Near),
+    Network(&'d NetworkMap, Near),
     /// At its end.
     Found(usize, u8),
 }
@@ -53,6 +53,29 @@ pub enum Seek {
 enum By {
     Network(NetworkMap),
     Slot(Box<[u16]>),
+}
+
+impl Seek<'_> {
+    /// The second step, to what the first has found.
+    #[inline]
+    pub fn near(&mut self) {
+        if let Self::Network(map, near) = self {
+            map.near(near);
+        }
+    }
+
+    /// The last: the client's row in [`Division::orders`], and the widest prefix in which all share
+    /// it.
+    #[inline]
+    pub fn find(&self) -> (usize, u8) {
+        match *self {
+            Self::Network(map, near) => {
+                let (row, scope) = map.find(near);
+                (usize::from(row), scope)
+            }
+            Self::Found(row, scope) => (row, scope),
+        }
+    }
 }
 
 impl Division {
@@ -73,41 +96,10 @@ impl Division {
 
     /// The first step to the row of `client`.
     #[inline]
-    pub fn seek(&self, client: IpAddr) -> Seek {
+    pub fn seek(&self, client: &IpAddr) -> Seek<'_> {
         match &self.by {
-            By::Network(_) => Seek::Network(Near::seek(client)),
-            By::Slot(rows) => {
-                let (slot, scope) = slot(client);
-                Seek::Found(rows.get(slot).map_or(0, |row| usize::from(*row)), scope)
-            }
-        }
-    }
-
-    /// The second step, which waits for memory.
-    #[inline]
-    pub fn near(&self, seek: &mut Seek) {
-        if let (By::Network(map), Seek::Network(near)) = (&self.by, seek) {
-            map.near(near);
-        }
-    }
-
-    /// The third, which does so again.
-    #[inline]
-    pub fn nearer(&self, seek: &mut Seek) {
-        if let (By::Network(map), Seek::Network(near)) = (&self.by, seek) {
-            map.nearer(near);
-        }
-    }
-
-    /// The client's row in [`Self::orders`], and the widest prefix in which all share it.
-    pub fn find(&self, seek: Seek) -> (usize, u8) {
-        match (&self.by, seek) {
-            (By::Network(map), Seek::Network(near)) => {
-                let (row, scope) = map.find(near);
-                (usize::from(row), scope)
-            }
-            (_, Seek::Found(row, scope)) => (row, scope),
-            (By::Slot(_), Seek::Network(_)) => (0, 0),
+            By::Network(map) => Seek::Network(map, map.seek(client)),
+            By::Slot(rows) => by_slot(rows, client),
         }
     }
 
@@ -152,6 +144,13 @@ impl Division {
         let (orders, rows) = distinct(key, ranked.iter().map(Vec::as_slice));
         Self::new(orders, By::Slot(rows.into()))
     }
+}
+
+/// The client's row by the hash of its prefix.
+#[inline(never)]
+fn by_slot<'d>(rows: &[u16], client: &IpAddr) -> Seek<'d> {
+    let (slot, scope) = slot(*client);
+    Seek::Found(rows.get(slot).map_or(0, |row| usize::from(*row)), scope)
 }
 
 /// The distinct beginnings of the rankings, usable regions only, and which one each ranking has.

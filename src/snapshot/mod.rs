@@ -266,8 +266,10 @@ struct Steered {
 /// Finds a client's answer.
 #[derive(Debug)]
 pub struct Selector {
-    /// At least one; the last one ends at [`SLOTS`].
-    bands: Vec<Band>,
+    /// The clients that a ramp tells apart from the others.
+    ramp: Vec<Band>,
+    /// The others, or everybody.
+    rest: Band,
 }
 
 /// The clients up to some slot of a ramp, and their answers.
@@ -283,8 +285,8 @@ struct Band {
 /// The way to a client's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Selection<'s> {
-    band: &'s Band,
-    seek: Seek,
+    answers: &'s [Ready],
+    seek: Seek<'s>,
     /// How much of the client's address decided that it is this band.
     prefix: u8,
 }
@@ -293,29 +295,32 @@ impl Selector {
     /// The answer of `client`, and the length of the widest prefix around it in which every
     /// client gets the same: the SCOPE PREFIX-LENGTH of RFC 7871.
     pub fn select(&self, client: IpAddr) -> Option<(&Ready, u8)> {
-        let mut selection = self.seek(&client)?;
+        let mut selection = self.seek(&client);
         selection.near();
-        selection.nearer();
         selection.find()
     }
 
     /// The first step to it. Whoever has many takes all of them through one step after the other.
     #[inline]
-    pub fn seek(&self, client: &IpAddr) -> Option<Selection<'_>> {
-        let (band, prefix) = if let [everybody] = self.bands.as_slice() {
-            (everybody, 0)
-        } else {
-            let (slot, prefix) = ramp_slot(*client);
-            (self.bands.iter().find(|band| slot < band.end)?, prefix)
-        };
-        let seek = band.division().map_or(Seek::Found(0, 0), |division| division.seek(*client));
-        Some(Selection { band, seek, prefix })
+    pub fn seek(&self, client: &IpAddr) -> Selection<'_> {
+        let (band, prefix) =
+            if self.ramp.is_empty() { (&self.rest, 0) } else { self.on_ramp(client) };
+        let division = band.division.as_deref().filter(|_| band.answers.len() > 1);
+        let seek = division.map_or(Seek::Found(0, 0), |division| division.seek(client));
+        Selection { answers: &band.answers, seek, prefix }
+    }
+
+    /// The client's band, and how much of its address decided that.
+    #[inline(never)]
+    fn on_ramp(&self, client: &IpAddr) -> (&Band, u8) {
+        let (slot, prefix) = ramp_slot(*client);
+        (self.ramp.iter().find(|band| slot < band.end).unwrap_or(&self.rest), prefix)
     }
 
     /// All answers, each with the share of all IPv4 addresses whose clients get it.
     pub fn answers(&self) -> impl Iterator<Item = (&Ready, f64)> {
         let mut start = 0;
-        self.bands.iter().flat_map(move |band| {
+        self.ramp.iter().chain([&self.rest]).flat_map(move |band| {
             let share = (band.end - start) as f64 / SLOTS as f64;
             start = band.end;
             let shares = band.division.as_ref().map(|division| division.shares());
@@ -327,35 +332,18 @@ impl Selector {
     }
 }
 
-impl Band {
-    /// What divides its clients, if they do not all get the same.
-    fn division(&self) -> Option<&Division> {
-        self.division.as_deref().filter(|_| self.answers.len() > 1)
-    }
-}
-
 impl<'s> Selection<'s> {
-    /// The second step to the answer, which waits for memory.
+    /// The second step to the answer.
     #[inline]
     pub fn near(&mut self) {
-        if let Some(division) = self.band.division() {
-            division.near(&mut self.seek);
-        }
-    }
-
-    /// The third, which does so again.
-    #[inline]
-    pub fn nearer(&mut self) {
-        if let Some(division) = self.band.division() {
-            division.nearer(&mut self.seek);
-        }
+        self.seek.near();
     }
 
     /// The last.
+    #[inline]
     pub fn find(&self) -> Option<(&'s Ready, u8)> {
-        let Self { band, seek, prefix } = *self;
-        let (row, scope) = band.division().map_or((0, 0), |division| division.find(seek));
-        Some((band.answers.get(row)?, scope.max(prefix)))
+        let (row, scope) = self.seek.find();
+        Some((self.answers.get(row)?, scope.max(self.prefix)))
     }
 }
 
@@ -473,8 +461,10 @@ fn compile_service(
             }
             Band { end, division, answers }
         };
-        let selector = Selector { bands: bands.iter().map(band).collect() };
-        let steered = Some(Steered { selector, last_good });
+        let mut ramp: Vec<Band> = bands.iter().map(band).collect();
+        // There is at least one, and the last one ends with the last slot.
+        let selector = ramp.pop().map(|rest| Selector { ramp, rest });
+        let steered = selector.map(|selector| Steered { selector, last_good });
         match family {
             Family::V4 => compiled.v4 = steered,
             Family::V6 => compiled.v6 = steered,

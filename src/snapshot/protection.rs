@@ -40,7 +40,8 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// Is a client of no exempt network?
-    pub fn is_for(&self, client: IpAddr) -> bool {
-        !self.exempt.iter().any(|network| network.contains(&client))
+    #[inline]
+    pub fn is_for(&self, client: &IpAddr) -> bool {
+        self.exempt.is_empty() || !self.exempt.iter().any(|network| network.contains(client))
     }
 }

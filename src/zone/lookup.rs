@@ -1,8 +1,7 @@
 //! Zones, and what is found in them (RFC 1034 §4.3.2, RFC 4592).
 
-use std::collections::HashMap;
-
 use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 
 use super::name::{Name, offsets};
 use super::nodes::{Content, Entry, Fixed, Nodes, Sought};
@@ -236,39 +235,74 @@ impl Zone {
 }
 
 /// All zones of a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Zones {
-    by_origin: HashMap<Box<[u8]>, Zone, RandomState>,
-    /// By bit: whether some zone's name has so many octets.
-    lengths: [u64; 4],
+    /// By their names in lower case and wire format.
+    zones: IndexMap<Box<[u8]>, Zone, RandomState>,
+    /// By the length of a name in octets: which zones have such a one.
+    by_length: Box<[OfLength; LONGEST + 1]>,
 }
+
+/// The zones whose names have the same length.
+#[derive(Clone, Copy, Debug)]
+enum OfLength {
+    None,
+    /// One alone: its row. What needs no hash costs a third.
+    One(usize),
+    Several,
+}
+
+/// RFC 1035 §2.3.4: names are 255 octets or less.
+const LONGEST: usize = 255;
 
 impl Zones {
     /// Zones with different origins.
     pub fn new(zones: impl IntoIterator<Item = Zone>) -> Self {
-        let by_origin: HashMap<Box<[u8]>, Zone, _> =
+        let zones: IndexMap<Box<[u8]>, Zone, _> =
             zones.into_iter().map(|zone| (zone.origin.to_lower(), zone)).collect();
-        let mut lengths = [0; 4];
-        for origin in by_origin.keys() {
-            if let Some(word) = lengths.get_mut(origin.len() / 64) {
-                *word |= 1 << (origin.len() % 64);
+        let mut by_length = Box::new([OfLength::None; LONGEST + 1]);
+        for (row, origin) in zones.keys().enumerate() {
+            if let Some(of) = by_length.get_mut(origin.len()) {
+                let is_first = matches!(of, OfLength::None);
+                *of = if is_first { OfLength::One(row) } else { OfLength::Several };
             }
         }
-        Self { by_origin, lengths }
+        Self { zones, by_length }
     }
 
     /// The zone that `name` is in: of those at or above it the closest. `name` is in lower case
     /// and wire format.
     pub fn find(&self, name: &[u8]) -> Option<&Zone> {
-        let has = |length: usize| {
-            self.lengths.get(length / 64).is_some_and(|word| word >> (length % 64) & 1 == 1)
-        };
-        let candidates = offsets(name).filter(|at| has(name.len() - at));
-        candidates.filter_map(|at| name.get(at..)).find_map(|name| self.by_origin.get(name))
+        let suffixes = offsets(name).filter_map(|at| name.get(at..));
+        suffixes.filter_map(|name| self.at(name)).next()
+    }
+
+    /// The zone of this name.
+    fn at(&self, name: &[u8]) -> Option<&Zone> {
+        match *self.by_length.get(name.len())? {
+            OfLength::None => None,
+            OfLength::One(row) => {
+                let (origin, zone) = self.zones.get_index(row)?;
+                (**origin == *name).then_some(zone)
+            }
+            OfLength::Several => self.among(name),
+        }
+    }
+
+    /// The same, if several have a name of that length.
+    #[inline(never)]
+    fn among(&self, name: &[u8]) -> Option<&Zone> {
+        self.zones.get(name)
     }
 
     /// The zones, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Zone> {
-        self.by_origin.values()
+        self.zones.values()
+    }
+}
+
+impl Default for Zones {
+    fn default() -> Self {
+        Self::new([])
     }
 }

@@ -142,7 +142,8 @@ impl Nodes {
         let mut at = hash;
         while slot != 0 {
             if slot & UPPER == hash & UPPER
-                && let Some(entry) = self.entry(slot).filter(|entry| entry.name == name)
+                && let Some(entry) = self.entry(slot)
+                && entry.name == name
             {
                 return Some(entry);
             }
