@@ -23,6 +23,7 @@ pub mod convergence;
 pub mod geo;
 pub mod health;
 pub mod ids;
+mod prefetch;
 pub mod query;
 pub mod rng;
 pub mod server;

@@ -47,20 +47,13 @@ pub struct NetworkMap {
 /// How far a look-up in such a map is. Whoever has many takes all of them through one step after
 /// the other: what one waits for, the memory, the others wait for at the same time.
 #[derive(Clone, Copy, Debug)]
-pub enum Near {
-    /// An IPv4 address.
-    V4 {
-        /// The address.
-        key: u32,
-        /// What the index has for it.
-        at: u32,
-        /// How many runs its block has.
-        count: u32,
-        /// How many bits stand before it: 96 in an IPv6 address.
-        before: u8,
-    },
-    /// The upper half of an IPv6 address.
-    V6(u64),
+pub struct Near {
+    /// An IPv4 address, or the upper half of an IPv6 address.
+    key: u64,
+    /// How many bits stand before an IPv4 address: 96 in an IPv6 address. `None`: it is none.
+    before: Option<u8>,
+    /// What the index has for it.
+    at: u32,
 }
 
 impl Catchment {
@@ -131,41 +124,45 @@ impl NetworkMap {
     pub fn seek(&self, client: &IpAddr) -> Near {
         match located(*client) {
             Located::V4(ip, before) => {
-                let key = ip.into();
-                Near::V4 { key, at: self.v4.at(key), count: 0, before }
+                let key = u32::from(ip);
+                self.v4.seek(key);
+                Near { key: key.into(), before: Some(before), at: 0 }
             }
-            Located::V6(ip) => Near::V6(key_v6(ip)),
+            Located::V6(ip) => Near { key: key_v6(ip), before: None, at: 0 },
         }
     }
 
     /// The second, to what the first has found.
     #[inline]
     pub fn near(&self, near: &mut Near) {
-        if let Near::V4 { at, count, .. } = near {
-            *count = self.v4.count(*at);
+        if near.before.is_some() {
+            near.at = self.v4.near(low(near.key));
         }
     }
 
     /// The last: the client's value, and the length of the widest prefix around it, in its own
     /// family, in which every client has that value.
     pub fn find(&self, near: Near) -> (u16, u8) {
-        match near {
-            Near::V4 { key, at, count, before } => {
-                let (value, prefix) = self.v4.find(key, (at, count));
-                (value, before + prefix)
-            }
-            Near::V6(key) => {
-                let (value, bounds) = self.v6.find(key);
-                let (first, behind) = without_islands(key, bounds);
-                (value, widest(key, first, behind))
-            }
+        let Near { key, before, at } = near;
+        if let Some(before) = before {
+            let (value, prefix) = self.v4.find(low(key), at);
+            return (value, before + prefix);
         }
+        let (value, bounds) = self.v6.find(key);
+        let (first, behind) = without_islands(key, bounds);
+        (value, widest(key, first, behind))
     }
 
     /// How many IPv4 addresses have each value, by value.
     pub fn addresses_v4(&self) -> Vec<u64> {
         self.v4.addresses()
     }
+}
+
+/// The IPv4 address that `key` is.
+#[expect(clippy::cast_possible_truncation, reason = "it has 32 bits")]
+fn low(key: u64) -> u32 {
+    key as u32
 }
 
 /// The classes found so far.

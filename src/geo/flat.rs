@@ -5,6 +5,7 @@
 //! else the index says where the block's runs begin.
 
 use super::networks::{Steps, widest};
+use crate::prefetch::prefetch;
 
 /// A value for every IPv4 address.
 #[derive(Debug)]
@@ -51,23 +52,29 @@ impl Flat {
         Self { index, runs: runs.into() }
     }
 
-    /// What the index has for `key`.
-    pub(super) fn at(&self, key: u32) -> u32 {
-        self.index.get((key >> 16) as usize).copied().unwrap_or(WHOLE)
+    /// The first step to the value at `key`.
+    #[inline]
+    pub(super) fn seek(&self, key: u32) {
+        prefetch(&self.index, (key >> 16) as usize);
     }
 
-    /// How many runs the block has for which the index has `at`.
-    pub(super) fn count(&self, at: u32) -> u32 {
-        if at & WHOLE != 0 { 0 } else { self.runs.get(at as usize).copied().unwrap_or(0) }
+    /// The second: what the index has for it.
+    #[inline]
+    pub(super) fn near(&self, key: u32) -> u32 {
+        let at = self.index.get((key >> 16) as usize).copied().unwrap_or(WHOLE);
+        if at & WHOLE == 0 {
+            prefetch(&self.runs, at as usize);
+        }
+        at
     }
 
-    /// The value at `key`, of whose block this was found, and the length of the widest prefix
-    /// around it that has no other.
-    pub(super) fn find(&self, key: u32, (at, count): (u32, u32)) -> (u16, u8) {
+    /// The last: the value at `key`, of whose block this was found, and the length of the widest
+    /// prefix around it that has no other.
+    pub(super) fn find(&self, key: u32, at: u32) -> (u16, u8) {
         if at & WHOLE != 0 {
             return (low(at), low(at >> 16 & 0x1f).to_le_bytes()[0]);
         }
-        let runs = self.block(at, count);
+        let runs = self.block(at);
         let row = row(runs, key & 0xffff);
         let address = |run: &u32| key & 0xffff_0000 | run >> 16;
         // What is outside the block shares less with the key than what is within.
@@ -93,17 +100,17 @@ impl Flat {
                 add(low(*at), BLOCKS);
                 continue;
             }
-            let runs = self.block(*at, self.count(*at));
+            let runs = self.block(*at);
             let ends = runs.iter().skip(1).map(|run| run >> 16).chain([BLOCKS]);
             runs.iter().zip(ends).for_each(|(run, end)| add(low(*run), end - (run >> 16)));
         }
         counts
     }
 
-    /// The runs of a block.
-    fn block(&self, at: u32, count: u32) -> &[u32] {
-        let runs = self.runs.get(at as usize + 1..);
-        runs.and_then(|runs| runs.get(..count as usize)).unwrap_or_default()
+    /// The runs of the block for which the index has `at`.
+    fn block(&self, at: u32) -> &[u32] {
+        let counted = self.runs.get(at as usize..).and_then(<[u32]>::split_first);
+        counted.and_then(|(count, runs)| runs.get(..*count as usize)).unwrap_or_default()
     }
 }
 

@@ -254,6 +254,7 @@ impl<'q> Query<'q> {
 
     /// Instead of the answer that is in `message`: that the client should ask again, so that its
     /// address is known to be its own: with the cookie that it gets (BADCOOKIE), or over TCP.
+    #[inline(never)]
     pub fn ask_again(&self, snapshot: &Snapshot, now: Instant, message: &mut Vec<u8>) {
         if self.refusal.is_some() {
             return message.clear();
@@ -300,6 +301,7 @@ impl<'q> Query<'q> {
         hasher.finish()
     }
 
+    #[inline]
     fn finish(
         &self,
         (snapshot, now): (&Snapshot, Instant),

@@ -87,16 +87,22 @@ fn read_records(
     edns: &mut Option<Edns>,
 ) -> Result<(), Rcode> {
     // What nearly every query has: an OPT record, and nothing else.
-    if counts == [0, 0, 0, 0, 0, 1]
-        && let Some(opt) = reader.packet.get(reader.at..).and_then(RawOpt::alone)
-    {
-        return edns.insert(Edns::new(&opt)).read(&opt);
-    }
+    let rest = reader.packet.get(reader.at..).filter(|_| counts == [0, 0, 0, 0, 0, 1]);
+    let opt = match rest.and_then(RawOpt::alone) {
+        Some(opt) => Some(opt),
+        None => find_opt(reader, counts)?,
+    };
+    opt.map_or(Ok(()), |opt| edns.insert(Edns::new(&opt)).read(&opt))
+}
+
+/// The OPT record among those of the sections behind the question.
+#[inline(never)]
+fn find_opt<'p>(reader: &mut Reader<'p>, counts: [u8; 6]) -> Result<Option<RawOpt<'p>>, Rcode> {
     let [an0, an1, ns0, ns1, ar0, ar1] = counts;
     let [answer, authority, additional] =
         [[an0, an1], [ns0, ns1], [ar0, ar1]].map(|of| u32::from(u16::from_be_bytes(of)));
     let before_additional = answer + authority;
-    let mut opt: Option<RawOpt<'_>> = None;
+    let mut opt = None;
     for index in 0..before_additional + additional {
         let record = Record::read(reader).ok_or(Rcode::FormErr)?;
         if record.rtype != TYPE_OPT {
@@ -112,7 +118,7 @@ fn read_records(
     if reader.at != reader.packet.len() {
         return Err(Rcode::FormErr);
     }
-    opt.map_or(Ok(()), |opt| edns.insert(Edns::new(&opt)).read(&opt))
+    Ok(opt)
 }
 
 /// The OPT pseudo-record (RFC 6891 §6.1.1).

@@ -71,12 +71,15 @@ struct Choosing<'s> {
 
 impl<'s> Place<'s> {
     /// The zone of `name`, and where to look for it there; `None` if it is in none of our zones.
+    /// Always in its caller's code, so that it is made where it stays.
+    #[inline(always)]
     pub(super) fn seek(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
         let zone = snapshot.plan().zones.find(name)?;
         Some(Self { zone, sought: zone.seek(name), found: Found::NoName, choosing: None })
     }
 
     /// The place of `name`, all at once.
+    #[inline(never)]
     fn of(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
         let mut place = Self::seek(snapshot, name)?;
         place.approach();
@@ -129,8 +132,9 @@ impl<'s> Place<'s> {
 }
 
 impl<'s> Choosing<'s> {
-    /// Among the answers of a service; `None`, if it does not answer this type.
-    #[inline]
+    /// Among the answers of a service; `None`, if it does not answer this type. Always in its
+    /// caller's code, so that it is made where it stays.
+    #[inline(always)]
     fn new(
         snapshot: &'s Snapshot,
         id: ServiceId,
@@ -146,6 +150,14 @@ impl<'s> Choosing<'s> {
         let ecs = snapshot.plan().services.get(id.index())?.ecs;
         let (client, by_subnet) = client::of(request, resolver, ecs);
         Some(Self { selection: selector.seek(client), by_subnet })
+    }
+
+    /// The same, nearer already.
+    #[inline(never)]
+    fn of(snapshot: &'s Snapshot, id: ServiceId, asked: (&Request<'_>, &IpAddr)) -> Option<Self> {
+        let mut choosing = Self::new(snapshot, id, asked)?;
+        choosing.selection.near();
+        Some(choosing)
     }
 }
 
@@ -296,8 +308,7 @@ impl Walk<'_> {
         let (by_subnet, (ready, prefix)) = match choosing {
             Some(choosing) => (choosing.by_subnet, choosing.selection.find()?),
             None => {
-                let mut choosing = Choosing::new(self.snapshot, id, self.asked)?;
-                choosing.selection.near();
+                let choosing = Choosing::of(self.snapshot, id, self.asked)?;
                 (choosing.by_subnet, choosing.selection.find()?)
             }
         };

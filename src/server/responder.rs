@@ -160,6 +160,7 @@ impl Responder {
     }
 
     /// Takes down what was answered.
+    #[inline]
     fn account(
         &mut self,
         (snapshot, now): (&Snapshot, Instant),

@@ -42,11 +42,11 @@ pub struct Division {
 
 /// How far a client's look-up is.
 #[derive(Clone, Copy, Debug)]
-pub enum Seek<'d> {
-    /// On the way by its network.
-    Network(&'d NetworkMap, Near),
-    /// At its end.
-    Found(usize, u8),
+pub struct Seek<'d> {
+    /// If its network decides.
+    network: Option<(&'d NetworkMap, Near)>,
+    /// Otherwise.
+    found: (u16, u8),
 }
 
 #[derive(Debug)]
@@ -56,10 +56,13 @@ enum By {
 }
 
 impl Seek<'_> {
+    /// All clients are in one row.
+    pub const EVERYBODY: Self = Self { network: None, found: (0, 0) };
+
     /// The second step, to what the first has found.
     #[inline]
     pub fn near(&mut self) {
-        if let Self::Network(map, near) = self {
+        if let Some((map, near)) = &mut self.network {
             map.near(near);
         }
     }
@@ -68,13 +71,8 @@ impl Seek<'_> {
     /// it.
     #[inline]
     pub fn find(&self) -> (usize, u8) {
-        match *self {
-            Self::Network(map, near) => {
-                let (row, scope) = map.find(near);
-                (usize::from(row), scope)
-            }
-            Self::Found(row, scope) => (row, scope),
-        }
+        let (row, scope) = self.network.map_or(self.found, |(map, near)| map.find(near));
+        (usize::from(row), scope)
     }
 }
 
@@ -95,11 +93,11 @@ impl Division {
     }
 
     /// The first step to the row of `client`.
-    #[inline]
+    #[inline(always)]
     pub fn seek(&self, client: &IpAddr) -> Seek<'_> {
         match &self.by {
-            By::Network(map) => Seek::Network(map, map.seek(client)),
-            By::Slot(rows) => by_slot(rows, client),
+            By::Network(map) => Seek { network: Some((map, map.seek(client))), found: (0, 0) },
+            By::Slot(rows) => Seek { network: None, found: by_slot(rows, client) },
         }
     }
 
@@ -148,9 +146,9 @@ impl Division {
 
 /// The client's row by the hash of its prefix.
 #[inline(never)]
-fn by_slot<'d>(rows: &[u16], client: &IpAddr) -> Seek<'d> {
+fn by_slot(rows: &[u16], client: &IpAddr) -> (u16, u8) {
     let (slot, scope) = slot(*client);
-    Seek::Found(rows.get(slot).map_or(0, |row| usize::from(*row)), scope)
+    (rows.get(slot).copied().unwrap_or(0), scope)
 }
 
 /// The distinct beginnings of the rankings, usable regions only, and which one each ranking has.

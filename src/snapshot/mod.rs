@@ -301,12 +301,16 @@ impl Selector {
     }
 
     /// The first step to it. Whoever has many takes all of them through one step after the other.
-    #[inline]
+    /// Always in its caller's code, so that it is made where it stays.
+    #[inline(always)]
     pub fn seek(&self, client: &IpAddr) -> Selection<'_> {
         let (band, prefix) =
             if self.ramp.is_empty() { (&self.rest, 0) } else { self.on_ramp(client) };
         let division = band.division.as_deref().filter(|_| band.answers.len() > 1);
-        let seek = division.map_or(Seek::Found(0, 0), |division| division.seek(client));
+        let seek = match division {
+            Some(division) => division.seek(client),
+            None => Seek::EVERYBODY,
+        };
         Selection { answers: &band.answers, seek, prefix }
     }
 

@@ -149,18 +149,18 @@ impl Zone {
         self.found(seek, name)
     }
 
-    /// The first step to it, which waits for nothing.
+    /// The first step to it. Whoever has many takes all of them through one step after the other.
     pub fn seek(&self, name: &[u8]) -> Seek {
         Seek(self.nodes.seek(name))
     }
 
-    /// The second step, which waits for memory.
+    /// The second step.
     pub fn approach(&self, Seek(sought): &mut Seek) {
         self.nodes.approach(sought);
     }
 
-    /// The last step, which does so again.
-    #[inline]
+    /// The last step. Always in its caller's code, so that what is found is written where it stays.
+    #[inline(always)]
     pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Found<'_> {
         match self.nodes.sought(sought, name).map(|entry| entry.content) {
             Some(Content::Fixed(fixed)) => Found::Fixed(fixed),
@@ -171,6 +171,7 @@ impl Zone {
     }
 
     /// What is found for a name that has no node, or none of this zone: a cut or a wildcard above.
+    #[inline(never)]
     fn around(&self, name: &[u8]) -> Found<'_> {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;

@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 
 use super::lookup::Node;
 use super::record::{Made, RecordType, RrSet};
+use crate::prefetch::prefetch;
 
 /// Nodes, their names with what is [`Fixed`] there, and a table of these by hash, of which at most
 /// half is full.
@@ -122,14 +123,19 @@ impl Nodes {
         Self { slots, entries: entries.into(), nodes: nodes.into(), seed }
     }
 
-    /// The first step to the node of `name`, which waits for nothing.
+    /// The first step to the node of `name`.
     pub(super) fn seek(&self, name: &[u8]) -> Sought {
-        Sought { hash: hash(&self.seed, name), slot: 0 }
+        let hash = hash(&self.seed, name);
+        prefetch(&self.slots, place(hash, &self.slots));
+        Sought { hash, slot: 0 }
     }
 
     /// The second step, to be taken once.
     pub(super) fn approach(&self, sought: &mut Sought) {
         sought.slot = self.slot(sought.hash);
+        if let Some(at) = offset(sought.slot) {
+            prefetch(&self.entries, at);
+        }
     }
 
     /// The last step.
@@ -162,8 +168,7 @@ impl Nodes {
 
     #[inline]
     fn entry(&self, slot: u64) -> Option<Entry<'_>> {
-        let at = usize::try_from(slot & !UPPER).ok()?.checked_sub(1)? * WORD;
-        let ([sets, length], rest) = self.entries.get(at..)?.split_first_chunk::<2>()?;
+        let ([sets, length], rest) = self.entries.get(offset(slot)?..)?.split_first_chunk::<2>()?;
         let (name, rest) = rest.split_at_checked(usize::from(*length))?;
         let content = match *sets {
             LOOSE => {
@@ -221,6 +226,12 @@ fn begin(entries: &mut Vec<u8>, sets: u8, name: &[u8]) {
     // A name has 255 octets at most.
     entries.extend([sets, u8::try_from(name.len()).unwrap_or(u8::MAX)]);
     entries.extend_from_slice(name);
+}
+
+/// Where the entry of a slot begins, if it has one.
+#[inline]
+fn offset(slot: u64) -> Option<usize> {
+    Some(usize::try_from(slot & !UPPER).ok()?.checked_sub(1)? * WORD)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]

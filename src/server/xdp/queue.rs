@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::frame::{self, Datagram};
 use super::ring::{Descriptor, Socket};
+use crate::prefetch::prefetch;
 use crate::server::mmsg::BATCH;
 use crate::server::udp::Datagrams;
 
@@ -24,6 +25,9 @@ const SIZE: usize = 2048;
 /// As many as a ring holds, and as many again on their way out.
 const FRAMES: usize = 2 * RING as usize;
 const RING: u32 = 2048;
+
+/// The octets of a line of the cache.
+const LINE: usize = 64;
 
 /// How long is waited for a packet before somebody looks whether to stop.
 const WAIT: Duration = Duration::from_millis(250);
@@ -169,9 +173,13 @@ impl Datagrams for Queue {
         socket.received.take(BATCH, |Descriptor { addr, len, .. }| {
             let begin = usize::try_from(addr).unwrap_or(usize::MAX);
             let frame = Frame { begin, length: len as usize };
-            let datagram = frame::read(memory.read(&frame));
-            received.push((frame, datagram));
+            // Another core may have it in its cache yet.
+            (0..frame.length).step_by(LINE).for_each(|at| prefetch(memory.read(&frame), at));
+            received.push((frame, None));
         });
+        for (frame, datagram) in received {
+            *datagram = frame::read(memory.read(frame));
+        }
         self.counted.increment(self.received.len() as u64);
         Ok(self.received.len())
     }
