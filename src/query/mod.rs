@@ -301,7 +301,6 @@ impl<'q> Query<'q> {
         hasher.finish()
     }
 
-    #[inline]
     fn finish(
         &self,
         (snapshot, now): (&Snapshot, Instant),

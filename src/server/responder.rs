@@ -160,7 +160,6 @@ impl Responder {
     }
 
     /// Takes down what was answered.
-    #[inline]
     fn account(
         &mut self,
         (snapshot, now): (&Snapshot, Instant),
@@ -292,7 +291,7 @@ impl Counted {
     }
 }
 
-/// In few words: it is hashed for each answer.
+/// In few words: with many services it is hashed for most answers.
 impl Hash for Counted {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { rcode, service, region, truncated, named } = *self;
@@ -317,7 +316,7 @@ struct Count {
 /// Of more than this, those that were counted once are forgotten: regions come and go.
 const MOST: usize = 1 << 18;
 
-/// Most answers of a moment are of a few kinds: found here, one costs a quarter of a search.
+/// Most answers of a moment are of a few kinds, which are found here without a search.
 const LATELY: usize = 64;
 
 impl Tally {

@@ -42,6 +42,6 @@ impl RateLimit {
     /// Is a client of no exempt network?
     #[inline]
     pub fn is_for(&self, client: &IpAddr) -> bool {
-        self.exempt.is_empty() || !self.exempt.iter().any(|network| network.contains(client))
+        !self.exempt.iter().any(|network| network.contains(client))
     }
 }

@@ -248,7 +248,7 @@ pub struct Zones {
 #[derive(Clone, Copy, Debug)]
 enum OfLength {
     None,
-    /// One alone: its row. What needs no hash costs a third.
+    /// One alone: its row, so that it is found without a hash.
     One(usize),
     Several,
 }
@@ -274,8 +274,7 @@ impl Zones {
     /// The zone that `name` is in: of those at or above it the closest. `name` is in lower case
     /// and wire format.
     pub fn find(&self, name: &[u8]) -> Option<&Zone> {
-        let suffixes = offsets(name).filter_map(|at| name.get(at..));
-        suffixes.filter_map(|name| self.at(name)).next()
+        offsets(name).filter_map(|at| name.get(at..)).find_map(|name| self.at(name))
     }
 
     /// The zone of this name.
