@@ -112,7 +112,7 @@ fn laid<K: Key>(
     value: impl Fn(NetworkRule, u32) -> u16,
 ) -> Steps<K, u16> {
     if let [rule] = *rules.values {
-        return layers.places.iter().map(|(start, place)| (start, value(rule, place))).collect();
+        return layers.places.map(|place| value(rule, place)).collect();
     }
     let both = both(rules.iter(), layers.places.iter());
     both.map(|(start, rule, place)| (start, value(rule, place))).collect()

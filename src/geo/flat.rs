@@ -25,27 +25,26 @@ const BLOCKS: u32 = 1 << 16;
 
 impl Flat {
     pub(super) fn new(steps: &Steps<u32, u16>) -> Self {
-        let (mut runs, mut last) = (Vec::new(), 0);
+        let (mut runs, mut first) = (Vec::with_capacity(steps.starts.len() + BLOCKS as usize), 0);
         let index = (0..BLOCKS).map(|block| {
             let start = block << 16;
             let begins = |row: usize| steps.starts.get(row).copied();
             // The step that the block before ended with goes on, or another one begins here.
-            let first = last + usize::from(begins(last + 1) == Some(start));
-            last = first;
-            while begins(last + 1).is_some_and(|next| next <= start | 0xffff) {
-                last += 1;
-            }
-            if first == last {
+            first += usize::from(begins(first + 1) == Some(start));
+            let others = steps.starts.get(first + 1..).unwrap_or_default();
+            let count = others.iter().take_while(|next| **next <= start | 0xffff).count();
+            let value = steps.value(first).unwrap_or(0);
+            if count == 0 {
                 let (before, behind) = steps.bounds(first);
                 let prefix = u32::from(widest(start, before, behind));
-                return WHOLE | prefix << 16 | u32::from(steps.value(first).unwrap_or(0));
+                return WHOLE | prefix << 16 | u32::from(value);
             }
             let row = u32::try_from(runs.len()).unwrap_or(0);
-            runs.push(u32::try_from(last - first + 1).unwrap_or(0));
-            runs.extend((first..=last).map(|row| {
-                let begins = begins(row).map_or(0, |begins| begins.max(start));
-                begins << 16 | u32::from(steps.value(row).unwrap_or(0))
-            }));
+            runs.extend([u32::try_from(count + 1).unwrap_or(0), u32::from(value)]);
+            let values = steps.values.get(first + 1..).unwrap_or_default();
+            let others = others.iter().zip(values).take(count);
+            runs.extend(others.map(|(begins, value)| begins << 16 | u32::from(*value)));
+            first += count;
             row
         });
         let index = index.collect();

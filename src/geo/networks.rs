@@ -145,6 +145,12 @@ impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
         }
     }
 
+    /// More steps, each with another value than the one before.
+    fn extend(&mut self, steps: &[(K, V)]) {
+        self.starts.extend(steps.iter().map(|(start, _)| *start));
+        self.values.extend(steps.iter().map(|(_, value)| *value));
+    }
+
     /// Each step's start and value, in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (K, V)> {
         self.starts.iter().copied().zip(self.values.iter().copied())
@@ -177,7 +183,24 @@ impl<K: Key, V: Copy + PartialEq> FromIterator<(K, V)> for Steps<K, V> {
     /// Starts come in ascending order, the first key first; neighbours with one value are one.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(steps: I) -> Self {
         let mut all = Self { starts: Vec::new(), values: Vec::new() };
-        steps.into_iter().for_each(|(start, value)| all.push(start, value));
+        let mut steps = steps.into_iter();
+        let Some(first) = steps.next() else { return all };
+        all.push(first.0, first.1);
+        // Millions go by, and no processor foresees which of them stay: so each is written down,
+        // and the next one over it if it does not stay.
+        let (mut some, mut kept, mut last) = ([first; 256], 0, first.1);
+        for (start, value) in steps {
+            if let Some(next) = some.get_mut(kept) {
+                *next = (start, value);
+            }
+            kept += usize::from(value != last);
+            last = value;
+            if kept == some.len() {
+                all.extend(&some);
+                kept = 0;
+            }
+        }
+        all.extend(some.get(..kept).unwrap_or_default());
         all
     }
 }

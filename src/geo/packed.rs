@@ -42,6 +42,14 @@ impl<K: Key> Packed<K> {
         self.iter_from((K::FIRST, 0))
     }
 
+    /// Each step's start and what `of` makes of its value, in ascending order. It is asked once for
+    /// each distinct pair, as these are few.
+    pub(super) fn map<V: Copy>(&self, of: impl Fn(u32) -> V) -> impl Iterator<Item = (K, V)> {
+        let pairs = self.pairs.iter().map(|(length, value)| (*length, of(*value)));
+        let pairs: Vec<(K, V)> = pairs.collect();
+        walk(K::FIRST, &self.units, move |row| pairs.get(row).copied())
+    }
+
     /// The value at `key`, if there is any step.
     pub(super) fn get(&self, key: K) -> Option<u32> {
         self.find(key).map(|(value, _)| value)
@@ -60,19 +68,29 @@ impl<K: Key> Packed<K> {
     }
 
     /// From a mark on.
-    fn iter_from(&self, (mut start, unit): (K, u32)) -> impl Iterator<Item = (K, u32)> {
-        let mut units = self.units.get(unit as usize..).unwrap_or_default().iter().copied();
-        iter::from_fn(move || {
-            let unit = units.next()?;
-            let row = match unit & LONG {
-                0 => u32::from(unit),
-                _ => u32::from(unit ^ LONG) << 16 | u32::from(units.next()?),
-            };
-            let (length, value) = *self.pairs.get(row as usize)?;
-            let behind = start.ahead(length);
-            Some((mem::replace(&mut start, behind), value))
-        })
+    fn iter_from(&self, (start, unit): (K, u32)) -> impl Iterator<Item = (K, u32)> {
+        let units = self.units.get(unit as usize..).unwrap_or_default();
+        walk(start, units, |row| self.pairs.get(row).copied())
     }
+}
+
+/// Steps from `start` on: `pair` has the length and the value for each row that `units` name.
+fn walk<K: Key, V>(
+    mut start: K,
+    units: &[u16],
+    pair: impl Fn(usize) -> Option<(K, V)>,
+) -> impl Iterator<Item = (K, V)> {
+    let mut units = units.iter().copied();
+    iter::from_fn(move || {
+        let unit = units.next()?;
+        let row = match unit & LONG {
+            0 => usize::from(unit),
+            _ => usize::from(unit ^ LONG) << 16 | usize::from(units.next()?),
+        };
+        let (length, value) = pair(row)?;
+        let behind = start.ahead(length);
+        Some((mem::replace(&mut start, behind), value))
+    })
 }
 
 impl<K: Key> FromIterator<(K, u32)> for Packed<K> {
