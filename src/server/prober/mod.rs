@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -31,6 +31,7 @@ use super::clock::Clock;
 use super::tls::Tls;
 use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
 use crate::ids::TargetId;
+use crate::time::Instant;
 
 pub(in crate::server) use held::Held;
 pub(in crate::server) use pushed::Pushed;
@@ -106,31 +107,51 @@ impl Prober {
 
     /// Carries `order` out; its report follows, however it ends.
     pub(super) fn launch(&self, order: Order, probe: Option<Arc<Probe>>) {
+        let began = self.clock.now();
+        if let Some(outcome) = probe.as_ref().and_then(|probe| self.at_once(began, probe)) {
+            return self.report(order, began, outcome);
+        }
         let prober = self.clone();
         tokio::spawn(async move {
             let permit = prober.room.clone().acquire_owned().await;
             let began = prober.clock.now();
-            metrics::histogram!("meridian_probe_lag_seconds").record(began.since(order.due));
             let (outcome, signal) = match &probe {
                 // What waits for its turn needs no room for what it will need then.
                 Some(probe) => Box::pin(prober.carry_out(probe, order.timeout)).await,
                 None => (Outcome::Failure(Failure::Local), None),
             };
             drop(permit);
-            let ended = prober.clock.now();
-            let latency = ended.since(began);
             if let Some((probe, signal)) = probe.zip(signal) {
-                prober.arrivals.tell(ended, order.target, signal, probe.valid);
+                prober.arrivals.tell(prober.clock.now(), order.target, signal, probe.valid);
             }
-            // The receiver is gone only when the server ends.
-            let _ended = prober.reports.send((order.target, Report { outcome, latency }));
+            prober.report(order, began, outcome);
         });
+    }
+
+    /// What was told of a target is known without a task of its own.
+    fn at_once(&self, now: Instant, probe: &Probe) -> Option<Outcome> {
+        match &probe.check {
+            Check::Pushed { name, file } => match self.pushed.told(now, (name, probe.address)) {
+                // It may be in the file.
+                None if file.is_some() => None,
+                told => Some(pushed::outcome(told)),
+            },
+            _ => None,
+        }
+    }
+
+    /// What a probe saw that began then.
+    fn report(&self, order: Order, began: Instant, outcome: Outcome) {
+        metrics::histogram!("meridian_probe_lag_seconds").record(began.since(order.due));
+        let latency = self.clock.now().since(began);
+        // The receiver is gone only when the server ends.
+        let _ended = self.reports.send((order.target, Report { outcome, latency }));
     }
 }
 
 /// The moment by which a probe must have ended.
 #[derive(Clone, Copy)]
-struct Deadline(Instant);
+struct Deadline(tokio::time::Instant);
 
 impl Deadline {
     /// What `work` gives, if it gives it in time; `stage` is where the probe is meanwhile.
@@ -153,11 +174,11 @@ const HELD_UP: Duration = Duration::from_millis(50);
 impl Prober {
     /// What the probe saw, and what the target told of itself, whether it is well or not.
     async fn carry_out(&self, probe: &Probe, within: Duration) -> (Outcome, Option<Signal>) {
-        let deadline = Deadline(Instant::now() + within);
+        let deadline = Deadline(tokio::time::Instant::now() + within);
         let mut signal = None;
         let outcome = match self.attempt(probe, deadline, &mut signal).await {
             Ok(outcome) => outcome,
-            Err(Failure::TimedOut(_)) if Instant::now() > deadline.0 + HELD_UP => {
+            Err(Failure::TimedOut(_)) if tokio::time::Instant::now() > deadline.0 + HELD_UP => {
                 Outcome::Failure(Failure::Local)
             }
             Err(failure) => Outcome::Failure(failure),
@@ -181,9 +202,12 @@ impl Prober {
                 let _room = self.commands.acquire().await.map_err(|_| Failure::Local)?;
                 command::run(probe.address, command, deadline).await?;
             }
-            Check::Pushed { name, file } => {
-                let at = (&**name, probe.address);
-                self.pushed.look(self.clock.now(), at, file.as_deref()).await?;
+            Check::Pushed { file, .. } => {
+                let told = match file {
+                    Some(file) => pushed::look(file, probe.address, self.clock.now()).await,
+                    None => None,
+                };
+                return Ok(pushed::outcome(told));
             }
             Check::Tcp { .. } | Check::Http { .. } | Check::Https { .. } | Check::Grpc { .. } => {
                 return connect(probe, address, deadline, signal).await;

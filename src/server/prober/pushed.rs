@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::health::Failure;
+use crate::health::{Failure, Outcome};
 use crate::server::files::read;
 use crate::time::Instant;
 
@@ -35,29 +35,27 @@ impl Pushed {
         told.insert((check, address), (is_up, until));
     }
 
-    /// What is told of an address at `now`.
-    pub(super) async fn look(
-        &self,
-        now: Instant,
-        (check, address): (&str, IpAddr),
-        file: Option<&Path>,
-    ) -> Result<(), Failure> {
-        let told = {
-            let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            told.get(&(check.to_owned(), address)).copied()
-        };
-        let told = told.filter(|(_, until)| *until > now).map(|(is_up, _)| is_up);
-        let is_up = match (told, file) {
-            (Some(is_up), _) => is_up,
-            (None, None) => return Err(Failure::Local),
-            (None, Some(file)) => {
-                let file = file.to_owned();
-                let octets = tokio::task::spawn_blocking(move || read(&file)).await;
-                let octets = octets.map_err(|_| Failure::Local)?.map_err(|_| Failure::Local)?;
-                in_file(&String::from_utf8_lossy(&octets), address, now).ok_or(Failure::Local)?
-            }
-        };
-        if is_up { Ok(()) } else { Err(Failure::Told) }
+    /// Is an address told to be up at `now`? `None`: nobody tells.
+    pub(super) fn told(&self, now: Instant, (check, address): (&str, IpAddr)) -> Option<bool> {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (is_up, until) = *told.get(&(check.to_owned(), address))?;
+        (until > now).then_some(is_up)
+    }
+}
+
+/// Does this file tell that an address is up at `now`?
+pub(super) async fn look(file: &Path, address: IpAddr, now: Instant) -> Option<bool> {
+    let file = file.to_owned();
+    let octets = tokio::task::spawn_blocking(move || read(&file)).await.ok()?.ok()?;
+    in_file(&String::from_utf8_lossy(&octets), address, now)
+}
+
+/// What a probe saw of an address of which this is told.
+pub(super) fn outcome(told: Option<bool>) -> Outcome {
+    match told {
+        Some(true) => Outcome::Success,
+        Some(false) => Outcome::Failure(Failure::Told),
+        None => Outcome::Failure(Failure::Local),
     }
 }
 
