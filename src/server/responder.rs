@@ -56,9 +56,7 @@ impl Responder {
         let Answers { published, clock, sample, exposure, limiter } = answers;
         let plan = published.load().plan().clone();
         let sheet = exposure.sheet(clock.now(), &plan, transport);
-        let (counts, silences) = (HashMap::default(), HashMap::default());
-        let (limited, lately) = (HashMap::default(), [None; LATELY]);
-        let tally = Tally { transport, plan, lately, counts, silences, limited };
+        let tally = Tally::new(transport, plan);
         let (published, beyond) = (Cache::new(published), 0);
         Self { published, clock, sample, exposure, sheet, limiter, beyond, tally }
     }
@@ -104,6 +102,7 @@ impl Responder {
         through(&mut rows, |row| row.query.read(row.message, &snapshot));
         through(&mut rows, |row| row.query.approach());
         through(&mut rows, |row| row.query.find(&snapshot));
+        through(&mut rows, |row| row.query.select(&snapshot));
         through(&mut rows, |row| row.query.near());
         through(&mut rows, |row| self.answer((&snapshot, now), row));
         for row in rows.iter_mut().flatten().filter(|row| row.is_lost) {
@@ -153,8 +152,7 @@ impl Responder {
     fn turn_to(&mut self, now: Instant, snapshot: &Snapshot) {
         if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
             self.tally.flush(now, &self.sheet);
-            self.tally.counts.clear();
-            self.tally.plan = snapshot.plan().clone();
+            self.tally = Tally::new(self.tally.transport, snapshot.plan().clone());
             self.sheet = self.exposure.sheet(now, &self.tally.plan, self.tally.transport);
         }
     }
@@ -258,9 +256,12 @@ struct Tally {
     transport: Transport,
     /// What the ids mean.
     plan: Arc<Plan>,
-    /// What is not in `counts` yet, each in the one row that it may have there.
+    /// What is not in `counted` yet, each in the one row that it may have there.
     lately: [Option<(Counted, u64)>; LATELY],
-    counts: HashMap<Counted, Count, FixedState>,
+    /// What was answered, in its order: to write down what comes next waits for no memory.
+    counted: Vec<(Counted, u64)>,
+    /// Whom to tell.
+    counters: HashMap<Counted, Counter, FixedState>,
     silences: HashMap<Silence, u64, FixedState>,
     limited: HashMap<Verdict, u64, FixedState>,
 }
@@ -306,43 +307,32 @@ impl Hash for Counted {
     }
 }
 
-/// How often it was since that was last told, and whom to tell.
-#[derive(Default)]
-struct Count {
-    untold: u64,
-    counter: Option<Counter>,
-}
-
-/// Of more than this, those that were counted once are forgotten: regions come and go.
+/// Of more than this, the counters that were found are forgotten: regions come and go.
 const MOST: usize = 1 << 18;
 
 /// Most answers of a moment are of a few kinds, which are found here without a search.
 const LATELY: usize = 64;
 
 impl Tally {
+    fn new(transport: Transport, plan: Arc<Plan>) -> Self {
+        let (lately, counted, counters) = ([None; LATELY], Vec::new(), HashMap::default());
+        let (silences, limited) = (HashMap::default(), HashMap::default());
+        Self { transport, plan, lately, counted, counters, silences, limited }
+    }
+
     fn count(&mut self, counted: Counted) {
         let Some(row) = self.lately.get_mut(counted.row() % LATELY) else { return };
         match row {
             Some((known, untold)) if *known == counted => *untold += 1,
-            _ => {
-                if let Some((known, untold)) = row.replace((counted, 1)) {
-                    self.counts.entry(known).or_default().untold += untold;
-                }
-            }
+            _ => self.counted.extend(row.replace((counted, 1))),
         }
     }
 
     fn flush(&mut self, now: Instant, sheet: &Sheet) {
-        for (counted, untold) in self.lately.iter_mut().filter_map(Option::take) {
-            self.counts.entry(counted).or_default().untold += untold;
-        }
-        for (counted, Count { untold, counter }) in &mut self.counts {
-            let count = std::mem::take(untold);
-            if count == 0 {
-                continue;
-            }
-            let known = || self.plan.counter(self.transport, *counted);
-            counter.get_or_insert_with(known).increment(count);
+        self.counted.extend(self.lately.iter_mut().filter_map(Option::take));
+        for (counted, count) in self.counted.drain(..) {
+            let unknown = || self.plan.counter(self.transport, counted);
+            self.counters.entry(counted).or_insert_with(unknown).increment(count);
             if let (Some(service), Some(named)) = (counted.service, counted.named) {
                 sheet.add(now, count, service, named);
             }
@@ -351,8 +341,8 @@ impl Tally {
                 counter!("meridian_truncated_total", "transport" => transport).increment(count);
             }
         }
-        if self.counts.len() > MOST {
-            self.counts.clear();
+        if self.counters.len() > MOST {
+            self.counters.clear();
         }
         for (verdict, count) in self.limited.drain() {
             counter!("meridian_limited_total", "how" => verdict.label()).increment(count);
