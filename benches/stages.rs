@@ -34,7 +34,7 @@ const KINDS: [(&str, &str, RecordType); 4] = [
 ];
 
 /// Functions by stage, as callgrind sees them.
-const STAGES: [&str; 5] = ["receive", "approach", "find", "near", "respond"];
+const STAGES: [&str; 6] = ["receive", "approach", "find", "select", "near", "respond"];
 
 /// So many of each; the first goes before, uncounted.
 const TIMES: u64 = 1000;
@@ -122,6 +122,7 @@ fn replay(kind: &str) {
         receive(&mut query, &out, &snapshot);
         approach(&mut query);
         find(&mut query, &snapshot);
+        select(&mut query, &snapshot);
         near(&mut query);
         assert!(matches!(respond(&query, &snapshot, &mut out), Outcome::Answered(_)));
     }
@@ -140,6 +141,11 @@ fn approach(query: &mut Query<'_>) {
 #[inline(never)]
 fn find<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
     query.find(snapshot);
+}
+
+#[inline(never)]
+fn select<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
+    query.select(snapshot);
 }
 
 #[inline(never)]

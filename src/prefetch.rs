@@ -3,6 +3,9 @@
 //! The memory of a query is spread over tables that no near cache holds whole. Whoever has many
 //! queries tells of all of them what the next stage will look at: then it waits for none.
 
+/// How many octets a line of the cache has.
+pub(crate) const LINE: usize = 64;
+
 /// Has the processor fetch the line of the cache in which this row is. Nothing else comes of it,
 /// even where there is no such row; where processors have no such instruction that is known here,
 /// nothing at all does.

@@ -193,6 +193,7 @@ impl<'q> Query<'q> {
         self.read(packet, snapshot);
         self.approach();
         self.find(snapshot);
+        self.select(snapshot);
         self.near();
     }
 
@@ -212,15 +213,21 @@ impl<'q> Query<'q> {
         }
     }
 
-    /// The third stage: finds the name and, if it is steered, where the client's networks are.
+    /// The third stage: finds the name.
     pub fn find(&mut self, snapshot: &'q Snapshot) {
         if let Some(place) = &mut self.place {
-            place.find(self.request.question.name.as_wire());
+            place.find(snapshot, self.request.question.name.as_wire());
+        }
+    }
+
+    /// The fourth stage, if the name is steered: finds what knows where the client's networks are.
+    pub fn select(&mut self, snapshot: &'q Snapshot) {
+        if let Some(place) = &mut self.place {
             place.select(snapshot, (&self.request, &self.resolver));
         }
     }
 
-    /// The fourth stage: looks there.
+    /// The fifth stage: looks there.
     pub fn near(&mut self) {
         if let Some(place) = &mut self.place {
             place.near();

@@ -18,7 +18,6 @@ use super::name::{CLASS_IN, LowerName};
 use super::receive::Request;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Body, Selection, Snapshot};
-use crate::steer::Family;
 use crate::time::{Instant, Ttl};
 use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone};
 
@@ -83,7 +82,7 @@ impl<'s> Place<'s> {
     fn of(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
         let mut place = Self::seek(snapshot, name)?;
         place.approach();
-        place.find(name);
+        place.find(snapshot, name);
         Some(place)
     }
 
@@ -94,8 +93,19 @@ impl<'s> Place<'s> {
 
     /// Where `name` is.
     #[inline]
-    pub(super) fn find(&mut self, name: &[u8]) {
+    pub(super) fn find(&mut self, snapshot: &Snapshot, name: &[u8]) {
         self.found = self.zone.found(self.sought, name);
+        if let Some(id) = self.service() {
+            snapshot.prefetch(id);
+        }
+    }
+
+    /// The service that steers it.
+    fn service(&self) -> Option<ServiceId> {
+        match self.found {
+            Found::Node(node) => node.steered.filter(|_| !node.is_epoch),
+            _ => None,
+        }
     }
 
     /// A hash of the name that was sought.
@@ -118,8 +128,8 @@ impl<'s> Place<'s> {
     /// Begins to choose the client's answer, if the name is steered.
     #[inline]
     pub(super) fn select(&mut self, snapshot: &'s Snapshot, asked: (&Request<'_>, &IpAddr)) {
-        if let Found::Node(Node { steered: Some(id), is_epoch: false, .. }) = self.found {
-            self.choosing = Choosing::new(snapshot, *id, asked);
+        if let Some(id) = self.service() {
+            self.choosing = Choosing::new(snapshot, id, asked);
         }
     }
 
@@ -141,14 +151,8 @@ impl<'s> Choosing<'s> {
         (request, resolver): (&Request<'_>, &IpAddr),
     ) -> Option<Self> {
         let service = snapshot.service(id)?;
-        let by_type = match RecordType(request.question.rtype) {
-            RecordType::A => service.selector(Family::V4),
-            RecordType::AAAA => service.selector(Family::V6),
-            _ => None,
-        };
-        let selector = service.selector(Family::Alias).or(by_type)?;
-        let ecs = snapshot.plan().services.get(id.index())?.ecs;
-        let (client, by_subnet) = client::of(request, resolver, ecs);
+        let selector = service.answering(RecordType(request.question.rtype))?;
+        let (client, by_subnet) = client::of(request, resolver, service.ecs);
         Some(Self { selection: selector.seek(client), by_subnet })
     }
 

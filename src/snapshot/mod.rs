@@ -14,10 +14,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::slice;
 use std::sync::{Arc, Weak};
 
 use crate::geo::{Catchment, Coordinates};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
+use crate::prefetch::{LINE, prefetch};
 use crate::steer::weighted::{Contender, SLOTS, name_hash};
 use crate::steer::{
     Basis, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, ramp_slot, usable,
@@ -225,12 +227,15 @@ pub struct Snapshot {
     divisions: HashMap<DivisionKey, Weak<Division>>,
 }
 
-/// A service, decided.
+/// A service, decided. What a query looks at comes first, in two lines of the cache.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct CompiledService {
+    alias: Option<Box<Steered>>,
+    /// Whether the client's subnet (RFC 7871) is looked at, or only the resolver's address.
+    pub ecs: bool,
     v4: Option<Steered>,
     v6: Option<Steered>,
-    alias: Option<Steered>,
     epoch: Option<Epoch>,
 }
 
@@ -257,17 +262,18 @@ impl Epoch {
 
 /// One family of a service, decided.
 #[derive(Debug)]
+#[repr(C)]
 struct Steered {
     selector: Selector,
     /// What was usable when something was last up.
-    last_good: Option<Usable>,
+    last_good: Option<Box<Usable>>,
 }
 
 /// Finds a client's answer.
 #[derive(Debug)]
 pub struct Selector {
     /// The clients that a ramp tells apart from the others.
-    ramp: Vec<Band>,
+    ramp: Box<[Band]>,
     /// The others, or everybody.
     rest: Band,
 }
@@ -279,7 +285,7 @@ struct Band {
     end: usize,
     /// `None`: everybody gets the first answer.
     division: Option<Arc<Division>>,
-    answers: Vec<Ready>,
+    answers: Box<[Ready]>,
 }
 
 /// The way to a client's answer.
@@ -352,6 +358,17 @@ impl<'s> Selection<'s> {
 }
 
 impl CompiledService {
+    /// What answers a question for `rtype`, if anything does: an alias, whatever is asked for.
+    pub fn answering(&self, rtype: RecordType) -> Option<&Selector> {
+        let steered = match (&self.alias, rtype) {
+            (Some(alias), _) => Some(&**alias),
+            (None, RecordType::A) => self.v4.as_ref(),
+            (None, RecordType::AAAA) => self.v6.as_ref(),
+            (None, _) => None,
+        };
+        steered.map(|steered| &steered.selector)
+    }
+
     /// What answers in `family`, if the service has such endpoints.
     pub fn selector(&self, family: Family) -> Option<&Selector> {
         self.steered(family).map(|steered| &steered.selector)
@@ -366,7 +383,7 @@ impl CompiledService {
         match family {
             Family::V4 => self.v4.as_ref(),
             Family::V6 => self.v6.as_ref(),
-            Family::Alias => self.alias.as_ref(),
+            Family::Alias => self.alias.as_deref(),
         }
     }
 }
@@ -417,6 +434,15 @@ impl Snapshot {
         &self.plan
     }
 
+    /// Has the processor fetch what a query for this service looks at first.
+    pub fn prefetch(&self, id: ServiceId) {
+        if let Some(service) = self.service(id) {
+            let words = slice::from_ref(&service.alias);
+            prefetch(words, 0);
+            prefetch(words, LINE / size_of_val(words));
+        }
+    }
+
     /// A service, decided.
     pub fn service(&self, id: ServiceId) -> Option<&CompiledService> {
         self.services.get(id.index()).map(Arc::as_ref)
@@ -448,13 +474,14 @@ fn compile_service(
 ) -> CompiledService {
     let writer = facts.writers.of(id);
     let epoch = writer.and_then(|writer| Epoch::of(plan, service, writer));
-    let mut compiled = CompiledService { epoch, ..CompiledService::default() };
+    let mut compiled = CompiledService { epoch, ecs: service.ecs, ..CompiledService::default() };
     let starts = facts.overrides.bands(id, &service.pools);
     let ends = starts.iter().skip(1).copied().chain([SLOTS]);
     let bands: Vec<(usize, usize)> = starts.iter().copied().zip(ends).collect();
     for family in service.families() {
-        let mut last_good =
-            before.and_then(|before| before.steered(family)).and_then(|of| of.last_good.clone());
+        let mut last_good = before
+            .and_then(|before| before.steered(family))
+            .and_then(|of| of.last_good.as_deref().cloned());
         let band = |&(start, end): &(usize, usize)| {
             let usable = usable((id, service), family, facts, start, last_good.as_ref());
             let (division, answers) =
@@ -463,16 +490,18 @@ fn compile_service(
             if usable.basis == Basis::Up {
                 last_good = Some(usable);
             }
-            Band { end, division, answers }
+            Band { end, division, answers: answers.into() }
         };
         let mut ramp: Vec<Band> = bands.iter().map(band).collect();
         // There is at least one, and the last one ends with the last slot.
-        let selector = ramp.pop().map(|rest| Selector { ramp, rest });
-        let steered = selector.map(|selector| Steered { selector, last_good });
+        let steered = ramp.pop().map(|rest| Steered {
+            selector: Selector { ramp: ramp.into(), rest },
+            last_good: last_good.map(Box::new),
+        });
         match family {
             Family::V4 => compiled.v4 = steered,
             Family::V6 => compiled.v6 = steered,
-            Family::Alias => compiled.alias = steered,
+            Family::Alias => compiled.alias = steered.map(Box::new),
         }
     }
     compiled

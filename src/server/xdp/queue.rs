@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::frame::{self, Datagram};
 use super::ring::{Descriptor, Socket};
-use crate::prefetch::prefetch;
+use crate::prefetch::{LINE, prefetch};
 use crate::server::mmsg::BATCH;
 use crate::server::udp::Datagrams;
 
@@ -25,9 +25,6 @@ const SIZE: usize = 2048;
 /// As many as a ring holds, and as many again on their way out.
 const FRAMES: usize = 2 * RING as usize;
 const RING: u32 = 2048;
-
-/// The octets of a line of the cache.
-const LINE: usize = 64;
 
 /// How long is waited for a packet before somebody looks whether to stop.
 const WAIT: Duration = Duration::from_millis(250);
