@@ -120,7 +120,7 @@ fn compare(workload: Workload, options: &Options) -> Table {
     let mut queries = Queries::new(workload);
     let is_wanted = |kind: &Kind| {
         let mut names = options.servers.iter();
-        if *kind == Kind::MeridianSmall {
+        if kind.is_tuned() {
             return options.tune;
         }
         *kind == Kind::Echo || names.len() == 0 || names.any(|name| kind.name().contains(name))

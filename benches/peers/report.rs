@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::load::{Seen, Workload, median};
-use crate::servers::{Kind, Server, Spent};
+use crate::servers::{Kind, Server, Setup, Spent};
 
 /// One server under one workload.
 pub(crate) struct Trial {
@@ -197,7 +197,8 @@ impl Table {
         );
         for (line, row) in self.rows().enumerate() {
             let (y, [ratio, ..]) = (top + 24 + line * BAR, row.cpu_ratio);
-            let class = if row.name == Kind::Meridian.name() { "ours" } else { "theirs" };
+            let class =
+                if row.name == Kind::Meridian(Setup::One).name() { "ours" } else { "theirs" };
             let (width, cut) = ((ratio * UNIT).min(WIDEST), ratio * UNIT > WIDEST);
             let more = if cut { " →" } else { "" };
             writeln!(

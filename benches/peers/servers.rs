@@ -26,10 +26,7 @@ const REGIONS: [(&str, u8, &[&str]); 3] = [
 pub(crate) enum Kind {
     /// Sends back what it gets: what the kernel takes.
     Echo,
-    Meridian,
-    MeridianXdp,
-    /// With the buffers that the kernel gives by itself.
-    MeridianSmall,
+    Meridian(Setup),
     Gdnsd,
     Knot,
     KnotGeo,
@@ -39,26 +36,63 @@ pub(crate) enum Kind {
     Bind,
 }
 
+/// How Meridian is set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Setup {
+    /// One worker, all else by default.
+    One,
+    /// Past the kernel's stack too.
+    Xdp,
+    /// One worker, with the buffers that the kernel gives by itself.
+    Small,
+    /// Two workers on two cores, of which the load has one too.
+    Two,
+    /// Likewise, each worker on its core.
+    Pinned,
+}
+
+impl Setup {
+    /// Where it runs, what it says of its workers, and where else it listens.
+    fn parts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::One => ("0", "workers: 1", ""),
+            Self::Xdp => ("0", "workers: 1", ", \"xdp:here\""),
+            Self::Small => ("0", "workers: 1, buffer: 212992", ""),
+            Self::Two => ("0-1", "workers: 2", ""),
+            Self::Pinned => ("0-1", "workers: 2, pin: true", ""),
+        }
+    }
+}
+
 impl Kind {
     /// Those that can answer this, the yardstick first.
     pub(crate) fn of(workload: Workload) -> &'static [Self] {
         match workload {
             Workload::Subnets | Workload::NoSubnets => &[
                 Self::Echo,
-                Self::Meridian,
-                Self::MeridianSmall,
+                Self::Meridian(Setup::One),
+                Self::Meridian(Setup::Small),
+                Self::Meridian(Setup::Two),
+                Self::Meridian(Setup::Pinned),
                 Self::Gdnsd,
                 Self::KnotGeo,
                 Self::PowerDns,
             ],
-            Workload::Past => &[Self::Echo, Self::Meridian, Self::MeridianXdp, Self::KnotXdp],
+            Workload::Past => {
+                &[Self::Echo, Self::Meridian(Setup::One), Self::Meridian(Setup::Xdp), Self::KnotXdp]
+            }
             Workload::Static(_)
             | Workload::Hits(_)
             | Workload::Misses(_)
             | Workload::Elsewhere
-            | Workload::Mixed(..) => {
-                &[Self::Echo, Self::Meridian, Self::Gdnsd, Self::Knot, Self::Nsd, Self::Bind]
-            }
+            | Workload::Mixed(..) => &[
+                Self::Echo,
+                Self::Meridian(Setup::One),
+                Self::Gdnsd,
+                Self::Knot,
+                Self::Nsd,
+                Self::Bind,
+            ],
         }
     }
 
@@ -66,9 +100,11 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Echo => "echo (recvmmsg)",
-            Self::Meridian => "Meridian",
-            Self::MeridianXdp => "Meridian, AF_XDP",
-            Self::MeridianSmall => "Meridian, 208 KiB",
+            Self::Meridian(Setup::One) => "Meridian",
+            Self::Meridian(Setup::Xdp) => "Meridian, AF_XDP",
+            Self::Meridian(Setup::Small) => "Meridian, 208 KiB",
+            Self::Meridian(Setup::Two) => "Meridian, 2 workers",
+            Self::Meridian(Setup::Pinned) => "Meridian, 2 pinned",
             Self::Gdnsd => "gdnsd",
             Self::Knot => "Knot DNS",
             Self::KnotGeo => "Knot DNS, mod-geoip",
@@ -79,13 +115,21 @@ impl Kind {
         }
     }
 
+    /// Is it set otherwise than it would be?
+    pub(crate) fn is_tuned(self) -> bool {
+        matches!(self, Self::Meridian(Setup::Small | Setup::Two | Setup::Pinned))
+    }
+
+    /// Where it runs.
+    fn cores(self) -> &'static str {
+        if let Self::Meridian(setup) = self { setup.parts().0 } else { "0" }
+    }
+
     /// The program; `None`: this one.
     fn program(self) -> Option<&'static str> {
         match self {
             Self::Echo => None,
-            Self::Meridian | Self::MeridianXdp | Self::MeridianSmall => {
-                Some(env!("CARGO_BIN_EXE_meridian"))
-            }
+            Self::Meridian(_) => Some(env!("CARGO_BIN_EXE_meridian")),
             Self::Gdnsd => Some("/usr/sbin/gdnsd"),
             Self::Knot | Self::KnotGeo | Self::KnotXdp => Some("/usr/sbin/knotd"),
             Self::PowerDns => Some("/usr/sbin/pdns_server"),
@@ -111,7 +155,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it on the first core, with so many fixed names, and waits until it answers; on a host
+    /// Starts it on its cores, with so many fixed names, and waits until it answers; on a host
     /// of its own, or on loopback.
     pub(crate) fn start(
         kind: Kind,
@@ -124,10 +168,10 @@ impl Server {
         let world = World { folder: folder.path(), ip, port: free_port(), database };
         fs::write(world.path("zone"), zone(names)).unwrap();
         fs::create_dir(world.path("run")).unwrap();
-        // The first core; a nice value below 0 needs root, and is not worth failing for.
+        // A nice value below 0 needs root, and is not worth failing for.
         let program = "nice";
         let mut command = host.as_ref().map_or(Command::new(program), |host| host.inside(program));
-        command.args(["-n", "-15", "taskset", "-c", "0"]);
+        command.args(["-n", "-15", "taskset", "-c", kind.cores()]);
         world.tell(kind, &mut command);
         command.stdout(Stdio::null());
         command.stderr(fs::File::create(world.path("log")).unwrap());
@@ -228,10 +272,8 @@ impl World<'_> {
         };
         match kind {
             Kind::Echo => command.arg(format!("{}:{}", self.ip, self.port)),
-            Kind::Meridian | Kind::MeridianXdp | Kind::MeridianSmall => {
-                let past = if kind == Kind::MeridianXdp { ", \"xdp:here\"" } else { "" };
-                let small = if kind == Kind::MeridianSmall { "buffer: 212992, " } else { "" };
-                let config = self.write("m.yaml", &self.meridian(past, small));
+            Kind::Meridian(setup) => {
+                let config = self.write("m.yaml", &self.meridian(setup));
                 command.arg("serve").arg("--config").arg(config)
             }
             Kind::Gdnsd => {
@@ -266,7 +308,8 @@ impl World<'_> {
     }
 
     /// With everything on: its limit is counted, and is beyond all reach.
-    fn meridian(&self, past: &str, small: &str) -> String {
+    fn meridian(&self, setup: Setup) -> String {
+        let (_, workers, past) = setup.parts();
         let Self { folder, ip, port, database } = self;
         let (folder, database) = (folder.display(), database.display());
         let (mut places, mut pools, mut continents) = Default::default();
@@ -279,7 +322,7 @@ impl World<'_> {
             of.iter().for_each(|of| writeln!(text, "    {of}: [{region}]").unwrap());
         }
         format!(
-            "node: {{ listen: [\"{ip}:{port}\"{past}], {small}workers: 1 }}
+            "node: {{ listen: [\"{ip}:{port}\"{past}], {workers} }}
 http: {{ listen: \"127.0.0.1:0\" }}
 rate_limit: {{ same: 100000000 }}
 geoip: {{ database: \"{database}\" }}
