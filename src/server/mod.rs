@@ -78,6 +78,7 @@ mod seal;
 mod socket;
 mod store;
 mod takeover;
+mod tally;
 mod tcp;
 mod tls;
 mod udp;

@@ -1,25 +1,22 @@
 //! Between a socket and `query::answer`: the newest snapshot, the counters, and the last resort.
 
-use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use foldhash::fast::FixedState;
-use metrics::{Counter, counter};
+use metrics::counter;
 
 use super::clock::Clock;
-use super::exposure::{Exposure, Sheet};
+use super::exposure::Exposure;
 use super::limiter::{Limiter, Verdict};
 use super::mmsg::BATCH;
 use super::sample::Sample;
-use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::query::{LowerName, Outcome, Peer, Query, Rcode, Silence, Summary, Transport};
-use crate::snapshot::{Plan, Snapshot};
-use crate::time::{Instant, Ttl};
+use super::tally::Tally;
+use crate::query::{LowerName, Outcome, Peer, Query, Rcode, Summary, Transport};
+use crate::snapshot::Snapshot;
+use crate::time::Instant;
 
 /// The pointer that is swapped.
 pub(super) type Published = Arc<ArcSwap<Snapshot>>;
@@ -43,7 +40,6 @@ pub(super) struct Responder {
     clock: Clock,
     sample: Sample,
     exposure: Exposure,
-    sheet: Sheet,
     limiter: Limiter,
     /// How many have not got their answers as they were beyond a limit.
     beyond: u64,
@@ -56,9 +52,9 @@ impl Responder {
         let Answers { published, clock, sample, exposure, limiter } = answers;
         let plan = published.load().plan().clone();
         let sheet = exposure.sheet(clock.now(), &plan, transport);
-        let tally = Tally::new(transport, plan);
+        let tally = Tally::new(transport, plan, sheet);
         let (published, beyond) = (Cache::new(published), 0);
-        Self { published, clock, sample, exposure, sheet, limiter, beyond, tally }
+        Self { published, clock, sample, exposure, limiter, beyond, tally }
     }
 
     /// The moment to answer at.
@@ -144,16 +140,16 @@ impl Responder {
             Verdict::Silence => message.clear(),
         }
         self.beyond += 1;
-        *self.tally.limited.entry(verdict).or_default() += 1;
+        self.tally.limit(verdict);
         true
     }
 
     /// Counts by the names of this snapshot from now on.
     fn turn_to(&mut self, now: Instant, snapshot: &Snapshot) {
-        if !Arc::ptr_eq(snapshot.plan(), &self.tally.plan) {
-            self.tally.flush(now, &self.sheet);
-            self.tally = Tally::new(self.tally.transport, snapshot.plan().clone());
-            self.sheet = self.exposure.sheet(now, &self.tally.plan, self.tally.transport);
+        let plan = snapshot.plan();
+        if !Arc::ptr_eq(plan, &self.tally.plan) {
+            let sheet = self.exposure.sheet(now, plan, self.tally.transport);
+            self.tally.turn_to(now, plan, sheet);
         }
     }
 
@@ -166,33 +162,32 @@ impl Responder {
     ) {
         let summary = match outcome {
             Outcome::Answered(summary) => summary,
-            Outcome::Silent(reason) => {
-                *self.tally.silences.entry(*reason).or_default() += 1;
-                return;
-            }
+            Outcome::Silent(reason) => return self.tally.silent(*reason),
         };
         if let Some(service) = summary.service {
             self.sample.offer(now, snapshot.plan(), || (service, query.client(summary)));
         }
-        let counted = Counted::of(summary);
-        if let Some((_, ttl)) = counted.named {
-            self.sheet.answered(now, summary.asker, ttl);
-        }
-        self.tally.count(counted);
+        self.tally.count(now, summary);
     }
 
-    /// Hands what was counted to the metrics and the ledger, and lets go of what is not answered
-    /// from any more.
+    /// Hands on a part of what was counted, and lets go of what is not answered from any more: all
+    /// of it within a quarter of a second, if it is called that often.
+    pub(super) fn tell(&mut self, now: Instant) {
+        if self.tally.tell(now) {
+            let snapshot = self.published.load().clone();
+            self.turn_to(now, &snapshot);
+        }
+    }
+
+    /// Hands on all that was counted.
     pub(super) fn flush(&mut self, now: Instant) {
-        let snapshot = self.published.load().clone();
-        self.turn_to(now, &snapshot);
-        self.tally.flush(now, &self.sheet);
+        self.tally.flush(now);
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.tally.flush(self.clock.now(), &self.sheet);
+        self.tally.flush(self.clock.now());
     }
 }
 
@@ -248,123 +243,6 @@ fn serv_fail(message: &mut Vec<u8>) {
     });
     message.clear();
     head.iter().for_each(|head| message.extend_from_slice(head));
-}
-
-/// Counts, kept by one thread until they are worth a shared write. Their keys are not for strangers
-/// to choose: a fast hash will do.
-struct Tally {
-    transport: Transport,
-    /// What the ids mean.
-    plan: Arc<Plan>,
-    /// What is not in `counted` yet, each in the one row that it may have there.
-    lately: [Option<(Counted, u64)>; LATELY],
-    /// What was answered, in its order: to write down what comes next waits for no memory.
-    counted: Vec<(Counted, u64)>,
-    /// Whom to tell.
-    counters: HashMap<Counted, Counter, FixedState>,
-    silences: HashMap<Silence, u64, FixedState>,
-    limited: HashMap<Verdict, u64, FixedState>,
-}
-
-/// What is counted apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Counted {
-    rcode: Rcode,
-    service: Option<ServiceId>,
-    region: Option<RegionId>,
-    truncated: bool,
-    /// The regions that it named, and for how long that may be remembered.
-    named: Option<(RegionSet, Ttl)>,
-}
-
-impl Counted {
-    fn of(summary: &Summary) -> Self {
-        let Summary { rcode, service, region, truncated, .. } = *summary;
-        // Nobody remembers what is cut short.
-        Self { rcode, service, region, truncated, named: summary.named.filter(|_| !truncated) }
-    }
-
-    /// A number in which those differ that are counted at the same time.
-    fn row(&self) -> usize {
-        let service = self.service.map_or(0, |id| id.index() + 1);
-        let region = self.region.map_or(0, |id| id.index() + 1);
-        service << 2 ^ region ^ (self.rcode as usize) << 4
-    }
-}
-
-/// In few words: with many services it is hashed for most answers.
-impl Hash for Counted {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { rcode, service, region, truncated, named } = *self;
-        let service = service.map_or(0, |id| id.index() + 1);
-        let region = region.map_or(0, |id| id.index() + 1);
-        let ttl = named.map_or(0, |(_, ttl)| ttl.as_secs());
-        state.write_usize(
-            service << 16 | region << 8 | rcode as usize | usize::from(truncated) << 7,
-        );
-        state.write_u32(ttl);
-        named.map_or(RegionSet::EMPTY, |(regions, _)| regions).hash(state);
-    }
-}
-
-/// Of more than this, the counters that were found are forgotten: regions come and go.
-const MOST: usize = 1 << 18;
-
-/// Most answers of a moment are of a few kinds, which are found here without a search.
-const LATELY: usize = 64;
-
-impl Tally {
-    fn new(transport: Transport, plan: Arc<Plan>) -> Self {
-        let (lately, counted, counters) = ([None; LATELY], Vec::new(), HashMap::default());
-        let (silences, limited) = (HashMap::default(), HashMap::default());
-        Self { transport, plan, lately, counted, counters, silences, limited }
-    }
-
-    fn count(&mut self, counted: Counted) {
-        let Some(row) = self.lately.get_mut(counted.row() % LATELY) else { return };
-        match row {
-            Some((known, untold)) if *known == counted => *untold += 1,
-            _ => self.counted.extend(row.replace((counted, 1))),
-        }
-    }
-
-    fn flush(&mut self, now: Instant, sheet: &Sheet) {
-        self.counted.extend(self.lately.iter_mut().filter_map(Option::take));
-        for (counted, count) in self.counted.drain(..) {
-            let unknown = || self.plan.counter(self.transport, counted);
-            self.counters.entry(counted).or_insert_with(unknown).increment(count);
-            if let (Some(service), Some(named)) = (counted.service, counted.named) {
-                sheet.add(now, count, service, named);
-            }
-            if counted.truncated {
-                let transport = self.transport.label();
-                counter!("meridian_truncated_total", "transport" => transport).increment(count);
-            }
-        }
-        if self.counters.len() > MOST {
-            self.counters.clear();
-        }
-        for (verdict, count) in self.limited.drain() {
-            counter!("meridian_limited_total", "how" => verdict.label()).increment(count);
-        }
-        for (reason, count) in self.silences.drain() {
-            counter!("meridian_silent_total", "reason" => reason.label()).increment(count);
-        }
-    }
-}
-
-impl Plan {
-    fn counter(&self, transport: Transport, counted: Counted) -> Counter {
-        let service = counted.service.and_then(|id| self.services.get(id.index()));
-        let region = counted.region.and_then(|id| self.regions.get(id.index()));
-        counter!(
-            "meridian_queries_total",
-            "transport" => transport.label(),
-            "rcode" => counted.rcode.label(),
-            "service" => service.map_or(String::new(), |service| service.name.clone()),
-            "region" => region.map_or(String::new(), |region| region.name.clone()),
-        )
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, histogram};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -15,10 +14,6 @@ use super::clock::Clock;
 use super::mmsg::Batch;
 use super::responder::{Answers, Responder, Rooms};
 use crate::query::Transport;
-use crate::time::Instant;
-
-/// How often counters are handed on.
-const FLUSH: Duration = Duration::from_millis(250);
 
 /// Where datagrams come from by the batch, and go back to.
 pub(super) trait Datagrams {
@@ -99,7 +94,6 @@ fn stay_on(core: usize) {
 pub(super) fn serve<D: Datagrams>(mut datagrams: D, answers: Answers, stop: &AtomicBool) {
     let mut worker = Worker {
         clock: answers.clock,
-        flushed: answers.clock.now(),
         responder: Responder::new(answers, Transport::Udp),
         rooms: Rooms::default(),
         latency: histogram!("meridian_answer_seconds", "transport" => Transport::Udp.label()),
@@ -117,7 +111,6 @@ struct Worker {
     rooms: Rooms,
     latency: Histogram,
     unsent: Counter,
-    flushed: Instant,
 }
 
 impl Worker {
@@ -136,10 +129,7 @@ impl Worker {
             // What the last packet of the batch has waited for.
             self.latency.record(self.clock.now().since(began));
         }
-        if began.since(self.flushed) >= FLUSH {
-            self.responder.flush(began);
-            self.flushed = began;
-        }
+        self.responder.tell(began);
         count
     }
 }
