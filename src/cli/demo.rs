@@ -2,13 +2,12 @@
 
 use axum::Router;
 use clap::{Args, Subcommand};
-use tokio::runtime::Runtime;
 
 use super::explain::{client, refused, unreachable};
 use super::serve::{told, until_stopped};
 use super::{Failed, log, print};
 use crate::server::demo::{Backends, Ports, configuration, guide};
-use crate::server::{Server, Source, Start};
+use crate::server::{Server, Source, Start, runtime};
 
 /// What to show.
 #[derive(Args)]
@@ -66,7 +65,7 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         return Ok(());
     }
     log::start();
-    let runtime = Runtime::new()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let backends = Backends::start(ports).await.map_err(|error| told(&error))?;
         let source = Source::Text("demo".to_owned(), configuration(ports));

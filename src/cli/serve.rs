@@ -7,13 +7,12 @@ use std::time::Duration;
 use axum::Router;
 use sd_notify::NotifyState;
 use tokio::process::Command;
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::interval;
 use tracing::{error, info};
 
 use super::{Failed, log};
-use crate::server::{Addresses, Server, Source, Start, StartError};
+use crate::server::{Addresses, Server, Source, Start, StartError, runtime};
 
 /// The option that [`Start::Replacing`] is chosen with.
 const REPLACE: &str = "--replace";
@@ -21,7 +20,7 @@ const REPLACE: &str = "--replace";
 /// Serves until it is told to stop.
 pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
     log::start();
-    let runtime = Runtime::new()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let server = Server::start(Source::File(config), start, |_| Router::new()).await;
         let server = server.map_err(|failed| told(&failed))?;

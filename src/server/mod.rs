@@ -35,6 +35,7 @@ pub use handle::{Handle, Unheard, View};
 pub use load::{Loaded, Loader, Source, What};
 pub use overrides::Said;
 pub use socket::BindError;
+pub use turns::runtime;
 
 use bind::Sockets;
 use certificate::Newest;
@@ -81,6 +82,7 @@ mod takeover;
 mod tally;
 mod tcp;
 mod tls;
+mod turns;
 mod udp;
 mod webhooks;
 mod xdp;

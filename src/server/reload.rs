@@ -3,28 +3,20 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use rustix::process::nice;
 use tracing::{error, warn};
 
 use super::files::Print;
 use super::handle::Handle;
 use super::load::{Loader, Refused};
-use super::memory;
+use super::{memory, turns};
 
 /// How often files are looked at. A change counts when it looks the same twice: a file that is
 /// just being written is not read.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A tenth of the share of a core that those have who answer, and all of it while they have nothing
-/// to do: also in a flood, what is changed because of it comes in soon.
-const NICE: i32 = 10;
-
 /// Reloads whenever a file that counts has changed, or `asked` says so, until nobody can ask.
 pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) {
-    // Queries go first where cores are scarce (this thread's own value, in Linux).
-    if let Err(error) = nice(NICE) {
-        warn!(%error, "what is read anew will have as much of the cores as the answers");
-    }
+    turns::read_last();
     let mut seen: Option<Vec<Print>> = None;
     // What was replaced is let go of as soon as nobody answers from it.
     let mut is_untidy = true;

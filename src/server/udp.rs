@@ -13,6 +13,7 @@ use tracing::warn;
 use super::clock::Clock;
 use super::mmsg::Batch;
 use super::responder::{Answers, Responder, Rooms};
+use super::turns::answer_first;
 use crate::query::Transport;
 
 /// Where datagrams come from by the batch, and go back to.
@@ -92,6 +93,7 @@ fn stay_on(core: usize) {
 
 /// Answers datagrams, until `stop`.
 pub(super) fn serve<D: Datagrams>(mut datagrams: D, answers: Answers, stop: &AtomicBool) {
+    answer_first();
     let mut worker = Worker {
         clock: answers.clock,
         responder: Responder::new(answers, Transport::Udp),

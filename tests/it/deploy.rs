@@ -1,7 +1,10 @@
 //! What operators deploy: checked by the tools that will read it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+
+use crate::harness::{Asking, Meridian, wait_for};
 
 fn checked_by(program: &str, arguments: &[&str]) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
@@ -50,6 +53,73 @@ fn systemd_takes_the_unit_and_finds_it_well_shut_in() {
     assert!(!told.contains("meridian."), "{told}");
     // 10 is a service that may do anything; systemd calls up to 3 "OK".
     checked_by("systemd-analyze", &["security", "--offline=true", "--threshold=20", file]);
+}
+
+/// The system calls that a unit lets its service make: later lines go before earlier ones.
+fn permitted(unit: &str) -> BTreeSet<String> {
+    let mut permitted = BTreeSet::new();
+    for filter in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let named = filter.trim_start_matches('~').split(' ').flat_map(calls);
+        if filter.starts_with('~') {
+            named.for_each(|call| {
+                permitted.remove(&call);
+            });
+        } else {
+            permitted.extend(named);
+        }
+    }
+    permitted
+}
+
+/// A system call, or those of a group, as systemd knows it.
+fn calls(name: &str) -> Vec<String> {
+    if !name.starts_with('@') {
+        return vec![name.to_owned()];
+    }
+    let told = checked_by("systemd-analyze", &["syscall-filter", name]);
+    let lines = told.lines().skip(1).map(str::trim).filter(|line| !line.starts_with('#'));
+    lines.filter(|line| !line.is_empty()).flat_map(calls).collect()
+}
+
+#[test]
+fn the_unit_permits_every_system_call_that_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let mut command = Command::new("strace");
+    // The tracer stands aside, so that the process that is started is the server.
+    command.args(["-D", "-f", "-q", "-o"]).arg(&trace).arg(env!("CARGO_BIN_EXE_meridian"));
+    let config = "node: { listen: \"127.0.0.1:0\", pin: true, state: state }
+http: { listen: \"127.0.0.1:0\", socket: ctl.sock }
+checks: { web: { tcp: 9 } }
+regions: { here: {}, there: {} }
+zones: { example.com: { ns: [ns.example.net] } }
+services:
+  web: { names: [www.example.com], check: web, regions: { here: 127.0.0.1, there: 127.0.0.2 } }
+";
+    let mut server = Meridian::start_with(command, folder, config);
+    let asking = [Asking::over_udp, Asking::over_tcp];
+    let asking = asking.map(|over| over(server.dns, "www.example.com"));
+    let (fine, told) = server.ctl(&["drain", "here", "--reason", "a test"]);
+    assert!(fine, "{told}");
+    server.process.signal("HUP");
+    wait_for("a reload", || (server.logged("reloaded") > 0).then_some(()));
+    assert!(asking.map(Asking::none_lost).iter().all(|asked| *asked > 0));
+    server.process.signal("TERM");
+    let id = server.process.id().to_string();
+    let is_last = |line: &str| line.starts_with(&*id) && line.ends_with("+++ exited with 0 +++");
+    wait_for("its end", || server.process.ended());
+    let text = wait_for("the end of the trace", || {
+        std::fs::read_to_string(&trace).ok().filter(|text| text.lines().any(is_last))
+    });
+    let made = text.lines().filter_map(|line| {
+        let (call, _) = line.split_whitespace().nth(1)?.split_once('(')?;
+        call.starts_with(|first: char| first.is_ascii_lowercase()).then(|| call.to_owned())
+    });
+    let permitted = permitted(include_str!("../../deploy/systemd/meridian.service"));
+    // SQLite keeps files of root's root's (`robustFchown`); the unit's user is another one.
+    let made = made.filter(|call| call != "fchown");
+    let forbidden: BTreeSet<String> = made.filter(|call| !permitted.contains(call)).collect();
+    assert!(forbidden.is_empty(), "{forbidden:?}");
 }
 
 #[test]
