@@ -53,8 +53,8 @@ struct Counted {
 /// How long the hand takes to go round, and what was answered is told at the latest.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// Rows of a worker, which answers for all services: more than a near cache holds do not pay.
-const MANY: usize = 1 << 12;
+/// Rows of a worker, which answers for all services: what a near cache holds.
+const MANY: usize = 1 << 9;
 
 /// Rows of a connection.
 const FEW: usize = 1 << 6;
@@ -145,6 +145,9 @@ impl Tally {
         let each = ROUND / u32::try_from(rows).unwrap_or(u32::MAX);
         let passed = now.since(self.reached).as_nanos() / each.as_nanos();
         let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        if passed == 0 {
+            return false;
+        }
         // After a pause all of it is due, and that once.
         self.reached = if passed as usize > rows { now } else { self.reached + each * passed };
         let due = rows.min(passed as usize);
@@ -214,7 +217,7 @@ mod tests {
     use crate::config::{Config, Targets};
     use crate::server::exposure::Exposure;
 
-    const SERVICES: usize = 500;
+    const SERVICES: usize = 200;
 
     fn plan() -> Arc<Plan> {
         let service = |row| {
