@@ -23,31 +23,37 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    fn start(
-        config: impl FnOnce(u16) -> String,
-        command: impl FnOnce(&str, u16) -> Command,
-    ) -> Self {
+    /// Somebody else may take a port between the look for a free one and the resolver's start,
+    /// which then fails: the next one is tried.
+    fn start(config: impl Fn(u16) -> String, command: impl Fn(&str, u16) -> Command) -> Self {
+        let mut attempts = (0..3).map(|_| Self::attempt(&config, &command));
+        attempts.find_map(|resolver| resolver).unwrap()
+    }
+
+    /// Starts it, and waits until it answers at all; `None`: it has ended.
+    fn attempt(
+        config: impl Fn(u16) -> String,
+        command: impl Fn(&str, u16) -> Command,
+    ) -> Option<Self> {
         let (folder, port) = (tempdir().unwrap(), free_port());
         let path = folder.path().to_str().unwrap();
         std::fs::write(folder.path().join("conf"), config(port)).unwrap();
         let mut command = command(path, port);
-        let process =
+        let mut process =
             Process::start(command.current_dir(path).stdout(Stdio::null()).stderr(Stdio::null()));
-        let resolver = Self { process, folder, at: SocketAddr::from(([127, 0, 0, 1], port)) };
-        resolver.wait();
-        resolver
-    }
-
-    /// Waits until it answers at all.
-    fn wait(&self) {
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
         let wire = question("localhost", RecordType::A, None).to_vec().unwrap();
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(self.at).unwrap();
+        socket.connect(at).unwrap();
         socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
-        wait_for("a resolver", || {
+        let is_up = wait_for("a resolver", || {
+            if process.ended().is_some() {
+                return Some(false);
+            }
             socket.send(&wire).ok()?;
-            socket.recv(&mut [0; 512]).ok()
+            socket.recv(&mut [0; 512]).ok().map(|_| true)
         });
+        is_up.then_some(Self { process, folder, at })
     }
 }
 
