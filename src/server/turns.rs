@@ -1,9 +1,9 @@
 //! Whose turn it is where cores are scarce: first who answers over UDP, then who decides what is
 //! answered, then who reads it anew.
 //!
-//! A thread that answers has slept for less than a tenth of a millisecond when it is woken. By
-//! itself the kernel lets whoever runs meanwhile go on for some milliseconds, and a thousand
-//! queries wait for as long.
+//! A thread that answers sleeps until queries come, thousands of times a second. By itself the
+//! kernel lets whoever runs when it is woken go on for some milliseconds, and a thousand queries
+//! wait for as long.
 
 use std::io;
 use std::mem::zeroed;
