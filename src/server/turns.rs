@@ -42,8 +42,9 @@ pub(super) fn read_last() {
 fn step_back(by: i32) {
     static ONCE: Once = Once::new();
     if let Err(error) = nice(by) {
-        let told = "the threads that decide have as much of the cores as those that answer";
-        ONCE.call_once(|| warn!(%error, "{told}"));
+        ONCE.call_once(
+            || warn!(%error, "all threads have as much of the cores as those that answer"),
+        );
     }
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wished_for_is_granted_and_nothing_else_changes() {
+    fn a_wish_is_taken_and_no_priority_changes() {
         let priority = || rustix::process::getpriority_process(None).unwrap();
         let before = priority();
         wish(SLICE).unwrap();
