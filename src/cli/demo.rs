@@ -70,11 +70,9 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         let backends = Backends::start(ports).await.map_err(|error| told(&error))?;
         let source = Source::Text("demo".to_owned(), configuration(ports));
         let routes = |_: &_| -> Router { backends.routes() };
-        let server =
-            Server::start(source, Start::Alone, routes).await.map_err(|error| told(&error))?;
         let program = std::env::args().next();
-        print(&guide(ports, program.as_deref().unwrap_or("meridian")));
-        until_stopped(server).await
+        let guide = guide(ports, program.as_deref().unwrap_or("meridian"));
+        until_stopped(Server::start(source, Start::Alone, routes), |_| print(&guide)).await
     })
 }
 

@@ -20,13 +20,8 @@ const REPLACE: &str = "--replace";
 /// Serves until it is told to stop.
 pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
     log::start();
-    let runtime = runtime()?;
-    runtime.block_on(async {
-        let server = Server::start(Source::File(config), start, |_| Router::new()).await;
-        let server = server.map_err(|failed| told(&failed))?;
-        announce(server.addresses());
-        until_stopped(server).await
-    })
+    let start = Server::start(Source::File(config), start, |_| Router::new());
+    runtime()?.block_on(until_stopped(start, |server| announce(server.addresses())))
 }
 
 /// Why a server does not start, as people read it.
@@ -50,13 +45,20 @@ fn announce(addresses: &Addresses) {
 /// How long a server whose place is taken answers those who are connected to it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Runs until SIGTERM or SIGINT, or until another server takes its place; SIGHUP reloads, SIGUSR2
-/// starts what is installed now in its place. systemd is told, if it listens.
-pub(super) async fn until_stopped(server: Server) -> Result<(), Failed> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// Starts a server, says that it is ready and runs it until SIGTERM or SIGINT, or until another
+/// server takes its place; SIGHUP reloads, SIGUSR2 starts what is installed now in its place.
+/// systemd is told, if it listens.
+pub(super) async fn until_stopped(
+    start: impl Future<Output = Result<Server, StartError>>,
+    ready: impl FnOnce(&Server),
+) -> Result<(), Failed> {
+    // Nobody who asks for a reload early is to end the process instead, as the system would.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut upgrade = signal(SignalKind::user_defined2())?;
+    let server = start.await.map_err(|failed| told(&failed))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    ready(&server);
     let notify = |state: &[NotifyState<'_>]| {
         if let Err(error) = sd_notify::notify(state) {
             info!(%error, "systemd was not told");

@@ -297,7 +297,7 @@ impl Meridian {
 }
 
 /// Where the tests' servers listen.
-const NODE: &str = "node: { name: test, listen: \"127.0.0.1:0\", state: state }\n\
+pub(crate) const NODE: &str = "node: { name: test, listen: \"127.0.0.1:0\", state: state }\n\
                     http: { listen: \"127.0.0.1:0\", socket: ctl.sock }\n";
 
 /// A question in a message.

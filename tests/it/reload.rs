@@ -3,7 +3,7 @@
 use meridian_geoip_make::{Value, Writer};
 use tempfile::tempdir;
 
-use crate::harness::{Asking, Meridian, wait_for, wait_until};
+use crate::harness::{Asking, Meridian, NODE, wait_for, wait_until};
 
 fn config(www: &str, more: &str) -> String {
     format!(
@@ -101,6 +101,18 @@ fn a_signal_reloads_at_once() {
     let before = server.status()["config"]["since"].clone();
     server.process.signal("HUP");
     wait_for("a reload", || (server.status()["config"]["since"] != before).then_some(()));
+}
+
+#[test]
+fn a_signal_that_comes_while_it_starts_is_heard_once_it_serves() {
+    let folder = tempdir().unwrap();
+    let mut command = std::process::Command::new("strace");
+    // The tracer stands aside, and sends the signal as the first socket is bound.
+    command.args(["-D", "-f", "-q", "-o", "trace", "-e", "inject=bind:signal=HUP:when=1"]);
+    command.current_dir(&folder).arg(env!("CARGO_BIN_EXE_meridian"));
+    let config = format!("{NODE}{}", config(WWW, ""));
+    let server = Meridian::start_with(command, folder, &config);
+    wait_for("a reload", || (server.logged("reloaded") > 0).then_some(()));
 }
 
 #[test]
