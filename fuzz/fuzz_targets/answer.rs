@@ -5,7 +5,7 @@
 #![no_main]
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use hickory_proto::op::{Message, MessageType};
 use libfuzzer_sys::fuzz_target;
@@ -24,10 +24,8 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
     });
     let config = config.unwrap();
     let feed = Geofeed::parse(include_str!("../world.csv")).unwrap();
-    let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
-    let catchments = config.catchments.iter();
-    let catchments =
-        catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
+    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let catchments = Catchment::build_all(&atlas, &config.catchments);
     let down = config.targets.iter().step_by(3);
     let health = down
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Down));

@@ -1,13 +1,21 @@
 //! Catchments: networks by the order in which their clients prefer the regions.
+//!
+//! To rank regions, few of an atlas's networks need to be told apart. So all catchments are drawn
+//! together, and share one map of zones: in each, every one of them has one class. Then they have
+//! no more use for the atlas.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use ipnet::IpNet;
 
 use super::atlas::{Atlas, Layers, Location, without_islands};
 use super::flat::Flat;
 use super::networks::{Key, Span, Steps, both, key_v6, widest};
-use super::ranking::{Preferences, Ranking, Rule, Site, rank, rank_by};
+use super::packed::Packed;
+use super::ranking::{Preferences, Ranking, Site, network_rule, rank, rank_by};
 use super::special::{Located, located};
 use super::wide::Wide;
 use crate::ids::RegionId;
@@ -21,20 +29,21 @@ pub struct CatchmentSpec {
     pub preferences: Preferences,
 }
 
-/// For one set of regions and preferences: every place's class, and every class's order. Networks
-/// are the atlas's, for all catchments.
+/// For one set of regions and preferences: every zone's class, and every class's order.
 #[derive(Debug)]
 pub struct Catchment {
     spec: CatchmentSpec,
     rankings: Vec<Box<[RegionId]>>,
-    atlas: Arc<Atlas>,
-    /// The class of each place, by its row.
-    places: Vec<u32>,
-    /// Where rules about networks apply.
-    v4: Steps<u32, NetworkRule>,
-    v6: Steps<u64, NetworkRule>,
-    /// The classes there.
-    ruled: HashMap<(NetworkRule, u32), u32>,
+    zones: Arc<Zones>,
+    /// The class of each zone.
+    classes: Box<[u32]>,
+}
+
+/// Networks by zone, for all catchments that were drawn together.
+#[derive(Debug)]
+struct Zones {
+    v4: Packed<u32>,
+    v6: Packed<u64>,
 }
 
 /// A value for every address, with the widest network for which it is true.
@@ -57,17 +66,36 @@ pub struct Near {
 }
 
 impl Catchment {
-    /// Orders the regions of `spec` for everybody in `atlas`.
-    pub fn build(atlas: &Arc<Atlas>, spec: CatchmentSpec) -> Self {
-        let mut classes = Classes::new(atlas, &spec.sites, &spec.preferences);
-        let places = atlas.rows().map(|place| classes.class(NetworkRule::None, place)).collect();
-        let (prefixes4, prefixes6) = classes.prefix_rules();
-        let v4 = classes.rules(&atlas.v4, &prefixes4);
-        let v6 = classes.rules(&atlas.v6, &prefixes6);
-        let Classes { rankings, known, .. } = classes;
-        let ruled = known.into_iter().filter(|((rule, _), _)| *rule != NetworkRule::None);
-        let ruled = ruled.collect();
-        Self { spec, rankings, atlas: atlas.clone(), places, v4, v6, ruled }
+    /// Orders the regions of each of `specs` for everybody in `atlas`.
+    pub fn build_all(atlas: &Atlas, specs: &[CatchmentSpec]) -> Vec<Arc<Self>> {
+        let grounds = Grounds::new(atlas, specs);
+        let mut zone_of = vec![0; grounds.all.len()];
+        for spec in specs {
+            let mut classes = Classes::new(atlas, spec);
+            let mut known = HashMap::<(u32, u32), u32, RandomState>::default();
+            for (zone, ground) in zone_of.iter_mut().zip(&grounds.all) {
+                let next = count(known.len());
+                *zone = *known.entry((*zone, classes.class(ground))).or_insert(next);
+            }
+        }
+        // The first of each zone, as they are numbered in the order in which they are met.
+        let mut firsts: Vec<&Ground> = Vec::new();
+        for (zone, ground) in zone_of.iter().zip(&grounds.all) {
+            if *zone == count(firsts.len()) {
+                firsts.push(ground);
+            }
+        }
+        let zones = Arc::new(Zones {
+            v4: grounds.zones(&grounds.v4, &atlas.v4, &zone_of),
+            v6: grounds.zones(&grounds.v6, &atlas.v6, &zone_of),
+        });
+        let one = |spec: &CatchmentSpec| {
+            let mut found = Classes::new(atlas, spec);
+            let classes = firsts.iter().map(|ground| found.class(ground)).collect();
+            let (spec, rankings) = (spec.clone(), found.rankings);
+            Arc::new(Self { spec, rankings, zones: zones.clone(), classes })
+        };
+        specs.iter().map(one).collect()
     }
 
     /// The order of one client, who is at `location`, with its reason.
@@ -80,42 +108,14 @@ impl Catchment {
         &self.rankings
     }
 
-    /// The class of `client`.
-    pub fn class(&self, client: IpAddr) -> u32 {
-        let (rule, place) = match located(client) {
-            Located::V4(ip, _) => (self.v4.get(ip.into()), self.atlas.v4.places.get(ip.into())),
-            Located::V6(ip) => (self.v6.get(key_v6(ip)), self.atlas.v6.places.get(key_v6(ip))),
-        };
-        self.class_of(rule.unwrap_or(NetworkRule::None), place.unwrap_or(0))
-    }
-
-    fn class_of(&self, rule: NetworkRule, place: u32) -> u32 {
-        let ruled = (rule != NetworkRule::None).then(|| self.ruled.get(&(rule, place)));
-        let class = ruled.unwrap_or_else(|| self.places.get(place as usize));
-        class.copied().unwrap_or(0)
-    }
-
     /// The map in which each class has the value that `of` gives it: neighbours with the same
     /// value are one.
     pub fn map(&self, of: impl Fn(u32) -> u16) -> NetworkMap {
-        let value = |rule, place| of(self.class_of(rule, place));
-        let v4 = laid(&self.v4, &self.atlas.v4, value);
-        let v6 = laid(&self.v6, &self.atlas.v6, value);
+        let value = |zone: u32| of(self.classes.get(zone as usize).copied().unwrap_or(0));
+        let Zones { v4, v6 } = &*self.zones;
+        let (v4, v6) = (v4.map(value).collect(), v6.map(value).collect());
         NetworkMap { v4: Flat::new(&v4), v6: Wide::new(&v6) }
     }
-}
-
-/// A value for every network, by the rule that applies to it and its place.
-fn laid<K: Key>(
-    rules: &Steps<K, NetworkRule>,
-    layers: &Layers<K>,
-    value: impl Fn(NetworkRule, u32) -> u16,
-) -> Steps<K, u16> {
-    if let [rule] = *rules.values {
-        return layers.places.map(|place| value(rule, place)).collect();
-    }
-    let both = both(rules.iter(), layers.places.iter());
-    both.map(|(start, rule, place)| (start, value(rule, place))).collect()
 }
 
 impl NetworkMap {
@@ -165,102 +165,113 @@ fn low(key: u64) -> u32 {
     key as u32
 }
 
-/// The classes found so far.
-struct Classes<'a> {
-    atlas: &'a Atlas,
-    sites: &'a [Site],
-    preferences: &'a Preferences,
-    rankings: Vec<Box<[RegionId]>>,
-    by_ranking: HashMap<Box<[RegionId]>, u32>,
-    /// By network rule and place: what ranking depends on.
-    known: HashMap<(NetworkRule, u32), u32>,
+/// What ranking may depend on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+struct Ground {
+    /// The narrowest network around that any catchment has a rule for.
+    prefix: Option<IpNet>,
+    /// The autonomous system, if any catchment has a rule for it.
+    asn: Option<u32>,
+    /// A row of the atlas.
+    place: u32,
 }
 
-/// A rule that looks at the client's network, if one applies.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum NetworkRule {
-    None,
-    /// A row of [`Preferences::prefixes`].
-    Prefix(u32),
-    /// An autonomous system in [`Preferences::asns`].
-    Asn(u32),
+/// All grounds in an atlas that some catchments may tell apart.
+struct Grounds {
+    /// First that of each place where no rule for networks applies, then the others.
+    all: Vec<Ground>,
+    /// Where those others are.
+    ruled: HashMap<Ground, usize, RandomState>,
+    v4: Steps<u32, Option<IpNet>>,
+    v6: Steps<u64, Option<IpNet>>,
+    asns: BTreeSet<u32>,
+}
+
+impl Grounds {
+    fn new(atlas: &Atlas, specs: &[CatchmentSpec]) -> Self {
+        let preferences = || specs.iter().map(|spec| &spec.preferences);
+        let asns = preferences().flat_map(|of| of.asns.keys()).copied().collect();
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (prefix, _) in preferences().flat_map(|of| &of.prefixes) {
+            match Span::of(*prefix) {
+                Span::V4(first, last) => v4.push((first, last, Some(*prefix))),
+                Span::V6(first, last) => v6.push((first, last, Some(*prefix))),
+            }
+        }
+        let (v4, v6) = (Steps::of_networks(v4, None), Steps::of_networks(v6, None));
+        let all = atlas.rows().map(|place| Ground { prefix: None, asn: None, place }).collect();
+        let mut grounds = Self { all, ruled: HashMap::default(), v4, v6, asns };
+        let is_ruled = preferences().any(|of| !of.prefixes.is_empty() || !of.asns.is_empty());
+        if is_ruled {
+            let v4 = grounds.walk(&grounds.v4, &atlas.v4).map(|(_, ground)| ground);
+            let v6 = grounds.walk(&grounds.v6, &atlas.v6).map(|(_, ground)| ground);
+            let ruled = v4.chain(v6).filter(|of| of.prefix.is_some() || of.asn.is_some());
+            let ruled: BTreeSet<Ground> = ruled.collect();
+            grounds.ruled = ruled.iter().copied().zip(grounds.all.len()..).collect();
+            grounds.all.extend(ruled);
+        }
+        grounds
+    }
+
+    /// Where each ground of a family begins.
+    fn walk<K: Key>(
+        &self,
+        prefixes: &Steps<K, Option<IpNet>>,
+        layers: &Layers<K>,
+    ) -> impl Iterator<Item = (K, Ground)> {
+        let by_asn = layers.asns.iter();
+        let by_asn = by_asn.map(|(start, asn)| (start, self.asns.contains(&asn).then_some(asn)));
+        let rules = both(prefixes.iter(), by_asn);
+        let rules = rules.map(|(start, prefix, asn)| (start, (prefix, asn)));
+        both(rules, layers.places.iter())
+            .map(|(start, (prefix, asn), place)| (start, Ground { prefix, asn, place }))
+    }
+
+    /// A family's networks by zone, of which each ground has one.
+    fn zones<K: Key>(
+        &self,
+        prefixes: &Steps<K, Option<IpNet>>,
+        layers: &Layers<K>,
+        zone_of: &[u32],
+    ) -> Packed<K> {
+        let zone = |row: usize| zone_of.get(row).copied().unwrap_or(0);
+        if self.ruled.is_empty() {
+            return layers.places.map(|place| zone(place as usize)).collect();
+        }
+        let row = |ground: &Ground| self.ruled.get(ground).copied();
+        let grounds = self.walk(prefixes, layers);
+        grounds.map(|(start, of)| (start, zone(row(&of).unwrap_or(of.place as usize)))).collect()
+    }
+}
+
+/// The classes of one catchment that were found so far.
+struct Classes<'a> {
+    atlas: &'a Atlas,
+    spec: &'a CatchmentSpec,
+    rankings: Vec<Box<[RegionId]>>,
+    by_ranking: HashMap<Box<[RegionId]>, u32, RandomState>,
 }
 
 impl<'a> Classes<'a> {
-    fn new(atlas: &'a Atlas, sites: &'a [Site], preferences: &'a Preferences) -> Self {
-        Self {
-            atlas,
-            sites,
-            preferences,
-            rankings: Vec::new(),
-            by_ranking: HashMap::new(),
-            known: HashMap::new(),
-        }
+    fn new(atlas: &'a Atlas, spec: &'a CatchmentSpec) -> Self {
+        Self { atlas, spec, rankings: Vec::new(), by_ranking: HashMap::default() }
     }
 
-    /// Where the rules for prefixes apply.
-    fn prefix_rules(&self) -> (Steps<u32, Option<u32>>, Steps<u64, Option<u32>>) {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (row, (prefix, _)) in (0u32..).zip(&self.preferences.prefixes) {
-            match Span::of(*prefix) {
-                Span::V4(first, last) => v4.push((first, last, Some(row))),
-                Span::V6(first, last) => v6.push((first, last, Some(row))),
-            }
-        }
-        (Steps::of_networks(v4, None), Steps::of_networks(v6, None))
-    }
-
-    /// Where rules about a family's networks apply; the classes there are known then.
-    fn rules<K: Key>(
-        &mut self,
-        layers: &Layers<K>,
-        prefixes: &Steps<K, Option<u32>>,
-    ) -> Steps<K, NetworkRule> {
-        let asns = &self.preferences.asns;
-        let by_asn = layers.asns.iter();
-        let by_asn = by_asn.map(|(start, asn)| (start, asns.contains_key(&asn).then_some(asn)));
-        let rule = |prefix: Option<u32>, asn: Option<u32>| match (prefix, asn) {
-            (Some(row), _) => NetworkRule::Prefix(row),
-            (None, Some(asn)) => NetworkRule::Asn(asn),
-            (None, None) => NetworkRule::None,
-        };
-        let rules = both(prefixes.iter(), by_asn);
-        let rules = rules.map(|(start, prefix, asn)| (start, rule(prefix, asn)));
-        let rules: Steps<K, NetworkRule> = rules.collect();
-        if *rules.values != [NetworkRule::None] {
-            for (_, rule, place) in both(rules.iter(), layers.places.iter()) {
-                self.class(rule, place);
-            }
-        }
-        rules
-    }
-
-    fn class(&mut self, network_rule: NetworkRule, place: u32) -> u32 {
-        if let Some(class) = self.known.get(&(network_rule, place)) {
-            return *class;
-        }
-        let rule = match network_rule {
-            NetworkRule::None => None,
-            NetworkRule::Prefix(row) => {
-                let rule = self.preferences.prefixes.get(row as usize);
-                rule.map(|(prefix, regions)| (Rule::Prefix(*prefix), regions.as_slice()))
-            }
-            NetworkRule::Asn(asn) => {
-                let regions = self.preferences.asns.get(&asn);
-                regions.map(|regions| (Rule::Asn(asn), regions.as_slice()))
-            }
-        };
-        let location = self.atlas.location(place);
-        let ranking = rank_by(&location, rule, self.sites, self.preferences);
+    fn class(&mut self, ground: &Ground) -> u32 {
+        let CatchmentSpec { sites, preferences } = self.spec;
+        let location = self.atlas.location(ground.place);
+        let rule = network_rule(ground.prefix, ground.asn, preferences);
+        let ranking = rank_by(&location, rule, sites, preferences);
         let order: Box<[RegionId]> = ranking.regions.iter().map(|ranked| ranked.region).collect();
-        // There are no more classes than places and rules, which are counted in 32 bits each.
-        let next = u32::try_from(self.rankings.len()).unwrap_or(u32::MAX);
-        let rankings = &mut self.rankings;
-        let class = *self.by_ranking.entry(order).or_insert_with_key(|order| {
+        let (rankings, next) = (&mut self.rankings, count(self.by_ranking.len()));
+        *self.by_ranking.entry(order).or_insert_with_key(|order| {
             rankings.push(order.clone());
             next
-        });
-        self.known.insert((network_rule, place), class);
-        class
+        })
     }
+}
+
+/// There are no more zones and classes than places and rules, which are counted in 32 bits.
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! database, geofeed → Atlas        network → place, once a file
-//! Atlas + sites + preferences → Catchment    network → order of the regions, merged
+//! Atlas + sites + preferences → Catchments   network → zone → order of the regions, merged
 //! Catchment + "who gets what" → NetworkMap   network → answer, merged: the scope falls out
 //! ```
 //!
 //! [`rank`] is the decision: it orders the regions for one location, and says by which rule.
-//! [`Catchment::build`] runs it once for each distinct place, so a query never does.
+//! [`Catchment::build_all`] runs it once for each distinct place, so a query never does.
 
 mod atlas;
 mod catchment;

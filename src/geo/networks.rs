@@ -156,19 +156,9 @@ impl<K: Key, V: Copy + PartialEq> Steps<K, V> {
         self.starts.iter().copied().zip(self.values.iter().copied())
     }
 
-    /// The row of the step that `key` is on.
-    pub(super) fn row(&self, key: K) -> usize {
-        self.starts.partition_point(|start| *start <= key).saturating_sub(1)
-    }
-
     /// The value of the step in `row`.
     pub(super) fn value(&self, row: usize) -> Option<V> {
         self.values.get(row).copied()
-    }
-
-    /// The value at `key`, if there is any step.
-    pub(super) fn get(&self, key: K) -> Option<V> {
-        self.value(self.row(key))
     }
 
     /// Where the step in `row` lies.

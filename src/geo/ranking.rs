@@ -89,17 +89,18 @@ pub fn rank(
         Located::V4(ip, _) => IpAddr::V4(ip),
         Located::V6(ip) => IpAddr::V6(ip),
     };
-    let by_network = network_rule(client, location.asn, preferences);
+    let by_network = network_rule(Some(client.into()), location.asn, preferences);
     rank_by(location, by_network, sites, preferences)
 }
 
-/// The rule for the client's network or autonomous system, and the regions that it names.
-fn network_rule(
-    client: IpAddr,
+/// The rule for a client's network or autonomous system, and the regions that it names.
+pub(super) fn network_rule(
+    network: Option<IpNet>,
     asn: Option<u32>,
     preferences: &Preferences,
 ) -> Option<(Rule, &[RegionId])> {
-    let containing = preferences.prefixes.iter().filter(|(prefix, _)| prefix.contains(&client));
+    let around = |(prefix, _): &&(IpNet, _)| network.is_some_and(|of| prefix.contains(&of));
+    let containing = preferences.prefixes.iter().filter(around);
     if let Some((prefix, regions)) = containing.max_by_key(|(prefix, _)| prefix.prefix_len()) {
         return Some((Rule::Prefix(*prefix), regions));
     }

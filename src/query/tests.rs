@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::LazyLock;
 
 use hickory_proto::op::Message as Read;
@@ -24,9 +23,8 @@ fn world(down: &[&str]) -> Snapshot {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
     let config = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(include_str!("../../fuzz/world.csv")).unwrap();
-    let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
-    let catchments = config.catchments.iter();
-    let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
+    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let catchments = Catchment::build_all(&atlas, &config.catchments);
     let health = config.targets.iter().fold(HealthTable::default(), |table, target| {
         let is_down = down.contains(&target.address.to_string().as_str());
         table.assuming(target.id, if is_down { State::Down } else { State::Up })

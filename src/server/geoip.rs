@@ -92,16 +92,12 @@ impl Geography {
     /// The catchments of `config`; those that are known already are not built again, those that
     /// are no longer asked for are let go.
     pub(super) fn catchments(&mut self, config: &Config) -> Vec<Arc<Catchment>> {
-        let mut built = HashMap::new();
-        let catchments = config.catchments.iter().map(|spec| {
-            let known = built.get(spec).or_else(|| self.catchments.get(spec)).cloned();
-            let catchment: Arc<Catchment> =
-                known.unwrap_or_else(|| Arc::new(Catchment::build(&self.atlas, spec.clone())));
-            built.insert(spec.clone(), catchment.clone());
-            catchment
-        });
-        let catchments = catchments.collect();
-        self.catchments = built;
+        let specs = config.catchments.iter();
+        let known = specs.clone().map(|spec| self.catchments.get(spec).cloned());
+        let known: Option<Vec<Arc<Catchment>>> = known.collect();
+        let catchments =
+            known.unwrap_or_else(|| Catchment::build_all(&self.atlas, &config.catchments));
+        self.catchments = specs.cloned().zip(catchments.iter().cloned()).collect();
         catchments
     }
 }

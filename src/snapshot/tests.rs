@@ -36,7 +36,7 @@ const FEED: &str =
 
 struct World {
     plan: Arc<Plan>,
-    atlas: Arc<Atlas>,
+    atlas: Atlas,
     targets: Vec<TargetId>,
 }
 
@@ -45,9 +45,8 @@ fn world() -> World {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
     let config = Config::load("test", &text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(FEED).unwrap();
-    let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
-    let catchments = config.catchments.iter();
-    let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
+    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let catchments = Catchment::build_all(&atlas, &config.catchments);
     let Config { zones, services, regions, identity, .. } = config;
     let plan = Plan::new(zones, services, regions, catchments, identity).into();
     World { plan, atlas, targets: config.targets.iter().map(|target| target.id).collect() }

@@ -81,7 +81,7 @@ pub(crate) struct World {
     /// The service at each steered name.
     steered: BTreeMap<String, ServiceId>,
     plan: Arc<Plan>,
-    atlas: Arc<Atlas>,
+    atlas: Atlas,
     health: HealthTable,
 }
 
@@ -201,9 +201,8 @@ impl World {
         });
         let steered = steered.collect();
         let feed = Geofeed::parse(FEED).unwrap();
-        let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
-        let specs = config.catchments.iter();
-        let catchments = specs.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
+        let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+        let catchments = Catchment::build_all(&atlas, &config.catchments);
         let states = config.targets.iter().zip(states.iter().cycle());
         let health = states.fold(HealthTable::default(), |table, (target, state)| {
             table.assuming(target.id, *state)

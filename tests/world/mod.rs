@@ -1,7 +1,5 @@
 //! The world of the fuzzer and of the unit tests of answers, and questions for all that is in it.
 
-use std::sync::Arc;
-
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name, RecordType};
@@ -17,9 +15,8 @@ pub(crate) fn world() -> Snapshot {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
     let config = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(include_str!("../../fuzz/world.csv")).unwrap();
-    let atlas = Arc::new(Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() }));
-    let catchments = config.catchments.iter();
-    let catchments = catchments.map(|spec| Catchment::build(&atlas, spec.clone()).into()).collect();
+    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let catchments = Catchment::build_all(&atlas, &config.catchments);
     let Config { zones, services, regions, identity, .. } = config;
     let plan = Plan::new(zones, services, regions, catchments, identity);
     Snapshot::compile(plan.into(), &Facts::of(&HealthTable::default()), None, None, 1)
