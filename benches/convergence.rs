@@ -80,7 +80,7 @@ events: [{ at: 1m, crash: eu-west }, { at: 6m, revive: eu-west }]";
         config: &loaded.config,
         plan: &loaded.plan,
         reloads: &[],
-        atlas: &loaded.atlas,
+        atlas: &loaded.survey.atlas().unwrap(),
         seed: 1,
     };
     let began = Instant::now();

@@ -51,7 +51,8 @@ fn by_config(config: &Path, asked: &Explain) -> Result<Explanation, Failed> {
     let facts = Facts { overrides: &overrides, ..Facts::of(&all_up) };
     let snapshot = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
     let question = Question { name, rtype, client: asked.from };
-    Ok(explain(&snapshot, &loaded.atlas, &facts, &question))
+    let atlas = loaded.survey.atlas().map_err(|problems| Failed::refused(&problems))?;
+    Ok(explain(&snapshot, &atlas, &facts, &question))
 }
 
 fn by_server(asked: &Explain) -> Result<Explanation, Failed> {

@@ -44,12 +44,13 @@ pub(super) fn run(asked: &Simulate) -> Result<(), Failed> {
         Some(count) => scenario.with_resolvers(count),
         None => scenario,
     };
+    let atlas = loaded.survey.atlas().map_err(|problems| Failed::refused(&problems))?;
     let input = Input {
         scenario: &scenario,
         config: &loaded.config,
         plan: &loaded.plan,
         reloads: &reloads,
-        atlas: &loaded.atlas,
+        atlas: &atlas,
         seed: asked.seed,
     };
     if let Some(seeds) = asked.seeds {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::{Print, read};
 use crate::config::{Config, GeoIp, Place, Problem};
@@ -14,16 +14,33 @@ use crate::geo::{
 /// The database in the box.
 pub(super) static SHIPPED: &[u8] = include_bytes!("../../geoip/meridian-city.mmdb");
 
-/// Who is where, from which files, and who is nearest to whom.
+/// Who is nearest to whom, from which files.
 #[derive(Debug)]
 pub(super) struct Geography {
-    /// Who is where.
-    pub atlas: Arc<Atlas>,
+    /// Where clients are.
+    pub survey: Arc<Survey>,
     /// What the databases say of themselves.
-    pub databases: Vec<(Kind, Option<PathBuf>, Description)>,
-    prints: Prints,
+    pub databases: Databases,
     catchments: HashMap<CatchmentSpec, Arc<Catchment>>,
 }
+
+/// Databases, by what they tell and where they are (`None`: in the box).
+pub(super) type Databases = Vec<(Kind, Option<PathBuf>, Description)>;
+
+/// The files that tell who is where, as they were read. Answers need no more of them than what
+/// catchments know. The atlas that they make is many times as large, so it is there only while
+/// somebody wants it.
+#[derive(Debug)]
+pub struct Survey {
+    geoip: GeoIp,
+    folder: PathBuf,
+    prints: Prints,
+    /// The atlas, and how often [`Survey::rest`] passes it over yet.
+    drawn: Mutex<Option<(Arc<Atlas>, u32)>>,
+}
+
+/// How often, while nobody asks for it: for a minute of looks at the files.
+const PASSED_OVER: u32 = 120;
 
 /// What a database tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,72 +67,139 @@ impl Geography {
     /// # Errors
     /// What is wrong with each of them.
     pub(super) fn read(geoip: &GeoIp, folder: &Path) -> Result<Self, Vec<Problem>> {
-        let mut problems = Vec::new();
         // What is read was as it is afterwards, or the next look finds a change.
         let prints = prints(geoip, folder);
-        let mut all = |files: &[PathBuf], parse: fn(Vec<u8>) -> Result<Database, DatabaseError>| {
-            let read =
-                files.iter().filter_map(|file| load(&folder.join(file), parse, &mut problems));
-            read.collect::<Vec<Database>>()
-        };
-        let mut places = all(&geoip.databases, Database::read);
-        let asns = all(&geoip.asns, Database::read_asns);
-        if geoip.databases.is_empty() {
-            match Database::read(SHIPPED.to_vec()) {
-                Ok(database) => places.push(database),
-                Err(error) => problems.push(problem(Path::new("the database in the box"), &error)),
-            }
-        }
-        let geofeed = geoip.geofeed.as_ref();
-        let geofeed = geofeed.and_then(|file| load_feed(&folder.join(file), &mut problems));
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let sources = Sources { places: &places, asns: &asns, geofeed: geofeed.as_ref() };
-        let atlas = Arc::new(Atlas::build(sources));
-        let described = |kind, files: &[PathBuf], databases: &[Database]| {
-            let files = files.iter().cloned().map(Some).chain([None]);
-            let pairs = databases.iter().zip(files);
-            let rows = pairs.map(|(database, file)| (kind, file, database.description().clone()));
-            rows.collect::<Vec<_>>()
-        };
-        let mut databases = described(Kind::Places, &geoip.databases, &places);
-        databases.extend(described(Kind::Asns, &geoip.asns, &asns));
-        Ok(Self { atlas, databases, prints, catchments: HashMap::new() })
+        let (atlas, databases) = draw(geoip, folder)?;
+        let drawn = Mutex::new(Some((atlas, 0)));
+        let survey = Survey { geoip: geoip.clone(), folder: folder.to_owned(), prints, drawn };
+        Ok(Self { survey: survey.into(), databases, catchments: HashMap::new() })
     }
 
     /// Is this what reading the files of `geoip` again would give?
     pub(super) fn is_of(&self, geoip: &GeoIp, folder: &Path) -> bool {
-        self.prints == prints(geoip, folder)
+        self.survey.prints == prints(geoip, folder)
     }
 
-    /// The catchments of `config`; those that are known already are not built again, those that
-    /// are no longer asked for are let go.
-    pub(super) fn catchments(&mut self, config: &Config) -> Vec<Arc<Catchment>> {
+    /// The catchments of `config`. Where one is not known yet, all are drawn anew.
+    ///
+    /// # Errors
+    /// As [`Survey::atlas`].
+    pub(super) fn catchments(
+        &mut self,
+        config: &Config,
+    ) -> Result<Vec<Arc<Catchment>>, Vec<Problem>> {
         let specs = config.catchments.iter();
         let known = specs.clone().map(|spec| self.catchments.get(spec).cloned());
         let known: Option<Vec<Arc<Catchment>>> = known.collect();
-        let catchments =
-            known.unwrap_or_else(|| Catchment::build_all(&self.atlas, &config.catchments));
+        let catchments = match known {
+            Some(catchments) => catchments,
+            None => Catchment::build_all(&*self.survey.kept_for(0)?, &config.catchments),
+        };
         self.catchments = specs.cloned().zip(catchments.iter().cloned()).collect();
-        catchments
+        Ok(catchments)
     }
 }
 
-/// Files, as they were.
-#[derive(PartialEq, Eq, Debug)]
-struct Prints {
-    places: Vec<(PathBuf, Print)>,
-    asns: Vec<(PathBuf, Print)>,
-    geofeed: Option<(PathBuf, Print)>,
+impl Survey {
+    /// Who is where. To draw it anew takes a moment: half a second to two, by the files.
+    ///
+    /// # Errors
+    /// The files are not what they were any more.
+    pub fn atlas(&self) -> Result<Arc<Atlas>, Vec<Problem>> {
+        self.kept_for(PASSED_OVER)
+    }
+
+    fn kept_for(&self, rests: u32) -> Result<Arc<Atlas>, Vec<Problem>> {
+        // Whoever else wants it then waits for this one.
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        let atlas = match drawn.take() {
+            Some((atlas, _)) => atlas,
+            None => {
+                let read = draw(&self.geoip, &self.folder)?;
+                self.unchanged().map(|()| read.0)?
+            }
+        };
+        *drawn = Some((atlas.clone(), rests));
+        Ok(atlas)
+    }
+
+    /// Lets go of an atlas that nobody has asked for in a while: was there one?
+    pub(super) fn rest(&self) -> bool {
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *drawn {
+            Some((_, 0)) => drawn.take().is_some(),
+            Some((_, left)) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Are the files as they were?
+    fn unchanged(&self) -> Result<(), Vec<Problem>> {
+        let now = prints(&self.geoip, &self.folder);
+        let then = self.prints.iter();
+        let changed = then.filter(|print| !now.contains(print)).map(|(_, file, _)| {
+            let what = "it has changed since it was read, and what it says now is not served (yet)";
+            problem(file, &what)
+        });
+        let changed: Vec<Problem> = changed.collect();
+        if changed.is_empty() { Ok(()) } else { Err(changed) }
+    }
+}
+
+/// The atlas that the files of `geoip` make, and what its databases say of themselves.
+fn draw(geoip: &GeoIp, folder: &Path) -> Result<(Arc<Atlas>, Databases), Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut all = |files: &[PathBuf], parse: fn(Vec<u8>) -> Result<Database, DatabaseError>| {
+        let read = files.iter().filter_map(|file| load(&folder.join(file), parse, &mut problems));
+        read.collect::<Vec<Database>>()
+    };
+    let mut places = all(&geoip.databases, Database::read);
+    let asns = all(&geoip.asns, Database::read_asns);
+    if geoip.databases.is_empty() {
+        match Database::read(SHIPPED.to_vec()) {
+            Ok(database) => places.push(database),
+            Err(error) => problems.push(problem(Path::new("the database in the box"), &error)),
+        }
+    }
+    let geofeed = geoip.geofeed.as_ref();
+    let geofeed = geofeed.and_then(|file| load_feed(&folder.join(file), &mut problems));
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let sources = Sources { places: &places, asns: &asns, geofeed: geofeed.as_ref() };
+    let atlas = Arc::new(Atlas::build(sources));
+    let described = |kind, files: &[PathBuf], databases: &[Database]| {
+        let files = files.iter().cloned().map(Some).chain([None]);
+        let pairs = databases.iter().zip(files);
+        let rows = pairs.map(|(database, file)| (kind, file, database.description().clone()));
+        rows.collect::<Databases>()
+    };
+    let mut databases = described(Kind::Places, &geoip.databases, &places);
+    databases.extend(described(Kind::Asns, &geoip.asns, &asns));
+    Ok((atlas, databases))
+}
+
+/// Files by what they are for, as they were.
+type Prints = Vec<(Use, PathBuf, Print)>;
+
+/// What a file is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Use {
+    Places,
+    Asns,
+    Geofeed,
 }
 
 /// The files that `geoip` names, as they are now.
 fn prints(geoip: &GeoIp, folder: &Path) -> Prints {
     let GeoIp { databases, asns, geofeed } = geoip;
-    let print = |file: &PathBuf| (file.clone(), Print::of(&folder.join(file)));
-    let of = |files: &[PathBuf]| files.iter().map(print).collect();
-    Prints { places: of(databases), asns: of(asns), geofeed: geofeed.as_ref().map(print) }
+    let places = databases.iter().map(|file| (Use::Places, file));
+    let asns = asns.iter().map(|file| (Use::Asns, file));
+    let all = places.chain(asns).chain(geofeed.iter().map(|file| (Use::Geofeed, file)));
+    all.map(|(what, file)| (what, file.clone(), Print::of(&folder.join(file)))).collect()
 }
 
 fn load<E: std::fmt::Display>(
@@ -159,4 +243,30 @@ fn load_feed(file: &Path, problems: &mut Vec<Problem>) -> Option<Geofeed> {
 
 fn problem(file: &Path, what: &dyn std::fmt::Display) -> Problem {
     Problem::of_file(&file.display().to_string(), what.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_atlas_is_there_while_it_is_wanted_and_always_the_one_that_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let feed = folder.path().join("feed.csv");
+        std::fs::write(&feed, "192.0.2.0/24,IE,,,\n").unwrap();
+        let geoip = GeoIp { geofeed: Some("feed.csv".into()), ..GeoIp::default() };
+        let survey = Geography::read(&geoip, folder.path()).unwrap().survey;
+        let rest = || (0..=PASSED_OVER).position(|_| survey.rest());
+        assert_eq!(rest(), Some(0), "nobody has asked for it");
+        let country = || {
+            let atlas = survey.atlas().unwrap();
+            let place = atlas.locate("192.0.2.1".parse().unwrap()).place;
+            place.and_then(|place| place.country).map(|country| country.to_string())
+        };
+        assert_eq!((country().as_deref(), rest()), (Some("IE"), Some(PASSED_OVER as usize)));
+        assert_eq!(rest(), None, "it is gone");
+        std::fs::write(&feed, "192.0.2.0/24,DE,,,\n192.0.3.0/24,DE,,,\n").unwrap();
+        let told = survey.atlas().unwrap_err()[0].to_string();
+        assert!(told.starts_with("feed.csv: error: it has changed since"), "{told}");
+    }
 }

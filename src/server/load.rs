@@ -12,12 +12,11 @@ use rustls::sign::CertifiedKey;
 use super::certificate;
 use super::cluster::key;
 use super::files::{Print, read};
-use super::geoip::{Geography, Kind};
+use super::geoip::{Databases, Geography, Survey};
 use super::prober::Probe;
 use super::seal::cookie_secret;
 use super::tls::Clients;
 use crate::config::{Config, Problem, Targets};
-use crate::geo::{Atlas, Description};
 use crate::health::Check;
 use crate::ids::TargetId;
 use crate::snapshot::{Plan, Protection, Secret};
@@ -52,10 +51,10 @@ pub struct Loaded {
     pub config: Config,
     /// What snapshots are compiled from.
     pub plan: Arc<Plan>,
-    /// Who is where.
-    pub atlas: Arc<Atlas>,
-    /// The databases that tell it; no path: the one in the box.
-    pub databases: Vec<(Kind, Option<PathBuf>, Description)>,
+    /// Where clients are.
+    pub survey: Arc<Survey>,
+    /// What the databases that tell it say of themselves.
+    pub databases: Databases,
     /// How targets are probed.
     pub probes: HashMap<TargetId, Arc<Probe>>,
     /// The certificate of the encrypted listeners.
@@ -176,8 +175,10 @@ impl Loader {
                 Refused { what: What::GeoIp, problems }
             }),
         };
-        let mut geography = geography?;
+        let geography = self.geography.insert(geography?);
         let catchments = geography.catchments(&config);
+        let catchments = catchments.map_err(|problems| Refused { what: What::GeoIp, problems })?;
+        let (survey, databases) = (geography.survey.clone(), geography.databases.clone());
         let plan = Plan::new(
             config.zones.clone(),
             config.services.clone(),
@@ -190,13 +191,12 @@ impl Loader {
             file: self.name(),
             folder: self.folder.clone(),
             plan: Arc::new(plan),
-            atlas: geography.atlas.clone(),
-            databases: geography.databases.clone(),
+            survey,
+            databases,
             config,
             probes,
             certificate,
         };
-        self.geography = Some(geography);
         Ok(loaded)
     }
 
@@ -210,6 +210,11 @@ impl Loader {
             protection.secrets = shared.or(self.drawn).into_iter().collect();
         }
         protection
+    }
+
+    /// Lets go of what nobody has asked for in a while: was there anything?
+    pub(super) fn rest(&self) -> bool {
+        self.geography.as_ref().is_some_and(|geography| geography.survey.rest())
     }
 
     /// The files that count, as they are now, if one of them is not as it was when it was read.

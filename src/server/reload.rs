@@ -28,6 +28,7 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
                 let changes = loader.changes();
                 let is_due = changes.is_some() && changes == seen;
                 seen = changes;
+                is_untidy |= loader.rest();
                 if !is_due && is_untidy {
                     let Some(is_all_gone) = control.let_go() else { return };
                     if is_all_gone {

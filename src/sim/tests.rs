@@ -44,12 +44,13 @@ countries: {{ US: 30%, DE: 40%, JP: 30% }}\n{more}\n"
     let draft = Draft::parse("test", &text).unwrap();
     let scenario = draft.scenario(&loaded.config).unwrap();
     let scenario = Scenario { population, ..scenario };
+    let atlas = loaded.survey.atlas().unwrap();
     let input = Input {
         scenario: &scenario,
         config: &loaded.config,
         plan: &loaded.plan,
         reloads: &[],
-        atlas: &loaded.atlas,
+        atlas: &atlas,
         seed,
     };
     World::new(input).unwrap().run(|_| ())

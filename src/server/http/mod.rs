@@ -24,9 +24,11 @@ use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
 use super::handle::Handle;
+use crate::config::Problem;
 use crate::query::{Question, explain};
 use crate::snapshot::Snapshot;
 use crate::steer::Facts;
@@ -126,6 +128,12 @@ impl Refusal {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, error }
     }
 
+    /// What is needed for it cannot be read at the moment.
+    fn unreadable(problems: Vec<Problem>) -> Self {
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, error: told.join("; ") }
+    }
+
     fn stopping() -> Self {
         let error = "the server is stopping".to_owned();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, error }
@@ -167,12 +175,12 @@ async fn status(State(shared): State<Shared>) -> Result<Json<api::Status>, Refus
     let (view, _, leaving) =
         convergence::look(&shared, view, convergence::Asked::default()).await?;
     let status = move || api::Status::of(&view, leaving.unwrap_or_default());
-    tokio::task::spawn_blocking(status).await.map(Json).map_err(|_| Refusal::stopping())
+    spawn_blocking(status).await.map(Json).map_err(|_| Refusal::stopping())
 }
 
 async fn nodes(State(shared): State<Shared>) -> Result<Json<Vec<api::NodeStatus>>, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
-    let nodes = tokio::task::spawn_blocking(move || api::nodes(&view)).await;
+    let nodes = spawn_blocking(move || api::nodes(&view)).await;
     nodes.map(Json).map_err(|_| Refusal::stopping())
 }
 
@@ -208,7 +216,10 @@ async fn explanation(
         region.ok_or_else(|| bad("down", name, "there is no such region".to_owned()))
     });
     let down = down.collect::<Result<Vec<_>, _>>()?;
-    let atlas = &view.loaded.atlas;
+    let survey = view.loaded.survey.clone();
+    let atlas = spawn_blocking(move || survey.atlas()).await;
+    let atlas = atlas.map_err(|error| Refusal::broken(error.to_string()))?;
+    let atlas = &*atlas.map_err(Refusal::unreadable)?;
     if down.is_empty() {
         let told = explain(&view.snapshot, atlas, &view.facts(), &question);
         return Ok(Json(told).into_response());
