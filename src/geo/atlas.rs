@@ -1,16 +1,17 @@
 //! Who is where: databases, a geofeed and the special networks, in one map.
 
 use std::collections::HashMap;
+use std::iter;
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::codes::{Continent, Country, Subdivision};
 use super::coordinates::Coordinates;
-use super::database::Database;
+use super::database::{Database, Known};
 use super::geofeed::Geofeed;
 use super::networks::{Bounds, Key, Span, Steps, both, key_v6, widest};
-use super::packed::{Packed, Packing};
+use super::packed::Packed;
 use super::special::{ISLANDS, Located, PRIVATE, located};
 
 /// What is known of a place.
@@ -94,19 +95,20 @@ impl Atlas {
     /// The map that `sources` draw. Without any, nobody is located.
     pub fn build(sources: Sources<'_>) -> Self {
         let mut entries = Entries::new();
-        let (mut v4, mut v6) = layered(sources.places, |database| {
-            database.places(|place| entries.row(place, Source::Database))
-        });
+        let places = sources.places.iter();
+        let places: Vec<Known<'_>> = places
+            .map(|database| database.places(|place| entries.row(place, Source::Database)))
+            .collect();
         let private = PRIVATE.iter().filter_map(|network| network.parse().ok());
-        paint(&mut v4, &mut v6, private.map(|network| (network, PRIVATE_ROW)));
-        if let Some(geofeed) = sources.geofeed {
-            let networks: Vec<(IpNet, u32)> = geofeed
-                .entries()
-                .map(|(network, place)| (network, entries.row_of_feed(place)))
-                .collect();
-            paint(&mut v4, &mut v6, networks.into_iter());
-        }
-        let (asns4, asns6) = layered(sources.asns, Database::asns);
+        let private = Spans::new(private.map(|network| (network, PRIVATE_ROW)));
+        let feed = sources.geofeed.into_iter().flat_map(Geofeed::entries);
+        let feed = Spans::new(feed.map(|(network, place)| (network, entries.row_of_feed(place))));
+        let asns: Vec<Known<'_>> = sources.asns.iter().map(Database::asns).collect();
+        let v4 = over(over(layered(places.iter().map(Known::v4)), &private.v4), &feed.v4);
+        let v6 = over(over(layered(places.iter().map(Known::v6)), &private.v6), &feed.v6);
+        let (v4, v6) = (v4.collect(), v6.collect());
+        let asns4 = layered(asns.iter().map(Known::v4)).collect();
+        let asns6 = layered(asns.iter().map(Known::v6)).collect();
         Self {
             entries: entries.list,
             v4: Layers { places: v4, asns: asns4 },
@@ -172,39 +174,43 @@ impl<K: Key> Layers<K> {
     }
 }
 
-/// What `read` finds in each database, the later over the earlier where it is not 0.
-fn layered(
-    databases: &[Database],
-    read: impl FnMut(&Database) -> (Packed<u32>, Packed<u64>),
-) -> (Packed<u32>, Packed<u64>) {
-    let over = |(v4, v6), (a, b)| (laid(&v4, &a), laid(&v6, &b));
-    let nowhere = || (Packing::all(0).finish(), Packing::all(0).finish());
-    databases.iter().map(read).reduce(over).unwrap_or_else(nowhere)
+/// Steps in ascending order, from the first key on.
+type Layer<'l, K> = Box<dyn Iterator<Item = (K, u32)> + 'l>;
+
+/// The later above the earlier, where it is not 0.
+fn layered<'l, K: Key + 'l>(
+    layers: impl Iterator<Item = impl Iterator<Item = (K, u32)> + 'l>,
+) -> Layer<'l, K> {
+    let nowhere: Layer<'l, K> = Box::new(iter::once((K::FIRST, 0)));
+    layers.fold(nowhere, |below, above| {
+        let upper = |(start, below, above)| (start, if above == 0 { below } else { above });
+        Box::new(both(below, above).map(upper))
+    })
 }
 
-/// One above the other, where it is not 0.
-fn laid<K: Key>(below: &Packed<K>, above: &Packed<K>) -> Packed<K> {
-    let over = |(start, below, above)| (start, if above == 0 { below } else { above });
-    both(below.iter(), above.iter()).map(over).collect()
+/// Networks over what is there.
+fn over<'l, K: Key + 'l>(below: Layer<'l, K>, spans: &'l Steps<K, Option<u32>>) -> Layer<'l, K> {
+    let upper = |(start, below, above): (K, u32, Option<u32>)| (start, above.unwrap_or(below));
+    Box::new(both(below, spans.iter()).map(upper))
 }
 
-/// Lays networks over what is there.
-fn paint(v4: &mut Packed<u32>, v6: &mut Packed<u64>, networks: impl Iterator<Item = (IpNet, u32)>) {
-    let (mut spans4, mut spans6) = (Vec::new(), Vec::new());
-    for (network, row) in networks {
-        match Span::of(network) {
-            Span::V4(first, last) => spans4.push((first, last, Some(row))),
-            Span::V6(first, last) => spans6.push((first, last, Some(row))),
+/// Networks by row, where there is one.
+struct Spans {
+    v4: Steps<u32, Option<u32>>,
+    v6: Steps<u64, Option<u32>>,
+}
+
+impl Spans {
+    fn new(networks: impl Iterator<Item = (IpNet, u32)>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (network, row) in networks {
+            match Span::of(network) {
+                Span::V4(first, last) => v4.push((first, last, Some(row))),
+                Span::V6(first, last) => v6.push((first, last, Some(row))),
+            }
         }
+        Self { v4: Steps::of_networks(v4, None), v6: Steps::of_networks(v6, None) }
     }
-    *v4 = painted(v4, spans4);
-    *v6 = painted(v6, spans6);
-}
-
-fn painted<K: Key>(below: &Packed<K>, spans: Vec<(K, K, Option<u32>)>) -> Packed<K> {
-    let spans = Steps::of_networks(spans, None);
-    let over = |(start, below, above): (K, u32, Option<u32>)| (start, above.unwrap_or(below));
-    both(below.iter(), spans.iter()).map(over).collect()
 }
 
 /// Distinct places, each in one row.
@@ -222,11 +228,11 @@ impl Entries {
     }
 
     /// The row of a place. One of which nothing is known is nowhere.
-    fn row(&mut self, place: Place, source: Source) -> u32 {
-        if place == Place::default() {
+    fn row(&mut self, place: &Place, source: Source) -> u32 {
+        if *place == Place::default() {
             return UNLOCATED;
         }
-        self.add(Entry { place: Some(place), source })
+        self.add(Entry { place: Some(place.clone()), source })
     }
 
     /// The row of a place in a geofeed, which has no coordinates: they and the continent are
@@ -242,7 +248,7 @@ impl Entries {
         let best = known.rev().max_by_key(alike).cloned();
         let best = best.unwrap_or_default();
         let place = Place { continent: best.continent, at: best.at, ..place.clone() };
-        self.row(place, Source::Geofeed)
+        self.row(&place, Source::Geofeed)
     }
 
     fn add(&mut self, entry: Entry) -> u32 {

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use maxminddb::{MaxMindDbError, Reader, WithinOptions};
+use foldhash::fast::RandomState;
+use maxminddb::{LookupResult, MaxMindDbError, Reader, WithinOptions};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -23,11 +24,15 @@ use super::coordinates::Coordinates;
 use super::networks::{Key, key_v6};
 use super::packed::{Packed, Packing};
 
-/// A database, verified.
+/// What a database tells.
 #[derive(Debug)]
 pub struct Database {
-    reader: Reader<Vec<u8>>,
     description: Description,
+    /// Its distinct records, as far as they are of use, behind one that says nothing.
+    records: Vec<Record>,
+    /// Of each network the row of its record.
+    v4: Packed<u32>,
+    v6: Packed<u64>,
 }
 
 /// What a database says of itself.
@@ -110,12 +115,7 @@ impl Database {
     /// # Errors
     /// If `bytes` are not an intact database of that kind.
     pub fn read(bytes: Vec<u8>) -> Result<Self, DatabaseError> {
-        let database = Self::verified(bytes)?;
-        if database.description.schema == Schema::Asn {
-            return Err(database.purpose("autonomous systems", "places"));
-        }
-        database.for_each(|_, _| (), |_| ())?;
-        Ok(database)
+        Self::read_if(bytes, "places", |schema| schema != Schema::Asn)
     }
 
     /// Reads a database that tells autonomous systems.
@@ -123,12 +123,7 @@ impl Database {
     /// # Errors
     /// If `bytes` are not an intact database of that kind.
     pub fn read_asns(bytes: Vec<u8>) -> Result<Self, DatabaseError> {
-        let database = Self::verified(bytes)?;
-        if database.description.schema == Schema::Nested {
-            return Err(database.purpose("places", "autonomous systems"));
-        }
-        database.for_each(|_, _| (), |_| ())?;
-        Ok(database)
+        Self::read_if(bytes, "autonomous systems", |schema| schema != Schema::Nested)
     }
 
     /// What it says of itself.
@@ -136,13 +131,16 @@ impl Database {
         &self.description
     }
 
-    fn verified(bytes: Vec<u8>) -> Result<Self, DatabaseError> {
+    fn read_if(
+        bytes: Vec<u8>,
+        wanted: &'static str,
+        is_wanted: impl Fn(Schema) -> bool,
+    ) -> Result<Self, DatabaseError> {
         if bytes.is_empty() {
             return Err(DatabaseError::Empty);
         }
         let size = bytes.len();
         let reader = Reader::from_source(bytes).map_err(DatabaseError::Broken)?;
-        verify_tree(&reader)?;
         let schema = schema(&reader)?;
         let metadata = reader.metadata();
         let description = Description {
@@ -152,82 +150,81 @@ impl Database {
             ipv6: metadata.ip_version == 6,
             size,
         };
-        Ok(Self { reader, description })
-    }
-
-    fn purpose(&self, found: &'static str, wanted: &'static str) -> DatabaseError {
-        let database_type = self.description.database_type.clone();
-        DatabaseError::Purpose { database_type, found, wanted }
-    }
-
-    /// The row that `row_of` gives each network's place; 0 where there is none.
-    pub(super) fn places(
-        &self,
-        mut row_of: impl FnMut(Place) -> u32,
-    ) -> (Packed<u32>, Packed<u64>) {
-        self.steps(|record| row_of(record.place))
-    }
-
-    /// Each network's autonomous system; 0 where none is known.
-    pub(super) fn asns(&self) -> (Packed<u32>, Packed<u64>) {
-        self.steps(|record| record.asn.unwrap_or(0))
-    }
-
-    fn steps(&self, mut value_of: impl FnMut(Record) -> u32) -> (Packed<u32>, Packed<u64>) {
+        if !is_wanted(schema) {
+            let found = if schema == Schema::Asn { "autonomous systems" } else { "places" };
+            let database_type = description.database_type;
+            return Err(DatabaseError::Purpose { database_type, found, wanted });
+        }
         let (mut v4, mut v6) = (Packing::all(0), Packing::all(0));
-        // Every record was read when the database was, so no error is left to come.
-        let _read_before = self.for_each(
-            |(first, length), value| match first {
+        let mut records = vec![Record::default()];
+        let mut known: HashMap<usize, u32, RandomState> = HashMap::default();
+        for found in leaves(&reader)? {
+            let found = found?;
+            let Some(offset) = found.offset() else { continue };
+            let row = match known.get(&offset) {
+                Some(row) => *row,
+                None => {
+                    let record = record(&found, schema).map_err(|source| {
+                        let database_type = description.database_type.clone();
+                        DatabaseError::Record { database_type, source }
+                    })?;
+                    // A search tree counts records in at most 32 bits.
+                    let row = u32::try_from(records.len()).unwrap_or(0);
+                    records.push(record);
+                    known.insert(offset, row);
+                    row
+                }
+            };
+            let network = found.network().map_err(DatabaseError::Broken)?;
+            let length = u32::from(network.prefix());
+            match network.ip() {
                 IpAddr::V4(ip) => {
                     let first = u32::from(ip);
                     let last = first | u32::MAX.checked_shr(length).unwrap_or(0);
-                    lay(&mut v4, first, last, value);
+                    lay(&mut v4, first, last, row);
                 }
                 IpAddr::V6(ip) => {
                     let first = key_v6(ip);
                     let last = first | u64::MAX.checked_shr(length).unwrap_or(0);
-                    lay(&mut v6, first, last, value);
+                    lay(&mut v6, first, last, row);
                 }
-            },
-            &mut value_of,
-        );
-        (v4.finish(), v6.finish())
+            }
+        }
+        Ok(Self { description, records, v4: v4.finish(), v6: v6.finish() })
     }
 
-    /// Hands out every network (address and prefix length) in ascending order, with what
-    /// `value_of` makes of its record; a record that many networks share is read once.
-    fn for_each<V: Copy>(
-        &self,
-        mut network: impl FnMut((IpAddr, u32), V),
-        mut value_of: impl FnMut(Record) -> V,
-    ) -> Result<(), DatabaseError> {
-        let unreadable = |source| DatabaseError::Record {
-            database_type: self.description.database_type.clone(),
-            source,
-        };
-        let mut known: HashMap<usize, V> = HashMap::new();
-        let networks = self.reader.networks(WithinOptions::default()).map_err(unreadable)?;
-        for result in networks {
-            let found = result.map_err(unreadable)?;
-            let Some(offset) = found.offset() else { continue };
-            let value = match known.get(&offset) {
-                Some(value) => *value,
-                None => {
-                    let record = match self.description.schema {
-                        Schema::Nested => found.decode::<Nested>().map(|raw| raw.map(Into::into)),
-                        Schema::Flat | Schema::Asn => {
-                            found.decode::<Flat>().map(|raw| raw.map(Into::into))
-                        }
-                    };
-                    let value = value_of(record.map_err(unreadable)?.unwrap_or_default());
-                    known.insert(offset, value);
-                    value
-                }
-            };
-            let found = found.network().map_err(unreadable)?;
-            network((found.ip(), found.prefix().into()), value);
-        }
-        Ok(())
+    /// The row that `row_of` gives each network's place.
+    pub(super) fn places(&self, row_of: impl FnMut(&Place) -> u32) -> Known<'_> {
+        let rows = self.records.iter().map(|record| &record.place).map(row_of).collect();
+        Known { v4: &self.v4, v6: &self.v6, rows }
+    }
+
+    /// Each network's autonomous system; 0 where none is known.
+    pub(super) fn asns(&self) -> Known<'_> {
+        let rows = self.records.iter().map(|record| record.asn.unwrap_or(0)).collect();
+        Known { v4: &self.v4, v6: &self.v6, rows }
+    }
+}
+
+/// Networks of a database, by what it knows of them.
+pub(super) struct Known<'d> {
+    v4: &'d Packed<u32>,
+    v6: &'d Packed<u64>,
+    /// By row of its records.
+    rows: Vec<u32>,
+}
+
+impl Known<'_> {
+    pub(super) fn v4(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.v4.map(|row| self.value(row))
+    }
+
+    pub(super) fn v6(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.v6.map(|row| self.value(row))
+    }
+
+    fn value(&self, row: u32) -> u32 {
+        self.rows.get(row as usize).copied().unwrap_or(0)
     }
 }
 
@@ -239,24 +236,33 @@ fn lay<K: Key>(steps: &mut Packing<K>, first: K, last: K, value: u32) {
     }
 }
 
-/// Walks the whole search tree. Every record is read afterwards. The crate's own `verify` does
-/// that too, and refuses a file without a description, which many flat files are.
-fn verify_tree(reader: &Reader<Vec<u8>>) -> Result<(), DatabaseError> {
+/// The leaves of a search tree, in ascending order, those without a record too.
+fn leaves(
+    reader: &Reader<Vec<u8>>,
+) -> Result<impl Iterator<Item = Result<Leaf<'_>, DatabaseError>>, DatabaseError> {
     // N nodes have at most 2 N leaves; a tree that has more of them leads in circles.
     let most = reader.metadata().node_count as usize * 3;
     let options = WithinOptions::default().include_networks_without_data();
-    let networks = reader.networks(options).map_err(DatabaseError::Broken)?;
-    for (count, network) in networks.enumerate() {
-        network.map_err(DatabaseError::Broken)?;
-        if count > most {
-            return Err(DatabaseError::Circular);
-        }
-    }
-    Ok(())
+    let leaves = reader.networks(options).map_err(DatabaseError::Broken)?;
+    Ok(leaves.zip(0..).map(move |(leaf, count)| match leaf {
+        _ if count > most => Err(DatabaseError::Circular),
+        leaf => leaf.map_err(DatabaseError::Broken),
+    }))
+}
+
+type Leaf<'r> = LookupResult<'r, Vec<u8>>;
+
+/// What the record of a leaf tells.
+fn record(leaf: &Leaf<'_>, schema: Schema) -> Result<Record, MaxMindDbError> {
+    let record = match schema {
+        Schema::Nested => leaf.decode::<Nested>()?.map(Into::into),
+        Schema::Flat | Schema::Asn => leaf.decode::<Flat>()?.map(Into::into),
+    };
+    Ok(record.unwrap_or_default())
 }
 
 /// What a record tells.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Record {
     place: Place,
     asn: Option<u32>,
@@ -265,12 +271,15 @@ struct Record {
 /// Finds out what the records look like: from the first one that has any of the fields.
 fn schema(reader: &Reader<Vec<u8>>) -> Result<Schema, DatabaseError> {
     let mut fields = None;
-    let networks = reader.networks(WithinOptions::default()).map_err(DatabaseError::Broken)?;
-    for result in networks.take(RECORDS_LOOKED_AT) {
-        let found = result.map_err(DatabaseError::Broken)?;
-        let Some(record) = found.decode::<Value>().map_err(DatabaseError::Broken)? else {
+    let mut looked_at = 0;
+    for leaf in leaves(reader)? {
+        let Some(record) = leaf?.decode::<Value>().map_err(DatabaseError::Broken)? else {
             continue;
         };
+        looked_at += 1;
+        if looked_at > RECORDS_LOOKED_AT {
+            break;
+        }
         let is_map = |key: &str| record.get(key).is_some_and(Value::is_object);
         let has = |key: &&str| record.get(*key).is_some_and(|value| !value.is_object());
         if ["country", "continent", "location", "registered_country"].into_iter().any(is_map) {
