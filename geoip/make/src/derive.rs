@@ -59,7 +59,12 @@ pub(crate) fn make(v4: &Reader<Vec<u8>>, v6: &Reader<Vec<u8>>) -> Result<Vec<u8>
     let description = "IP Geolocation by DB-IP (https://db-ip.com), CC BY 4.0; coarser than the \
                        original: see geoip/README.md of Meridian";
     let mut writer = Writer::new("Meridian-City", description, v4.metadata().build_epoch);
-    let values: Vec<Value> = drawn.places.iter().map(|of| value(&of.0, &of.1)).collect();
+    let values = drawn.places.iter().map(|(place, middle)| {
+        let round = |sum: f64| (sum / middle.weight * 100.0).round() / 100.0;
+        let at = (round(middle.latitude), round(middle.longitude));
+        value(place.country, place.state, None, at)
+    });
+    let values: Vec<Value> = values.collect();
     for (network, place) in &drawn.networks {
         writer.insert(*network, &values[*place]);
     }
@@ -148,22 +153,27 @@ fn largest((start, shares): (u128, HashMap<usize, u128>)) -> Option<(u128, usize
 }
 
 /// A place in the schema of GeoLite2 City.
-fn value(place: &Place<'_>, middle: &Middle) -> Value {
-    let round = |degrees: f64| (degrees * 100.0).round() / 100.0;
-    let at = |sum: f64| Value::Double(round(sum / middle.weight));
+pub(crate) fn value(
+    country: &str,
+    state: Option<&str>,
+    city: Option<&str>,
+    (latitude, longitude): (f64, f64),
+) -> Value {
     let mut entries = Vec::new();
     let mut entry = |key: &str, value| entries.push((key.to_owned(), value));
-    if let Some(continent) = continent(place.country) {
+    let names = |name| ("names", Value::map([("en", Value::text(name))]));
+    if let Some(city) = city {
+        entry("city", Value::map([names(city)]));
+    }
+    if let Some(continent) = continent(country) {
         entry("continent", Value::map([("code", Value::text(continent))]));
     }
-    entry("country", Value::map([("iso_code", Value::text(place.country))]));
-    entry(
-        "location",
-        Value::map([("latitude", at(middle.latitude)), ("longitude", at(middle.longitude))]),
-    );
-    if let Some(state) = place.state {
-        let names = ("names", Value::map([("en", Value::text(state))]));
-        let subdivision = match codes::code(place.country, state) {
+    entry("country", Value::map([("iso_code", Value::text(country))]));
+    let at = [("latitude", latitude), ("longitude", longitude)];
+    entry("location", Value::map(at.map(|(key, degrees)| (key, Value::Double(degrees)))));
+    if let Some(state) = state {
+        let names = names(state);
+        let subdivision = match codes::code(country, state) {
             Some(code) => Value::map([("iso_code", Value::text(code)), names]),
             None => Value::map([names]),
         };

