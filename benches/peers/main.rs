@@ -50,7 +50,7 @@ struct Options {
     /// Only the workloads whose titles contain this.
     #[arg(long, default_value = "")]
     only: String,
-    /// Only the echo and the servers whose names contain one of these.
+    /// Only the echo and the servers whose names contain one of these, in any case.
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
     /// Also Meridian with other settings.
@@ -119,11 +119,13 @@ fn compare(workload: Workload, options: &Options) -> Table {
     let names = if let Workload::Static(names) = workload { names } else { BESIDE };
     let mut queries = Queries::new(workload);
     let is_wanted = |kind: &Kind| {
-        let mut names = options.servers.iter();
         if kind.is_tuned() {
             return options.tune;
         }
-        *kind == Kind::Echo || names.len() == 0 || names.any(|name| kind.name().contains(name))
+        let name = kind.name().to_lowercase();
+        let is_it = |of: &String| name.contains(&of.to_lowercase());
+        let servers = &options.servers;
+        *kind == Kind::Echo || servers.is_empty() || servers.iter().any(is_it)
     };
     let kinds = Kind::of(workload).iter().copied().filter(is_wanted);
     let (kinds, missing): (Vec<Kind>, Vec<Kind>) = kinds.partition(|kind| kind.is_installed());

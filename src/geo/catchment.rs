@@ -176,6 +176,13 @@ struct Ground {
     place: u32,
 }
 
+impl Ground {
+    /// Whether a rule for networks may apply.
+    fn is_ruled(&self) -> bool {
+        self.prefix.is_some() || self.asn.is_some()
+    }
+}
+
 /// All grounds in an atlas that some catchments may tell apart.
 struct Grounds {
     /// First that of each place where no rule for networks applies, then the others.
@@ -190,7 +197,9 @@ struct Grounds {
 impl Grounds {
     fn new(atlas: &Atlas, specs: &[CatchmentSpec]) -> Self {
         let preferences = || specs.iter().map(|spec| &spec.preferences);
-        let asns = preferences().flat_map(|of| of.asns.keys()).copied().collect();
+        // 0 is nobody's number: it stands for those that are not known.
+        let asns = preferences().flat_map(|of| of.asns.keys()).copied();
+        let asns = asns.filter(|asn| *asn != 0).collect();
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (prefix, _) in preferences().flat_map(|of| &of.prefixes) {
             match Span::of(*prefix) {
@@ -201,12 +210,10 @@ impl Grounds {
         let (v4, v6) = (Steps::of_networks(v4, None), Steps::of_networks(v6, None));
         let all = atlas.rows().map(|place| Ground { prefix: None, asn: None, place }).collect();
         let mut grounds = Self { all, ruled: HashMap::default(), v4, v6, asns };
-        let is_ruled = preferences().any(|of| !of.prefixes.is_empty() || !of.asns.is_empty());
-        if is_ruled {
+        if preferences().any(|of| !of.prefixes.is_empty() || !of.asns.is_empty()) {
             let v4 = grounds.walk(&grounds.v4, &atlas.v4).map(|(_, ground)| ground);
             let v6 = grounds.walk(&grounds.v6, &atlas.v6).map(|(_, ground)| ground);
-            let ruled = v4.chain(v6).filter(|of| of.prefix.is_some() || of.asn.is_some());
-            let ruled: BTreeSet<Ground> = ruled.collect();
+            let ruled: BTreeSet<Ground> = v4.chain(v6).filter(Ground::is_ruled).collect();
             grounds.ruled = ruled.iter().copied().zip(grounds.all.len()..).collect();
             grounds.all.extend(ruled);
         }
@@ -238,9 +245,9 @@ impl Grounds {
         if self.ruled.is_empty() {
             return layers.places.map(|place| zone(place as usize)).collect();
         }
-        let row = |ground: &Ground| self.ruled.get(ground).copied();
-        let grounds = self.walk(prefixes, layers);
-        grounds.map(|(start, of)| (start, zone(row(&of).unwrap_or(of.place as usize)))).collect()
+        let ruled = |of: Ground| self.ruled.get(&Some(of).filter(Ground::is_ruled)?).copied();
+        let row = |of: Ground| ruled(of).unwrap_or(of.place as usize);
+        self.walk(prefixes, layers).map(|(start, of)| (start, zone(row(of)))).collect()
     }
 }
 
