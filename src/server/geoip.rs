@@ -1,4 +1,5 @@
-//! GeoIP files: read whole, verified, and kept for as long as they do not change.
+//! GeoIP files: read whole and verified. What answers need of them is kept, the rest is read again
+//! for whoever asks.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -101,7 +102,8 @@ impl Geography {
 }
 
 impl Survey {
-    /// Who is where. To draw it anew takes a moment: half a second to two, by the files.
+    /// Who is where. To draw it anew takes a moment: a quarter of a second, or some seconds
+    /// with a database of all cities.
     ///
     /// # Errors
     /// The files are not what they were any more.
@@ -115,8 +117,9 @@ impl Survey {
         let atlas = match drawn.take() {
             Some((atlas, _)) => atlas,
             None => {
-                let read = draw(&self.geoip, &self.folder)?;
-                self.unchanged().map(|()| read.0)?
+                let (atlas, _) = draw(&self.geoip, &self.folder)?;
+                self.unchanged()?;
+                atlas
             }
         };
         *drawn = Some((atlas.clone(), rests));
