@@ -350,7 +350,7 @@ impl From<Nested<'_>> for Record {
             continent: raw.continent.and_then(|coded| coded.iso_code?.parse().ok()),
             country,
             subdivision: country.zip(part).and_then(|(country, part)| subdivision(country, part)),
-            city: raw.city.and_then(|city| city.names?.en).map(Box::from),
+            city: raw.city.and_then(|city| city.names?.en).and_then(city),
             at: raw.location.and_then(|point| Coordinates::new(point.latitude?, point.longitude?)),
         };
         Self { place, asn: None }
@@ -394,7 +394,7 @@ impl From<Flat<'_>> for Record {
             subdivision: country
                 .zip(raw.state_code)
                 .and_then(|(country, part)| subdivision(country, part)),
-            city: raw.city.filter(|city| !city.is_empty()).map(Box::from),
+            city: raw.city.and_then(city),
             at: point.and_then(|(latitude, longitude)| Coordinates::new(latitude, longitude)),
         };
         Self { place, asn: raw.asn.as_ref().and_then(as_number) }
@@ -405,6 +405,15 @@ impl From<Flat<'_>> for Record {
 fn subdivision(country: Country, part: &str) -> Option<Subdivision> {
     Subdivision::from_str(part).ok().or_else(|| Subdivision::new(country, part))
 }
+
+/// A city's name. Records may share what they point to, and each keeps its own: what is longer than
+/// names are is none.
+fn city(name: &str) -> Option<Box<str>> {
+    (1..=LONGEST_CITY).contains(&name.len()).then(|| name.into())
+}
+
+/// In octets.
+const LONGEST_CITY: usize = 255;
 
 fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())

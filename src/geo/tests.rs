@@ -85,6 +85,7 @@ fn every_schema_that_people_have_is_found_out_from_the_file() {
         ("asn", text("AS1213")),
     ]);
     let names = Value::map([("country", text("Ireland")), ("country_code", text("IE"))]);
+    let endless = Value::map([("country_code", text("IE")), ("city", text(&"x".repeat(256)))]);
     for (kind, value, expected) in [
         ("GeoLite2-City", city, "EU IE IE-L Dublin 53.3 -6.3"),
         ("DBIP-Country-Lite", country, "EU IE - - -"),
@@ -93,6 +94,7 @@ fn every_schema_that_people_have_is_found_out_from_the_file() {
         ("IP2Location", texts, "- IE - - 53.3 -6.3"),
         ("ipinfo standard_location.mmdb", ipinfo, "- IE - Dublin 53.3 -6.3"),
         ("ipinfo country.mmdb", names, "- IE - - -"),
+        ("none", endless, "- IE - - -"),
     ] {
         let bytes = database(kind, &[("8.8.0.0/16", value.clone()), ("2a00::/12", value)]);
         assert_eq!(told(bytes.clone(), "8.8.8.8"), format!("{expected} in 8.8.0.0/16"), "{kind}");
