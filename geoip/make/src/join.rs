@@ -25,8 +25,9 @@ pub(crate) fn join(v4: &Reader<Vec<u8>>, v6: &Reader<Vec<u8>>) -> Result<Vec<u8>
         }
     };
     for_each(v4, |of| {
-        let first = u32::try_from(of.first).map(Ipv4Addr::from);
-        first.iter().for_each(|first| insert((*first).into(), &of));
+        if let Ok(first) = u32::try_from(of.first) {
+            insert(Ipv4Addr::from(first).into(), &of);
+        }
     })?;
     for_each(v6, |of| insert(Ipv6Addr::from(of.first).into(), &of))?;
     Ok(writer.finish())
