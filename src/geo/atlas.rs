@@ -10,7 +10,7 @@ use super::codes::{Continent, Country, Subdivision};
 use super::coordinates::Coordinates;
 use super::database::{Database, Known};
 use super::geofeed::Geofeed;
-use super::networks::{Bounds, Key, Span, Steps, both, key_v6, widest};
+use super::networks::{Bounds, Key, Spans, Steps, both, key_v6, widest};
 use super::packed::Packed;
 use super::special::{ISLANDS, Located, PRIVATE, located};
 
@@ -192,25 +192,6 @@ fn layered<'l, K: Key + 'l>(
 fn over<'l, K: Key + 'l>(below: Layer<'l, K>, spans: &'l Steps<K, Option<u32>>) -> Layer<'l, K> {
     let upper = |(start, below, above): (K, u32, Option<u32>)| (start, above.unwrap_or(below));
     Box::new(both(below, spans.iter()).map(upper))
-}
-
-/// Networks by row, where there is one.
-struct Spans {
-    v4: Steps<u32, Option<u32>>,
-    v6: Steps<u64, Option<u32>>,
-}
-
-impl Spans {
-    fn new(networks: impl Iterator<Item = (IpNet, u32)>) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (network, row) in networks {
-            match Span::of(network) {
-                Span::V4(first, last) => v4.push((first, last, Some(row))),
-                Span::V6(first, last) => v6.push((first, last, Some(row))),
-            }
-        }
-        Self { v4: Steps::of_networks(v4, None), v6: Steps::of_networks(v6, None) }
-    }
 }
 
 /// Distinct places, each in one row.

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 
 use super::atlas::{Atlas, Layers, Location, without_islands};
 use super::flat::Flat;
-use super::networks::{Key, Span, Steps, both, key_v6, widest};
+use super::networks::{Key, Spans, Steps, both, key_v6, widest};
 use super::packed::Packed;
 use super::ranking::{Preferences, Ranking, Site, network_rule, rank, rank_by};
 use super::special::{Located, located};
@@ -86,8 +86,8 @@ impl Catchment {
             }
         }
         let zones = Arc::new(Zones {
-            v4: grounds.zones(&grounds.v4, &atlas.v4, &zone_of),
-            v6: grounds.zones(&grounds.v6, &atlas.v6, &zone_of),
+            v4: grounds.zones(&grounds.prefixes.v4, &atlas.v4, &zone_of),
+            v6: grounds.zones(&grounds.prefixes.v6, &atlas.v6, &zone_of),
         });
         let one = |spec: &CatchmentSpec| {
             let mut found = Classes::new(atlas, spec);
@@ -189,8 +189,9 @@ struct Grounds {
     all: Vec<Ground>,
     /// Where those others are.
     ruled: HashMap<Ground, usize, RandomState>,
-    v4: Steps<u32, Option<IpNet>>,
-    v6: Steps<u64, Option<IpNet>>,
+    /// The networks that any catchment has a rule for.
+    prefixes: Spans<IpNet>,
+    /// Likewise autonomous systems.
     asns: BTreeSet<u32>,
 }
 
@@ -200,19 +201,13 @@ impl Grounds {
         // 0 is nobody's number: it stands for those that are not known.
         let asns = preferences().flat_map(|of| of.asns.keys()).copied();
         let asns = asns.filter(|asn| *asn != 0).collect();
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (prefix, _) in preferences().flat_map(|of| &of.prefixes) {
-            match Span::of(*prefix) {
-                Span::V4(first, last) => v4.push((first, last, Some(*prefix))),
-                Span::V6(first, last) => v6.push((first, last, Some(*prefix))),
-            }
-        }
-        let (v4, v6) = (Steps::of_networks(v4, None), Steps::of_networks(v6, None));
+        let prefixes = preferences().flat_map(|of| &of.prefixes);
+        let prefixes = Spans::new(prefixes.map(|(prefix, _)| (*prefix, *prefix)));
         let all = atlas.rows().map(|place| Ground { prefix: None, asn: None, place }).collect();
-        let mut grounds = Self { all, ruled: HashMap::default(), v4, v6, asns };
+        let mut grounds = Self { all, ruled: HashMap::default(), prefixes, asns };
         if preferences().any(|of| !of.prefixes.is_empty() || !of.asns.is_empty()) {
-            let v4 = grounds.walk(&grounds.v4, &atlas.v4).map(|(_, ground)| ground);
-            let v6 = grounds.walk(&grounds.v6, &atlas.v6).map(|(_, ground)| ground);
+            let v4 = grounds.walk(&grounds.prefixes.v4, &atlas.v4).map(|(_, ground)| ground);
+            let v6 = grounds.walk(&grounds.prefixes.v6, &atlas.v6).map(|(_, ground)| ground);
             let ruled: BTreeSet<Ground> = v4.chain(v6).filter(Ground::is_ruled).collect();
             grounds.ruled = ruled.iter().copied().zip(grounds.all.len()..).collect();
             grounds.all.extend(ruled);

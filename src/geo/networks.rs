@@ -67,24 +67,6 @@ pub(super) fn key_v6(ip: Ipv6Addr) -> u64 {
     u64::try_from(u128::from(ip) >> 64).unwrap_or(0)
 }
 
-/// First and last key of a network, in its family. An IPv6 network within one /64 is that /64.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Span {
-    V4(u32, u32),
-    V6(u64, u64),
-}
-
-impl Span {
-    pub(super) fn of(network: IpNet) -> Self {
-        match (network.network(), network.broadcast()) {
-            (IpAddr::V6(first), IpAddr::V6(last)) => Self::V6(key_v6(first), key_v6(last)),
-            (IpAddr::V4(first), IpAddr::V4(last)) => Self::V4(first.into(), last.into()),
-            // A network has both its ends in one family.
-            _ => Self::V4(0, 0),
-        }
-    }
-}
-
 /// Where a step begins and where the next one does; `None` for an open end.
 pub(super) type Bounds<K> = (Option<K>, Option<K>);
 
@@ -192,6 +174,32 @@ impl<K: Key, V: Copy + PartialEq> FromIterator<(K, V)> for Steps<K, V> {
         }
         all.extend(some.get(..kept).unwrap_or_default());
         all
+    }
+}
+
+/// A value for some networks, in each family. An IPv6 network within one /64 is that /64.
+pub(super) struct Spans<V> {
+    pub(super) v4: Steps<u32, Option<V>>,
+    pub(super) v6: Steps<u64, Option<V>>,
+}
+
+impl<V: Copy + PartialEq> Spans<V> {
+    /// The narrower networks over the wider; of equal ones the last counts.
+    pub(super) fn new(networks: impl Iterator<Item = (IpNet, V)>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (network, value) in networks {
+            match (network.network(), network.broadcast()) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => {
+                    v4.push((first.into(), last.into(), Some(value)));
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) => {
+                    v6.push((key_v6(first), key_v6(last), Some(value)));
+                }
+                // A network has both its ends in one family.
+                _ => {}
+            }
+        }
+        Self { v4: Steps::of_networks(v4, None), v6: Steps::of_networks(v6, None) }
     }
 }
 

@@ -78,7 +78,7 @@ impl Geography {
 
     /// Is this what reading the files of `geoip` again would give?
     pub(super) fn is_of(&self, geoip: &GeoIp, folder: &Path) -> bool {
-        self.survey.prints == prints(geoip, folder)
+        self.survey.geoip == *geoip && self.survey.prints == prints(geoip, folder)
     }
 
     /// The catchments of `config`. Where one is not known yet, all are drawn anew.
@@ -143,7 +143,7 @@ impl Survey {
     fn unchanged(&self) -> Result<(), Vec<Problem>> {
         let now = prints(&self.geoip, &self.folder);
         let then = self.prints.iter();
-        let changed = then.filter(|print| !now.contains(print)).map(|(_, file, _)| {
+        let changed = then.filter(|print| !now.contains(print)).map(|(file, _)| {
             let what = "it has changed since it was read, and what it says now is not served (yet)";
             problem(file, &what)
         });
@@ -185,24 +185,14 @@ fn draw(geoip: &GeoIp, folder: &Path) -> Result<(Arc<Atlas>, Databases), Vec<Pro
     Ok((atlas, databases))
 }
 
-/// Files by what they are for, as they were.
-type Prints = Vec<(Use, PathBuf, Print)>;
-
-/// What a file is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Use {
-    Places,
-    Asns,
-    Geofeed,
-}
+/// Files, as they were.
+type Prints = Vec<(PathBuf, Print)>;
 
 /// The files that `geoip` names, as they are now.
 fn prints(geoip: &GeoIp, folder: &Path) -> Prints {
     let GeoIp { databases, asns, geofeed } = geoip;
-    let places = databases.iter().map(|file| (Use::Places, file));
-    let asns = asns.iter().map(|file| (Use::Asns, file));
-    let all = places.chain(asns).chain(geofeed.iter().map(|file| (Use::Geofeed, file)));
-    all.map(|(what, file)| (what, file.clone(), Print::of(&folder.join(file)))).collect()
+    let files = databases.iter().chain(asns).chain(geofeed);
+    files.map(|file| (file.clone(), Print::of(&folder.join(file)))).collect()
 }
 
 fn load<E: std::fmt::Display>(
