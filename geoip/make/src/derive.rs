@@ -115,8 +115,7 @@ impl<'a> Drawn<'a> {
     /// The row of the place that a network is in.
     fn row(&mut self, network: &Network<'a>) -> Option<usize> {
         let record = &network.record;
-        let country = record.country_code.filter(|code| code.len() == 2 && *code != "ZZ")?;
-        let (latitude, longitude) = (f64::from(record.latitude?), f64::from(record.longitude?));
+        let (country, (latitude, longitude)) = record.place()?;
         let is_large = LARGE.contains(&country);
         let cell = |degrees: f64| {
             #[expect(clippy::cast_possible_truncation, reason = "degrees are small numbers")]

@@ -18,6 +18,14 @@ pub(crate) struct Record<'a> {
     pub(crate) longitude: Option<f32>,
 }
 
+impl<'a> Record<'a> {
+    /// The country and the coordinates, if there is a place at all.
+    pub(crate) fn place(&self) -> Option<(&'a str, (f64, f64))> {
+        let country = self.country_code.filter(|code| code.len() == 2 && *code != "ZZ")?;
+        Some((country, (self.latitude?.into(), self.longitude?.into())))
+    }
+}
+
 /// A network of a full file: its first address and its length within the family, and its place.
 pub(crate) struct Network<'a> {
     /// The first address.

@@ -15,12 +15,7 @@ pub(crate) fn join(v4: &Reader<Vec<u8>>, v6: &Reader<Vec<u8>>) -> Result<Vec<u8>
     let mut writer = Writer::new("Joined-City", description, v4.metadata().build_epoch);
     let mut insert = |first: IpAddr, of: &Network<'_>| {
         let record = &of.record;
-        let at = record.latitude.zip(record.longitude);
-        let known = record.country_code.filter(|code| code.len() == 2 && *code != "ZZ").zip(at);
-        if let (Some((country, (latitude, longitude))), Ok(net)) =
-            (known, IpNet::new(first, of.length))
-        {
-            let at = (latitude.into(), longitude.into());
+        if let (Some((country, at)), Ok(net)) = (record.place(), IpNet::new(first, of.length)) {
             writer.insert(net, &value(country, record.state1, record.city, at));
         }
     };

