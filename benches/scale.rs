@@ -62,7 +62,7 @@ fn main() {
     };
     run_on_core(1);
     let span = Duration::from_secs_f64(span);
-    let mut trials: Vec<Trial> = sizes.into_iter().map(Trial::start).collect();
+    let trials: Vec<Trial> = sizes.into_iter().map(Trial::start).collect();
     let mut queries: Vec<Queries> = sizes.iter().map(|of| Queries::new(of.workload())).collect();
     let mut rates = vec![Vec::new(); trials.len()];
     for _ in 0..rounds {
@@ -77,26 +77,25 @@ fn main() {
          | a verdict → published |\n|---|---|---|---|---|---|"
     );
     // By now it has given back what only the start needed.
-    trials.iter_mut().for_each(|trial| trial.memory = trial.server.memory() as f64 / 1024.0);
-    for (trial, rate) in trials.iter().zip(&rates) {
+    let memory: Vec<f64> = trials.iter().map(|of| of.server.memory() as f64 / 1024.0).collect();
+    for ((trial, rate), memory) in trials.iter().zip(&rates).zip(&memory) {
         let ratios = rate.iter().zip(&rates[0]).map(|(ours, first)| ours / first);
         println!(
             "| {} | {} | {:.1} s | {:.0} MiB | {:.2} | {:.2} ms |",
             trial.size.names,
             trial.size.services,
             trial.start.as_secs_f64(),
-            trial.memory,
+            memory,
             median(ratios),
             trial.published(),
         );
     }
     let [small, few, services, all] = <[Trial; 4]>::try_from(trials).ok().unwrap();
-    let each = |more: &Trial, less: &Trial, count: u32| {
-        (more.memory - less.memory) * 1024.0 * 1024.0 / f64::from(count)
-    };
+    let each =
+        |more, less, count| (memory[more] - memory[less]) * 1024.0 * 1024.0 / f64::from(count);
     let count = services.size.services - small.size.services;
-    println!("\na service: {:.0} KiB", each(&services, &small, count) / 1024.0);
-    println!("a name with two addresses: {:.0} octets", each(&all, &services, all.size.names));
+    println!("\na service: {:.0} KiB", each(2, 0, count) / 1024.0);
+    println!("a name with two addresses: {:.0} octets", each(3, 2, all.size.names));
     drop((small, few, services));
     let rate = median(rates.pop().into_iter().flatten()) / 2.0;
     all.reload(&mut Queries::new(all.size.workload()), rate, span);
@@ -107,8 +106,6 @@ struct Trial {
     size: Size,
     server: Meridian,
     start: Duration,
-    /// In MiB, once it has answered for a while.
-    memory: f64,
 }
 
 impl Trial {
@@ -119,7 +116,7 @@ impl Trial {
         let began = Instant::now();
         let server = Meridian::start_with(command, folder, &config(size.services));
         let start = began.elapsed();
-        Self { size, server, start, memory: 0.0 }
+        Self { size, server, start }
     }
 
     /// From a verdict to the answers that know of it, on average, in milliseconds.

@@ -53,8 +53,7 @@ struct Counted {
 /// How long the hand takes to go round, and what was answered is told at the latest.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// Rows of a worker, which answers for all services: what a near cache holds. As of a connection, a
-/// power of two.
+/// Rows of a worker, which answers for all services: what a near cache holds.
 const MANY: usize = 1 << 9;
 
 /// Rows of a connection.
@@ -122,7 +121,7 @@ impl Tally {
         // With few services each kind of answer has a row of its own.
         let (service, region) = counted.numbers();
         let row = service * (self.plan.regions.len() + 1) + region + counted.rcode as usize;
-        let row = row & (self.lately.len() - 1);
+        let row = row % self.lately.len();
         match self.lately.get_mut(row) {
             Some(Some((known, count))) if *known == counted => *count += 1,
             Some(other) => self.displaced.extend(other.replace((counted, 1))),

@@ -196,6 +196,7 @@ fn words_and_history_outlive_the_process_and_a_word_ends_in_time() {
     wait_until(&3, || history(&server).lines().count());
     let told = history(&server);
     let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 3, "{told}");
     assert!(lines[0].contains("web/eu: drain (maintenance, by alice (uid "), "{told}");
     assert!(lines[2].contains("api/eu: cleared (drain until now: maintenance"), "{told}");
     assert!(server.logged("\"kind\":\"override\"") > 0);
