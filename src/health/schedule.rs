@@ -1,7 +1,8 @@
 //! When a target is probed, and how many outcomes make a verdict.
 //!
 //! With an interval I, a timeout τ, r re-probes and a gap g, a target that stops answering is
-//! down after U(0, I) + (r + 1)·τ + r·g: 1.35 to 1.85 s by default. One that refuses is down after
+//! down after U(0, I) + (r + 1)·τ + r·g: 1.35 to 1.85 s by default, and never more than 1.975, when
+//! the interval and all gaps are as long as they may be. One that refuses is down after
 //! U(0, I) + r·g, and some round trips.
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 pub struct Schedule {
     /// From one probe to the next.
     pub interval: Duration,
-    /// How much earlier or later than that a probe may be, in percent of the interval.
+    /// How much longer or shorter than that it may be, in percent of it.
     pub jitter_percent: u32,
     /// How long a probe may take.
     pub timeout: Timeout,

@@ -136,26 +136,29 @@ fn the_first_verdict_is_the_first_success_or_the_last_reprobe() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// U(0, I) + (r + 1)·τ + r·g: 1.35 to 1.85 s, the jitter of interval and gaps aside.
+    /// U(0, I) + (r + 1)·τ + r·g, where I is up to a tenth longer, and g half as long or half as
+    /// long again.
     #[test]
     fn a_black_hole_is_seen_within_two_seconds(seed: u64, phase in 0u64..500) {
         let fault = start() + Duration::from_millis(5000 + phase);
         let mut world = World::new(1, Schedule::default(), seed, failing_from(fault, SILENT));
         world.run_until(fault + Duration::from_secs(3));
         let seen = world.seen_after(fault, State::Down).unwrap().as_millis();
-        prop_assert!((1275..=2000).contains(&seen), "{seen} ms");
+        prop_assert!((1275..=1975).contains(&seen), "{seen} ms");
     }
 
+    /// U(0, I) + r·g, and four probes of a millisecond.
     #[test]
     fn a_refusal_is_seen_within_a_second(seed: u64, phase in 0u64..500) {
         let fault = start() + Duration::from_millis(5000 + phase);
         let mut world = World::new(1, Schedule::default(), seed, failing_from(fault, REFUSED));
         world.run_until(fault + Duration::from_secs(3));
         let seen = world.seen_after(fault, State::Down).unwrap().as_millis();
-        prop_assert!((75..=800).contains(&seen), "{seen} ms");
+        prop_assert!((79..=779).contains(&seen), "{seen} ms");
     }
 
-    /// Coming back takes `rise` successes: nine to ten intervals by default.
+    /// Coming back takes `rise` successes: nine to ten intervals by default, of which the first
+    /// and the last probe may be moved by a twentieth.
     #[test]
     fn a_target_is_back_within_the_configured_rise(seed: u64, phase in 0u64..500) {
         let well = start() + Duration::from_millis(5000 + phase);
@@ -164,7 +167,7 @@ proptest! {
         });
         world.run_until(well + Duration::from_secs(10));
         let seen = world.seen_after(well, State::Up).unwrap().as_millis();
-        prop_assert!((4400..=5100).contains(&seen), "{seen} ms");
+        prop_assert!((4451..=5051).contains(&seen), "{seen} ms");
     }
 }
 
@@ -233,7 +236,7 @@ fn a_slow_target_delays_no_other_and_is_not_probed_twice_at_once() {
     };
     assert!(of(1).len() >= 38, "{}", of(1).len());
     let gaps = of(1).windows(2).map(|pair| pair[1].since(pair[0])).skip(1).max();
-    assert!(gaps.unwrap() <= Duration::from_millis(600), "{gaps:?}");
+    assert!(gaps.unwrap() <= Duration::from_millis(550), "{gaps:?}");
     assert!(of(0).windows(2).all(|pair| pair[1].since(pair[0]) >= Duration::from_secs(4)));
     assert_eq!(world.state(0), State::Up);
 }

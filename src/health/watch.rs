@@ -194,8 +194,9 @@ impl Watch {
             now + jitter.jitter(gap, Schedule::REPROBE_JITTER_PERCENT)
         } else {
             let interval = self.schedule.interval.max(Duration::from_millis(1));
-            // A probe may come before its slot by the jitter: the slot it was for has then passed.
-            let reach = interval * self.schedule.jitter_percent.min(100) / 100;
+            // From slot to slot an interval varies by twice what a probe does around its slot. A
+            // probe may come that much before its slot: the slot it was for has then passed.
+            let reach = interval * self.schedule.jitter_percent.min(100) / 200;
             while self.slot <= now + reach {
                 let late = (now + reach).since(self.slot).as_nanos() / interval.as_nanos();
                 let slots = u32::try_from(late).unwrap_or(u32::MAX).saturating_add(1);
