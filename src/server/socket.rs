@@ -93,12 +93,12 @@ fn prepare(socket: &Socket, address: SocketAddr, buffer: usize) -> io::Result<()
         let _smaller = socket.set_recv_buffer_size(buffer);
         let _smaller = socket.set_send_buffer_size(buffer);
     }
-    // Answers are short enough to cross the Internet whole. What a router, or whoever says that it
-    // is one, tells of the way is not heeded: it would have them sent in pieces, of which others
-    // can be forged (RFC 9715 §3). Where the system does not know this, it is as it was before.
+    // Answers are short enough to cross the Internet whole, and go in one piece or not at all:
+    // pieces can be forged (RFC 9715 §3.1). What a router, or whoever says that it is one, tells of
+    // the way is not heeded. Where the system does not know this, it is as it was before.
     let _as_before = match address {
-        SocketAddr::V4(_) => set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::OMIT),
-        SocketAddr::V6(_) => set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::OMIT),
+        SocketAddr::V4(_) => set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE),
+        SocketAddr::V6(_) => set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE),
     };
     socket.set_read_timeout(Some(WAIT))?;
     if address.ip().is_unspecified() {
