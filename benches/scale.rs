@@ -32,6 +32,9 @@ use load::{
     zone,
 };
 
+/// How often all of it is read again while somebody asks.
+const RELOADS: u32 = 5;
+
 /// All regions, and how many of them a service is in.
 const REGIONS: u32 = 64;
 const PLACES: u32 = 8;
@@ -154,30 +157,49 @@ impl Trial {
         let alone = self.reload_to(2);
         println!("\na reload of all: {:.1} s", alone.as_secs_f64());
         go_first();
-        let before = ask(server.dns, queries, Pace::Rate(rate), span * 5);
-        let (took, during) = thread::scope(|scope| {
-            let reload = scope.spawn(|| self.reload_to(3));
-            let mut during = Vec::new();
-            while !reload.is_finished() {
-                during.push(ask(server.dns, queries, Pace::Rate(rate), span));
-            }
-            // What is given up after a reload is also of it.
-            during.push(ask(server.dns, queries, Pace::Rate(rate), span));
-            (reload.join().unwrap(), during)
-        });
-        let lost: u64 = during.iter().map(|seen| seen.lost).sum();
-        let sent: u64 = during.iter().map(|seen| seen.sent).sum();
-        println!("under half of its load: {:.1} s", took.as_secs_f64());
+        let times: Vec<Meanwhile> =
+            (0..RELOADS).map(|row| self.asked_meanwhile(queries, rate, span, 3 + row)).collect();
+        let of = |part: fn(&Meanwhile) -> f64| median(times.iter().map(part));
+        let [lost, sent] = [|of: &Meanwhile| of.lost, |of: &Meanwhile| of.sent]
+            .map(|part| times.iter().map(part).sum::<u64>());
+        println!("{RELOADS} times under half of its load, medians: {:.1} s", of(|of| of.took));
         println!("lost meanwhile: {lost} of {sent}");
-        let told = |name: &str, all: &[Seen]| {
-            let [half, most] = [0.5, 0.99].map(|share| quantile(all, share));
-            println!("{name}: p50 {half:.0} µs, p99 {most:.0} µs");
-        };
-        told("before", &[before]);
-        told("meanwhile", &during);
+        println!("p50: {:.0} µs before, {:.0} meanwhile", of(|of| of.half.0), of(|of| of.half.1));
+        println!(
+            "p99: {:.0} µs before, {:.0} meanwhile, {:.1} × as long",
+            of(|of| of.most.0),
+            of(|of| of.most.1),
+            of(|of| of.most.1 / of.most.0)
+        );
         ask(server.dns, queries, Pace::Rate(rate), span * 5);
         println!("memory afterwards: {:.0} MiB", server.memory() as f64 / 1024.0);
         assert!(sent > 0);
+    }
+
+    /// Asks for a while, then while it reads all of it again.
+    fn asked_meanwhile(
+        &self,
+        queries: &mut Queries,
+        rate: f64,
+        span: Duration,
+        serial: u32,
+    ) -> Meanwhile {
+        let dns = self.server.dns;
+        let before = [ask(dns, queries, Pace::Rate(rate), span * 5)];
+        let (took, during) = thread::scope(|scope| {
+            let reload = scope.spawn(|| self.reload_to(serial));
+            let mut during = Vec::new();
+            while !reload.is_finished() {
+                during.push(ask(dns, queries, Pace::Rate(rate), span));
+            }
+            // What is given up after a reload is also of it.
+            during.push(ask(dns, queries, Pace::Rate(rate), span));
+            (reload.join().unwrap().as_secs_f64(), during)
+        });
+        let lost = during.iter().map(|seen| seen.lost).sum();
+        let sent = during.iter().map(|seen| seen.sent).sum();
+        let both = |share| (quantile(&before, share), quantile(&during, share));
+        Meanwhile { took, lost, sent, half: both(0.5), most: both(0.99) }
     }
 
     /// Changes the zone to one of this serial, and tells how long it took to be served.
@@ -190,6 +212,18 @@ impl Trial {
         wait_for("a reload", || (self.server.logged("reloaded") > reloaded).then_some(()));
         began.elapsed()
     }
+}
+
+/// What a reload did to who asked.
+struct Meanwhile {
+    /// Seconds.
+    took: f64,
+    lost: u64,
+    sent: u64,
+    /// Within how many microseconds half of the answers came, before and meanwhile.
+    half: (f64, f64),
+    /// The same of 99 in 100.
+    most: (f64, f64),
 }
 
 /// The time within which this share of the answers came, in microseconds.
