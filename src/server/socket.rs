@@ -65,21 +65,24 @@ pub(super) fn udp(
         return Ok(had.into_iter().chain(all.map_err(fault)?).map(UdpSocket::from).collect());
     }
     // Port 0 takes a free one; the others join the first.
-    let first = one_udp(address, buffer).map_err(fault)?;
+    let with_others = workers > 1;
+    let first = one_udp(address, buffer, with_others).map_err(fault)?;
     let bound = first.local_addr().map_err(fault)?;
     let mut sockets = vec![first];
-    for _ in 1..workers.max(1) {
-        sockets.push(one_udp(bound, buffer).map_err(fault)?);
+    for _ in 1..workers {
+        sockets.push(one_udp(bound, buffer, with_others).map_err(fault)?);
     }
     Ok(sockets)
 }
 
-fn one_udp(address: SocketAddr, buffer: usize) -> io::Result<UdpSocket> {
+/// One that is alone on its address costs the kernel no choice, and another server cannot join it
+/// unseen.
+fn one_udp(address: SocketAddr, buffer: usize, with_others: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(with_others)?;
     prepare(&socket, address, buffer)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
