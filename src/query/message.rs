@@ -123,12 +123,14 @@ impl<'o> Message<'o> {
         made: &Made<W>,
     ) -> Result<(), Full> {
         let Some(owner) = owner else {
-            let mark = self.mark(Section::Answer);
-            self.out.extend_from_slice(made.as_wire());
+            let wire = made.as_wire();
+            if self.out.len() + wire.len() > self.limit {
+                return Err(Full);
+            }
+            self.out.extend_from_slice(wire);
             let [count, ..] = &mut self.counts;
             *count += made.count();
-            let fits = self.out.len() <= self.limit;
-            return if fits { Ok(()) } else { Err(self.take_back(mark)) };
+            return Ok(());
         };
         self.ready_for(Section::Answer, owner, made)
     }

@@ -186,12 +186,8 @@ pub(super) fn resolve(
         target: None,
         resolved: Resolved::only(Rcode::NoError),
     };
-    let mut targets = 0..LONGEST_CHAIN;
-    let (mut place, mut room) = (place, None);
-    while walk.step(place, message).is_continue() && targets.next().is_some() {
-        // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
-        let Some(next) = Place::of(snapshot, walk.name()) else { break };
-        place = room.insert(next);
+    if walk.step(place, message).is_continue() {
+        walk.go_on(message);
     }
     walk.resolved
 }
@@ -212,6 +208,18 @@ impl Walk<'_> {
     /// The name that is looked up now, as it is looked up.
     fn name(&self) -> &[u8] {
         self.target.as_ref().unwrap_or(self.asked.0.question.name).as_wire()
+    }
+
+    /// Looks up the names that led from one to the next.
+    #[inline(never)]
+    fn go_on(&mut self, message: &mut Message<'_>) {
+        for _ in 0..LONGEST_CHAIN {
+            // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
+            let Some(place) = Place::of(self.snapshot, self.name()) else { return };
+            if self.step(&place, message).is_break() {
+                return;
+            }
+        }
     }
 
     /// Looks one name up; goes on if it led to another.

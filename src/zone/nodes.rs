@@ -140,23 +140,27 @@ impl Nodes {
 
     /// The last step.
     #[inline]
-    pub(super) fn sought(
-        &self,
-        Sought { hash, mut slot }: Sought,
-        name: &[u8],
-    ) -> Option<Entry<'_>> {
+    pub(super) fn sought(&self, Sought { hash, slot }: Sought, name: &[u8]) -> Option<Entry<'_>> {
+        if slot == 0 {
+            return None;
+        }
+        self.entry_of(slot, hash, name).or_else(|| self.farther(hash, name))
+    }
+
+    /// The entry of a name whose place was another's.
+    #[inline(never)]
+    fn farther(&self, hash: u64, name: &[u8]) -> Option<Entry<'_>> {
         let mut at = hash;
-        while slot != 0 {
-            if slot & UPPER == hash & UPPER
-                && let Some(entry) = self.entry(slot)
-                && entry.name == name
-            {
+        loop {
+            at = at.wrapping_add(1);
+            let slot = self.slot(at);
+            if slot == 0 {
+                return None;
+            }
+            if let Some(entry) = self.entry_of(slot, hash, name) {
                 return Some(entry);
             }
-            at = at.wrapping_add(1);
-            slot = self.slot(at);
         }
-        None
     }
 
     /// All steps at once.
@@ -164,6 +168,13 @@ impl Nodes {
         let mut sought = self.seek(name);
         self.approach(&mut sought);
         self.sought(sought, name)
+    }
+
+    /// The entry of a slot, if it is that of a name with this hash.
+    #[inline]
+    fn entry_of(&self, slot: u64, hash: u64, name: &[u8]) -> Option<Entry<'_>> {
+        let is_near = slot & UPPER == hash & UPPER;
+        is_near.then(|| self.entry(slot)).flatten().filter(|entry| entry.name == name)
     }
 
     #[inline]
