@@ -3,13 +3,12 @@
 //!
 //! A thread that answers sleeps until queries come, thousands of times a second. By itself the
 //! kernel lets whoever runs when it is woken go on for some milliseconds, and a thousand queries
-//! wait for as long.
+//! wait for as long: so nobody here runs for long at a time.
 
 use std::io;
 use std::mem::zeroed;
 use std::sync::Once;
 
-use rustix::process::nice;
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
 
@@ -17,85 +16,98 @@ use tracing::warn;
 /// to all that it leaves.
 const DECIDING: i32 = 5;
 
-/// Those who read files anew: to a tenth. Also in a flood, what is changed because of it comes in
-/// soon.
-const READING: i32 = 10;
+/// Those who read files anew: to a thirtieth. An answering thread at half of its load wants more
+/// than nine tenths of a core at times, and queries wait for what it does not get; also in a flood,
+/// what is changed because of it comes in within seconds.
+const READING: i32 = 15;
 
-/// For how long a thread that answers wants a core at a time, in nanoseconds: the least that Linux
-/// grants (since 6.12; an earlier one passes over it).
-const SLICE: u64 = 100_000;
+/// The most that a thread's priority can be stepped back to (setpriority(2)).
+const LAST: i32 = 19;
+
+/// For how long a thread that answers has a core at a time, in nanoseconds, if another one wants it:
+/// the least that Linux grants (since 6.12; an earlier one passes over it).
+const SHORT: u64 = 100_000;
+
+/// The same of all others: longer, as whoever has the shorter one may interrupt them.
+const LONGER: u64 = 200_000;
 
 /// What all runs on but the answers over UDP and the reading of files.
 ///
 /// # Errors
 /// The system has no threads for it.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_multi_thread().enable_all().on_thread_start(|| step_back(DECIDING)).build()
+    Builder::new_multi_thread().enable_all().on_thread_start(|| step_back(DECIDING, LONGER)).build()
+}
+
+/// The calling thread answers.
+pub(super) fn answer_first() {
+    step_back(0, SHORT);
 }
 
 /// The calling thread reads files.
 pub(super) fn read_last() {
-    step_back(READING);
+    step_back(READING, LONGER);
 }
 
-/// The calling thread lets others go first (this thread's own value, in Linux).
-fn step_back(by: i32) {
+/// The calling thread lets others go first (this thread's own value, in Linux), and soon.
+fn step_back(by: i32, slice: u64) {
     static ONCE: Once = Once::new();
-    if let Err(error) = nice(by) {
+    if let Err(error) = take_turns(by, slice) {
         ONCE.call_once(
             || warn!(%error, "all threads have as much of the cores as those that answer"),
         );
     }
 }
 
-/// The calling thread answers: it wants a core often, and soon, and not for long.
-pub(super) fn answer_first() {
-    if let Err(error) = wish(SLICE) {
-        warn!(%error, "a thread that answers waits for a core as long as any other");
-    }
-}
-
-/// Wishes for time slices of so many nanoseconds, unless another scheduler than the usual one is in
+/// Steps back, and wishes for short slices, unless another scheduler than the usual one is in
 /// charge.
-fn wish(slice: u64) -> io::Result<()> {
-    // SAFETY: all-zero is a valid one.
-    let mut wish: libc::sched_attr = unsafe { zeroed() };
-    let size = u32::try_from(size_of_val(&wish)).map_err(io::Error::other)?;
-    // SAFETY: 0 is this thread; the pointer is to a `sched_attr` of the size that is told, which
-    // lives through the call (sched_setattr(2), also for the next one).
-    let known = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut wish, size, 0) };
-    if known != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if i64::from(wish.sched_policy) == i64::from(libc::SCHED_OTHER) {
-        (wish.size, wish.sched_runtime) = (size, slice);
-        // SAFETY: likewise.
-        if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wish, 0) } != 0 {
+fn take_turns(by: i32, slice: u64) -> io::Result<()> {
+    let mut turns = turns()?;
+    if i64::from(turns.sched_policy) == i64::from(libc::SCHED_OTHER) {
+        turns.sched_nice = (turns.sched_nice + by).min(LAST);
+        turns.sched_runtime = slice;
+        // SAFETY: 0 is this thread; the pointer is to a `sched_attr` that tells its size and lives
+        // through the call (sched_setattr(2)).
+        if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const turns, 0) } != 0 {
             return Err(io::Error::last_os_error());
         }
     }
     Ok(())
 }
 
+/// How the calling thread takes turns with others.
+fn turns() -> io::Result<libc::sched_attr> {
+    // SAFETY: all-zero is a valid one.
+    let mut turns: libc::sched_attr = unsafe { zeroed() };
+    let size = u32::try_from(size_of_val(&turns)).map_err(io::Error::other)?;
+    // SAFETY: 0 is this thread; the pointer is to a `sched_attr` of the size that is told, which
+    // lives through the call (sched_getattr(2)).
+    let known = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut turns, size, 0) };
+    turns.size = size;
+    if known == 0 { Ok(turns) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn priority() -> i32 {
+        turns().unwrap().sched_nice
+    }
+
     #[test]
-    fn a_wish_is_taken_and_no_priority_changes() {
-        let priority = || rustix::process::getpriority_process(None).unwrap();
+    fn who_answers_keeps_its_priority() {
         let before = priority();
-        wish(SLICE).unwrap();
+        take_turns(0, SHORT).unwrap();
         assert_eq!(priority(), before);
     }
 
     #[test]
     fn whoever_decides_steps_back_behind_whoever_answers() {
-        let priority = || rustix::process::getpriority_process(None).unwrap();
         let here = priority();
         let there =
             runtime().unwrap().block_on(async { tokio::spawn(async move { priority() }).await });
-        assert_eq!(there.unwrap(), (here + DECIDING).min(19));
+        assert_eq!(there.unwrap(), (here + DECIDING).min(LAST));
         assert_eq!(priority(), here);
     }
 }
