@@ -16,10 +16,10 @@ use tracing::warn;
 /// to all that it leaves.
 const DECIDING: i32 = 5;
 
-/// Those who read files anew: to a thirtieth. An answering thread at half of its load wants more
+/// Those who read files anew: to a twentieth. An answering thread at half of its load wants more
 /// than nine tenths of a core at times, and queries wait for what it does not get; also in a flood,
 /// what is changed because of it comes in within seconds.
-const READING: i32 = 15;
+const READING: i32 = 14;
 
 /// The most that a thread's priority can be stepped back to (setpriority(2)).
 const LAST: i32 = 19;
