@@ -75,8 +75,7 @@ pub(super) fn udp(
     Ok(sockets)
 }
 
-/// One that is alone on its address costs the kernel no choice, and another server cannot join it
-/// unseen.
+/// One that is alone on its address leaves the kernel nothing to choose among for each packet.
 fn one_udp(address: SocketAddr, buffer: usize, with_others: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
