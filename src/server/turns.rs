@@ -24,8 +24,8 @@ const READING: i32 = 14;
 /// The most that a thread's priority can be stepped back to (setpriority(2)).
 const LAST: i32 = 19;
 
-/// For how long a thread that answers has a core at a time, in nanoseconds, if another one wants it:
-/// the least that Linux grants (since 6.12; an earlier one passes over it).
+/// For how long a thread that answers has a core at a time, if another one wants it, in
+/// nanoseconds: the least that Linux grants (since 6.12; an earlier one passes over it).
 const SHORT: u64 = 100_000;
 
 /// The same of all others: longer, as whoever has the shorter one may interrupt them.
