@@ -213,6 +213,8 @@ fn a_restart_in_an_outage_never_answers_with_the_dead_region() {
     let server = Meridian::start(tempfile::tempdir().unwrap(), &format!("{head}{text}"));
     eu.process.kill();
     let us = vec![us.address.to_string()];
+    // Without a verdict it is passed over too, once the other has one: nothing is kept of that.
+    wait_until(&"down".to_owned(), || server.endpoint(eu.address).0);
     wait_until(&us, || server.addresses_for("www.example.com", DUBLIN));
     // Stopped, it takes connections and says nothing: the first verdict takes its time.
     eu.restart();
