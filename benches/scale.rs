@@ -26,7 +26,7 @@ mod harness;
 #[path = "peers/load.rs"]
 mod load;
 
-use harness::{Meridian, wait_for};
+use harness::{Meridian, wait_for, wait_within};
 use load::{
     Pace, Queries, Seen, WINDOW, Workload, ZONE, ask, go_first, median, on_first_core, run_on_core,
     zone,
@@ -212,10 +212,8 @@ impl Trial {
         self.server.write("zone", text.as_bytes());
         let began = Instant::now();
         self.server.process.signal("HUP");
-        while self.server.logged("reloaded") == reloaded {
-            assert!(began.elapsed() < LONGEST_RELOAD, "it is not read");
-            thread::park_timeout(Duration::from_millis(10));
-        }
+        let is_read = || (self.server.logged("reloaded") > reloaded).then_some(());
+        wait_within(LONGEST_RELOAD, "a reload", is_read);
         began.elapsed()
     }
 }
