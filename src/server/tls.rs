@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -83,6 +83,8 @@ impl Clients {
             let verifier = Arc::new(TrustEverybody(provider));
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         };
+        // A session that goes on is not verified again: what a new client would see is lost.
+        config.resumption = Resumption::disabled();
         if is_h2 {
             config.alpn_protocols = vec![b"h2".to_vec()];
         }

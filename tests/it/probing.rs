@@ -208,6 +208,36 @@ services:
 }
 
 #[test]
+fn a_certificate_is_seen_to_expire_although_the_server_would_go_on_with_a_session() {
+    let port = free_port();
+    let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
+    let today = date_time_ymd(now.year().into(), now.month() as u8, now.day() as u8);
+    let midnight = now.start_of_day().unwrap();
+    let since_midnight = Duration::try_from(now.duration_since(&midnight)).unwrap();
+    let mut params = CertificateParams::new(["www.example.com".to_owned()]).unwrap();
+    params.not_after = today + since_midnight + Duration::from_secs(10);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let nginx = Nginx::start_tls(port, &certificate, &key.serialize_pem());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.pem"), certificate).unwrap();
+    let server = Meridian::serve_in(
+        folder,
+        &format!(
+            "regions: {{ here: {{ at: [0, 0] }} }}
+checks: {{ web: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: web, regions: {{ here: {} }} }}
+",
+            nginx.address
+        ),
+    );
+    assert_eq!(server.endpoint(nginx.address), ("up".into(), "ok".into()));
+    server.wait_for_endpoint(nginx.address, "down", "certificate expired, or about to");
+}
+
+#[test]
 fn endpoints_share_the_probes_of_one_target() {
     let port = free_port();
     let nginx = Nginx::everywhere(port);
