@@ -1,11 +1,12 @@
 //! Checks of every kind, against real servers of that kind.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Meridian, Nginx, Process, free_port, own_address, wait_until};
+use crate::harness::{Meridian, Nginx, Process, free_port, own_address, wait_for, wait_until};
 
 /// One service with one endpoint, and this check of it.
 fn config(check: &str, address: IpAddr) -> String {
@@ -136,6 +137,27 @@ fn a_command_decides_by_how_it_ends_and_leaves_nothing_behind() {
         children.lines().filter(is_alive).count()
     };
     wait_until(&0, alive);
+}
+
+#[test]
+fn commands_that_wait_for_their_turn_are_no_word_about_their_targets() {
+    // Three times as many as run at once; the last of them begin when the first have timed out.
+    let addresses: Vec<String> = (1..=96).map(|last| format!("192.0.2.{last}")).collect();
+    let server = Meridian::serve(&format!(
+        "regions: {{ here: {{}} }}
+checks: {{ own: {{ command: [/usr/bin/sleep, \"0.4\"], interval: 3s, timeout: 700ms }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: own, regions: {{ here: [{}] }} }}
+",
+        addresses.join(", ")
+    ));
+    let probed = || server.metric("meridian_probes_total{outcome=\"success\"}") >= 192.0;
+    wait_for("two probes each", || probed().then_some(()));
+    let status = server.status();
+    let endpoints = status["services"][0]["endpoints"].as_array().unwrap();
+    let found: BTreeSet<&str> = endpoints.iter().map(|of| of["last"].as_str().unwrap()).collect();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["ok"]);
 }
 
 #[test]

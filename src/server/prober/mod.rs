@@ -67,6 +67,7 @@ pub struct Probe {
 pub(super) struct Prober {
     clock: Clock,
     reports: UnboundedSender<(TargetId, Report)>,
+    /// For all but commands.
     room: Arc<Semaphore>,
     commands: Arc<Semaphore>,
     pushed: Pushed,
@@ -112,8 +113,13 @@ impl Prober {
             return self.report(order, began, outcome);
         }
         let prober = self.clone();
+        // Its time begins when it has its turn: to wait for that is nothing a target does.
+        let room = match probe.as_ref().map(|probe| &probe.check) {
+            Some(Check::Command { .. }) => self.commands.clone(),
+            _ => self.room.clone(),
+        };
         tokio::spawn(async move {
-            let permit = prober.room.clone().acquire_owned().await;
+            let permit = room.acquire_owned().await;
             let began = prober.clock.now();
             let (outcome, signal) = match &probe {
                 // What waits for its turn needs no room for what it will need then.
@@ -197,11 +203,7 @@ impl Prober {
         match &probe.check {
             Check::Dns { query, .. } => dns::ask(address, query, deadline).await?,
             Check::Ping => ping::echo(probe.address, deadline).await?,
-            Check::Command { command } => {
-                // The semaphore is never closed.
-                let _room = self.commands.acquire().await.map_err(|_| Failure::Local)?;
-                command::run(probe.address, command, deadline).await?;
-            }
+            Check::Command { command } => command::run(probe.address, command, deadline).await?,
             Check::Pushed { file, .. } => {
                 let told = match file {
                     Some(file) => pushed::look(file, probe.address, self.clock.now()).await,
