@@ -172,12 +172,14 @@ fn outcome(
         }
         Found::Node(node) => node,
     };
-    let steered = node.steered.and_then(|id| steering(snapshot, atlas, facts, question, id));
+    let steered = node.service().and_then(|id| steering(snapshot, atlas, facts, question, id));
     match steered {
         Some(steering) => Explained::Steered(steering),
         None => {
-            let types = node.sets().iter().map(|set| set.rtype.to_string());
-            Explained::Zone { zone: origin, types: types.collect() }
+            let epoch = node.epoch_of().and_then(|id| snapshot.service(id)?.epoch());
+            let types = node.sets().iter().map(|set| set.rtype);
+            let types = types.chain(epoch.map(|_| RecordType::TXT));
+            Explained::Zone { zone: origin, types: types.map(|of| of.to_string()).collect() }
         }
     }
 }

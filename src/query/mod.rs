@@ -111,6 +111,17 @@ pub struct Summary {
     pub truncated: bool,
     /// Whether it sent a cookie of ours: its address is its own.
     pub proven: bool,
+    /// Whether there were records of the type that was asked for.
+    pub is_given: bool,
+}
+
+impl Summary {
+    /// Of what was resolved; what else there is to know is not known yet.
+    fn of(resolved: &Resolved) -> Self {
+        let Resolved { rcode, service, region, named, by_subnet, is_given, .. } = *resolved;
+        let (asker, truncated, proven) = (0, false, false);
+        Self { rcode, service, region, named, asker, by_subnet, truncated, proven, is_given }
+    }
 }
 
 /// The response codes that are given (RFC 1035 §4.1.1, RFC 6891 §9, RFC 7873 §8).
@@ -286,10 +297,10 @@ impl<'q> Query<'q> {
         *client::of(&self.request, &self.resolver, answer.by_subnet).0
     }
 
-    /// What is asked for, as limits of rate tell it apart: the records of a type at one name, what
-    /// does not exist in one zone, what is in no zone of ours.
-    pub fn subject(&self) -> u64 {
-        let rtype = u64::from(self.request.question.rtype);
+    /// What was asked for, as limits of rate tell it apart: the records of a type at one name, what
+    /// else is asked for there, what does not exist in one zone, what is in no zone of ours.
+    pub fn subject(&self, answer: &Summary) -> u64 {
+        let rtype = if answer.is_given { u64::from(self.request.question.rtype) } else { 0 };
         self.place.as_ref().map_or(0, |place| place.subject() ^ rtype << 48)
     }
 
@@ -308,6 +319,8 @@ impl<'q> Query<'q> {
         hasher.finish()
     }
 
+    /// Always in its caller's code, as what it makes is.
+    #[inline(always)]
     fn finish(
         &self,
         (snapshot, now): (&Snapshot, Instant),
@@ -321,16 +334,8 @@ impl<'q> Query<'q> {
         let baked = cookie.and_then(|of| of.bake(&protection.secrets, self.resolver, now));
         let octets = baked.as_ref().map(|baked| &baked.octets);
         let truncated = message.finish(request, resolved, identity.nsid.as_deref(), octets);
-        Outcome::Answered(Summary {
-            rcode: resolved.rcode,
-            service: resolved.service,
-            region: resolved.region,
-            named: resolved.named,
-            asker,
-            by_subnet: resolved.by_subnet,
-            truncated,
-            proven: baked.is_some_and(|baked| baked.proven),
-        })
+        let proven = baked.is_some_and(|baked| baked.proven);
+        Outcome::Answered(Summary { asker, truncated, proven, ..Summary::of(resolved) })
     }
 }
 
@@ -345,10 +350,7 @@ fn bits(address: &IpAddr) -> u128 {
 /// A header alone: what stands in the packet behind it could not be read.
 fn refuse(rcode: Rcode, message: &mut Vec<u8>) -> Outcome {
     message::bare(message, rcode);
-    let (service, region, named, asker) = (None, None, None, 0);
-    let (by_subnet, truncated, proven) = (false, false, false);
-    let how = Summary { rcode, service, region, named, asker, by_subnet, truncated, proven };
-    Outcome::Answered(how)
+    Outcome::Answered(Summary::of(&Resolved::only(rcode)))
 }
 
 /// How long the answer may be, in octets.

@@ -33,14 +33,16 @@ pub(super) struct Resolved {
     pub(super) named: Option<(RegionSet, Ttl)>,
     /// Whether the client's subnet decided.
     pub(super) by_subnet: bool,
+    /// Whether there were records of the type that was asked for.
+    pub(super) is_given: bool,
 }
 
 impl Resolved {
     /// A response code without a record.
     pub(super) fn only(rcode: Rcode) -> Self {
         let (service, region, named) = (None, None, None);
-        let (authoritative, by_subnet) = (false, false);
-        Self { rcode, authoritative, scope: 0, service, region, named, by_subnet }
+        let (authoritative, by_subnet, is_given) = (false, false, false);
+        Self { rcode, authoritative, scope: 0, service, region, named, by_subnet, is_given }
     }
 }
 
@@ -103,7 +105,7 @@ impl<'s> Place<'s> {
     /// The service that steers it.
     fn service(&self) -> Option<ServiceId> {
         match self.found {
-            Found::Node(node) => node.steered.filter(|_| !node.is_epoch),
+            Found::Node(node) => node.service(),
             _ => None,
         }
     }
@@ -213,7 +215,18 @@ impl Walk<'_> {
     /// Looks up the names that led from one to the next.
     #[inline(never)]
     fn go_on(&mut self, message: &mut Message<'_>) {
-        for _ in 0..LONGEST_CHAIN {
+        let mut followed = [const { None }; LONGEST_CHAIN];
+        for row in 0..LONGEST_CHAIN {
+            // RFC 2181 §5: no record stands twice in an answer. A chain that has come back to a name
+            // ends there.
+            let is_here = |of: &LowerName| of.as_wire() == self.name();
+            let known = followed.iter().flatten().chain([&*self.asked.0.question.name]);
+            if known.copied().any(|of| is_here(&of)) {
+                return;
+            }
+            if let Some(place) = followed.get_mut(row) {
+                *place = self.target;
+            }
             // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
             let Some(place) = Place::of(self.snapshot, self.name()) else { return };
             if self.step(&place, message).is_break() {
@@ -258,7 +271,7 @@ impl Walk<'_> {
     }
 
     /// A name with nothing but records, which are made.
-    fn at_fixed(&self, zone: &Zone, fixed: &Fixed<'_>, message: &mut Message<'_>) {
+    fn at_fixed(&mut self, zone: &Zone, fixed: &Fixed<'_>, message: &mut Message<'_>) {
         if self.rtype == RecordType::ANY && !fixed.is_empty() {
             self.minimise_any(message);
         } else if let Some(made) = fixed.of(self.rtype) {
@@ -269,7 +282,8 @@ impl Walk<'_> {
     }
 
     /// The records that were asked for, made ahead.
-    fn give<W: AsRef<[u8]>>(&self, made: &Made<W>, message: &mut Message<'_>) {
+    fn give<W: AsRef<[u8]>>(&mut self, made: &Made<W>, message: &mut Message<'_>) {
+        self.resolved.is_given = true;
         let owner = self.target.as_ref().map(LowerName::as_wire);
         let written = message.ready(owner, made);
         message.required(written);
@@ -282,11 +296,12 @@ impl Walk<'_> {
         choosing: Option<&Choosing<'_>>,
         message: &mut Message<'_>,
     ) -> ControlFlow<()> {
-        if node.is_epoch && self.rtype == RecordType::TXT {
-            return self.at_epoch(zone, node, message);
+        if self.rtype == RecordType::TXT
+            && let Some(service) = node.epoch_of()
+        {
+            return self.at_epoch(zone, service, message);
         }
-        if let Some(service) = node.steered
-            && !node.is_epoch
+        if let Some(service) = node.service()
             && let Some(flow) = self.at_service(zone, (service, choosing), message)
         {
             return flow;
@@ -300,6 +315,7 @@ impl Walk<'_> {
         if self.rtype == RecordType::ANY && !node.is_empty() {
             self.minimise_any(message);
         } else if let Some(set) = node.set(self.rtype) {
+            self.resolved.is_given = true;
             let ttl = set.ttl.as_secs();
             let written = message.set(Section::Answer, self.name(), set, ttl);
             message.required(written);
@@ -338,7 +354,6 @@ impl Walk<'_> {
         self.resolved.named = Some((ready.regions, ready.choice.ttl));
         match &ready.body {
             Body::Addresses(addresses) => self.give(addresses, message),
-            Body::Alias(_, _) if self.rtype == RecordType::ANY => self.minimise_any(message),
             Body::Alias(rdata, ttl) => return Some(self.follow(rdata, *ttl, message)),
             Body::NoData(ttl) => self.deny(zone, Some(*ttl), message),
             Body::ServFail => {
@@ -351,11 +366,16 @@ impl Walk<'_> {
 
     /// The name that tells which region of a service writes.
     #[inline(never)]
-    fn at_epoch(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
-        let service = node.steered.and_then(|id| self.snapshot.service(id));
-        let epoch = service.and_then(|service| service.epoch());
+    fn at_epoch(
+        &mut self,
+        zone: &Zone,
+        id: ServiceId,
+        message: &mut Message<'_>,
+    ) -> ControlFlow<()> {
+        let epoch = self.snapshot.service(id).and_then(|service| service.epoch());
         match epoch.filter(|epoch| epoch.until.is_none_or(|until| self.now < until)) {
             Some(epoch) => {
+                self.resolved.is_given = true;
                 let fixed = (RecordType::TXT.0, CLASS_IN, epoch.ttl.as_secs());
                 let written = message.one(Section::Answer, self.name(), fixed, &epoch.rdata);
                 message.required(written);
@@ -365,12 +385,14 @@ impl Walk<'_> {
         ControlFlow::Break(())
     }
 
-    /// Writes a CNAME record and goes on with its target, unless it is what was asked for.
+    /// Writes a CNAME record and goes on with its target, unless it is what was asked for: ANY
+    /// matches it as well (RFC 1034 §4.3.2 step 3a).
     #[inline(never)]
     fn follow(&mut self, rdata: &Rdata, ttl: Ttl, message: &mut Message<'_>) -> ControlFlow<()> {
         let fixed = (RecordType::CNAME.0, CLASS_IN, ttl.as_secs());
         let written = message.one(Section::Answer, self.name(), fixed, rdata);
-        if !message.required(written) || self.rtype == RecordType::CNAME {
+        let is_asked = matches!(self.rtype, RecordType::CNAME | RecordType::ANY);
+        if !message.required(written) || is_asked {
             return ControlFlow::Break(());
         }
         match rdata.target().and_then(LowerName::of) {
@@ -411,8 +433,9 @@ impl Walk<'_> {
         if !message.required(written) {
             return;
         }
-        if let Some(ds) = cut.node.set(RecordType::DS) {
-            // RFC 4035 §3.1.4: part of the referral, and kind to have.
+        let is_secure = self.asked.0.edns.as_ref().is_some_and(|edns| edns.dnssec_ok);
+        if let Some(ds) = cut.node.set(RecordType::DS).filter(|_| is_secure) {
+            // RFC 4035 §3.1.4: part of the referral for who wants it, and kind to have.
             let _left_out = message.set(Section::Authority, cut.owner, ds, ds.ttl.as_secs());
         }
         for (owner, records) in zone.glue(cut) {

@@ -91,19 +91,19 @@ impl Responder {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
         let mut rows = [const { None }; BATCH];
+        let mut count = 0;
         for ((row, room), (address, message)) in rows.iter_mut().zip(rooms).zip(packets) {
-            let peer = Peer { address, transport: Transport::Udp };
-            *row = Some(Row::new(peer, room, message));
+            let query = Query::new(Peer { address, transport: Transport::Udp }, room);
+            *row = Some(Row { query, message });
+            count += 1;
         }
-        through(&mut rows, |row| row.query.read(row.message, &snapshot));
-        through(&mut rows, |row| row.query.approach());
-        through(&mut rows, |row| row.query.find(&snapshot));
-        through(&mut rows, |row| row.query.select(&snapshot));
-        through(&mut rows, |row| row.query.near());
-        through(&mut rows, |row| self.answer((&snapshot, now), row));
-        for row in rows.iter_mut().flatten().filter(|row| row.is_lost) {
-            serv_fail(row.message);
-        }
+        let rows = rows.get_mut(..count).unwrap_or(&mut []);
+        through(rows, |row| row.query.read(row.message, &snapshot));
+        through(rows, |row| row.query.approach());
+        through(rows, |row| row.query.find(&snapshot));
+        through(rows, |row| row.query.select(&snapshot));
+        through(rows, |row| row.query.near());
+        through(rows, |row| self.answer((&snapshot, now), row));
     }
 
     /// The last stage of a datagram.
@@ -130,9 +130,8 @@ impl Responder {
     ) -> bool {
         let limit = snapshot.plan().protection.rate_limit.as_ref();
         let Some(limit) = limit.filter(|_| !summary.proven) else { return false };
-        let whose = (query.resolver(), query.subject());
-        let verdict = self.limiter.judge(now, limit, whose, self.beyond);
-        match verdict {
+        let whose = (query.resolver(), query.subject(summary));
+        match self.limiter.judge(now, limit, whose, self.beyond) {
             Verdict::Answer => return false,
             Verdict::AskAgain => {
                 guarded(|| query.ask_again(snapshot, now, message));
@@ -140,7 +139,8 @@ impl Responder {
             Verdict::Silence => message.clear(),
         }
         self.beyond += 1;
-        self.tally.limit(verdict);
+        // Of what cannot be read nothing can be asked again.
+        self.tally.limit(if message.is_empty() { Verdict::Silence } else { Verdict::AskAgain });
         true
     }
 
@@ -154,6 +154,7 @@ impl Responder {
     }
 
     /// Takes down what was answered.
+    #[inline]
     fn account(
         &mut self,
         (snapshot, now): (&Snapshot, Instant),
@@ -196,31 +197,24 @@ struct Row<'b> {
     query: Query<'b>,
     /// The datagram, and then its answer.
     message: &'b mut Vec<u8>,
-    /// Whether something went wrong with it that should not.
-    is_lost: bool,
 }
 
-impl<'b> Row<'b> {
-    fn new(peer: Peer, room: &'b mut LowerName, message: &'b mut Vec<u8>) -> Self {
-        Self { query: Query::new(peer, room), message, is_lost: false }
-    }
-}
-
-/// Takes all of a batch through a stage. One with which something goes wrong that should not stays
-/// behind, and the others go on.
+/// Takes all of a batch through a stage. One with which something goes wrong that should not is
+/// told so, and the others go on.
 fn through<'b>(rows: &mut [Option<Row<'b>>], mut stage: impl FnMut(&mut Row<'b>)) {
     let mut next = 0;
     loop {
         let all = guarded(|| {
             for row in rows.iter_mut().skip(next) {
                 next += 1;
-                row.iter_mut().filter(|row| !row.is_lost).for_each(&mut stage);
+                row.iter_mut().for_each(&mut stage);
             }
         });
-        match rows.get_mut(next.saturating_sub(1)) {
-            Some(Some(culprit)) if all.is_none() => culprit.is_lost = true,
-            _ => return,
+        if all.is_some() {
+            return;
         }
+        let culprit = next.checked_sub(1).and_then(|at| rows.get_mut(at)?.take());
+        culprit.into_iter().for_each(|row| serv_fail(row.message));
     }
 }
 
@@ -255,15 +249,17 @@ mod tests {
         let peer = Peer { address: ([192, 0, 2, 1], 53).into(), transport: Transport::Udp };
         let (mut rooms, mut messages) =
             ([LowerName::default(); 4], [0; 4].map(|_| packet.to_vec()));
-        let row = |(room, message)| Some(Row::new(peer, room, message));
+        let row = |(room, message)| Some(Row { query: Query::new(peer, room), message });
         let mut rows: Vec<Option<Row<'_>>> = rooms.iter_mut().zip(&mut messages).map(row).collect();
         let mut count = 0;
         through(&mut rows, |_| {
             count += 1;
             assert!(count % 2 == 1, "a bug");
         });
-        let is_left = |row: &Option<Row<'_>>| !row.as_ref().unwrap().is_lost;
-        let left: Vec<bool> = rows.iter().map(is_left).collect();
+        let left: Vec<bool> = rows.iter().map(Option::is_some).collect();
         assert_eq!((count, left), (4, vec![true, false, true, false]));
+        let failed = b"\0\x01\x81\x02\0\0\0\0\0\0\0\0";
+        let expected: [&[u8]; 4] = [packet, failed, packet, failed];
+        assert_eq!(messages, expected);
     }
 }

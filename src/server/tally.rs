@@ -53,10 +53,10 @@ struct Counted {
 /// How long the hand takes to go round, and what was answered is told at the latest.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// Rows of a worker, which answers for all services: what a near cache holds.
+/// Rows of a worker, which answers for all services: what a near cache holds. A power of two.
 const MANY: usize = 1 << 9;
 
-/// Rows of a connection.
+/// Rows of a connection, a power of two as well.
 const FEW: usize = 1 << 6;
 
 /// Of more than this, the counters that were found are forgotten: regions come and go.
@@ -121,8 +121,7 @@ impl Tally {
         // With few services each kind of answer has a row of its own.
         let (service, region) = counted.numbers();
         let row = service * (self.plan.regions.len() + 1) + region + counted.rcode as usize;
-        let row = row % self.lately.len();
-        match self.lately.get_mut(row) {
+        match self.lately.get_mut(row & (self.lately.len() - 1)) {
             Some(Some((known, count))) if *known == counted => *count += 1,
             Some(other) => self.displaced.extend(other.replace((counted, 1))),
             None => {}
@@ -245,6 +244,7 @@ mod tests {
             by_subnet: false,
             truncated: false,
             proven: false,
+            is_given: true,
         }
     }
 

@@ -197,9 +197,10 @@ impl Node {
         let gone: Vec<TargetId> = self.monitor.targets().filter(|of| !is_known(of)).collect();
         gone.into_iter().for_each(|target| self.monitor.forget(target));
         self.holds.limit(stage.config.max_moves);
-        self.holds.rekey(Some, |id| stage.config.service(name(id)?));
+        let services = &stage.plan.services;
+        self.holds.rekey(services, Some, |id| stage.config.service(name(id)?));
         self.service = service;
-        self.holds.follow(now, &stage.plan.services, stage.plan.ids(), self.monitor.table());
+        self.holds.follow(now, services, stage.plan.ids(), self.monitor.table());
         let generation = self.snapshot.generation() + 1;
         let before = self.snapshot.clone();
         let facts = self.facts();

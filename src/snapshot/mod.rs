@@ -25,7 +25,7 @@ use crate::steer::{
     Basis, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, ramp_slot, usable,
 };
 use crate::time::{Instant, Ttl};
-use crate::zone::{Found, Name, Rdata, RecordType, Zones};
+use crate::zone::{Found, Name, Rdata, RecordType, Zone, Zones};
 
 pub use division::{Division, DivisionKey, Order, Seek};
 pub use protection::{Protection, RateLimit, Secret};
@@ -184,6 +184,12 @@ impl Plan {
         names.filter(|name| !newer.has_addresses(name)).collect()
     }
 
+    /// The zones of this plan whose names are in none of `newer`.
+    pub fn zones_lost_in<'p>(&'p self, newer: &Self) -> Vec<&'p Name> {
+        let origins = self.zones.iter().map(Zone::origin);
+        origins.filter(|origin| newer.zones.find(&origin.to_lower()).is_none()).collect()
+    }
+
     /// Does `name` exist with addresses, or something that leads to some?
     fn has_addresses(&self, name: &Name) -> bool {
         let name = name.to_lower();
@@ -191,7 +197,7 @@ impl Plan {
         match self.zones.find(&name).map(|zone| zone.find(&name)) {
             Some(Found::Fixed(fixed)) => types.iter().any(|rtype| fixed.of(*rtype).is_some()),
             Some(Found::Node(node)) => {
-                node.steered.is_some() || types.iter().any(|rtype| node.set(*rtype).is_some())
+                node.service().is_some() || types.iter().any(|rtype| node.set(*rtype).is_some())
             }
             Some(Found::Delegation(_)) => true,
             Some(Found::NoName) | None => false,

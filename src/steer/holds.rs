@@ -108,13 +108,18 @@ impl Holds {
         self.courses.extend(out.into_iter().map(|key| (key, Course::Out(None))));
     }
 
-    /// The same holds under other ids; those without any end.
+    /// The same holds under the ids of `services`; those of whom none is there any more end.
     pub fn rekey(
         &mut self,
+        services: &[Service],
         region: impl Fn(RegionId) -> Option<RegionId>,
         service: impl Fn(ServiceId) -> Option<ServiceId>,
     ) {
-        let key = |(of, at): (ServiceId, RegionId)| Some((service(of)?, region(at)?));
+        let key = |(of, at): (ServiceId, RegionId)| {
+            let (of, at) = (service(of)?, region(at)?);
+            let pools = &services.get(of.index())?.pools;
+            pools.iter().any(|pool| pool.region == at).then_some((of, at))
+        };
         let courses = std::mem::take(&mut self.courses).into_iter();
         self.courses = courses.filter_map(|(from, course)| Some((key(from)?, course))).collect();
         let held = std::mem::take(&mut self.held).into_iter();

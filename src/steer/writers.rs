@@ -63,6 +63,19 @@ impl Writers {
         self.0.get(&service)
     }
 
+    /// The same under other ids; those without any are gone.
+    #[must_use]
+    pub fn rekeyed(
+        &self,
+        region: impl Fn(RegionId) -> Option<RegionId>,
+        service: impl Fn(ServiceId) -> Option<ServiceId>,
+    ) -> Self {
+        let key = |(id, of): (&ServiceId, &Writer)| {
+            Some((service(*id)?, Writer { region: region(of.region)?, ..*of }))
+        };
+        self.0.iter().filter_map(key).collect()
+    }
+
     /// Those that may be answered at `now`.
     #[must_use]
     pub fn at(&self, now: Instant) -> Self {

@@ -28,9 +28,9 @@ pub struct Zone {
 pub struct Node {
     pub(super) sets: Vec<RrSet>,
     /// The service whose answers are given here.
-    pub steered: Option<ServiceId>,
+    pub(super) steered: Option<ServiceId>,
     /// Not its answers, but which of its regions writes.
-    pub is_epoch: bool,
+    pub(super) is_epoch: bool,
     /// Whether name servers of a zone below stand here.
     pub(super) is_cut: bool,
     /// Whether it is below such a name, and thus another zone's.
@@ -92,6 +92,16 @@ impl Node {
     /// The records of a type.
     pub fn set(&self, rtype: RecordType) -> Option<&RrSet> {
         self.sets.iter().find(|set| set.rtype == rtype)
+    }
+
+    /// The service whose answers are given here.
+    pub fn service(&self) -> Option<ServiceId> {
+        self.steered.filter(|_| !self.is_epoch)
+    }
+
+    /// The service of which is told here which region writes.
+    pub fn epoch_of(&self) -> Option<ServiceId> {
+        self.steered.filter(|_| self.is_epoch)
     }
 
     /// All records.

@@ -101,7 +101,7 @@ impl Nodes {
     /// A table of so many nodes by their names, which are all different, in lower case and wire
     /// format.
     pub(super) fn new<'n>(count: usize, rows: impl Iterator<Item = (&'n [u8], Node)>) -> Self {
-        let mut slots: Box<[u64]> = vec![0; (count * 2).next_power_of_two()].into();
+        let mut slots: Box<[u64]> = vec![0; (count * 2).next_power_of_two().max(FEWEST)].into();
         let (mut entries, mut nodes, seed) = (Vec::new(), Vec::new(), SEED.clone());
         for (name, node) in rows.take(count) {
             let hash = hash(&seed, name);
@@ -249,6 +249,9 @@ fn offset(slot: u64) -> Option<usize> {
 fn place(at: u64, slots: &[u64]) -> usize {
     at as usize & (slots.len() - 1)
 }
+
+/// The fewest slots: with few names nearly every one is in its own place.
+const FEWEST: usize = 64;
 
 /// The half of a slot that is of the hash.
 const UPPER: u64 = 0xffff_ffff_0000_0000;

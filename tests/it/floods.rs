@@ -19,6 +19,9 @@ const NEWER: &str = "445536bcd2513298075a5d379663c962";
 
 const CLIENT: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8];
 
+/// So many names of which each is asked for once at most.
+const ENDS: u16 = 256;
+
 fn serve(more: &str) -> Meridian {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("cookies"), format!("{SECRET}\n")).unwrap();
@@ -26,9 +29,12 @@ fn serve(more: &str) -> Meridian {
 }
 
 fn config(more: &str) -> String {
+    let ends = (0..ENDS).map(|row| format!("e{row}: {{ A: 192.0.2.2 }}"));
+    let ends = ends.collect::<Vec<_>>().join(", ");
     format!(
         "regions: {{ here: {{}} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com], \
+         records: {{ sub: {{ NS: ns.sub.example.com }}, alias: {{ CNAME: www.example.net }}, {ends} }} }} }}
 services:
   web: {{ names: [www.example.com, \"*.wild.example.com\"], steer: failover, order: [here], \
          regions: {{ here: [192.0.2.1] }} }}
@@ -82,11 +88,12 @@ impl Client {
         for message in messages {
             self.0.send(&message.to_vec().unwrap()).unwrap();
         }
-        // A socket's packets come to one worker in their order. The last is for a type that nobody
+        // A socket's packets come to one worker in their order. The last is for a name that nobody
         // has asked for, so that no limit is reached.
-        static NEXT: AtomicU16 = AtomicU16::new(65_280);
-        let unasked = RecordType::Unknown(NEXT.fetch_add(1, Ordering::Relaxed));
-        let last = question("example.com", unasked, None);
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let unasked = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(unasked < ENDS);
+        let last = question(&format!("e{unasked}.example.com"), RecordType::A, None);
         self.0.send(&last.to_vec().unwrap()).unwrap();
         let others = std::iter::from_fn(|| {
             let answer = self.receive();
@@ -186,6 +193,20 @@ fn who_asks_too_much_gets_less_unless_its_address_is_its_own() {
     assert!((5..50).contains(&whole) && cut > 0, "{whole} {cut}");
     let [whole, cut, _] = many(&client, &|row| format!("x{row}.wild.example.com"), b"");
     assert!((5..50).contains(&whole) && cut > 0, "{whole} {cut}");
+    // Nor does it help to ask for something else at a name each time.
+    let of_types = |name: &str| {
+        let types = (0..100).map(|row| RecordType::Unknown(65_280 + row));
+        let answers = client.ask_all(types.map(|rtype| {
+            let mut message = asking(name, b"");
+            message.queries[0].set_query_type(rtype);
+            message
+        }));
+        answers.iter().filter(|answer| !answer.metadata.truncation).count()
+    };
+    for name in ["y.example.com", "e255.example.com", "sub.example.com", "alias.example.com"] {
+        let whole = of_types(name);
+        assert!(whole < 50, "{name}: {whole}");
+    }
     // Others are not held liable.
     assert_eq!(many(&Client::at("127.3.1.1", server.dns), &www, b""), [100, 0, 0], "exempt");
     let [whole, ..] = many(&Client::at("127.2.1.1", server.dns), &www, b"");

@@ -69,6 +69,21 @@ fn a_live_name_keeps_a_record_unless_it_is_retired() {
 }
 
 #[test]
+fn a_zone_stays_unless_it_is_retired() {
+    let zones = "zones: { example.com: { ns: [ns1.example.net] }, \
+                 example.org: { ns: [ns1.example.net], records: { a: { A: 192.0.2.1 } } } }";
+    let rest = format!("regions: {{ us: {{}}, eu: {{}} }}\nservices: {{ {WWW} }}\n");
+    let server = Meridian::serve(&format!("{zones}\n{rest}"));
+    let less = format!("zones: {{ example.com: {{ ns: [ns1.example.net] }} }}\n{rest}");
+    server.write_config(&less);
+    let told = wait_for("a refusal", || refused(&server).first().cloned());
+    assert!(told.contains("example.org. is served now") && told.contains("`retired`"), "{told}");
+    assert_eq!(server.addresses("a.example.org"), ["192.0.2.1"]);
+    server.write_config(&format!("{less}retired: [example.org]\n"));
+    wait_until(&Vec::<String>::new(), || server.addresses("a.example.org"));
+}
+
+#[test]
 fn what_counts_from_the_next_start_on_is_said() {
     let server = Meridian::serve(&config(WWW, ""));
     server.write_config(&config(WWW, "tcp: { idle: 5s }"));

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 use crate::cluster::{World, let_pass};
 use crate::harness::{
-    Meridian, Nginx, PATIENCE, Process, ask, data, free_port, own_address, question, wait_until,
+    Asking, Meridian, Nginx, PATIENCE, Process, ask, data, free_port, own_address, question,
+    wait_for, wait_until,
 };
 
 const NAME: &str = "www.example.com";
@@ -64,6 +65,8 @@ services:
 
     assert!(write(&server, "us", &["--fenced"]).0);
     assert_eq!((answer(&server), epoch(&server)), (us.clone(), "epoch=1 region=us".to_owned()));
+    let (_, told) = server.get("/api/v1/explain?name=_epoch.www.example.com&from=192.0.2.1");
+    assert!(told.contains("\"outcome\":\"zone\"") && told.contains("[\"TXT\"]"), "{told}");
 
     // It dies: it is answered all the same, as nobody else may write.
     let [mut us_region, _eu] = regions;
@@ -89,6 +92,41 @@ services:
     assert_eq!(epoch(&server), "epoch=2 region=eu");
     let (_, told) = server.ctl(&["history"]);
     assert!(told.contains("eu is to write, epoch 2") && told.contains("alice"), "{told}");
+}
+
+#[test]
+fn a_reload_never_answers_another_writer_whatever_stands_before_it() {
+    let config = |region: &str, service: &str| {
+        format!(
+            "regions: {{ {region}us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+{service}  web:
+    names: [www.example.com]
+    steer: single-writer
+    lease: manual
+    regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }}
+retired: [api.example.com]
+"
+        )
+    };
+    let server = Meridian::serve(&config("", ""));
+    let word = ["writer", "web", "us", "--reason", "test", "--owner", "alice", "--fenced"];
+    assert!(server.ctl(&word).0);
+    let asking = Asking::over_udp(server.dns, NAME);
+    for round in 1..=20 {
+        let before = match round % 2 {
+            1 => ("ap: {}, ", "  api: { names: [api.example.com], regions: { eu: 192.0.2.3 } }\n"),
+            _ => ("", ""),
+        };
+        server.write_config(&config(before.0, before.1));
+        server.process.signal("HUP");
+        wait_for("a reload", || (server.logged("reloaded") >= round).then_some(()));
+    }
+    let (_, seen) = asking.answers();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["192.0.2.1"]);
+    let (_, told) = server.ctl(&["history"]);
+    assert!(!told.contains("no region writes"), "{told}");
 }
 
 #[test]

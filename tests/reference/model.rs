@@ -99,12 +99,16 @@ impl Meaning {
         let sections = [&answer.answers, &answer.authorities, &answer.additionals];
         let sections = sections.map(|records| {
             let told = records.iter().filter(|record| record.record_type() != RecordType::OPT);
-            told.map(|record| {
-                let (owner, data) =
-                    (record.name.to_string().to_lowercase(), record.data.to_string());
-                told_as(&(owner, record.record_type(), record.ttl, data))
-            })
-            .collect()
+            let told: Vec<String> = told
+                .map(|record| {
+                    let (owner, data) =
+                        (record.name.to_string().to_lowercase(), record.data.to_string());
+                    told_as(&(owner, record.record_type(), record.ttl, data))
+                })
+                .collect();
+            let set: BTreeSet<String> = told.iter().cloned().collect();
+            assert_eq!(set.len(), told.len(), "RFC 2181 §5: none stands twice: {told:?}");
+            set
         });
         let (rcode, authoritative) = (answer.metadata.response_code, answer.metadata.authoritative);
         Self { rcode, authoritative, sections }
@@ -295,14 +299,10 @@ impl World {
         let steered = self.steered.get(node).and_then(|id| self.choose(*id, rtype, client));
         if let Some((addresses, basis, ttl)) = steered {
             if let Some(Address::Alias(target)) = addresses.first() {
-                if rtype == RecordType::ANY {
-                    give(RecordType::HINFO, 3600, String::new());
-                    return None;
-                }
                 // As names print here: without the last dot.
                 let target = format!("{}.", target.to_string().trim_end_matches('.'));
                 give(RecordType::CNAME, ttl, target.clone());
-                return (rtype != RecordType::CNAME).then_some(target);
+                return (!matches!(rtype, RecordType::CNAME | RecordType::ANY)).then_some(target);
             }
             for address in &addresses {
                 give(rtype, ttl, address.to_string());
@@ -320,7 +320,8 @@ impl World {
         let alias = records.iter().find(|(_, of, ..)| *of == RecordType::CNAME);
         if let Some((_, _, ttl, target)) = alias {
             give(RecordType::CNAME, *ttl, target.clone());
-            return (rtype != RecordType::CNAME).then(|| target.clone());
+            let is_asked = matches!(rtype, RecordType::CNAME | RecordType::ANY);
+            return (!is_asked).then(|| target.clone());
         }
         if rtype == RecordType::ANY && (!records.is_empty() || self.steered.contains_key(node)) {
             give(RecordType::HINFO, 3600, String::new());
@@ -375,7 +376,7 @@ impl World {
             let is_it = |(of, rtype, ..): &&Record| *of == owner && types.contains(rtype);
             self.records.iter().filter(is_it).cloned().collect::<Vec<Record>>()
         };
-        for (owner, rtype, ttl, server) in of(cut, &[RecordType::NS, RecordType::DS]) {
+        for (owner, rtype, ttl, server) in of(cut, &[RecordType::NS]) {
             for glue in of(&server, &[RecordType::A, RecordType::AAAA]) {
                 meaning.sections[2].insert(told_as(&glue));
             }

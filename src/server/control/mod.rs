@@ -428,18 +428,24 @@ impl Control {
         }
     }
 
-    /// Serves `loaded` from now on, unless a name that is answered now would have no answer.
-    fn apply(&mut self, loaded: Loaded) -> Result<(), Refused> {
-        let lost = self.loaded.plan.names_lost_in(&loaded.plan);
-        let lost = lost.into_iter().filter(|name| !loaded.config.retired.contains(name));
-        let problem = |name| {
-            let what = format!(
-                "{name} is answered now and would have no record; to let it go, put it under \
-                 `retired`"
-            );
+    /// What is answered now and would not be by `loaded`, and was not said to go.
+    fn lost_in(&self, loaded: &Loaded) -> Vec<Problem> {
+        let (plan, newer) = (&self.loaded.plan, &loaded.plan);
+        let zones = plan.zones_lost_in(newer).into_iter();
+        let zones = zones.map(|name| (name, "is served now and would be no zone any more"));
+        let names = plan.names_lost_in(newer).into_iter();
+        let names = names.map(|name| (name, "is answered now and would have no record"));
+        let lost = zones.chain(names).filter(|(name, _)| !loaded.config.retired.contains(name));
+        let problem = |(name, what)| {
+            let what = format!("{name} {what}; to let it go, put it under `retired`");
             Problem::of_file(&loaded.file, what)
         };
-        let problems: Vec<Problem> = lost.map(problem).collect();
+        lost.map(problem).collect()
+    }
+
+    /// Serves `loaded` from now on, unless something is lost in it.
+    fn apply(&mut self, loaded: Loaded) -> Result<(), Refused> {
+        let problems = self.lost_in(&loaded);
         if !problems.is_empty() {
             return Err(Refused { what: What::Configuration, problems });
         }
@@ -456,26 +462,28 @@ impl Control {
             self.certificate.set(newest.clone());
         }
         self.monitor.set_canaries(loaded.config.canaries.iter().copied());
-        let (old, new) = (&self.loaded.config, &loaded.config);
-        self.holds.limit(new.max_moves);
-        self.holds.rekey(
-            |id| new.region(&old.regions.get(id.index())?.name),
-            |id| new.service(&old.services.get(id.index())?.name),
-        );
-        self.holds.follow(now, &loaded.plan.services, loaded.plan.ids(), self.monitor.table());
-        self.planned = overrides::planned(&loaded.config, now);
-        self.overrides = overrides::resolve(&self.said, &self.planned, &loaded.config);
+        let (old, loaded) = (self.loaded.clone(), Arc::new(loaded));
+        let Loaded { plan, config, .. } = &*loaded;
+        let region = |id: RegionId| config.region(&old.config.regions.get(id.index())?.name);
+        let service = |id: ServiceId| config.service(&old.config.services.get(id.index())?.name);
+        self.holds.limit(config.max_moves);
+        self.holds.rekey(&plan.services, region, service);
+        self.holds.follow(now, &plan.services, plan.ids(), self.monitor.table());
+        self.planned = overrides::planned(config, now);
+        self.overrides = overrides::resolve(&self.said, &self.planned, config);
         self.in_force = self.overrides.at(now);
-        self.exposure.open(now, &loaded.plan);
-        self.sample.turn_to(&loaded.plan);
-        self.compile(&loaded.plan, None);
+        self.exposure.open(now, plan);
+        self.sample.turn_to(plan);
+        self.writing.in_force = self.writing.in_force.rekeyed(region, service);
+        self.loaded = loaded.clone();
+        self.follow_writers(now);
+        self.compile(plan, None);
         for target in gone {
             self.monitor.forget(target);
             self.prober.arrivals().forget(target);
         }
-        self.held.set(loaded.config.held());
-        self.webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
-        self.loaded = Arc::new(loaded);
+        self.held.set(config.held());
+        self.webhooks.set(&config.node.name, &config.webhooks);
         self.applied = now;
         self.meet();
         self.tell_answers(None);
