@@ -149,12 +149,15 @@ impl Batch {
             headers.get_mut(sent + failed..filled).filter(|rest| !rest.is_empty())
         {
             let length = libc::c_uint::try_from(rest.len()).unwrap_or(0);
+            let (socket, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT);
             // SAFETY: the headers point to replies, addresses and control messages that outlive
             // the call, with the lengths they tell.
-            let done = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
+            let done = unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), length, flags) };
             match usize::try_from(done) {
                 Ok(done) if done > 0 => sent += done,
                 // The first of them cannot be sent: its client asks again, the others get theirs.
+                // Nobody waits for room: that is taken up by answers to clients that the kernel
+                // looks for in vain, for seconds.
                 _ => failed += 1,
             }
         }
@@ -167,11 +170,14 @@ impl Batch {
 fn any_interface(message: &libc::msghdr) {
     // SAFETY: the header describes control messages that the kernel wrote into aligned memory;
     // CMSG_FIRSTHDR gives null or a whole header within them.
-    let Some(control) = (unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }) else { return };
+    let control = unsafe { libc::CMSG_FIRSTHDR(message) };
+    if control.is_null() {
+        return;
+    }
     // SAFETY: the data of a message stands behind its header, as long as its level and type say.
     unsafe {
         let data = libc::CMSG_DATA(control);
-        match (control.cmsg_level, control.cmsg_type) {
+        match ((*control).cmsg_level, (*control).cmsg_type) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 (*data.cast::<libc::in_pktinfo>()).ipi_ifindex = 0;
             }

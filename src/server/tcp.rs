@@ -102,6 +102,10 @@ async fn within_tls(
 /// What is read at once: some hundred queries.
 const READ: usize = 8 * 1024;
 
+/// What is written at once, at least, if there is so much: what those hundred have as a rule. A
+/// client that sends many and takes nothing has the server keep this and one answer.
+const WRITE: usize = 16 * 1024;
+
 /// Answers one connection's queries until it ends or is idle.
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -130,20 +134,37 @@ async fn converse(
                 answers.extend_from_slice(&length.to_be_bytes());
                 answers.extend_from_slice(&answer);
             }
+            if answers.len() >= WRITE {
+                deadline = write(&mut stream, &mut answers, idle).await?;
+            }
         }
         pending.drain(..taken);
-        if !answers.is_empty() {
+        if taken > 0 {
             responder.flush(responder.now());
-            deadline = Instant::now() + idle;
-            timeout_at(deadline, async {
-                stream.write_all(&answers).await?;
-                stream.flush().await
-            })
-            .await??;
-            answers.clear();
-            deadline = Instant::now() + idle;
+        }
+        if !answers.is_empty() {
+            deadline = write(&mut stream, &mut answers, idle).await?;
+        }
+        for room in [&mut pending, &mut answer, &mut answers] {
+            room.shrink_to(WRITE);
         }
     }
+}
+
+/// Writes answers in the time that a client has to take them, and tells until when it may ask
+/// again.
+async fn write(
+    stream: &mut (impl AsyncWrite + Unpin),
+    answers: &mut Vec<u8>,
+    idle: Duration,
+) -> io::Result<Instant> {
+    timeout_at(Instant::now() + idle, async {
+        stream.write_all(answers).await?;
+        stream.flush().await
+    })
+    .await??;
+    answers.clear();
+    Ok(Instant::now() + idle)
 }
 
 /// The message at the beginning of `bytes`, behind its length (RFC 1035 §4.2.2), if it is there
