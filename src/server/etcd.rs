@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -129,6 +130,8 @@ impl Leases {
 pub(super) struct Gateway {
     client: Client,
     of: Etcd,
+    /// The member that answered last.
+    answering: AtomicUsize,
 }
 
 impl Gateway {
@@ -154,13 +157,16 @@ impl Gateway {
             client = client.identity(Identity::from_pem(&file(path)?).map_err(wrong)?);
         }
         let client = client.build().map_err(|error| error.to_string())?;
-        Ok(Self { client, of: of.clone() })
+        Ok(Self { client, of: of.clone(), answering: AtomicUsize::new(0) })
     }
 
-    /// Asks one member after the other until one answers.
+    /// Asks one member after the other until one answers, the one first that did so last: one that
+    /// is silent is not waited for each time.
     async fn ask<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, String> {
         let mut problems = Vec::new();
-        for endpoint in &self.of.endpoints {
+        let first = self.answering.load(Ordering::Relaxed);
+        let members = self.of.endpoints.iter().enumerate();
+        for (row, endpoint) in members.clone().skip(first).chain(members.take(first)) {
             let text = serde_json::to_vec(body).map_err(|error| error.to_string())?;
             let request = self.client.post(format!("{endpoint}/v3/{path}")).body(text);
             let answer = async {
@@ -168,7 +174,10 @@ impl Gateway {
                 answer.json::<T>().await
             };
             match answer.await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.answering.store(row, Ordering::Relaxed);
+                    return Ok(answer);
+                }
                 Err(error) => problems.push(error.without_url().to_string()),
             }
         }

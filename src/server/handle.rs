@@ -16,7 +16,7 @@ use super::exposure::{Exposure, Exposures};
 use super::history::Record;
 use super::limiter::Limiter;
 use super::load::{Loaded, Refused, What};
-use super::overrides::{Impact, Said};
+use super::overrides::{Impact, REMEMBERED, Said};
 use super::prober::Pushed;
 use super::responder::{Answers, Published};
 use super::sample::Sample;
@@ -134,10 +134,6 @@ pub struct Handle {
     /// harmless alone may leave a name with nothing together.
     pub(super) desk: Arc<Mutex<()>>,
 }
-
-/// How long it is remembered that a word was taken back, so that a node that was away does not
-/// bring it again.
-const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
 
 /// Why an operator's word is not followed.
 #[derive(Debug)]

@@ -35,6 +35,10 @@ pub struct Said {
     pub stamp: Stamp,
 }
 
+/// How long it is remembered that a word was taken back, or has ended, so that a node that was away
+/// does not bring an earlier one again.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
+
 /// The same, as it is kept and as nodes tell it. Times are in nanoseconds since the Unix epoch.
 #[derive(Serialize, Deserialize)]
 struct Spoken {
@@ -102,6 +106,18 @@ impl Said {
             None => 1,
             Some(Word::Up) => 0,
         }
+    }
+
+    /// That it has ended, at `now`. It is still the same word: whatever replaced that, whether it has
+    /// ended or not, replaces this, and all nodes end it alike.
+    pub(super) fn ended(self, now: Instant) -> Self {
+        let since = self.until.unwrap_or(now);
+        Self { word: None, since, until: Some(now + REMEMBERED), ramp: None, ..self }
+    }
+
+    /// Is it only the end of `word`, which ends by itself?
+    pub(super) fn is_end_of(&self, word: &Self) -> bool {
+        self.word.is_none() && self.stamp == word.stamp && word.until == Some(self.since)
     }
 
     /// The same as it was heard at `now`. Nothing is said before its time: if it seems so, its

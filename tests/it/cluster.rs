@@ -376,6 +376,36 @@ fn an_operators_word_reaches_every_node_and_of_two_at_once_the_safer_counts() {
 }
 
 #[test]
+fn a_word_that_was_replaced_does_not_come_back_when_what_replaced_it_has_ended() {
+    let world = World::start("");
+    let word = |node: usize, word: &[&str]| {
+        let more = ["eu", "--reason", "test", "--owner", "alice"];
+        let (fine, told) = world.node(node).ctl(&[&word[..1], &more, &word[1..]].concat());
+        assert!(fine, "{told}");
+    };
+    word(0, &["drain"]);
+    wait_until(&world.all(&world.us), || world.answers());
+    world.part(&[2], true);
+    wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
+    word(0, &["drain", "--for", "2s"]);
+    let of = |rows: &[usize]| {
+        let answer = |row: &usize| world.node(*row).addresses_for("www.example.com", DUBLIN);
+        rows.iter().map(answer).collect::<Vec<_>>()
+    };
+    let eu = vec![world.eu.address.to_string()];
+    wait_until(&vec![eu.clone(); 2], || of(&[0, 1]));
+    // The one that was away has the first word only, which had no end.
+    assert_eq!(of(&[2]), [[world.us.address.to_string()]]);
+    world.part(&[2], false);
+    wait_until(&world.all(&world.eu), || world.answers());
+    for row in 0..3 {
+        let (_, told) = world.node(row).ctl(&["history", "--kind", "override"]);
+        assert!(!told.contains("conflict"), "{told}");
+        assert_eq!(told.matches("eu: drain").count(), if row == 2 { 1 } else { 2 }, "{told}");
+    }
+}
+
+#[test]
 fn who_answers_differently_is_told() {
     let world = World::start("");
     let agrees = || world.node(0).metric("meridian_node_differs{node=\"ns3\"}");

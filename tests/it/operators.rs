@@ -119,7 +119,6 @@ fn senseless_words_are_refused_with_what_there_is() {
         (&["drain", "/eu"], "expected REGION, SERVICE/REGION or an address"),
         (&["drain", "eu", "--until", "2001-01-01T00:00:00Z"], "it would be over already"),
         (&["drain", "eu", "--until", "tomorrow"], "`tomorrow` is no time"),
-        (&["up", "eu", "--ramp", "10%/30s"], "a ramp is for `drain` and `down`"),
         (&["drain", "eu", "--ramp", "fast"], "expected a share and a time such as 10%/30s"),
         (&["drain", "eu", "--for", "long"], "expected a time such as 90s, 30m or 2h"),
     ] {
@@ -129,6 +128,9 @@ fn senseless_words_are_refused_with_what_there_is() {
     let (fine, told) = server.ctl(&["drain", "eu"]);
     assert!(!fine && told.contains("--reason"), "{told}");
     assert_eq!(server.status()["overrides"], Value::Array(Vec::new()));
+    assert!(server.ctl(&because(&["drain", "eu"])).0);
+    let (fine, told) = server.ctl(&because(&["up", "eu", "--ramp", "10%/30s"]));
+    assert!(!fine && told.contains("takes the place of `drain`"), "{told}");
 }
 
 #[test]
@@ -322,6 +324,16 @@ fn a_manual_failback_waits_for_the_operator_also_over_a_restart() {
     assert!(status.contains("ALARM     web/eu is well and waits: ctl failback"), "{status}");
     let (fine, told) = server.ctl(&["failback", "api/eu", "--owner", "alice"]);
     assert!(!fine && told.contains("does not wait"), "{told}");
+    // Or it comes back by a share of the clients at a time.
+    let is_back = |third: &u8| {
+        let client = format!("134.226.{third}.0/24");
+        server.addresses_for("www.example.com", &client) == eu_address
+    };
+    assert!(server.ctl(&because(&["up", "web/eu", "--ramp", "30%/1h"])).0);
+    let back = (0..=255).filter(is_back).count();
+    assert!((40..=114).contains(&back), "{back}");
+    assert!(server.ctl(&["clear", "web/eu", "--owner", "alice"]).0);
+    assert_eq!(web(&server), us);
     let (fine, told) = server.ctl(&["failback", "web/eu", "--owner", "alice"]);
     assert!(fine && told == "web/eu: let back", "{told}");
     assert_eq!(web(&server), eu_address);

@@ -2,7 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "how far apart two answers are is what is tested")]
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -193,6 +193,38 @@ impl Etcd {
     fn world(&self) -> World {
         let service = "steer: single-writer, order: [us, eu], lease: 3s, ttl: 2s, ";
         World::with(3, "", service, &format!("etcd: {{ endpoints: [\"{}\"] }}\n", self.url))
+    }
+}
+
+#[test]
+fn a_silent_member_of_etcd_ends_no_lease() {
+    let etcd = Etcd::start();
+    // It takes connections, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = |name: &str| {
+        format!(
+            "  {name}: {{ names: [{name}.example.com], steer: single-writer, order: [us, eu], \
+             lease: 3s, ttl: 2s, regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }} }}\n"
+        )
+    };
+    let server = Meridian::serve(&format!(
+        "regions: {{ us: {{}}, eu: {{}} }}
+etcd: {{ endpoints: [\"http://{}\", \"{}\"] }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+{}",
+        silent.local_addr().unwrap(),
+        etcd.url,
+        ["a", "b", "c", "d"].map(service).concat()
+    ));
+    let names = ["a.example.com", "b.example.com", "c.example.com", "d.example.com"];
+    wait_until(&vec![1; 4], || {
+        names.iter().map(|name| server.addresses(name).len()).collect::<Vec<_>>()
+    });
+    let asking = names.map(|name| Asking::over_udp(server.dns, name));
+    let_pass(Duration::from_secs(8));
+    for of in asking {
+        assert_eq!(of.answers().1.into_iter().collect::<Vec<_>>(), ["192.0.2.1"]);
     }
 }
 

@@ -1,10 +1,12 @@
 //! What operators say, as far as it changes what is decided.
 
+use tracing::warn;
+
 use crate::cluster::Stamp;
 use crate::config::Subject;
 use crate::server::history::{Kind, Level};
 use crate::server::overrides::{self, Impact, Said};
-use crate::steer::{Facts, Scope};
+use crate::steer::{Facts, Scope, Word};
 use crate::time::Instant;
 
 use super::Control;
@@ -15,15 +17,30 @@ impl Control {
         let told = (said.subject.to_string(), said.verb());
         let (why, level) = (said.reason.clone(), said.word.map_or(Level::Info, |_| Level::Warn));
         self.latest = self.latest.max(said.stamp.at);
+        self.put(said);
+        self.resolve();
+        self.heed(Vec::new());
+        self.tell(level, Kind::Override, told, (why, who), None);
+    }
+
+    /// Puts a word in the place of what was said of its subject, here and at the others.
+    fn put(&mut self, said: Said) {
         if let Some(peers) = &self.peers {
             peers.say(format!("w/{}", said.subject), Some(said.spoken()));
         }
         self.said.retain(|other| other.subject != said.subject);
         self.said.push(said);
         self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
-        self.resolve();
-        self.heed(Vec::new());
-        self.tell(level, Kind::Override, told, (why, who), None);
+    }
+
+    /// Keeps a word that nobody waits for, soon.
+    pub(super) fn keep(&self, said: Said) {
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.say(said).await {
+                warn!(%error, "a word could not be kept");
+            }
+        });
     }
 
     /// Finds out what is meant by what is said and planned.
@@ -33,7 +50,7 @@ impl Control {
         self.overrides = overrides::resolve(&self.said, &self.planned, config);
     }
 
-    /// Takes back what was said until a moment that has passed, and plans what is next.
+    /// Ends what was said until a moment that has passed, and plans what is next.
     pub(super) fn expire(&mut self) {
         let now = self.clock.now();
         let is_over = |said: &Said| said.until.is_some_and(|until| now >= until);
@@ -47,16 +64,20 @@ impl Control {
         let over: Vec<Said> = over;
         for said in over {
             let subject = said.subject.to_string();
-            // A word that is over is over after a restart too, forgotten or not.
-            let (store, forgotten) = (self.store.clone(), subject.clone());
-            tokio::spawn(async move { store.clear(forgotten).await });
-            if let Some(peers) = &self.peers {
-                peers.say(format!("w/{subject}"), None);
-            }
-            // That something was taken back is old news by then.
-            let Some(word) = said.word else { continue };
+            let Some(word) = said.word else {
+                // That something was taken back is old news by then.
+                let (store, forgotten) = (self.store.clone(), subject.clone());
+                tokio::spawn(async move { store.clear(forgotten).await });
+                if let Some(peers) = &self.peers {
+                    peers.say(format!("w/{subject}"), None);
+                }
+                continue;
+            };
             let why = format!("{word} until now: {}", said.reason);
-            let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner));
+            let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner.clone()));
+            let end = said.ended(now);
+            self.keep(end.clone());
+            self.put(end);
             self.tell(Level::Info, Kind::Override, told, who, None);
         }
     }
@@ -108,6 +129,13 @@ impl Control {
             return Err("it would be over already".to_owned());
         }
         let before = self.said.iter().find(|other| other.subject == said.subject);
+        let emptied = before.and_then(|before| before.word).filter(|word| *word != Word::Up);
+        if let (Some(Word::Up), Some(_), Some(emptied)) = (said.word, said.ramp, emptied) {
+            return Err(format!(
+                "`up` takes the place of `{emptied}`, and whom its ramp has not reached would be \
+                 back at once; expected no ramp, or a region that only waits for its failback"
+            ));
+        }
         let stamp = Stamp::next(now, before.map(|before| before.stamp), self.latest);
         let said = Said { stamp, ..said };
         let whole = Said { ramp: None, until: None, since: now, ..said.clone() };

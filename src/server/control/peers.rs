@@ -454,6 +454,9 @@ impl Control {
             return;
         }
         let ours = self.said.iter().find(|said| said.subject == theirs.subject);
+        if ours.is_some_and(|ours| theirs.is_end_of(ours)) {
+            return;
+        }
         let merged = ours.map_or(Merged::Theirs, |ours| {
             merge((ours.stamp, ours.safety()), (theirs.stamp, theirs.safety()))
         });
@@ -467,12 +470,7 @@ impl Control {
             self.tell(Level::Warn, Kind::Override, told, (why, who.clone()), None);
         }
         if matches!(merged, Merged::Theirs | Merged::ConflictTheirs) {
-            let (store, kept) = (self.store.clone(), theirs.clone());
-            tokio::spawn(async move {
-                if let Err(error) = store.say(kept).await {
-                    warn!(%error, "a word of another node could not be kept");
-                }
-            });
+            self.keep(theirs.clone());
             self.say(theirs, who);
         }
     }

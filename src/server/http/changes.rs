@@ -298,9 +298,6 @@ impl Saying {
                 if !(1..=100).contains(&percent) || !(1..=86_400).contains(&every_seconds) {
                     return Err("a ramp takes 1 to 100 percent, each 1 s to a day".to_owned());
                 }
-                if word == Word::Up {
-                    return Err("a ramp is for `drain` and `down`".to_owned());
-                }
                 Some(Ramp { percent, every: Duration::from_secs(every_seconds) })
             }
             None => None,
