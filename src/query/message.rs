@@ -5,12 +5,12 @@
 //! would only have been kind to add.
 
 use super::Rcode;
+use super::UDP_PAYLOAD;
 use super::cookie::COOKIE;
 use super::edns::{Edns, OPTION_COOKIE, OPTION_HEAD, OPTION_NSID, Subnet};
 use super::receive::{HEADER, Request, TYPE_OPT};
 use super::resolve::Resolved;
-use super::{UDP_PAYLOAD, name::CLASS_IN};
-use crate::zone::{Denial, Made, Part, Rdata, RrSet};
+use crate::zone::{CLASS_IN, Denial, Made, Part, Rdata, RrSet};
 
 /// An answer in the making.
 pub(super) struct Message<'o> {

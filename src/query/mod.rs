@@ -20,6 +20,7 @@ use foldhash::fast::FixedState;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Plan, Snapshot};
 use crate::time::{Instant, Ttl};
+use crate::zone::CLASS_IN;
 
 pub use explain::explain;
 pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
@@ -212,7 +213,7 @@ impl<'q> Query<'q> {
     pub fn read(&mut self, packet: &[u8], snapshot: &'q Snapshot) {
         self.refusal = self.request.read(packet).err();
         let Request { question, fault, .. } = &self.request;
-        if self.refusal.is_none() && fault.is_none() && question.class == name::CLASS_IN {
+        if self.refusal.is_none() && fault.is_none() && question.class == CLASS_IN {
             self.place = Place::seek(snapshot, question.name.as_wire());
         }
     }
@@ -260,7 +261,7 @@ impl<'q> Query<'q> {
         let mut message = self.begin(message);
         let resolved = match (request.fault, request.question.class) {
             (Some(rcode), _) => Resolved::only(rcode),
-            (_, name::CLASS_IN) => {
+            (_, CLASS_IN) => {
                 let asked = (request, &self.resolver);
                 resolve::resolve((snapshot, now), asked, self.place.as_ref(), &mut message)
             }

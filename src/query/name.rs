@@ -2,8 +2,6 @@
 
 use super::receive::Reader;
 
-/// The Internet (RFC 1035 §3.2.4).
-pub(super) const CLASS_IN: u16 = 1;
 /// Chaosnet, whose names tell about the server (RFC 4892).
 pub(super) const CLASS_CH: u16 = 3;
 

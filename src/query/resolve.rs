@@ -14,12 +14,14 @@ use std::sync::LazyLock;
 use super::Rcode;
 use super::client;
 use super::message::{Message, Section};
-use super::name::{CLASS_IN, LowerName};
+use super::name::LowerName;
 use super::receive::Request;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::snapshot::{Body, Selection, Snapshot};
 use crate::time::{Instant, Ttl};
-use crate::zone::{Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone};
+use crate::zone::{
+    CLASS_IN, Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone,
+};
 
 /// How a query was resolved: what of the answer is not a record.
 #[derive(Clone, Copy, Debug)]

@@ -12,8 +12,9 @@ use std::time::Duration;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
+use tracing::warn;
 
 use super::inherited::Inherited;
 
@@ -62,12 +63,14 @@ pub(super) fn udp(
         let shared = had.iter().cycle().take(workers.saturating_sub(had.len()));
         let shared = shared.map(Socket::try_clone).collect::<io::Result<Vec<_>>>();
         let all = had.iter().try_for_each(|socket| prepare(socket, address, buffer)).and(shared);
+        had.first().iter().for_each(|first| warn_of_small(first, address, buffer));
         return Ok(had.into_iter().chain(all.map_err(fault)?).map(UdpSocket::from).collect());
     }
     // Port 0 takes a free one; the others join the first.
     let with_others = workers > 1;
     let first = one_udp(address, buffer, with_others).map_err(fault)?;
     let bound = first.local_addr().map_err(fault)?;
+    warn_of_small(&SockRef::from(&first), bound, buffer);
     let mut sockets = vec![first];
     for _ in 1..workers {
         sockets.push(one_udp(bound, buffer, with_others).map_err(fault)?);
@@ -107,6 +110,18 @@ fn prepare(socket: &Socket, address: SocketAddr, buffer: usize) -> io::Result<()
         tell_destination(socket, address)?;
     }
     Ok(())
+}
+
+/// Says so, if the kernel has granted less than was asked for.
+fn warn_of_small(socket: &Socket, address: SocketAddr, asked: usize) {
+    let granted = [socket.recv_buffer_size(), socket.send_buffer_size()];
+    let least = granted.into_iter().flatten().min().unwrap_or(asked);
+    if least < asked {
+        warn!(
+            %address, least, asked,
+            "smaller buffers than `node.buffer`; raise net.core.rmem_max and net.core.wmem_max"
+        );
+    }
 }
 
 /// Lets each packet tell the address it was sent to, from which the answer must leave: a resolver

@@ -25,4 +25,4 @@ pub use file::{FileProblem, FileRecord, parse};
 pub use lookup::{Cut, Found, Node, Records, Seek, Zone, Zones};
 pub use name::{Name, ParseNameError};
 pub use nodes::Fixed;
-pub use record::{Denial, Made, Part, Rdata, RecordType, RrSet};
+pub use record::{CLASS_IN, Denial, Made, Part, Rdata, RecordType, RrSet};

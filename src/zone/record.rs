@@ -67,7 +67,7 @@ impl RrSet {
     /// Writes the records as they stand in an answer, unless they have names that may be
     /// compressed: how many.
     pub(super) fn make(&self, wire: &mut Vec<u8>) -> Option<u16> {
-        let has_names = self.rdata.iter().any(|rdata| rdata.names.compressible);
+        let has_names = self.rdata.iter().any(|rdata| rdata.names.count > 0);
         let data = self.rdata.iter().map(Rdata::as_wire);
         (!has_names).then(|| make(wire, (self.rtype, self.ttl), data))
     }
@@ -84,8 +84,8 @@ pub struct Made<W = Box<[u8]>> {
 /// (RFC 1035 §4.1.4).
 const OWNER: [u8; 2] = [0xc0, 12];
 
-/// The Internet.
-const CLASS_IN: u16 = 1;
+/// The Internet (RFC 1035 §3.2.4).
+pub const CLASS_IN: u16 = 1;
 
 /// Owner, type, class, TTL and length: all that stands before the data of a record.
 const FIXED_PART: usize = 12;
@@ -215,16 +215,14 @@ pub struct Rdata {
     names: Names,
 }
 
-/// Where the names in a record's data are.
+/// Where the names in a record's data are that may be compressed: those in the types of RFC 1035,
+/// for others may not be known to whoever reads them (RFC 3597 §4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Names {
     /// Octets before the first.
     before: u8,
     /// How many there are, one after the other.
     count: u8,
-    /// Whether they may be compressed: only in the types of RFC 1035, for others may not be known
-    /// to whoever reads them (RFC 3597 §4).
-    compressible: bool,
 }
 
 /// A part of a record's data, as it is written into a message.
@@ -239,15 +237,13 @@ pub enum Part<'r> {
 impl Rdata {
     /// The data `wire` of a record of type `rtype`.
     pub fn new(rtype: RecordType, wire: impl Into<Box<[u8]>>) -> Self {
-        let names = |before, count, compressible| Names { before, count, compressible };
-        let names = match rtype {
-            RecordType::NS | RecordType::CNAME | RecordType::PTR => names(0, 1, true),
-            RecordType::SOA => names(0, 2, true),
-            RecordType::MX => names(2, 1, true),
-            RecordType::DNAME => names(0, 1, false),
-            RecordType::SRV => names(6, 1, false),
-            _ => names(0, 0, false),
+        let (before, count) = match rtype {
+            RecordType::NS | RecordType::CNAME | RecordType::PTR => (0, 1),
+            RecordType::SOA => (0, 2),
+            RecordType::MX => (2, 1),
+            _ => (0, 0),
         };
+        let names = Names { before, count };
         Self { wire: wire.into(), names }
     }
 
@@ -272,15 +268,14 @@ impl Rdata {
         &self.wire
     }
 
-    /// The first name in it: where CNAME, NS, MX and SRV point to.
+    /// The first name in it: where CNAME and NS point to.
     pub fn target(&self) -> Option<&[u8]> {
         (self.names.count > 0).then(|| self.name_at(self.names.before.into()))
     }
 
     /// Its parts in their order.
     pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
-        let count = if self.names.compressible { self.names.count } else { 0 };
-        let head = if count > 0 { usize::from(self.names.before) } else { 0 };
+        let (head, count) = (usize::from(self.names.before), self.names.count);
         let first = if count > 0 { self.name_at(head) } else { &[] };
         let second = if count > 1 { self.name_at(head + first.len()) } else { &[] };
         let rest = self.wire.get(head + first.len() + second.len()..).unwrap_or(&[]);
