@@ -17,21 +17,27 @@ pub(crate) fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {told}; only root makes hosts");
 }
 
+/// This host's end of the pair to that network.
+pub(crate) fn there(network: u8) -> String {
+    format!("m{}-{network}", std::process::id())
+}
+
 impl Host {
     /// Its end of the pair is called `here`.
     pub(crate) fn new(network: u8) -> Self {
         let name = format!("meridian{}-{network}", std::process::id());
-        let there = format!("m{}-{network}", std::process::id());
+        let there = there(network);
         ip(&format!("netns add {name}"));
         ip(&format!("link add {there} type veth peer name here netns {name}"));
         ip(&format!("addr add 10.{network}.0.2/24 dev {there}"));
         ip(&format!("addr add fd{network:02x}::2/64 dev {there} nodad"));
         ip(&format!("link set {there} up"));
-        ip(&format!("-n {name} link set lo up"));
-        ip(&format!("-n {name} addr add 10.{network}.0.1/24 dev here"));
-        ip(&format!("-n {name} addr add fd{network:02x}::1/64 dev here nodad"));
-        ip(&format!("-n {name} link set here up"));
-        Self { name, network }
+        let host = Self { name, network };
+        host.ip("link set lo up");
+        host.ip(&format!("addr add 10.{network}.0.1/24 dev here"));
+        host.ip(&format!("addr add fd{network:02x}::1/64 dev here nodad"));
+        host.ip("link set here up");
+        host
     }
 
     pub(crate) fn v4(&self) -> Ipv4Addr {
@@ -40,6 +46,11 @@ impl Host {
 
     pub(crate) fn v6(&self) -> SocketAddr {
         format!("[fd{:02x}::1]:53", self.network).parse().unwrap()
+    }
+
+    /// Runs `ip` for that host.
+    pub(crate) fn ip(&self, arguments: &str) {
+        ip(&format!("-n {} {arguments}", self.name));
     }
 
     /// A program that runs there.

@@ -2,7 +2,7 @@
 //! that the sockets have too.
 //!
 //! ```text
-//! interface → program: a query? ─ no → the kernel, as ever
+//! interface → program: a query to it? ─ no → the kernel, as ever
 //!                  └ yes → the queue's frames → udp::serve → the same frames → interface
 //! ```
 //!
@@ -13,24 +13,24 @@ use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle, park_timeout};
 use std::time::Duration;
 
-use if_addrs::get_if_addrs;
 use metrics::counter;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::responder::Answers;
 use super::udp;
+use own::{Own, queues};
 use program::{Mode, Sockets, attach, interface_of};
 use queue::Queue;
 
 mod frame;
+mod own;
 mod program;
 mod queue;
 mod ring;
@@ -137,12 +137,11 @@ impl Interface {
     ) -> Result<Self, Fault> {
         let index = index(&name).map_err(fault("its number"))?;
         let queues = queues(&name).map_err(fault("its queues"))?;
-        let addresses = expanded(addresses).map_err(fault("the host's addresses"))?;
+        let own = Own::of(&name, addresses).map_err(fault("its addresses"))?;
         let sockets = Sockets::new(queues).map_err(fault("its program"))?;
         let row = had.iter().position(|(of, _)| *of == index);
         let had = row.map(|row| had.swap_remove(row).1);
-        let (link, mode) =
-            attach(index, &addresses, &sockets, had).map_err(fault("its program"))?;
+        let (link, mode) = attach(index, &own, &sockets, had).map_err(fault("its program"))?;
         links.lock().push((index, link));
         Ok(Self { name, index, mode, queues, sockets, links, answers, stop })
     }
@@ -223,24 +222,4 @@ fn index(name: &str) -> io::Result<u32> {
         0 => Err(io::Error::last_os_error()),
         index => Ok(index),
     }
-}
-
-/// How many queues an interface receives by.
-fn queues(interface: &str) -> io::Result<u32> {
-    let folder = Path::new("/sys/class/net").join(interface).join("queues");
-    let names = std::fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.file_name()));
-    let count = names.filter(|name| name.to_string_lossy().starts_with("rx-")).count();
-    u32::try_from(count).map_err(io::Error::other)
-}
-
-/// The host's own addresses for those that stand for all of a family.
-fn expanded(addresses: &[SocketAddr]) -> io::Result<Vec<SocketAddr>> {
-    let own: Vec<_> = get_if_addrs()?.into_iter().map(|of| of.ip()).collect();
-    let of = |address: &SocketAddr| {
-        let (ip, port) = (address.ip(), address.port());
-        let all = own.iter().filter(move |own| own.is_ipv4() == ip.is_ipv4()).copied();
-        let all = all.filter(move |_| ip.is_unspecified());
-        all.chain((!ip.is_unspecified()).then_some(ip)).map(move |ip| SocketAddr::new(ip, port))
-    };
-    Ok(addresses.iter().flat_map(of).collect())
 }

@@ -2,7 +2,8 @@
 //! to the socket of their queue, and all else goes on as ever.
 //!
 //! ```text
-//! Ethernet → IPv4 without options, whole │ IPv6 → UDP → one of these addresses and ports?
+//! Ethernet to this interface → IPv4 without options, whole │ IPv6 → from where one can be
+//!     → UDP → one of these addresses and ports?
 //!     yes: the socket of the queue, if there is one
 //!     no, or anything else: XDP_PASS
 //! ```
@@ -12,8 +13,13 @@
 //! them. All unsafe code is in [`bpf`].
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use super::own::Own;
+
+#[cfg(test)]
+mod tests;
 
 /// An instruction: opcode, destination and source register, offset, immediate value.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,7 @@ const AND: u8 = 0x57;
 const GREATER: u8 = 0x2d;
 const EQUAL: u8 = 0x15;
 const NOT_EQUAL: u8 = 0x55;
+const AT_LEAST: u8 = 0x35;
 const OTHER: u8 = 0x5d;
 const JUMP: u8 = 0x05;
 const CALL: u8 = 0x85;
@@ -50,11 +57,14 @@ const REDIRECT_MAP: i32 = 51;
 /// What the program tells the kernel to do with a packet: go on as ever.
 const PASS: i32 = 2;
 
-// Where a header is in a frame.
+// Where a header, or a part of it, is in a frame.
+const SENDER: i16 = 6;
 const IP: i16 = 14;
 const UDP_OF_V4: i16 = IP + 20;
 const UDP_OF_V6: i16 = IP + 40;
 const UDP: i32 = 17;
+const FROM_V4: i16 = IP + 12;
+const FROM_V6: i16 = IP + 8;
 
 /// More addresses than this are not looked for: what they are sent comes by the sockets.
 const MOST: usize = 64;
@@ -78,9 +88,47 @@ impl Assembler {
         self.add(opcode, (5, 2), offset, 0);
     }
 
-    fn pass_unless(&mut self, value: i32) {
+    /// Passes the frame on if register 5 compares so.
+    fn pass_if(&mut self, comparison: u8, value: i32) {
         self.to_pass.push(self.program.len());
-        self.add(NOT_EQUAL, (5, 0), 0, value);
+        self.add(comparison, (5, 0), 0, value);
+    }
+
+    fn pass_unless(&mut self, value: i32) {
+        self.pass_if(NOT_EQUAL, value);
+    }
+
+    /// Passes on what is for all or for another host, which the answer would seem to come from,
+    /// and what is from no single neighbour, which the answer would go to.
+    fn pass_neighbours(&mut self, mac: [u8; 6]) {
+        let (words, _) = mac.as_chunks::<2>();
+        for (offset, word) in (0..).step_by(2).zip(words) {
+            self.load(LOAD_16, offset);
+            self.pass_unless(i32::from(u16::from_ne_bytes(*word)));
+        }
+        self.load(LOAD_8, SENDER);
+        self.add(AND, (5, 0), 0, 1);
+        self.pass_unless(0);
+    }
+
+    /// Passes on what is from no single host on a network: "this network" (RFC 1122 §3.2.1.3), the
+    /// loopback, multicast and broadcast.
+    fn pass_martians_v4(&mut self) {
+        self.load(LOAD_8, FROM_V4);
+        self.pass_if(EQUAL, 0);
+        self.pass_if(EQUAL, 127);
+        self.pass_if(AT_LEAST, 224);
+    }
+
+    /// The same: multicast, and `::/64`, which has `::`, `::1` and what stands for version 4
+    /// (RFC 4291 §2.5). On the loopback, `::1` is right.
+    fn pass_martians_v6(&mut self, is_loopback: bool) {
+        self.load(LOAD_8, FROM_V6);
+        self.pass_if(EQUAL, 0xff);
+        if !is_loopback {
+            self.load(LOAD_64, FROM_V6);
+            self.pass_if(EQUAL, 0);
+        }
     }
 
     /// Passes on frames that are no longer than `length`.
@@ -121,14 +169,15 @@ impl Assembler {
     }
 }
 
-/// The program that takes what is sent to `addresses`, for the sockets in `map`.
-fn assemble(addresses: &[SocketAddr], map: RawFd) -> Vec<Instruction> {
+/// The program that takes what is meant for an interface, for the sockets in `map`.
+fn assemble(own: &Own, map: RawFd) -> Vec<Instruction> {
     let mut code = Assembler::default();
     // r6 = context, r2 = the frame, r3 = its end.
     code.add(COPY, (6, 1), 0, 0);
     code.add(LOAD_32, (2, 1), 0, 0);
     code.add(LOAD_32, (3, 1), 4, 0);
     code.pass_shorter(UDP_OF_V4 + 8);
+    code.pass_neighbours(own.mac);
     code.load(LOAD_16, IP - 2);
     let to_v6 = code.program.len();
     code.add(EQUAL, (5, 0), 0, i32::from(0x86dd_u16.to_be()));
@@ -142,9 +191,10 @@ fn assemble(addresses: &[SocketAddr], map: RawFd) -> Vec<Instruction> {
     code.pass_unless(0);
     code.load(LOAD_8, IP + 9);
     code.pass_unless(UDP);
+    code.pass_martians_v4();
     code.add(LOAD_32, (7, 2), IP + 16, 0);
     code.load(LOAD_16, UDP_OF_V4 + 2);
-    for address in addresses.iter().take(MOST) {
+    for address in own.addresses.iter().take(MOST) {
         if let IpAddr::V4(ip) = address.ip() {
             code.take_if(&[u64::from(u32::from_ne_bytes(ip.octets()))], address.port());
         }
@@ -155,10 +205,11 @@ fn assemble(addresses: &[SocketAddr], map: RawFd) -> Vec<Instruction> {
     code.pass_shorter(UDP_OF_V6 + 8);
     code.load(LOAD_8, IP + 6);
     code.pass_unless(UDP);
+    code.pass_martians_v6(own.is_loopback);
     code.add(LOAD_64, (7, 2), IP + 24, 0);
     code.add(LOAD_64, (8, 2), IP + 32, 0);
     code.load(LOAD_16, UDP_OF_V6 + 2);
-    for address in addresses.iter().take(MOST) {
+    for address in own.addresses.iter().take(MOST) {
         if let IpAddr::V6(ip) = address.ip() {
             let [high, low] = [ip.to_bits() >> 64, ip.to_bits() & u128::from(u64::MAX)];
             let words = [high, low].map(|word| u64::try_from(word).unwrap_or(0).to_be());
@@ -231,7 +282,7 @@ impl Sockets {
     }
 }
 
-/// Has the interface with this index pass on what is sent to `addresses`, instead of what is
+/// Has the interface with this index give its sockets what is its own, instead of what is
 /// attached by the link `had`, without a packet in between that neither sees. The program is
 /// attached as long as any copy of the link is open, in any process.
 ///
@@ -239,7 +290,7 @@ impl Sockets {
 /// The kernel's.
 pub(super) fn attach(
     interface: u32,
-    addresses: &[SocketAddr],
+    own: &Own,
     sockets: &Sockets,
     had: Option<OwnedFd>,
 ) -> io::Result<(OwnedFd, Mode)> {
@@ -255,7 +306,7 @@ pub(super) fn attach(
         interface: u32,
         attach_type: u32,
     }
-    let code = assemble(addresses, sockets.0.as_raw_fd());
+    let code = assemble(own, sockets.0.as_raw_fd());
     let program = Program {
         kind: PROG_TYPE_XDP,
         instructions: u32::try_from(code.len()).map_err(io::Error::other)?,
