@@ -190,6 +190,34 @@ fn the_loopback_can_be_asked_too() {
 }
 
 #[test]
+fn an_interface_with_others_above_it_is_left_to_the_kernel() {
+    let host = Host::new(208);
+    let asked = || ask((host.v4(), 53).into(), "www.example.com", RecordType::A, Some(DUBLIN));
+    // As a VLAN would be, whose tag the NIC may have taken off.
+    host.ip("link add vlan100 link here type macvlan");
+    let server = serve(&host, "here");
+    wait_for("a warning", || (server.logged("no AF_XDP") > 0).then_some(()));
+    assert_eq!(server.logged("vlan100"), 1, "the log names it");
+    assert_eq!(data(&asked()), ["192.0.2.20"]);
+    assert_eq!(past(&server), 0.0);
+    drop(server);
+    host.ip("link del vlan100");
+    let server = serve(&host, "here");
+    wait_for("the program", || (server.logged("AF_XDP") > 0).then_some(()));
+    asked();
+    wait_until(&1.0, || past(&server));
+    // It becomes part of a bridge, and that has its address.
+    host.ip("link add bridge type bridge");
+    host.ip("link set bridge up");
+    host.ip("link set here master bridge");
+    wait_for("a warning", || (server.logged("no AF_XDP") > 0).then_some(()));
+    host.ip("addr del 10.208.0.1/24 dev here");
+    host.ip("addr add 10.208.0.1/24 dev bridge");
+    assert_eq!(data(&asked()), ["192.0.2.20"]);
+    assert_eq!(past(&server), 1.0);
+}
+
+#[test]
 fn no_query_is_lost_when_it_is_taken_over() {
     let host = Host::new(202);
     let mut server = serve(&host, "here");

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use super::responder::Answers;
 use super::udp;
-use own::{Own, queues};
+use own::{Own, above, queues};
 use program::{Mode, Sockets, attach, interface_of};
 use queue::Queue;
 
@@ -37,10 +37,14 @@ mod ring;
 
 /// Why queries do not go this way.
 #[derive(Debug, Error)]
-#[error("{what}: {source}{}", advice(.source))]
-struct Fault {
-    what: &'static str,
-    source: io::Error,
+enum Fault {
+    /// The kernel refuses something.
+    #[error("{what}: {source}{}", advice(.source))]
+    Refused { what: &'static str, source: io::Error },
+    /// Others are made of this interface, and what is theirs looks like its own: before the program
+    /// sees a frame, most NICs take a VLAN's tag off it.
+    #[error("it has {0} above it, and a frame does not tell which of them it is for")]
+    Below(String),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -62,7 +66,7 @@ fn advice(error: &io::Error) -> &'static str {
 const AGAIN: Duration = Duration::from_millis(100);
 const TRIES: usize = 100;
 
-/// How often is looked whether to stop.
+/// How often is looked whether to stop, or what else there is.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What attaches programs to interfaces, to be handed to a server that takes this one's place.
@@ -137,6 +141,7 @@ impl Interface {
     ) -> Result<Self, Fault> {
         let index = index(&name).map_err(fault("its number"))?;
         let queues = queues(&name).map_err(fault("its queues"))?;
+        is_alone(above(&name).map_err(fault("what is above it"))?)?;
         let own = Own::of(&name, addresses).map_err(fault("its addresses"))?;
         let sockets = Sockets::new(queues).map_err(fault("its program"))?;
         let row = had.iter().position(|(of, _)| *of == index);
@@ -149,7 +154,7 @@ impl Interface {
     fn run(self) {
         let Self { name, mode, queues, .. } = &self;
         let is_over = AtomicBool::new(false);
-        let begun = thread::scope(|scope| {
+        let ended = thread::scope(|scope| {
             let (tell, told) = mpsc::channel();
             for queue in 0..*queues {
                 let (this, done, is_over) = (&self, tell.clone(), &is_over);
@@ -161,21 +166,30 @@ impl Interface {
                 }
             }
             let begun = told.iter().take(*queues as usize).collect::<io::Result<()>>();
+            let begun = begun.map_err(fault("a socket for each of its queues"));
             if begun.is_ok() {
                 info!(interface = name, ?mode, queues, "AF_XDP");
             }
-            while begun.is_ok() && !self.stop.load(Ordering::Relaxed) {
-                park_timeout(LOOK);
-            }
+            let ended = begun.and_then(|()| self.wait());
             // What comes from now on is the sockets', or another server's; what has come is
             // answered.
             self.links.lock().retain(|(of, _)| *of != self.index);
             is_over.store(true, Ordering::Relaxed);
-            begun
+            ended
         });
-        if let Err(fault) = begun.map_err(fault("a socket for each of its queues")) {
+        if let Err(fault) = ended {
             without(name, &fault);
         }
+    }
+
+    /// Waits for the end, or until another interface is made of this one.
+    fn wait(&self) -> Result<(), Fault> {
+        while !self.stop.load(Ordering::Relaxed) {
+            park_timeout(LOOK);
+            // Where nothing is told of it any more, nothing is known of others.
+            is_alone(above(&self.name).unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     /// Answers what comes by one queue, and tells whether it could begin.
@@ -211,7 +225,11 @@ impl Interface {
 }
 
 fn fault(what: &'static str) -> impl Fn(io::Error) -> Fault {
-    move |source| Fault { what, source }
+    move |source| Fault::Refused { what, source }
+}
+
+fn is_alone(above: Vec<String>) -> Result<(), Fault> {
+    if above.is_empty() { Ok(()) } else { Err(Fault::Below(above.join(", "))) }
 }
 
 /// The number of the interface that is called so.

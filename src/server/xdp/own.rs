@@ -52,6 +52,14 @@ impl Own {
     }
 }
 
+/// The interfaces that are made of this one: VLANs, or the bridge, bond or VRF that it is part of.
+///
+/// # Errors
+/// There is no such interface.
+pub(super) fn above(interface: &str) -> io::Result<Vec<String>> {
+    entries(&folder(interface), "upper_")
+}
+
 /// By how many queues an interface receives.
 ///
 /// # Errors
@@ -133,6 +141,7 @@ mod tests {
         let folder =
             made(0, &["lower_eth1", "upper_eth0.100", "queues", "upper_br0", "statistics"]);
         assert_eq!(entries(folder.path(), "upper_").unwrap(), ["br0", "eth0.100"]);
+        assert!(above("no such interface").is_err());
     }
 
     #[test]
