@@ -217,17 +217,16 @@ impl Walk<'_> {
     /// Looks up the names that led from one to the next.
     #[inline(never)]
     fn go_on(&mut self, message: &mut Message<'_>) {
-        let mut followed = [const { None }; LONGEST_CHAIN];
+        let mut names = [*self.asked.0.question.name; LONGEST_CHAIN + 1];
         for row in 0..LONGEST_CHAIN {
             // RFC 2181 §5: no record stands twice in an answer. A chain that has come back to a name
             // ends there.
-            let is_here = |of: &LowerName| of.as_wire() == self.name();
-            let known = followed.iter().flatten().chain([&*self.asked.0.question.name]);
-            if known.copied().any(|of| is_here(&of)) {
+            let known = names.get(..=row).unwrap_or(&[]);
+            if known.iter().any(|known| known.as_wire() == self.name()) {
                 return;
             }
-            if let Some(place) = followed.get_mut(row) {
-                *place = self.target;
+            if let Some((place, target)) = names.get_mut(row + 1).zip(self.target) {
+                *place = target;
             }
             // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
             let Some(place) = Place::of(self.snapshot, self.name()) else { return };
