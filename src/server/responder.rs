@@ -153,8 +153,8 @@ impl Responder {
         }
     }
 
-    /// Takes down what was answered. Always in its caller's code, as what it looks at is made there.
-    #[inline(always)]
+    /// Takes down what was answered.
+    #[inline]
     fn account(
         &mut self,
         (snapshot, now): (&Snapshot, Instant),
