@@ -6,12 +6,17 @@
 //!
 //! Every node tells every other what it says itself, and nothing at second hand: a cluster of name
 //! servers has few nodes, all of them named in the configuration. What a node says is a map whose
-//! every change has a number. A message carries the changes after the one that its receiver last
+//! every change has a number: those of writers one of their own, so that they never wait for all
+//! else that there is to tell. A message carries the changes after the one that its receiver last
 //! confirmed, so that whatever is lost is told again, and what arrives twice changes nothing.
 //!
 //! A node has an *incarnation*, new and higher with every start. A message counts only if it names
 //! the incarnation of its receiver: one that was recorded before the receiver started is refused
 //! without anybody's clock.
+//!
+//! That a node hears what others say is one thing ([`Gossip::fresh`]), that it would have heard of
+//! another writer is more ([`Gossip::fresh_until`]): each message tells when it was sent, and when
+//! the last one was that came the other way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -19,9 +24,12 @@ use std::time::Duration;
 use crate::ids::NodeId;
 use crate::time::Instant;
 
+use kinds::Said;
+pub use kinds::{Each, Kind, WRITER};
 pub use stamp::{Merged, Stamp, merge};
 pub use wire::{Entry, Message};
 
+mod kinds;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -40,9 +48,6 @@ pub const LONGER: Duration = Duration::from_millis(500);
 /// News is told at once, but not more often than this.
 const AT_ONCE: Duration = Duration::from_millis(5);
 
-/// Messages to one node at a time, when it has much to catch up with.
-const BURST: usize = 16;
-
 /// Something that was heard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Heard {
@@ -56,11 +61,8 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Gossip {
     incarnation: u64,
-    /// What this node says: the value, and the number of its last change.
-    own: BTreeMap<String, (u64, Option<String>)>,
-    /// The key that each change was of, as far as it is the key's last.
-    changes: BTreeMap<u64, String>,
-    newest: u64,
+    /// What this node says.
+    said: Each<Said>,
     peers: BTreeMap<NodeId, Peer>,
     heard: VecDeque<Heard>,
 }
@@ -69,13 +71,17 @@ pub struct Gossip {
 #[derive(Debug, Default)]
 struct Peer {
     incarnation: u64,
-    /// The number of its last change that is known here.
-    applied: u64,
+    /// The number of its last change of each kind that is known here.
+    applied: Each<u64>,
     entries: BTreeSet<String>,
-    /// The number of this node's last change that it has confirmed.
-    confirmed: u64,
+    /// The number of this node's last change of each kind that it has confirmed.
+    confirmed: Each<u64>,
     /// When it last said something that counted.
     last_heard: Option<Instant>,
+    /// When its last message that was heard here was sent, by its clock.
+    sent: u64,
+    /// What it said of writers until then, by this node's clock, is known here.
+    known: Option<Instant>,
     last_told: Option<Instant>,
     /// It is owed an answer, or there is news for it.
     is_due: bool,
@@ -87,9 +93,7 @@ impl Gossip {
     pub fn new(incarnation: u64, others: impl IntoIterator<Item = NodeId>) -> Self {
         Self {
             incarnation,
-            own: BTreeMap::new(),
-            changes: BTreeMap::new(),
-            newest: 0,
+            said: Each::default(),
             peers: others.into_iter().map(|node| (node, Peer::default())).collect(),
             heard: VecDeque::new(),
         }
@@ -99,24 +103,16 @@ impl Gossip {
     pub fn renew(&mut self, incarnation: u64) {
         self.incarnation = incarnation;
         for peer in self.peers.values_mut() {
-            peer.confirmed = 0;
+            peer.confirmed = Each::default();
             peer.is_due = true;
         }
     }
 
     /// From now on this node says `value` under `key`, or nothing.
     pub fn set(&mut self, key: String, value: Option<String>) {
-        if self.own.get(&key).map(|(_, told)| told) == Some(&value)
-            || (value.is_none() && !self.own.contains_key(&key))
-        {
-            return;
+        if self.said.of_mut(Kind::of(&key)).set(key, value) {
+            self.peers.values_mut().for_each(|peer| peer.is_due = true);
         }
-        self.newest += 1;
-        self.changes.insert(self.newest, key.clone());
-        if let Some((before, _)) = self.own.insert(key, (self.newest, value)) {
-            self.changes.remove(&before);
-        }
-        self.peers.values_mut().for_each(|peer| peer.is_due = true);
     }
 
     /// A message of `from` has arrived, which the seal says it has written in this incarnation.
@@ -138,23 +134,19 @@ impl Gossip {
             return;
         }
         peer.last_heard = Some(now);
-        peer.confirmed = peer.confirmed.max(message.confirms.min(self.newest));
-        if message.after > peer.applied {
-            // Something before this was lost: it will be told again.
-            return;
+        peer.sent = peer.sent.max(message.sent);
+        for kind in Kind::ALL {
+            let confirmed = (*message.confirms.of(kind)).min(self.said.of(kind).newest);
+            let known = peer.confirmed.of_mut(kind);
+            *known = confirmed.max(*known);
         }
-        for entry in message.entries {
-            if entry.change > peer.applied {
-                match &entry.value {
-                    Some(_) => peer.entries.insert(entry.key.clone()),
-                    None => peer.entries.remove(&entry.key),
-                };
-                self.heard.push_back(Heard::Entry(from, entry.key, entry.value));
-            }
+        let (writers, heard) = (message.writers, Instant::from_nanos(message.heard).min(now));
+        // Or else something before this was lost: it will be told again.
+        if message.after <= *peer.applied.of(message.kind) {
+            peer.apply(from, message, &mut self.heard);
         }
-        if message.upto > peer.applied {
-            peer.applied = message.upto;
-            peer.is_due = true;
+        if peer.applied.writers >= writers && heard > Instant::default() {
+            peer.known = peer.known.max(Some(heard));
         }
     }
 
@@ -165,22 +157,14 @@ impl Gossip {
         peer.last_told = Some(now);
         peer.is_due = false;
         let mut messages = Vec::new();
-        let mut after = peer.confirmed;
-        for _ in 0..BURST {
-            let mut message = Message::new(peer.incarnation, peer.applied, after);
-            let mut rest = self.changes.range(after + 1..);
-            let is_full = rest.any(|(change, key)| {
-                let value = self.own.get(key).and_then(|(_, value)| value.clone());
-                !message.add(Entry { change: *change, key: key.clone(), value })
-            });
-            if !is_full {
-                // Changes that no longer count are told by the number alone.
-                message.upto = self.newest.max(after);
-            }
-            after = message.upto;
-            messages.push(message);
-            if after >= self.newest {
-                break;
+        for kind in Kind::ALL {
+            let mut head = Message::new(kind, peer.incarnation, peer.applied);
+            (head.sent, head.heard) = (now.as_nanos(), peer.sent);
+            head.writers = self.said.writers.newest;
+            let (said, known) = (self.said.of(kind), *peer.confirmed.of(kind));
+            let is_alone = kind == Kind::Rest && messages.is_empty();
+            if known < said.newest || is_alone {
+                messages.extend(said.tell(&head, known));
             }
         }
         Some((*node, messages))
@@ -202,12 +186,25 @@ impl Gossip {
         self.peers.iter().filter(|(_, peer)| is_fresh(peer)).map(|(node, _)| *node).collect()
     }
 
-    /// Until when the words of at least so many nodes count, should nothing more be heard.
+    /// Until when this node surely goes by what at least so many others say of writers, should
+    /// nothing more be heard: [`FRESH`] from the moment until which it knows that.
+    ///
+    /// A node counts from when it heard this one, by the message that told it so. Whatever it said
+    /// before it sent that one is known, or it does not count. So, however long messages take:
+    ///
+    /// - What it says at a moment of a writer is followed here, or it counts no more [`FRESH`]
+    ///   later: what it sent before cannot tell of anything that was sent later from here.
+    /// - Who hears others and is not heard counts none of them. It may not name a writer.
+    /// - After a start, or a cut, a node counts when all that it said of writers is here, and not
+    ///   with the first piece of it.
+    ///
+    /// Each message tells it anew. On a working path the moment is two heartbeats and the way there
+    /// and back ago, however much there is to say of other things.
     pub fn fresh_until(&self, nodes: usize) -> Option<Instant> {
-        let mut heard: Vec<Instant> = self.peers.values().filter_map(|of| of.last_heard).collect();
-        heard.sort_unstable();
-        let row = heard.len().checked_sub(nodes)?;
-        heard.get(row).map(|at| *at + FRESH)
+        let mut known: Vec<Instant> = self.peers.values().filter_map(|of| of.known).collect();
+        known.sort_unstable();
+        let row = known.len().checked_sub(nodes)?;
+        known.get(row).map(|at| *at + FRESH)
     }
 
     /// When each node was last heard.
@@ -217,6 +214,24 @@ impl Gossip {
 }
 
 impl Peer {
+    /// Learns what it, which is `from`, says.
+    fn apply(&mut self, from: NodeId, message: Message, heard: &mut VecDeque<Heard>) {
+        let applied = self.applied.of_mut(message.kind);
+        for entry in message.entries {
+            if entry.change > *applied {
+                match &entry.value {
+                    Some(_) => self.entries.insert(entry.key.clone()),
+                    None => self.entries.remove(&entry.key),
+                };
+                heard.push_back(Heard::Entry(from, entry.key, entry.value));
+            }
+        }
+        if message.upto > *applied {
+            *applied = message.upto;
+            self.is_due = true;
+        }
+    }
+
     /// When it is to be told something next.
     fn next(&self) -> Instant {
         let pause = if self.is_due { AT_ONCE } else { HEARTBEAT };

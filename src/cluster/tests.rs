@@ -27,6 +27,8 @@ struct World {
     wire: Vec<(Instant, usize, usize, u64, Vec<u8>)>,
     dice: Stream,
     loss_percent: u64,
+    /// So many packets take up to four seconds.
+    late_percent: u64,
     /// Nothing passes from the first to the second.
     cuts: Vec<(usize, usize)>,
 }
@@ -39,6 +41,7 @@ impl World {
             wire: Vec::new(),
             dice: Seed::new(seed).stream("network"),
             loss_percent,
+            late_percent: 0,
             cuts: Vec::new(),
         };
         world.members = (0..nodes).map(|row| world.member(row, nodes, 1)).collect();
@@ -56,6 +59,21 @@ impl World {
         self.members[row] = self.member(row, self.members.len(), incarnation);
     }
 
+    /// No two clocks agree.
+    fn clock(&self, row: usize) -> Instant {
+        self.now + Duration::from_secs(3600) * u32::try_from(row).unwrap()
+    }
+
+    /// Which nodes this one hears.
+    fn fresh(&self, row: usize) -> BTreeSet<NodeId> {
+        self.members[row].gossip.fresh(self.clock(row))
+    }
+
+    /// Does this node surely hear what so many others say of writers?
+    fn is_sure(&self, row: usize, of: usize) -> bool {
+        self.members[row].gossip.fresh_until(of).is_some_and(|until| self.clock(row) < until)
+    }
+
     fn say(&mut self, row: usize, key: &str, value: Option<&str>) {
         self.members[row].gossip.set(key.to_owned(), value.map(str::to_owned));
     }
@@ -65,7 +83,8 @@ impl World {
         while self.now < end {
             self.now = self.now + MS;
             for row in 0..self.members.len() {
-                while let Some((to, messages)) = self.members[row].gossip.poll_transmit(self.now) {
+                let clock = self.clock(row);
+                while let Some((to, messages)) = self.members[row].gossip.poll_transmit(clock) {
                     for message in messages {
                         let copies = if self.dice.below(100) < 5 { 2 } else { 1 };
                         for _ in 0..copies {
@@ -73,7 +92,10 @@ impl World {
                             if is_cut || self.dice.below(100) < self.loss_percent {
                                 continue;
                             }
-                            let at = self.now + MS * u32::try_from(self.dice.below(60)).unwrap();
+                            let is_late = self.dice.below(100) < self.late_percent;
+                            let longest = if is_late { 4000 } else { 60 };
+                            let span = u32::try_from(self.dice.below(longest)).unwrap();
+                            let at = self.now + MS * span;
                             let incarnation = self.members[row].incarnation;
                             self.wire.push((at, to.index(), row, incarnation, message.encode()));
                         }
@@ -92,8 +114,9 @@ impl World {
 
     fn deliver(&mut self, to: usize, from: usize, incarnation: u64, octets: &[u8]) {
         let message = Message::decode(octets).unwrap();
+        let clock = self.clock(to);
         let member = &mut self.members[to];
-        member.gossip.handle(self.now, node(from), incarnation, message);
+        member.gossip.handle(clock, node(from), incarnation, message);
         while let Some(heard) = member.gossip.poll_heard() {
             match heard {
                 Heard::Entry(of, key, Some(value)) => member.knows.insert((of, key), value),
@@ -122,7 +145,7 @@ fn what_one_says_all_hear_within_a_moment() {
     world.say(0, "o/1", None);
     world.run_for(70 * MS);
     assert_eq!(world.heard(1, 0, "o/1"), None);
-    assert_eq!(world.members[0].gossip.fresh(world.now).len(), 2);
+    assert_eq!(world.fresh(0).len(), 2);
 }
 
 #[test]
@@ -131,12 +154,89 @@ fn silence_is_noticed_also_in_one_direction() {
     world.run_for(Duration::from_secs(1));
     world.cuts = vec![(0, 1)];
     world.run_for(FRESH + 200 * MS);
-    let fresh = |row: usize| world.members[row].gossip.fresh(world.now);
-    assert_eq!(fresh(1), [node(2)].into(), "nothing comes from node 0");
-    assert_eq!(fresh(0).len(), 2);
+    assert_eq!(world.fresh(1), [node(2)].into(), "nothing comes from node 0");
+    assert_eq!(world.fresh(0).len(), 2);
     world.cuts.clear();
     world.run_for(300 * MS);
-    assert_eq!(world.members[1].gossip.fresh(world.now).len(), 2);
+    assert_eq!(world.fresh(1).len(), 2);
+}
+
+#[test]
+fn who_is_not_heard_is_sure_of_nothing() {
+    let mut world = World::new(3, 1, 0);
+    world.run_for(Duration::from_secs(1));
+    assert!((0..3).all(|row| world.is_sure(row, 2)));
+    world.cuts = vec![(0, 1), (0, 2)];
+    world.run_for(FRESH + 200 * MS);
+    assert_eq!(world.fresh(0).len(), 2, "it hears all");
+    assert!(!world.is_sure(0, 1) && world.is_sure(1, 1) && world.is_sure(2, 1));
+    world.cuts.clear();
+    world.run_for(300 * MS);
+    assert!((0..3).all(|row| world.is_sure(row, 2)));
+}
+
+#[test]
+fn a_node_that_starts_is_sure_when_it_has_heard_who_writes_and_not_sooner() {
+    let mut world = World::new(2, 1, 0);
+    // So many writers that they take many messages, and one who is told last.
+    let value = "x".repeat(300);
+    (0..300).for_each(|key| world.say(0, &format!("e/{key}"), Some(&value)));
+    world.say(0, "e/web", Some("eu"));
+    world.run_for(Duration::from_secs(20));
+    assert!(world.is_sure(1, 1));
+    world.restart(1);
+    let mut heard = 0;
+    while !world.is_sure(1, 1) {
+        world.run_for(MS);
+        heard += usize::from(!world.fresh(1).is_empty());
+    }
+    assert_eq!(world.heard(1, 0, "e/web"), Some("eu"));
+    assert!((200..20_000).contains(&heard), "it heard pieces for {heard} ms");
+}
+
+#[test]
+fn who_writes_does_not_wait_for_what_else_there_is_to_tell() {
+    let mut world = World::new(2, 1, 0);
+    let say = |world: &mut World, round: usize| {
+        let value = format!("{round} {}", "x".repeat(80));
+        (0..2000).for_each(|key| world.say(0, &format!("s/{key}"), Some(&value)));
+    };
+    say(&mut world, 0);
+    world.say(0, "e/web", Some("eu"));
+    world.run_for(300 * MS);
+    assert!(world.is_sure(1, 1) && world.heard(1, 0, "e/web") == Some("eu"));
+    world.restart(1);
+    world.run_for(500 * MS);
+    assert!(world.is_sure(1, 1) && world.heard(1, 0, "e/web") == Some("eu"));
+    say(&mut world, 1);
+    world.say(0, "e/web", Some("us"));
+    world.run_for(70 * MS);
+    assert_eq!(world.heard(1, 0, "e/web"), Some("us"));
+    assert_eq!(world.heard(1, 0, "s/1999"), None, "it is far behind");
+}
+
+#[test]
+fn much_to_tell_of_other_things_makes_nobody_unsure() {
+    let mut world = World::new(3, 1, 1);
+    for row in 0..3 {
+        world.say(row, "e/web", Some("eu"));
+    }
+    world.run_for(Duration::from_secs(1));
+    for round in 0..3 {
+        for key in 0..10_000 {
+            let value = format!("{round} {}", "x".repeat(80));
+            (0..3).for_each(|row| world.say(row, &format!("s/{key}"), Some(&value)));
+        }
+        for _ in 0..200 {
+            world.run_for(10 * MS);
+            // So that half a second may be between two answers.
+            assert!((0..3).all(|row| {
+                let until = world.members[row].gossip.fresh_until(2);
+                until.is_some_and(|until| world.clock(row) + LONGER * 2 < until)
+            }));
+        }
+    }
+    assert!(world.heard(1, 0, "s/9999").is_none_or(|told| !told.starts_with('2')), "it is behind");
 }
 
 #[test]
@@ -169,9 +269,9 @@ fn what_was_recorded_before_a_start_counts_no_more() {
         world.deliver(to, from, incarnation, &octets);
     }
     assert_eq!(world.heard(1, 0, "o/1"), None);
-    assert!(world.members[1].gossip.fresh(world.now).is_empty(), "nor does it count as heard");
+    assert!(world.fresh(1).is_empty(), "nor does it count as heard");
     world.run_for(500 * MS);
-    assert_eq!(world.members[1].gossip.fresh(world.now).len(), 1);
+    assert_eq!(world.fresh(1).len(), 1);
     assert_eq!(world.heard(1, 0, "o/1"), None);
 }
 
@@ -216,13 +316,64 @@ proptest! {
         }
     }
 
+    /// Whatever is cut, late, lost and restarted: who is sure of another node knows what that one
+    /// said of a writer until two seconds ago.
+    #[test]
+    fn who_is_sure_goes_by_what_was_said_two_seconds_ago(
+        seed: u64,
+        acts in prop::collection::vec((0usize..3, 0usize..3, 0u8..10, 1u32..900), 1..60),
+    ) {
+        let mut world = World::new(3, seed, 10);
+        world.late_percent = 5;
+        // What each said of a writer, a number that grows, and when.
+        let mut said: [Vec<(Instant, u32)>; 3] = Default::default();
+        for (row, other, act, span) in acts {
+            match act {
+                0 => {
+                    world.restart(row);
+                    // It has much to say, and what it said of a writer is on its disk.
+                    for key in 0..60 {
+                        world.say(row, &format!("e/{key}"), Some(&"x".repeat(400)));
+                    }
+                    if let Some((_, number)) = said[row].last() {
+                        world.say(row, "e/", Some(&number.to_string()));
+                    }
+                }
+                1 | 2 if row != other => world.cuts.push((row, other)),
+                3 => world.cuts.clear(),
+                _ => {
+                    let number = said[row].last().map_or(1, |(_, number)| number + 1);
+                    world.say(row, "e/", Some(&number.to_string()));
+                    said[row].push((world.now, number));
+                }
+            }
+            for _ in 0..span.div_ceil(20) {
+                world.run_for(20 * MS);
+                for row in (0..3).filter(|row| world.is_sure(*row, 1)) {
+                    let before = world.now - FRESH;
+                    let is_known = |other: usize| {
+                        let then = said[other].iter().rfind(|(at, _)| *at <= before);
+                        let known = world.heard(row, other, "e/");
+                        let known = known.map_or(0, |known| known.parse::<u32>().unwrap());
+                        known >= then.map_or(0, |(_, number)| *number)
+                    };
+                    let others = (0..3).filter(|other| *other != row);
+                    prop_assert!(others.into_iter().any(is_known), "{row} at {:?}", world.now);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_message_is_read_as_it_was_written(
-        numbers in prop::array::uniform3(0u64..1 << 40),
+        is_rest: bool,
+        numbers in prop::array::uniform7(0u64..1 << 40),
         entries in prop::collection::vec((1u64..9, ".{0,30}", prop::option::of(".{0,60}")), 0..9),
     ) {
-        let [to, confirms, after] = numbers;
-        let mut message = Message::new(to, confirms, after);
+        let [to, writers, rest, after, newest, sent, heard] = numbers;
+        let kind = if is_rest { Kind::Rest } else { Kind::Writers };
+        let mut message = Message::new(kind, to, Each { writers, rest }).after(after);
+        (message.writers, message.sent, message.heard) = (newest, sent, heard);
         let mut change = after;
         for (step, key, value) in entries {
             change += step;
@@ -230,7 +381,8 @@ proptest! {
         }
         let read = Message::decode(&message.encode()).unwrap();
         prop_assert_eq!(&read.entries, &message.entries);
-        prop_assert_eq!((read.to, read.confirms, read.upto), (to, confirms, message.upto));
+        prop_assert_eq!(read.after(0), message.after(0));
+        prop_assert_eq!((read.after, read.upto), (after, message.upto));
         let whole = message.encode();
         for cut in 0..whole.len() {
             // A part of a message is a shorter one or none, and never something else.

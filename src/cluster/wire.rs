@@ -1,5 +1,7 @@
 //! A message between nodes in octets. What is not exactly one is refused.
 
+use super::kinds::{Each, Kind};
+
 /// How long a message may be, so that its packet with the seal fits in one of 1280 octets
 /// (RFC 8200 §5), unless a single entry is longer.
 const LONGEST: usize = 1100;
@@ -10,14 +12,22 @@ const LONGEST_PART: usize = 4096;
 /// What one node tells another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
+    /// What its changes are of.
+    pub kind: Kind,
     /// The receiver's incarnation, as the sender knows it; 0: not yet.
     pub to: u64,
-    /// The receiver's last change that the sender knows.
-    pub confirms: u64,
+    /// The receiver's last changes that the sender knows.
+    pub confirms: Each<u64>,
     /// The entries are the sender's changes after this one…
     pub after: u64,
     /// …up to this one, as far as they still count.
     pub upto: u64,
+    /// The sender's last change of a writer: who does not know it does not know what it goes by.
+    pub writers: u64,
+    /// When this was sent, by the sender's clock, in nanoseconds.
+    pub sent: u64,
+    /// The receiver's last message that the sender has heard, by when that was sent; 0: none.
+    pub heard: u64,
     /// The changes, in their order.
     pub entries: Vec<Entry>,
     length: usize,
@@ -35,7 +45,7 @@ pub struct Entry {
 }
 
 /// The octets of a message without entries.
-const HEAD: usize = 32;
+const HEAD: usize = 1 + 8 * 8;
 
 /// Those of an entry beside its key and value.
 const ENTRY: usize = 8 + 2 + 2;
@@ -45,8 +55,16 @@ const NOTHING: u16 = u16::MAX;
 
 impl Message {
     /// A message without entries yet.
-    pub fn new(to: u64, confirms: u64, after: u64) -> Self {
-        Self { to, confirms, after, upto: after, entries: Vec::new(), length: HEAD }
+    pub fn new(kind: Kind, to: u64, confirms: Each<u64>) -> Self {
+        let [after, upto, writers, sent, heard] = [0; 5];
+        let (entries, length) = (Vec::new(), HEAD);
+        Self { kind, to, confirms, after, upto, writers, sent, heard, entries, length }
+    }
+
+    /// The same without entries yet, of the changes after this one.
+    #[must_use]
+    pub fn after(&self, after: u64) -> Self {
+        Self { after, upto: after, entries: Vec::new(), length: HEAD, ..*self }
     }
 
     /// Adds an entry, if there is room for it.
@@ -64,7 +82,12 @@ impl Message {
     /// The message in octets. Keys and values that are too long are cut out.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.length);
-        for number in [self.to, self.confirms, self.after, self.upto] {
+        out.push(self.kind as u8);
+        let Each { writers, rest } = self.confirms;
+        for number in [self.to, writers, rest, self.after, self.upto] {
+            out.extend(number.to_be_bytes());
+        }
+        for number in [self.writers, self.sent, self.heard] {
             out.extend(number.to_be_bytes());
         }
         let length = |text: &str| u16::try_from(text.len()).unwrap_or(0);
@@ -83,9 +106,14 @@ impl Message {
     /// Reads a message; `None`: it is none.
     pub fn decode(mut octets: &[u8]) -> Option<Self> {
         let rest = &mut octets;
-        let (to, confirms) = (number(rest)?, number(rest)?);
+        let [kind] = take(rest, 1)? else { return None };
+        let kind = Kind::ALL.into_iter().find(|of| *of as u8 == *kind)?;
+        let to = number(rest)?;
+        let confirms = Each { writers: number(rest)?, rest: number(rest)? };
         let (after, upto) = (number(rest)?, number(rest)?);
-        let mut message = Self::new(to, confirms, after);
+        let mut message = Self::new(kind, to, confirms).after(after);
+        message.writers = number(rest)?;
+        (message.sent, message.heard) = (number(rest)?, number(rest)?);
         let mut last = after;
         while !rest.is_empty() {
             let change = number(rest)?;

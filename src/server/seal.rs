@@ -18,7 +18,8 @@ use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use crate::ids::NodeId;
 use crate::snapshot::Secret;
 
-const MAGIC: [u8; 4] = *b"MER1";
+/// Another one with every other form of message.
+const MAGIC: [u8; 4] = *b"MER2";
 const HEAD: usize = 4 + 1 + 8 + 8;
 
 /// Seals and opens packets of one node.
