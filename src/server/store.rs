@@ -115,8 +115,15 @@ impl Store {
     ///
     /// # Errors
     /// Why it is not kept.
-    pub(super) async fn name(&self, service: String, named: Named) -> Result<(), String> {
-        self.ask(|reply| Job::Name(service, Box::new(named), reply)).await
+    pub(super) fn name(
+        &self,
+        service: String,
+        named: Named,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        // At once: the later word is kept, whoever waits for it.
+        self.send(Job::Name(service, Box::new(named), reply));
+        answered(answer)
     }
 
     /// Forgets an operator's word, the same way.
@@ -171,8 +178,12 @@ impl Store {
     ) -> Result<T, String> {
         let (reply, answer) = oneshot::channel();
         self.send(job(reply));
-        answer.await.unwrap_or_else(|_| Err("the state's thread has ended".to_owned()))
+        answered(answer).await
     }
+}
+
+async fn answered<T>(answer: oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
+    answer.await.unwrap_or_else(|_| Err("the state's thread has ended".to_owned()))
 }
 
 /// Renames a file that is no database of ours, with what SQLite keeps beside it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{FRESH, Gossip, Heard, LONGER, Message};
+use crate::cluster::{FRESH, Gossip, Heard, LONGER, Message, WRITER};
 use crate::health::{Change, Electorate, Monitor, Order, Report, State};
 use crate::ids::{NodeId, RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
@@ -72,9 +72,6 @@ impl Kept {
         Self { states, ..self }
     }
 }
-
-/// Under which key nodes tell each other what operators said of the writer.
-const WRITER: &str = "e";
 
 /// What a node wants done after its turn.
 #[derive(Default)]
@@ -273,8 +270,18 @@ impl Node {
 
     /// Follows what an operator said of the writer, and tells the others.
     fn follow(&mut self, named: Named) {
-        self.gossip.set(format!("{WRITER}/"), serde_json::to_string(&named).ok());
+        self.gossip.set(WRITER.to_owned(), serde_json::to_string(&named).ok());
         self.named = Some(named);
+    }
+
+    /// Another node follows this word.
+    fn hear_writer(&mut self, now: Instant, node: NodeId, theirs: &Named) {
+        let next = theirs.clone().heard(self.named.as_ref());
+        next.into_iter().for_each(|next| self.follow(next));
+        let others = self.places.len() / 2;
+        if let Some(ours) = &mut self.named {
+            ours.followed(now, (node, theirs), others);
+        }
     }
 
     /// Finds out who writes, if that is what operators said.
@@ -333,14 +340,19 @@ impl Node {
     pub(super) fn hear(&mut self, now: Instant, from: NodeId, incarnation: u64, message: Message) {
         self.gossip.handle(now, from, incarnation, message);
         while let Some(heard) = self.gossip.poll_heard() {
-            let Heard::Entry(node, key, value) = heard else { continue };
-            let Some((kind, number)) = key.split_once('/') else { continue };
-            if kind == WRITER {
+            let (node, key, value) = match heard {
+                Heard::Entry(node, key, value) => (node, key, value),
+                Heard::Anew(node) => {
+                    self.named.iter_mut().for_each(|named| named.forgotten(node));
+                    continue;
+                }
+            };
+            if key == WRITER {
                 let theirs = value.and_then(|value| serde_json::from_str::<Named>(&value).ok());
-                let next = theirs.and_then(|theirs| theirs.heard(now, self.named.as_ref()));
-                next.into_iter().for_each(|next| self.follow(next));
+                theirs.into_iter().for_each(|theirs| self.hear_writer(now, node, &theirs));
                 continue;
             }
+            let Some((kind, number)) = key.split_once('/') else { continue };
             let Ok(number) = number.parse::<usize>() else { continue };
             match kind {
                 "o" => {

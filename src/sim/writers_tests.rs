@@ -86,6 +86,31 @@ fn who_is_cut_off_names_nobody_and_two_who_are_named_at_once_do_not_write() {
 }
 
 #[test]
+fn a_word_that_nobody_hears_names_nobody_until_they_do() {
+    // Nobody hears asia's node, which may hear them. It takes a word as long as it cannot know.
+    for cut in ["part", "cut"] {
+        for more in ["", "{ at: 40s, kill: ns3 }, { at: 55s, start: ns3 },"] {
+            let outcome = by_word(
+                150,
+                &format!(
+                    "{{ at: 30s, {cut}: [[asia], [us, eu]] }},
+                     {{ at: 31s, writer: asia, node: ns3 }},
+                     {{ at: 35s, writer: eu, node: ns3 }}, {more}
+                     {{ at: 90s, heal: true }}"
+                ),
+            );
+            let [refusal] = refused(&outcome)[..] else { panic!("{:?}", outcome.told) };
+            assert!(refusal.starts_with("this node hears too few others"), "{refusal}");
+            // The wait begins when they hear it.
+            let [_, (at, second)] = writers(&outcome)[..] else { panic!("{:?}", outcome.told) };
+            assert!(second == "asia writes, epoch 2" && (102.2..102.8).contains(&at), "{at}");
+            let share = |second: usize, region: usize| outcome.shares[second][region];
+            assert_eq!((share(89, 0), share(149, 2)), (1.0, 1.0), "{cut} {more}");
+        }
+    }
+}
+
+#[test]
 fn a_word_outlives_the_node_that_heard_it() {
     // All nodes die and start: what was said was on their disks.
     let all = |what: &str, at: u64| {

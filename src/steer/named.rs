@@ -1,16 +1,27 @@
 //! Writers that operators name, where no lease decides: what a word means, and which of two counts.
 //!
-//! A word takes the writer's place at once, and the region that it names is answered when the
-//! answers of the one before are forgotten everywhere: also those of a node that has not heard the
-//! word, which names a writer only as long as it hears enough others.
+//! A word takes the writer's place at once where it is said or heard. The region that it names is
+//! answered when the answers of the one before are forgotten everywhere, which each node finds out
+//! for itself:
+//!
+//! 1. The word *stands* when a majority of all nodes follows it, as each of them tells: from then
+//!    on none of these answers the one before. No other region can stand in the same epoch, as a
+//!    node follows one. A word that nobody has heard never stands, where it was said either.
+//! 2. A node that has not heard the word names the one before as long as it surely hears a majority
+//!    (`Gossip::fresh_until`). One of these is among those of 1, and what that one said before it
+//!    followed the word counts for `FRESH` at most.
+//! 3. What was answered until then is forgotten a TTL later.
+//!
+//! So a word's region is answered a TTL and `FRESH` after it stands.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::leases::with_drift;
 use super::{Facts, Lease, Policy, Service, Writer, is_well};
-use crate::ids::{RegionId, ServiceId};
+use crate::ids::{NodeId, RegionId, ServiceId};
 use crate::time::{Instant, Ttl};
 
 /// What an operator asks for.
@@ -69,8 +80,13 @@ pub struct Named {
     pub reason: String,
     /// Who said so.
     pub owner: String,
-    /// From when on it is answered here: the wait, counted from when this node heard of it.
-    from: u64,
+    /// From when on it is answered here: the wait, counted from when it stood; `None`: too few
+    /// nodes are known to follow it.
+    #[serde(default)]
+    from: Option<u64>,
+    /// Which other nodes are known to follow it.
+    #[serde(skip)]
+    followers: BTreeSet<NodeId>,
 }
 
 impl Named {
@@ -88,11 +104,13 @@ impl Named {
         (heard, deaf): (Option<Instant>, Duration),
     ) -> Result<Self, String> {
         if !naming.fenced && heard.is_some_and(|until| now >= until) {
-            let why = "this node hears too few others to know who writes";
+            let why = "this node hears too few others, or they do not hear it, to know who writes";
             return Err(format!("{why}; say it elsewhere, or with `fenced`"));
         }
         let remembered = before.map_or(ttl, |before| Ttl::from_secs(before.ttl));
         let wait = with_drift(remembered.duration()) + deaf;
+        // Also those of the one before that, if they may not be forgotten yet.
+        let wait = wait.max(before.map_or(Duration::ZERO, |before| before.left(now)));
         let wait = if naming.fenced { Duration::ZERO } else { wait };
         Ok(Self {
             region: Some(naming.region.clone()),
@@ -101,36 +119,144 @@ impl Named {
             wait: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             reason: naming.reason.clone(),
             owner: naming.owner.clone(),
-            from: (now + wait).as_nanos(),
+            from: heard.is_none().then(|| (now + wait).as_nanos()),
+            followers: BTreeSet::new(),
         })
     }
 
-    /// What counts from `now` on, when this is heard where `ours` counts; `None`: ours does.
-    #[must_use]
-    pub fn heard(self, now: Instant, ours: Option<&Self>) -> Option<Self> {
-        match ours {
-            Some(ours) if ours.epoch > self.epoch => None,
-            Some(ours) if ours.epoch == self.epoch && ours.region == self.region => None,
-            // Two said two things of which neither knew of the other. Nobody is right.
-            Some(ours) if ours.epoch == self.epoch => Some(Self {
-                region: None,
-                epoch: ours.epoch + 1,
-                reason: "two regions were named at once; name one again".to_owned(),
-                owner: format!("{} and {}", ours.owner, self.owner),
-                ..self
-            }),
-            _ => {
-                let from = now + Duration::from_millis(self.wait);
-                Some(Self { from: from.as_nanos(), ..self })
-            }
+    /// How much is left at `now` of the wait.
+    fn left(&self, now: Instant) -> Duration {
+        match self.from {
+            Some(from) => Instant::from_nanos(from).since(now),
+            None => Duration::from_millis(self.wait),
         }
     }
 
+    /// What counts from now on, when this is heard where `ours` counts; `None`: ours does.
+    #[must_use]
+    pub fn heard(self, ours: Option<&Self>) -> Option<Self> {
+        let theirs = Self { from: None, followers: BTreeSet::new(), ..self };
+        match ours {
+            Some(ours) if ours.epoch > theirs.epoch => None,
+            Some(ours) if ours.is_same(&theirs) => None,
+            // Two said two things of which neither knew of the other. Nobody is right.
+            Some(ours) if ours.epoch == theirs.epoch => Some(Self {
+                region: None,
+                epoch: ours.epoch + 1,
+                ttl: ours.ttl.max(theirs.ttl),
+                wait: ours.wait.max(theirs.wait),
+                reason: "two regions were named at once; name one again".to_owned(),
+                owner: format!("{} and {}", ours.owner, theirs.owner),
+                ..theirs
+            }),
+            _ => Some(theirs),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (self.epoch, &self.region) == (other.epoch, &other.region)
+    }
+
+    /// Another node follows `theirs` at `now`. With so many others that follow the same as this one
+    /// they are a majority; `true`: they are from now on.
+    pub fn followed(&mut self, now: Instant, theirs: (NodeId, &Self), others: usize) -> bool {
+        let (node, theirs) = theirs;
+        if !self.is_same(theirs) || self.from.is_some() {
+            return false;
+        }
+        self.followers.insert(node);
+        let stands = self.followers.len() >= others;
+        self.from = stands.then(|| (now + Duration::from_millis(self.wait)).as_nanos());
+        stands
+    }
+
+    /// A node has started anew, and may not know it.
+    pub fn forgotten(&mut self, node: NodeId) {
+        self.followers.remove(&node);
+    }
+
+    /// Is it known to be followed by a majority?
+    pub fn stands(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// The same as answers know it: `region` is its own, and it counts until `heard`, as long as
-    /// this node surely hears what is said next.
+    /// this node surely hears what is said next; never, if it does not stand.
     pub fn writer(&self, region: RegionId, service: &Service, heard: Option<Instant>) -> Writer {
         let ttl = service.ttl.min(Ttl::from_secs(self.ttl));
-        let from = Instant::from_nanos(self.from);
-        Writer { region, epoch: self.epoch, ttl, from, until: heard }
+        let (from, until) = match self.from {
+            Some(from) => (Instant::from_nanos(from), heard),
+            None => (Instant::default(), Some(Instant::default())),
+        };
+        Writer { region, epoch: self.epoch, ttl, from, until }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn node(row: usize) -> NodeId {
+        NodeId::from_index(row).unwrap()
+    }
+
+    /// What an operator says at `now` to a node that hears two others.
+    fn said(now: Instant, region: &str, ttl: u32, before: Option<&Named>) -> Named {
+        let [service, reason, owner] = ["web", "", "alice"].map(str::to_owned);
+        let naming = Naming { service, region: region.to_owned(), fenced: false, reason, owner };
+        let heard = (Some(now + SECOND), SECOND * 2);
+        Named::next(now, &naming, Ttl::from_secs(ttl), before, heard).unwrap()
+    }
+
+    /// From when on a word is answered.
+    fn from(named: &Named) -> Option<Instant> {
+        named.from.map(Instant::from_nanos)
+    }
+
+    #[test]
+    fn a_word_stands_when_enough_others_follow_it() {
+        let now = Instant::from_nanos(1 << 40);
+        let mut word = said(now, "us", 10, None);
+        let theirs = word.clone().heard(None).unwrap();
+        let other = said(now, "eu", 10, None);
+        // Of five nodes two others are enough; one that has started anew may have forgotten it.
+        assert!(!word.followed(now, (node(1), &theirs), 2));
+        assert!(!word.followed(now, (node(1), &theirs), 2), "it is the same one");
+        assert!(!word.followed(now, (node(2), &other), 2), "it follows another");
+        word.forgotten(node(1));
+        assert!(!word.followed(now, (node(2), &theirs), 2) && !word.stands());
+        let then = now + SECOND * 60;
+        assert!(word.followed(then, (node(1), &theirs), 2) && word.stands());
+        // The TTL and a hundredth of it, a tenth of a second, and two for who does not hear it.
+        assert_eq!(from(&word), Some(then + Duration::from_millis(12_200)));
+        assert!(!word.followed(then + SECOND, (node(3), &theirs), 2), "it did before");
+        // Whoever hears it finds out for himself; what is on disk is known.
+        let text = serde_json::to_string(&word).unwrap();
+        let heard = serde_json::from_str::<Named>(&text).unwrap().heard(None).unwrap();
+        assert!(!heard.stands());
+        assert!(serde_json::from_str::<Named>(&text).unwrap().stands());
+    }
+
+    #[test]
+    fn a_word_waits_for_all_answers_that_may_be_remembered() {
+        let now = Instant::from_nanos(1 << 40);
+        let long = said(now, "us", 60, None);
+        // The TTL is shorter from now on. Nobody has heard of the second word when a third is said.
+        let second = said(now, "eu", 5, Some(&long));
+        let third = said(now + SECOND, "asia", 5, Some(&second));
+        assert_eq!((second.wait, third.wait, third.epoch), (62_700, 62_700, 3));
+        let mut second = second;
+        let theirs = second.clone().heard(None).unwrap();
+        assert!(second.followed(now, (node(1), &theirs), 1));
+        let third = said(now + SECOND * 20, "asia", 5, Some(&second));
+        assert_eq!(third.wait, 42_700);
+        let third = said(now + SECOND * 90, "asia", 5, Some(&second));
+        assert_eq!(third.wait, 7_150);
+        // Two at once are none, and what comes next waits for both.
+        let one = said(now, "eu", 5, Some(&long));
+        let none = said(now, "us", 5, None).heard(Some(&Named { epoch: 1, ..one })).unwrap();
+        assert_eq!((&none.region, none.epoch, none.wait), (&None, 2, 62_700));
     }
 }

@@ -178,7 +178,8 @@ services:
         }
     }
 
-    fn cut(&self, pairs: &[(usize, usize)], is_cut: bool) {
+    /// Cuts these ways, each from the first to the second, or mends them.
+    pub(crate) fn cut(&self, pairs: &[(usize, usize)], is_cut: bool) {
         for pair in pairs {
             self.network.cuts[pair].store(is_cut, Ordering::Relaxed);
         }

@@ -169,6 +169,34 @@ fn who_is_cut_off_answers_no_writer_and_two_words_at_once_are_none() {
     wait_until(&vec![us; 3], answers);
 }
 
+#[test]
+fn who_is_not_heard_answers_no_writer_and_names_one_only_when_it_is() {
+    let world = World::with(3, "", "steer: single-writer, lease: manual, ttl: 2s, ", "");
+    let say = |node: usize, region: &str, more: &[&str]| {
+        let word = ["writer", "web", region, "--reason", "test", "--owner", "bob"];
+        world.node(node).ctl(&[&word[..], more].concat())
+    };
+    let answers = || [0, 1, 2].map(|row| world.node(row).addresses(NAME));
+    let [us, eu] = [&world.us, &world.eu].map(|of| vec![of.address.to_string()]);
+    assert!(say(0, "us", &["--fenced"]).0);
+    wait_until(&[us.clone(), us.clone(), us.clone()], answers);
+    // Nobody hears ns3; it hears everybody.
+    world.cut(&[(2, 0), (2, 1)], true);
+    wait_until(&[us.clone(), us.clone(), vec![]], answers);
+    assert_eq!(world.node(2).metric("meridian_nodes_heard"), 2.0);
+    let (fine, told) = say(2, "eu", &[]);
+    assert!(!fine && told.contains("or they do not hear it"), "{told}");
+    // Its word counts nowhere, and there neither.
+    assert!(say(2, "eu", &["--fenced"]).0);
+    let (_, told) = world.node(2).ctl(&["writers"]);
+    assert!(told.contains("NO REGION WRITES, eu is wanted: too few nodes are known"), "{told}");
+    let_pass(Duration::from_secs(3));
+    assert_eq!(answers(), [us.clone(), us, vec![]]);
+    world.cut(&[(2, 0), (2, 1)], false);
+    wait_until(&[eu.clone(), eu.clone(), eu], answers);
+    wait_until(&"epoch=2 region=eu".to_owned(), || epoch(world.node(0)));
+}
+
 /// A real etcd of one member.
 struct Etcd {
     process: Process,

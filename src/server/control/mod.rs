@@ -390,7 +390,7 @@ impl Control {
                 let _gone = reply.send(self.next_writer(&naming));
             }
             Request::NameWriter(service, named, who, reply) => {
-                self.name_writer(service, *named, who);
+                self.name_writer_here(service, *named, who);
                 self.heed(Vec::new());
                 let _gone = reply.send(());
             }

@@ -41,7 +41,7 @@ pub(in crate::server) struct Peers {
     digests: HashMap<NodeId, BTreeMap<String, Digest>>,
     conditions: HashMap<NodeId, NodeWord>,
     fresh: BTreeSet<NodeId>,
-    /// Until when enough of them are for a quorum, should nothing more be heard.
+    /// Until when this node surely hears a majority of a new writer, should nothing more be heard.
     pub(super) fresh_until: Option<Instant>,
     own_digests: BTreeMap<String, Digest>,
     own_word: Option<NodeWord>,
@@ -118,6 +118,11 @@ impl Peers {
     /// Is there any other node?
     pub(super) fn are_many(&self) -> bool {
         self.of.nodes.len() > 1
+    }
+
+    /// How many others are a majority with this one.
+    pub(super) fn needed(&self) -> usize {
+        self.of.nodes.len() / 2
     }
 
     fn name(&self, node: NodeId) -> String {
@@ -393,6 +398,7 @@ impl Control {
                     peers.digests.remove(&node);
                     peers.conditions.remove(&node);
                     peers.differing.retain(|(of, _), _| *of != node);
+                    self.forget_follower(node);
                 }
                 Heard::Entry(node, key, value) => match (key.split_once('/'), value) {
                     (Some(("o", _)), value) => self.hear_opinion(node, key, value.as_deref()),
@@ -412,7 +418,7 @@ impl Control {
                         }
                     }
                     (Some(("e", service)), Some(value)) => match serde_json::from_str(&value) {
-                        Ok(named) => self.hear_writer(service, named),
+                        Ok(named) => self.hear_writer(node, service, &named),
                         Err(_) => warn!(service, "a word of another node makes no sense"),
                     },
                     (None, Some(value)) if key == "n" => {

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
-use crate::cluster::FRESH;
+use crate::cluster::{FRESH, WRITER};
 use crate::config::Config;
-use crate::ids::{RegionId, ServiceId};
+use crate::ids::{NodeId, RegionId, ServiceId};
 use crate::server::etcd::{Gateway, Leases, Wish};
 use crate::server::handle::Handle;
 use crate::server::history::{Kind, Level};
@@ -17,7 +17,7 @@ use crate::snapshot::Plan;
 use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
 use crate::time::Instant;
 
-use super::Control;
+use super::{Control, Peers};
 
 /// What becomes of it.
 pub(in crate::server) enum Next {
@@ -222,26 +222,48 @@ impl Control {
         let told = (service.clone(), format!("{region} is to write, epoch {}", named.epoch));
         let why = (named.reason.clone(), who);
         if let Some(peers) = &self.peers {
-            peers.say(format!("e/{service}"), serde_json::to_string(&named).ok());
+            peers.say(format!("{WRITER}{service}"), serde_json::to_string(&named).ok());
         }
         self.writing.named.insert(service, named);
         self.tell(Level::Warn, Kind::Override, told, why, None);
     }
 
+    /// The same, said here. Another node's word may have come while this one was written to disk.
+    pub(super) fn name_writer_here(&mut self, service: String, named: Named, who: String) {
+        let ours = self.writing.named.get(&service);
+        if ours.is_none_or(|ours| ours.epoch < named.epoch) {
+            return self.name_writer(service, named, who);
+        }
+        if let Some(next) = named.heard(ours) {
+            keep(&self.store, service.clone(), next.clone());
+            self.name_writer(service, next, who);
+        }
+    }
+
     /// Another node was told, or has heard, who is to write.
-    pub(super) fn hear_writer(&mut self, service: &str, theirs: Named) {
-        let ours = self.writing.named.get(service);
-        let Some(next) = theirs.heard(self.clock.now(), ours) else { return };
-        keep(&self.store, service.to_owned(), next.clone());
-        let who = next.owner.clone();
-        self.name_writer(service.to_owned(), next, who);
+    pub(super) fn hear_writer(&mut self, node: NodeId, service: &str, theirs: &Named) {
+        if let Some(next) = theirs.clone().heard(self.writing.named.get(service)) {
+            keep(&self.store, service.to_owned(), next.clone());
+            let who = next.owner.clone();
+            self.name_writer(service.to_owned(), next, who);
+        }
+        let (now, others) = (self.clock.now(), self.peers.as_ref().map_or(0, Peers::needed));
+        let Some(ours) = self.writing.named.get_mut(service) else { return };
+        if ours.followed(now, (node, theirs), others) {
+            keep(&self.store, service.to_owned(), ours.clone());
+        }
+    }
+
+    /// A node has started anew: what it follows is not known.
+    pub(super) fn forget_follower(&mut self, node: NodeId) {
+        self.writing.named.values_mut().for_each(|named| named.forgotten(node));
     }
 
     /// Tells other nodes what operators said of writers.
     pub(super) fn tell_named(&self) {
         let Some(peers) = &self.peers else { return };
         for (service, named) in &self.writing.named {
-            peers.say(format!("e/{service}"), serde_json::to_string(named).ok());
+            peers.say(format!("{WRITER}{service}"), serde_json::to_string(named).ok());
         }
     }
 
@@ -256,6 +278,9 @@ impl Control {
             let now = self.clock.now();
             let waits = self.writing.all.of(id).map(|of| of.from).filter(|from| *from > now);
             let wanted = leased.and_then(|leased| leased.wanted.clone());
+            let problem = self.writing.problems.get(&service.name).cloned();
+            let unheard = named.filter(|of| !of.stands() && matches!(lease, Lease::Manual));
+            let unheard = unheard.map(|_| "too few nodes are known to have heard who is to write");
             Some(WriterView {
                 service: service.name.clone(),
                 leased: matches!(lease, Lease::Kept(_)),
@@ -264,18 +289,18 @@ impl Control {
                 until: writer.and_then(|of| of.until),
                 next_from: leased.and_then(|leased| leased.free_from).or(waits),
                 wanted: wanted.or_else(|| named.and_then(|named| named.region.clone())),
-                problem: self.writing.problems.get(&service.name).cloned(),
+                problem: problem.or(unheard.map(str::to_owned)),
             })
         };
         plan.single_writers().filter_map(view).collect()
     }
 }
 
-/// Keeps what another node told, soon.
+/// Keeps what another node told, or that a word stands, soon.
 fn keep(store: &Store, service: String, named: Named) {
-    let store = store.clone();
+    let kept = store.name(service, named);
     tokio::spawn(async move {
-        if let Err(error) = store.name(service, named).await {
+        if let Err(error) = kept.await {
             warn!(%error, "who is to write could not be kept");
         }
     });
