@@ -33,7 +33,7 @@ impl World<'_> {
 
     /// Something at random.
     fn misfortune(&mut self) -> Option<Act> {
-        let count = self.regions.ids().count();
+        let (regions, count) = (self.regions.ids(), self.regions.ids().count());
         let kinds = if self.is_leased() { 14 } else { 12 };
         let dice = &mut self.dice.chaos;
         let mut row = |count: usize| usize::try_from(dice.below(count as u64)).unwrap_or(0);
@@ -45,7 +45,11 @@ impl World<'_> {
             2 => Act::Stall(region),
             3 => Act::Fail(region, 0.5),
             4..=6 => Act::Revive(region),
-            7 => Act::Part(vec![vec![region], vec![other]], row(2) == 0),
+            7 => {
+                let (one_way, is_wide) = (row(2) == 0, row(2) == 0);
+                let others = regions.filter(|of| *of == other || (is_wide && *of != region));
+                Act::Part(vec![vec![region], others.collect()], one_way)
+            }
             8 => Act::Heal,
             9 => Act::Kill(node),
             10 => Act::Start(node),

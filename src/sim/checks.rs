@@ -30,6 +30,8 @@ pub(super) struct Checks {
     /// An operator has vouched that no other region than this writes; answers that name another
     /// before that time are those of nodes that have not heard of it.
     fenced: Option<(RegionId, Instant)>,
+    /// The same of a region that was not answered since: its node may not be heard for long.
+    vouched: Option<RegionId>,
 }
 
 /// A region, as the checks know it.
@@ -78,6 +80,7 @@ impl Checks {
             single,
             epochs: BTreeMap::new(),
             fenced: None,
+            vouched: None,
         }
     }
 
@@ -110,11 +113,20 @@ impl Checks {
             Act::Lose(share) => self.lossy |= *share > LOSSY,
             Act::Kill(_) | Act::Start(_) | Act::Part(..) | Act::Heal => self.steady = now,
             Act::Name(Wish { region, fenced: true, .. }) => {
-                self.fenced = Some((*region, now + self.single.unwrap_or_default() + NEWS));
-                self.regions.iter_mut().for_each(|of| of.remembered = now);
+                self.vouched = Some(*region);
+                self.forgive(now, *region);
             }
-            Act::Revive(_) | Act::Name(_) | Act::KillEtcd(_) | Act::StartEtcd(_) => {}
+            Act::Name(Wish { region, .. }) => {
+                self.vouched = self.vouched.filter(|of| of != region);
+            }
+            Act::Revive(_) | Act::KillEtcd(_) | Act::StartEtcd(_) => {}
         }
+    }
+
+    /// Whoever else is named than `region` writes no more.
+    fn forgive(&mut self, now: Instant, region: RegionId) {
+        self.fenced = Some((region, now + self.single.unwrap_or_default() + NEWS));
+        self.regions.iter_mut().for_each(|of| of.remembered = now);
     }
 
     /// A node has told a client of `base`, who was sent there when all was well, to go to `told`.
@@ -150,6 +162,10 @@ impl Checks {
     /// Of a service with one writer at a time no two may be remembered; none may be for a time.
     fn one_writer(&mut self, now: Instant, told: Option<(RegionId, Duration)>) {
         let Some((told, ttl)) = told else { return };
+        if self.vouched == Some(told) {
+            self.vouched = None;
+            self.forgive(now, told);
+        }
         if self.fenced.is_some_and(|(region, until)| told != region && now < until) {
             return;
         }
