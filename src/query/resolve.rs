@@ -219,8 +219,8 @@ impl Walk<'_> {
     fn go_on(&mut self, message: &mut Message<'_>) {
         let mut names = [*self.asked.0.question.name; LONGEST_CHAIN + 1];
         for row in 0..LONGEST_CHAIN {
-            // RFC 2181 §5: no record stands twice in an answer. A chain that has come back to a name
-            // ends there.
+            // RFC 2181 §5: no record stands twice in an answer. A chain ends where it has come back
+            // to a name.
             let known = names.get(..=row).unwrap_or(&[]);
             if known.iter().any(|known| known.as_wire() == self.name()) {
                 return;

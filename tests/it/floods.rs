@@ -33,8 +33,10 @@ fn config(more: &str) -> String {
     let ends = ends.collect::<Vec<_>>().join(", ");
     format!(
         "regions: {{ here: {{}} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com], \
-         records: {{ sub: {{ NS: ns.sub.example.com }}, alias: {{ CNAME: www.example.net }}, {ends} }} }} }}
+zones:
+  example.com:
+    ns: [ns1.example.com, ns2.example.com]
+    records: {{ sub: {{ NS: ns.sub.example.com }}, alias: {{ CNAME: www.example.net }}, {ends} }}
 services:
   web: {{ names: [www.example.com, \"*.wild.example.com\"], steer: failover, order: [here], \
          regions: {{ here: [192.0.2.1] }} }}
