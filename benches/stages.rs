@@ -39,6 +39,10 @@ const STAGES: [&str; 6] = ["receive", "approach", "find", "select", "near", "res
 /// So many of each; the first goes before, uncounted.
 const TIMES: u64 = 1000;
 
+/// Names are hashed by a seed of each process, and one whose place another has takes longer: the
+/// least of so many counts counts.
+const SEEDS: usize = 8;
+
 const KNOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/stages.txt");
 
 fn main() {
@@ -46,7 +50,15 @@ fn main() {
     if let Some(kind) = env::args().skip_while(|argument| argument != "--replay").nth(1) {
         return replay(&kind);
     }
-    let counts = counts();
+    let is_test = !has("--write") && !has("--bench");
+    let mut counts = counts();
+    for _ in 1..SEEDS {
+        if is_test && beyond(&counts).is_empty() {
+            break;
+        }
+        let others = self::counts();
+        counts.iter_mut().for_each(|(of, count)| *count = others[of].min(*count));
+    }
     let mut text = String::new();
     for ((kind, stage), count) in &counts {
         writeln!(text, "{kind}, {stage}: {count}").unwrap();
@@ -58,9 +70,9 @@ fn main() {
     }
     if has("--write") {
         fs::write(KNOWN, text).unwrap();
-    } else if !has("--bench") {
-        compare(&counts);
     }
+    let beyond = if is_test { beyond(&counts) } else { Vec::new() };
+    assert!(beyond.is_empty(), "{}", beyond.join("\n"));
 }
 
 type Counts = BTreeMap<(String, String), u64>;
@@ -97,16 +109,19 @@ fn counts() -> Counts {
     counts
 }
 
-fn compare(counts: &Counts) {
+/// What takes more instructions than it did.
+fn beyond(counts: &Counts) -> Vec<String> {
     let known = fs::read_to_string(KNOWN).unwrap();
-    for line in known.lines() {
+    let is_beyond = |line: &str| {
         let (what, known) = line.rsplit_once(": ").unwrap();
         let (kind, stage) = what.split_once(", ").unwrap();
         let known: u64 = known.parse().unwrap();
         let count = counts[&(kind.to_owned(), stage.to_owned())];
         // A few instructions are nothing, whatever part they are of a stage with a few.
-        assert!(count <= known + known / 20 + 5, "{what}: {count} instructions, were {known}");
-    }
+        let is_it = count > known + known / 20 + 5;
+        is_it.then(|| format!("{what}: {count} instructions, were {known}"))
+    };
+    known.lines().filter_map(is_beyond).collect()
 }
 
 fn replay(kind: &str) {

@@ -191,7 +191,7 @@ pub(super) fn resolve(
         resolved: Resolved::only(Rcode::NoError),
     };
     if walk.step(place, message).is_continue() {
-        walk.go_on(message);
+        walk.go_on(place, message);
     }
     walk.resolved
 }
@@ -214,25 +214,19 @@ impl Walk<'_> {
         self.target.as_ref().unwrap_or(self.asked.0.question.name).as_wire()
     }
 
-    /// Looks up the names that led from one to the next.
+    /// Looks up the names to which the one at `place` has led.
     #[inline(never)]
-    fn go_on(&mut self, message: &mut Message<'_>) {
-        let mut names = [*self.asked.0.question.name; LONGEST_CHAIN + 1];
-        for row in 0..LONGEST_CHAIN {
-            // RFC 2181 §5: no record stands twice in an answer. A chain ends where it has come back
-            // to a name.
-            let known = names.get(..=row).unwrap_or(&[]);
-            if known.iter().any(|known| known.as_wire() == self.name()) {
-                return;
-            }
-            if let Some((place, target)) = names.get_mut(row + 1).zip(self.target) {
-                *place = target;
-            }
+    fn go_on(&mut self, place: &Place<'_>, message: &mut Message<'_>) {
+        let mut names = [place.hash(); LONGEST_CHAIN + 1];
+        for row in 1..names.len() {
             // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
             let Some(place) = Place::of(self.snapshot, self.name()) else { return };
-            if self.step(&place, message).is_break() {
+            let (known, rest) = names.split_at_mut(row);
+            // RFC 2181 §5: no record stands twice. A chain ends where it comes back to a name.
+            if known.contains(&place.hash()) || self.step(&place, message).is_break() {
                 return;
             }
+            rest.fill(place.hash());
         }
     }
 

@@ -108,8 +108,8 @@ impl Said {
         }
     }
 
-    /// That it has ended, at `now`. It is still the same word: whatever replaced that, whether it has
-    /// ended or not, replaces this, and all nodes end it alike.
+    /// That it has ended, at `now`. It is still the same word: whatever replaced that, whether it
+    /// has ended or not, replaces this, and all nodes end it alike.
     pub(super) fn ended(self, now: Instant) -> Self {
         let since = self.until.unwrap_or(now);
         Self { word: None, since, until: Some(now + REMEMBERED), ramp: None, ..self }
