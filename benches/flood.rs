@@ -53,7 +53,7 @@ fn main() {
         }
     }
     let is_test = !env::args().any(|argument| argument == "--bench");
-    let (rounds, span) = if is_test { (1, 0.2) } else { (7, 2.0) };
+    let (rounds, span) = if is_test { (1, 1.0) } else { (7, 2.0) };
     run_on_core(1);
     let nginx = Nginx::start(free_port());
     let server = serve(&nginx);

@@ -103,7 +103,8 @@ fn main() {
     println!("\na service: {:.0} KiB", each(2, 0, count) / 1024.0);
     println!("a name with two addresses: {:.0} octets", each(3, 2, all.size.names));
     drop((small, few, services));
-    let rate = median(rates.pop().into_iter().flatten()) / 2.0;
+    // Where nothing came of a round, something is asked all the same.
+    let rate = (median(rates.pop().into_iter().flatten()) / 2.0).max(1000.0);
     all.reload(&mut Queries::new(all.size.workload()), rate, span);
 }
 
@@ -151,10 +152,12 @@ impl Trial {
         // It may use all cores from now on, but for its worker, which stays away from the load.
         for thread in fs::read_dir(format!("/proc/{}/task", server.process.id())).unwrap() {
             let thread = thread.unwrap();
-            if fs::read_to_string(thread.path().join("comm")).unwrap() != "udp\n" {
+            // Some of them end meanwhile.
+            let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+            if name != "udp\n" {
                 let mut spread = Command::new("taskset");
                 spread.args(["-p", "-c", "0-127"]).arg(thread.file_name());
-                assert!(spread.stdout(Stdio::null()).status().unwrap().success());
+                spread.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
             }
         }
         let alone = self.reload_to(2);

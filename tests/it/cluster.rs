@@ -35,17 +35,19 @@ impl Backend {
         let asked: Arc<Mutex<BTreeSet<String>>> = Arc::default();
         let (sick, asks) = (sick_for.clone(), asked.clone());
         thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { continue };
-                let mut request = [0; 2048];
-                let Ok(length) = stream.read(&mut request) else { continue };
-                let text = String::from_utf8_lossy(&request[..length]).into_owned();
-                let node = text.split(['(', ')']).nth(1).unwrap_or_default();
-                asks.lock().unwrap().insert(node.to_owned());
-                let sick = sick.lock().unwrap();
-                let is_sick = sick.iter().any(|of| of == node);
-                let status = if is_sick { "500 Sick" } else { "200 OK" };
-                let _gone = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let (sick, asks) = (sick.clone(), asks.clone());
+                // A node that stands still in the middle of it holds up no other.
+                thread::spawn(move || {
+                    let mut request = [0; 2048];
+                    let Ok(length) = stream.read(&mut request) else { return };
+                    let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                    let node = text.split(['(', ')']).nth(1).unwrap_or_default();
+                    asks.lock().unwrap().insert(node.to_owned());
+                    let is_sick = sick.lock().unwrap().iter().any(|of| of == node);
+                    let status = if is_sick { "500 Sick" } else { "200 OK" };
+                    let _gone = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+                });
             }
         });
         Self { address, sick_for, asked }

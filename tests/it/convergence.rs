@@ -87,6 +87,7 @@ fn a_wait_ends_when_time_runs_out_and_when_the_drain_is_undone() {
     let (code, told) = ctl(&server, &drain(&["--wait", "--residual", "2%"]));
     assert_eq!(code, Some(0), "{told}");
 
+    assert!(server.ctl(&["clear", "eu", "--owner", "bob"]).0);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| ctl(&server, &drain(&["--wait"])));
         wait_for("the drain", || server.ctl(&["overrides"]).1.contains("eu: drain").then_some(()));
@@ -190,31 +191,33 @@ fn case(row: usize, server: &Meridian, ttl: f64) -> Case {
     }
 }
 
-/// For how long a resolver gives the old answer, if the answer changes just after it asked.
+/// For how long a resolver gives the old answer, if the answer changes just after it asked: at
+/// least, and at most, as nobody sees it all the time.
 #[expect(clippy::disallowed_methods, reason = "what is measured")]
-fn measured(server: &Meridian, case: &Case, (old, ttl): (&str, u32)) -> Duration {
+fn measured(server: &Meridian, case: &Case, (old, ttl): (&str, u32)) -> [Duration; 2] {
     let asked = || ask(case.resolver.at, "www.example.com", RecordType::A, None);
-    let mut filled = Instant::now();
-    wait_for("a new answer", || {
-        filled = Instant::now();
+    let [filling, filled] = wait_for("a new answer", || {
+        let before = Instant::now();
         let answer = asked();
         let left = answer.answers.first()?.ttl;
         let full = match case.layer {
             Layer::Cache { min, max, .. } => f64::from(ttl).max(min).min(max),
             _ => f64::from(ttl),
         };
-        (data(&answer) == [old] && f64::from(left) >= full).then_some(())
+        let is_new = data(&answer) == [old] && f64::from(left) >= full;
+        is_new.then(|| [before, Instant::now()])
     });
     assert!(server.ctl(&drain(&[])).0);
     let mut last = filled;
-    wait_for("the new answer", || {
-        let is_old = data(&asked()) == [old];
-        if is_old {
-            last = Instant::now();
+    let first = wait_for("the new answer", || {
+        let before = Instant::now();
+        if data(&asked()) == [old] {
+            last = before.max(filled);
+            return None;
         }
-        (!is_old).then_some(())
+        Some(Instant::now())
     });
-    last - filled
+    [last - filled, first - filling]
 }
 
 /// `MERIDIAN_TTL=10 cargo test --test it resolvers_hold -- --nocapture` prints the table for
@@ -232,17 +235,18 @@ fn resolvers_hold_on_for_as_long_as_the_model_says() {
                     let measured = measured(&server, &case, (&eu.address.to_string(), ttl));
                     let chain = Class { name: String::new(), share: 1.0, layers: vec![case.layer] };
                     let model = chain.lag(f64::from(ttl)).until(0.001).unwrap();
-                    (case.name, model, measured.as_secs_f64())
+                    (case.name, model, measured.map(|of| of.as_secs_f64()))
                 })
             })
             .collect();
         running.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
     });
-    for (name, model, measured) in &rows {
-        println!("| {name} | {model:.1} | {measured:.1} |");
+    for (name, model, [least, most]) in &rows {
+        println!("| {name} | {model:.1} | {least:.1} to {most:.1} |");
     }
-    for (name, model, measured) in rows {
+    for (name, model, [least, most]) in rows {
         // Caches count in whole seconds, and are asked every hundredth of one.
-        assert!((model - measured).abs() <= 1.1, "{name}: {model} s, and was {measured} s");
+        let is_so = least <= model + 1.1 && most >= model - 1.1;
+        assert!(is_so, "{name}: {model} s, and was {least} to {most} s");
     }
 }

@@ -150,7 +150,7 @@ fn a_region_that_no_packet_reaches_is_never_answered() {
     let server = Meridian::serve(&config(port, "http: /healthz", [us.address, hole.0, ap.address]));
     // From the first answer on: the first verdicts come before it.
     assert_eq!(server.addresses_for("www.example.com", DUBLIN), [us.address.to_string()]);
-    assert_eq!(server.endpoint(hole.0), ("down".into(), "no answer in time, connecting".into()));
+    server.wait_for_endpoint(hole.0, "down", "no answer in time, connecting");
     drop(hole.2);
 }
 

@@ -298,9 +298,18 @@ impl Meridian {
 
     /// The memory that it has, in KiB.
     pub(crate) fn memory(&self) -> u64 {
+        self.memory_as("VmRSS:")
+    }
+
+    /// The same without its code and its files.
+    pub(crate) fn own_memory(&self) -> u64 {
+        self.memory_as("RssAnon:")
+    }
+
+    fn memory_as(&self, field: &str) -> u64 {
         let path = format!("/proc/{}/status", self.process.id());
         let status = std::fs::read_to_string(path).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         resident.trim().trim_end_matches(" kB").parse().unwrap()
     }
 }

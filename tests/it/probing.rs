@@ -117,7 +117,7 @@ services:
 
 fn late(stream: TcpStream) {
     let mut answer = Some(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
-    say(stream, b"", SOON * 5, || answer.take().unwrap_or_default());
+    say(stream, b"", SOON * 20, || answer.take().unwrap_or_default());
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn an_answer_that_is_right_and_late_is_told_apart() {
     let (quick, slow) = (Nginx::start(port), misbehaving(port, late));
     let server = Meridian::serve(&format!(
         "regions: {{ here: {{ at: [0, 0] }} }}
-checks: {{ web: {{ http: /healthz, port: {port}, slow_after: 50ms }} }}
+checks: {{ web: {{ http: /healthz, port: {port}, slow_after: 300ms }} }}
 zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ here: [{slow}, {}] }} }}
@@ -134,7 +134,7 @@ services:
         quick.address
     ));
     assert_eq!(server.addresses("www.example.com"), [quick.address.to_string()]);
-    assert_eq!(server.endpoint(slow), ("down".into(), "right, but too slow".into()));
+    server.wait_for_endpoint(slow, "down", "right, but too slow");
 }
 
 #[test]
@@ -189,21 +189,23 @@ services:
             services.concat()
         ),
     );
-    let status = server.status();
-    let found = |row: usize| {
-        let endpoint = &status["services"][row]["endpoints"][0];
-        (
-            endpoint["state"].as_str().unwrap().to_owned(),
-            endpoint["last"].as_str().unwrap().to_owned(),
-        )
-    };
-    let told = |state: &str, last: &str| (state.to_owned(), last.to_owned());
-    assert_eq!(found(0), told("up", "ok"));
-    assert_eq!(found(1), told("down", "certificate not valid"));
-    assert_eq!(found(2), told("down", "TLS handshake failed"));
-    assert_eq!(found(3), told("up", "ok"));
-    assert_eq!(found(4), told("up", "ok; the certificate ends soon"));
-    assert_eq!(found(5), told("down", "certificate expired, or about to"));
+    let expected = [
+        ("up", "ok"),
+        ("down", "certificate not valid"),
+        ("down", "TLS handshake failed"),
+        ("up", "ok"),
+        ("up", "ok; the certificate ends soon"),
+        ("down", "certificate expired, or about to"),
+    ];
+    let expected = expected.map(|(state, last)| (state.to_owned(), last.to_owned()));
+    wait_until(&expected, || {
+        let status = server.status();
+        std::array::from_fn(|row| {
+            let endpoint = &status["services"][row]["endpoints"][0];
+            let of = |key: &str| endpoint[key].as_str().unwrap().to_owned();
+            (of("state"), of("last"))
+        })
+    });
     assert_eq!(server.metric("meridian_certificates_ending"), 1.0);
 }
 
@@ -288,7 +290,7 @@ services:
     });
     nginx.process.kill();
     server.wait_for_endpoint(nginx.address, "down", "connection refused");
-    assert_eq!(server.endpoint(closer), ("up".to_owned(), "ok".to_owned()));
+    server.wait_for_endpoint(closer, "up", "ok");
     let failures = server.metric("meridian_probes_total{outcome=\"timeout\"}");
     assert_eq!(failures, 0.0);
 }
