@@ -347,7 +347,10 @@ fn maintenance_comes_and_goes_by_the_clock() {
     let begins = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(20);
     let text = config(port, [&us, &eu]).replace("check: web,", "check: web, ttl: 8s,");
     let window = format!("of: web/eu, at: \"{begins}\", for: 5s");
-    let weekly = "of: us, at: \"30 1 * * SUN Europe/Dublin\", for: 2h, ramp: 10%/30s";
+    // In three days: it is not to be on now.
+    let today = begins.to_zoned(jiff::tz::TimeZone::UTC).weekday().to_sunday_zero_offset();
+    let day = (today + 3) % 7;
+    let weekly = format!("of: us, at: \"30 1 * * {day} Europe/Dublin\", for: 2h, ramp: 10%/30s");
     let server = Meridian::serve(&format!(
         "{text}maintenance:\n  kernel: {{ {window} }}\n  weekly: {{ {weekly} }}\n"
     ));
