@@ -254,6 +254,26 @@ fn a_region_that_was_out_waits_for_its_failback() {
 }
 
 #[test]
+fn a_region_that_leaves_a_service_waits_for_nothing_there() {
+    let services = two_services(Failback::After(Duration::from_secs(60)));
+    let mut holds = Holds::default();
+    for (second, table) in [(0, "duuduu"), (1, "uuuuuu")] {
+        holds.follow(at(second), &services, [id(0), id(1)], &states(table));
+    }
+    let back = Some(Hold::Back(Some(at(61))));
+    assert_eq!([0, 1].map(|row| holds.of(id(row), region(0))), [back; 2]);
+    // The first service is in that region no longer; the second one stands before it now.
+    let [mut first, second] = <[Service; 2]>::try_from(services).unwrap();
+    first.pools.remove(0);
+    let services = [second, first];
+    holds.rekey(&services, Some, |of| Some(id(1 - of.index())));
+    assert_eq!([0, 1].map(|row| holds.of(id(row), region(0))), [back, None]);
+    assert_eq!(holds.out().collect::<Vec<_>>(), [(id(0), region(0))]);
+    holds.follow(at(61), &services, [id(0), id(1)], &states("uuuuuu"));
+    assert_eq!(holds.next_change(), None);
+}
+
+#[test]
 fn a_manual_failback_waits_for_the_operator() {
     let services = two_services(Failback::Manual);
     let mut holds = Holds::default();
