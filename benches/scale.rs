@@ -157,7 +157,8 @@ impl Trial {
             if name != "udp\n" {
                 let mut spread = Command::new("taskset");
                 spread.args(["-p", "-c", "0-127"]).arg(thread.file_name());
-                spread.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+                let spread = spread.stdout(Stdio::null()).status().unwrap();
+                assert!(spread.success() || !thread.path().exists());
             }
         }
         let alone = self.reload_to(2);

@@ -4,12 +4,11 @@
 //! whoever wrote it says what that means: truncation for what was asked for, nothing for what
 //! would only have been kind to add.
 
-use super::Rcode;
-use super::UDP_PAYLOAD;
 use super::cookie::COOKIE;
 use super::edns::{Edns, OPTION_COOKIE, OPTION_HEAD, OPTION_NSID, Subnet};
 use super::receive::{HEADER, Request, TYPE_OPT};
 use super::resolve::Resolved;
+use super::{Rcode, UDP_PAYLOAD};
 use crate::zone::{CLASS_IN, Denial, Made, Part, Rdata, RrSet};
 
 /// An answer in the making.

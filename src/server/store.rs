@@ -107,8 +107,8 @@ impl Store {
     ///
     /// # Errors
     /// Why it is not.
-    pub(super) async fn say(&self, said: Said) -> Result<(), String> {
-        self.ask(|reply| Job::Say(Box::new(said), reply)).await
+    pub(super) fn say(&self, said: Said) -> impl Future<Output = Result<(), String>> + use<> {
+        self.ask(|reply| Job::Say(Box::new(said), reply))
     }
 
     /// Keeps who is to write for a service, the same way.
@@ -120,18 +120,18 @@ impl Store {
         service: String,
         named: Named,
     ) -> impl Future<Output = Result<(), String>> + use<> {
-        let (reply, answer) = oneshot::channel();
-        // At once: the later word is kept, whoever waits for it.
-        self.send(Job::Name(service, Box::new(named), reply));
-        answered(answer)
+        self.ask(|reply| Job::Name(service, Box::new(named), reply))
     }
 
     /// Forgets an operator's word, the same way.
     ///
     /// # Errors
     /// Why it is still known.
-    pub(super) async fn clear(&self, subject: String) -> Result<(), String> {
-        self.ask(|reply| Job::Clear(subject, reply)).await
+    pub(super) fn clear(
+        &self,
+        subject: String,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        self.ask(|reply| Job::Clear(subject, reply))
     }
 
     /// Writes to the history, soon.
@@ -172,18 +172,15 @@ impl Store {
         let _ended = self.0.send(job);
     }
 
-    async fn ask<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Job,
-    ) -> Result<T, String> {
+    /// Sends a job at once, so that of two words the later one is kept, whoever waits for it.
+    fn ask<T, J>(&self, job: J) -> impl Future<Output = Result<T, String>> + use<T, J>
+    where
+        J: FnOnce(oneshot::Sender<Result<T, String>>) -> Job,
+    {
         let (reply, answer) = oneshot::channel();
         self.send(job(reply));
-        answered(answer).await
+        async { answer.await.unwrap_or_else(|_| Err("the state's thread has ended".to_owned())) }
     }
-}
-
-async fn answered<T>(answer: oneshot::Receiver<Result<T, String>>) -> Result<T, String> {
-    answer.await.unwrap_or_else(|_| Err("the state's thread has ended".to_owned()))
 }
 
 /// Renames a file that is no database of ours, with what SQLite keeps beside it.

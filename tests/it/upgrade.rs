@@ -84,7 +84,8 @@ fn a_successor_that_fails_changes_nothing() {
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("needs `node.state`"), "{told}");
     // Operators are heard again, and a good one takes the place.
-    assert!(server.ctl(&["drain", "us", "--reason", "kernel upgrade"]).0);
+    let (fine, told) = server.ctl(&["drain", "us", "--reason", "kernel upgrade"]);
+    assert!(fine, "{told}");
     server = server.replaced();
     assert_eq!(server.addresses("www.example.com"), ["192.0.2.20"]);
     asking.none_lost();

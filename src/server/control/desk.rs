@@ -33,14 +33,9 @@ impl Control {
         self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
     }
 
-    /// Keeps a word that nobody waits for, soon.
+    /// Keeps a word that nobody waits for.
     pub(super) fn keep(&self, said: Said) {
-        let store = self.store.clone();
-        tokio::spawn(async move {
-            if let Err(error) = store.say(said).await {
-                warn!(%error, "a word could not be kept");
-            }
-        });
+        see_kept("a word", self.store.say(said));
     }
 
     /// Finds out what is meant by what is said and planned.
@@ -66,8 +61,7 @@ impl Control {
             let subject = said.subject.to_string();
             let Some(word) = said.word else {
                 // That something was taken back is old news by then.
-                let (store, forgotten) = (self.store.clone(), subject.clone());
-                tokio::spawn(async move { store.clear(forgotten).await });
+                drop(self.store.clear(subject.clone()));
                 if let Some(peers) = &self.peers {
                     peers.say(format!("w/{subject}"), None);
                 }
@@ -148,4 +142,16 @@ impl Control {
             overrides::impact(&self.published.load(), &facts, &clients)
         }))
     }
+}
+
+/// Says so, if something cannot be kept that nobody waits for.
+pub(super) fn see_kept(
+    what: &'static str,
+    kept: impl Future<Output = Result<(), String>> + Send + 'static,
+) {
+    tokio::spawn(async move {
+        if let Err(error) = kept.await {
+            warn!(%error, "{what} could not be kept");
+        }
+    });
 }

@@ -12,11 +12,11 @@ use crate::ids::{NodeId, RegionId, ServiceId};
 use crate::server::etcd::{Gateway, Leases, Wish};
 use crate::server::handle::Handle;
 use crate::server::history::{Kind, Level};
-use crate::server::store::Store;
 use crate::snapshot::Plan;
 use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
 use crate::time::Instant;
 
+use super::desk::see_kept;
 use super::{Control, Peers};
 
 /// What becomes of it.
@@ -235,7 +235,7 @@ impl Control {
             return self.name_writer(service, named, who);
         }
         if let Some(next) = named.heard(ours) {
-            keep(&self.store, service.clone(), next.clone());
+            self.keep_named(&service, next.clone());
             self.name_writer(service, next, who);
         }
     }
@@ -243,15 +243,21 @@ impl Control {
     /// Another node was told, or has heard, who is to write.
     pub(super) fn hear_writer(&mut self, node: NodeId, service: &str, theirs: &Named) {
         if let Some(next) = theirs.clone().heard(self.writing.named.get(service)) {
-            keep(&self.store, service.to_owned(), next.clone());
+            self.keep_named(service, next.clone());
             let who = next.owner.clone();
             self.name_writer(service.to_owned(), next, who);
         }
         let (now, others) = (self.clock.now(), self.peers.as_ref().map_or(0, Peers::needed));
         let Some(ours) = self.writing.named.get_mut(service) else { return };
         if ours.followed(now, (node, theirs), others) {
-            keep(&self.store, service.to_owned(), ours.clone());
+            let ours = ours.clone();
+            self.keep_named(service, ours);
         }
+    }
+
+    /// Keeps what another node told, or that a word stands.
+    fn keep_named(&self, service: &str, named: Named) {
+        see_kept("who is to write", self.store.name(service.to_owned(), named));
     }
 
     /// A node has started anew: what it follows is not known.
@@ -294,16 +300,6 @@ impl Control {
         };
         plan.single_writers().filter_map(view).collect()
     }
-}
-
-/// Keeps what another node told, or that a word stands, soon.
-fn keep(store: &Store, service: String, named: Named) {
-    let kept = store.name(service, named);
-    tokio::spawn(async move {
-        if let Err(error) = kept.await {
-            warn!(%error, "who is to write could not be kept");
-        }
-    });
 }
 
 fn name(plan: &Plan, region: RegionId) -> Option<String> {
