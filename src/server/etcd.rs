@@ -28,7 +28,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::clock::Clock;
 use super::files::read;
 use super::handle::Request;
-use crate::config::Etcd;
+use super::webhooks::chain;
+use crate::config::{Etcd, Problem};
 use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Turn, Vacancy, Written};
 
 /// What an operator wants.
@@ -127,6 +128,7 @@ impl Leases {
 }
 
 /// etcd's JSON over HTTP.
+#[derive(Debug)]
 pub(super) struct Gateway {
     client: Client,
     of: Etcd,
@@ -139,24 +141,28 @@ impl Gateway {
     ///
     /// # Errors
     /// What is wrong with a file.
-    pub(super) fn new(of: &Etcd, folder: &Path) -> Result<Self, String> {
+    pub(super) fn new(of: &Etcd, folder: &Path) -> Result<Self, Problem> {
         // TLS needs its provider, also where no TLS is spoken.
         let _installed_already = rustls::crypto::ring::default_provider().install_default();
+        let wrong = |path: &Path, what| Problem::of_file(&path.display().to_string(), what);
         let mut client = Client::builder().timeout(ASK_PATIENCE);
-        let file = |path: &Path| {
-            let path = folder.join(path);
-            read(&path).map_err(|error| format!("{}: {error}", path.display()))
-        };
-        if let Some(path) = &of.ca {
-            let wrong = |error| format!("{}: {error}", path.display());
-            let roots = Certificate::from_pem_bundle(&file(path)?).map_err(wrong)?;
+        if let Some(path) = of.ca.as_ref().map(|path| folder.join(path)) {
+            let octets = read(&path).map_err(|reason| wrong(&path, reason))?;
+            let roots = Certificate::from_pem_bundle(&octets);
+            let roots = roots.map_err(|error| wrong(&path, chain(&error)))?;
+            if roots.is_empty() {
+                let what = "there is no certificate in it; expected PEM, of etcd's authority";
+                return Err(wrong(&path, what.to_owned()));
+            }
             client = client.tls_certs_only(roots);
         }
-        if let Some(path) = &of.identity {
-            let wrong = |error| format!("{}: {error}", path.display());
-            client = client.identity(Identity::from_pem(&file(path)?).map_err(wrong)?);
+        if let Some(path) = of.identity.as_ref().map(|path| folder.join(path)) {
+            let octets = read(&path).map_err(|reason| wrong(&path, reason))?;
+            let identity = Identity::from_pem(&octets);
+            let identity = identity.map_err(|error| wrong(&path, chain(&error)))?;
+            client = client.identity(identity);
         }
-        let client = client.build().map_err(|error| error.to_string())?;
+        let client = client.build().map_err(|error| wrong(Path::new("etcd"), chain(&error)))?;
         Ok(Self { client, of: of.clone(), answering: AtomicUsize::new(0) })
     }
 

@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 
 use super::certificate;
 use super::cluster::key;
+use super::etcd::Gateway;
 use super::files::{Print, read};
 use super::geoip::{Databases, Geography, Survey};
 use super::prober::Probe;
@@ -59,6 +60,8 @@ pub struct Loaded {
     pub probes: HashMap<TargetId, Arc<Probe>>,
     /// The certificate of the encrypted listeners.
     pub certificate: Option<Arc<CertifiedKey>>,
+    /// The way to etcd, if it says who writes.
+    pub(super) etcd: Option<Gateway>,
 }
 
 impl Loaded {
@@ -155,7 +158,12 @@ impl Loader {
             watched.keep(std::mem::take(&mut self.watched));
         }
         self.watched = watched;
-        let config = config.map_err(|problems| Refused { what: What::Configuration, problems })?;
+        let mut config =
+            config.map_err(|problems| Refused { what: What::Configuration, problems })?;
+        let means = self.means(&config);
+        let (key, etcd) =
+            means.map_err(|problems| Refused { what: What::Configuration, problems })?;
+        config.warnings.extend(self.missing_tokens(&config));
         let certificate = match &config.node.encrypted {
             Some(encrypted) => {
                 let certificate = certificate::load(encrypted, &self.folder);
@@ -186,7 +194,7 @@ impl Loader {
             catchments,
             config.identity.clone(),
         );
-        let plan = plan.protected(self.protection(&config));
+        let plan = plan.protected(self.protection(&config, key.as_deref()));
         let loaded = Loaded {
             file: self.name(),
             folder: self.folder.clone(),
@@ -196,17 +204,39 @@ impl Loader {
             config,
             probes,
             certificate,
+            etcd,
         };
         Ok(loaded)
     }
 
+    /// By what a node speaks with others: the cluster's key, and the way to etcd.
+    fn means(&self, config: &Config) -> Result<(Option<Vec<u8>>, Option<Gateway>), Vec<Problem>> {
+        let key = config.cluster.as_ref().map(|of| key(&self.folder.join(&of.key)));
+        let etcd = config.etcd.as_ref().map(|etcd| Gateway::new(etcd, &self.folder));
+        match (key.transpose(), etcd.transpose()) {
+            (Ok(key), Ok(etcd)) => Ok((key, etcd)),
+            (key, etcd) => Err(key.err().into_iter().chain(etcd.err()).collect()),
+        }
+    }
+
+    /// Tokens are read when they are needed. A file of them that is not there, which stops nothing
+    /// else, is told now.
+    fn missing_tokens(&self, config: &Config) -> Vec<Problem> {
+        let of_hooks = config.webhooks.iter().filter_map(|hook| hook.token.as_ref());
+        let files = config.http.tokens.iter().chain(of_hooks).map(|file| self.folder.join(file));
+        let problem = |file: PathBuf| {
+            let problem = Problem::of_file(&file.display().to_string(), read(&file).err()?);
+            Some(Problem { is_warning: true, ..problem })
+        };
+        files.filter_map(problem).collect()
+    }
+
     /// With secrets in any case: the configured ones, or one that the cluster's nodes share, or one
     /// that was drawn.
-    fn protection(&self, config: &Config) -> Protection {
+    fn protection(&self, config: &Config, key: Option<&[u8]>) -> Protection {
         let mut protection = config.protection.clone();
         if protection.secrets.is_empty() {
-            let key = config.cluster.as_ref().map(|of| key(&self.folder.join(&of.key)));
-            let shared = key.and_then(Result::ok).and_then(|key| cookie_secret(&key));
+            let shared = key.and_then(cookie_secret);
             protection.secrets = shared.or(self.drawn).into_iter().collect();
         }
         protection

@@ -42,7 +42,6 @@ use certificate::Newest;
 use clock::Clock;
 use cluster::Speech;
 use control::Control;
-use etcd::Gateway;
 use inherited::Inherited;
 use prober::Prober;
 use responder::Answers;
@@ -102,9 +101,6 @@ pub enum StartError {
     /// The Unix socket of the API cannot be had.
     #[error("http.socket: {0}: {1}")]
     Socket(PathBuf, io::Error),
-    /// etcd cannot be spoken with.
-    #[error("etcd: {0}")]
-    Etcd(String),
     /// There is no place to take.
     #[error(
         "`--replace` needs `node.state`, the folder where both servers meet; set it and start this \
@@ -282,7 +278,7 @@ fn meet(loaded: &Loaded) -> Result<(Option<Predecessor>, Inherited), StartError>
 /// Begins to decide what is answered: the state, the probes, the other nodes, etcd.
 fn decide(
     clock: Clock,
-    loaded: Loaded,
+    mut loaded: Loaded,
     (certificate, cluster, quiet): (Arc<Newest>, Option<UdpSocket>, watch::Receiver<bool>),
     tasks: &mut JoinSet<()>,
 ) -> Result<Handle, StartError> {
@@ -292,9 +288,7 @@ fn decide(
     let (hints_in, hints) = tokio::sync::mpsc::unbounded_channel();
     let held = Prober::held(sockets / 4, hints_in);
     let store = Store::open(loaded.state().as_deref()).map_err(StartError::State)?;
-    let etcd = loaded.config.etcd.as_ref();
-    let etcd = etcd.map(|etcd| Gateway::new(etcd, &loaded.folder)).transpose();
-    let etcd = etcd.map_err(StartError::Etcd)?;
+    let etcd = loaded.etcd.take();
     let cluster = cluster.map(|socket| Speech::new(&loaded, socket, clock, store.1.incarnation));
     let cluster = cluster.transpose()?;
     let (probing, holding) = ((prober, reports), (held, hints));

@@ -76,6 +76,26 @@ fn what_cannot_be_read_is_said_too() {
     assert!(!good && told.contains("not a text in UTF-8"), "{told}");
 }
 
+/// They are read when they are needed; without them all else goes on.
+#[test]
+fn tokens_that_are_not_there_are_told_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let text = "http: { tokens: nobody }
+webhooks: { chat: { url: \"http://127.0.0.1:9/\", token: nothing } }
+regions: { here: {} }
+zones: {}
+services: {}
+";
+    fs::write(&file, text).unwrap();
+    let (good, told) = check(&file);
+    assert!(good, "{told}");
+    for missing in ["nobody", "nothing"] {
+        let line = format!("{missing}: warning: there is no file {missing}\n");
+        assert!(told.contains(&line), "{told}");
+    }
+}
+
 #[test]
 fn problems_can_be_had_as_json() {
     let file = folder("tests/config/unknown-key.yaml");
