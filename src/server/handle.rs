@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::arrivals::{Arrivals, Signal, Signals};
 use super::clock::Clock;
@@ -21,6 +21,7 @@ use super::prober::Pushed;
 use super::responder::{Answers, Published};
 use super::sample::Sample;
 use super::store::Store;
+use super::takeover::Desk;
 use crate::cluster::{Heard, Stamp};
 use crate::config::Subject;
 use crate::config::{Problem, Target};
@@ -130,9 +131,8 @@ pub struct Handle {
     pub(super) sample: Sample,
     /// The answers that may still be remembered.
     pub(super) exposure: Exposure,
-    /// Held from the weighing of an operator's word until it is followed: two words that are
-    /// harmless alone may leave a name with nothing together.
-    pub(super) desk: Arc<Mutex<()>>,
+    /// Where operators are heard.
+    pub(super) desk: Arc<Desk>,
 }
 
 /// Why an operator's word is not followed.
@@ -144,6 +144,8 @@ pub enum Unheard {
     Dangerous(Vec<String>),
     /// It cannot be kept.
     Unkept(String),
+    /// Its turn does not come, for this reason.
+    Busy(String),
     /// The server stops.
     Stopping,
 }
@@ -195,7 +197,7 @@ impl Handle {
     /// # Errors
     /// It makes no sense, is refused, or cannot be kept; then nothing has changed.
     pub async fn say(&self, said: Said, who: String, force: bool) -> Result<Impact, Unheard> {
-        let _one_at_a_time = self.desk.lock().await;
+        let _one_at_a_time = self.desk.turn().await?;
         let (said, impact) = self.stamp(said).await?;
         if !force && !impact.left_with_nothing.is_empty() {
             return Err(Unheard::Dangerous(impact.left_with_nothing));
@@ -236,7 +238,7 @@ impl Handle {
     /// # Errors
     /// It makes no sense, or cannot be kept.
     pub async fn name(&self, naming: Naming, who: String) -> Result<(), Unheard> {
-        let _one_at_a_time = self.desk.lock().await;
+        let _one_at_a_time = self.desk.turn().await?;
         let (reply, next) = oneshot::channel();
         let asked = self.requests.send(Request::NextWriter(naming.clone(), reply)).await;
         asked.map_err(|_| Unheard::Stopping)?;

@@ -20,15 +20,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
+use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::handle::Unheard;
 use super::inherited::Inherited;
 use super::xdp::Links;
 
@@ -85,14 +90,44 @@ impl Predecessor {
     }
 }
 
+/// Where operators' words are heard: one after the other, from the weighing of each until it is
+/// followed, as two that are harmless alone may leave a name with nothing together; and none while
+/// another server takes this one's place.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    turn: Mutex<()>,
+    /// The process that takes this one's place; 0: none does.
+    taker: AtomicI32,
+}
+
+/// For how long a word waits: whoever says it by `meridian ctl` hears why before they give up.
+const TURN_PATIENCE: Duration = Duration::from_secs(3);
+
+impl Desk {
+    /// Waits until it is a word's turn.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub(super) async fn turn(&self) -> Result<MutexGuard<'_, ()>, Unheard> {
+        let turn = timeout(TURN_PATIENCE, self.turn.lock()).await;
+        turn.map_err(|_| match self.taker.load(Ordering::Relaxed) {
+            0 => Unheard::Busy("another word is being written to the disk".to_owned()),
+            taker => Unheard::Busy(format!(
+                "process {taker} takes this server's place, and words wait for it; if it hangs, \
+                 end it, and this one goes on"
+            )),
+        })
+    }
+}
+
 /// What the server that serves does for the next one.
 pub(super) struct Place {
     /// All that it listens on.
     pub(super) sockets: Vec<OwnedFd>,
     /// What brings it packets past the kernel's stack.
     pub(super) links: Links,
-    /// Held while somebody takes its place.
-    pub(super) desk: Arc<Mutex<()>>,
+    /// Where nobody is heard while somebody takes its place.
+    pub(super) desk: Arc<Desk>,
     /// Somebody else speaks for this node.
     pub(super) is_quiet: watch::Sender<bool>,
     /// Somebody else serves in its place.
@@ -124,22 +159,33 @@ impl Place {
             return Err(io::Error::other("it is not a release that this one understands"));
         }
         info!("another server takes this one's place");
-        let held = self.desk.blocking_lock();
-        for socket in self.sockets.iter().chain(&self.links.copies()?) {
-            send(&stream, SOCKET, Some(socket))?;
+        let taker = socket_peercred(&stream).map_or(0, |of| of.pid.as_raw_nonzero().get());
+        let held = self.desk.turn.blocking_lock();
+        self.desk.taker.store(taker, Ordering::Relaxed);
+        let made = self.hand_over(&mut stream);
+        if made.is_ok() {
+            // A word that is said to this process now would be lost with it.
+            std::mem::forget(held);
+            self.is_taken.send_replace(true);
+        } else {
+            self.desk.taker.store(0, Ordering::Relaxed);
         }
-        send(&stream, NO_MORE, None)?;
+        made
+    }
+
+    /// Hands all over, and waits until the other one answers.
+    fn hand_over(&self, stream: &mut UnixStream) -> io::Result<()> {
+        for socket in self.sockets.iter().chain(&self.links.copies()?) {
+            send(stream, SOCKET, Some(socket))?;
+        }
+        send(stream, NO_MORE, None)?;
         loop {
-            match hear(&mut stream)? {
+            match hear(stream)? {
                 SPEAKS => self.is_quiet.send_replace(true),
-                SERVES => break,
+                SERVES => return Ok(()),
                 _ => return Err(io::Error::other("it says what this one does not understand")),
             };
         }
-        // A word that is said to this process now would be lost with it.
-        std::mem::forget(held);
-        self.is_taken.send_replace(true);
-        Ok(())
     }
 }
 

@@ -92,6 +92,23 @@ fn a_successor_that_fails_changes_nothing() {
 }
 
 #[test]
+fn a_successor_that_hangs_is_told_of_and_can_be_ended() {
+    let server = Meridian::start(tempfile::tempdir().unwrap(), &config());
+    let mut successor = UnixStream::connect(server.path("state/takeover.sock")).unwrap();
+    successor.write_all(b"1").unwrap();
+    wait_for("its begin", || (server.logged("takes this one's place") > 0).then_some(()));
+    let (fine, told) = server.ctl(&["drain", "us", "--reason", "kernel upgrade"]);
+    let who = format!("process {} takes this server's place", std::process::id());
+    assert!(!fine && told.contains(&who) && told.contains("say it again"), "{told}");
+    assert_eq!(server.ctl(&["overrides"]), (true, "nothing is overridden".to_owned()));
+    drop(successor);
+    wait_for("its end", || (server.logged("it serves on") > 0).then_some(()));
+    let (fine, told) = server.ctl(&["drain", "us", "--reason", "kernel upgrade"]);
+    assert!(fine, "{told}");
+    assert_eq!(server.addresses("www.example.com"), ["192.0.2.20"]);
+}
+
+#[test]
 fn a_signal_starts_what_is_installed_now_and_systemd_follows() {
     let folder = tempfile::tempdir().unwrap();
     let (file, notify) = (folder.path().join("meridian.yaml"), folder.path().join("notify"));

@@ -135,7 +135,10 @@ impl Refusal {
     }
 
     fn stopping() -> Self {
-        let error = "the server is stopping".to_owned();
+        Self::busy("the server is stopping".to_owned())
+    }
+
+    fn busy(error: String) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, error }
     }
 }
