@@ -4,9 +4,8 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
-/// What is logged when `MERIDIAN_LOG` says nothing: what operators act on. hickory-server logs
-/// every query, and warns of every client that hangs up.
-const DEFAULT: &str = "info,hickory_server=error,hickory_net=error,h2=warn,quinn=warn";
+/// What is logged when `MERIDIAN_LOG` says nothing: what operators act on, and no client's affairs.
+const DEFAULT: &str = "info,h2=warn,quinn=warn";
 
 /// Starts logging.
 pub(super) fn start() {

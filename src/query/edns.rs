@@ -1,5 +1,5 @@
 //! EDNS(0) (RFC 6891) and the options that are understood: ECS (RFC 7871), NSID (RFC 5001),
-//! cookies (RFC 7873).
+//! cookies (RFC 7873), padding (RFC 7830).
 
 use std::net::IpAddr;
 
@@ -16,6 +16,8 @@ pub(super) struct Edns {
     pub(super) dnssec_ok: bool,
     /// Whether the name server's identifier is asked for.
     pub(super) nsid: bool,
+    /// Whether it is padded, and its answer is to be.
+    pub(super) padded: bool,
     /// The client's subnet.
     pub(super) subnet: Option<Subnet>,
     /// Its cookie, and ours if it has one.
@@ -39,12 +41,15 @@ const OPTION_SUBNET: u16 = 8;
 pub(super) const OPTION_NSID: u16 = 3;
 /// Cookie (RFC 7873 §4).
 pub(super) const OPTION_COOKIE: u16 = 10;
+/// Padding (RFC 7830 §3).
+pub(super) const OPTION_PADDING: u16 = 12;
 
 impl Edns {
     /// One without options.
     pub(super) fn new(opt: &RawOpt<'_>) -> Self {
         let dnssec_ok = opt.flags & 0x80 != 0;
-        Self { payload: opt.payload, dnssec_ok, nsid: false, subnet: None, cookie: None }
+        let (payload, nsid, padded) = (opt.payload, false, false);
+        Self { payload, dnssec_ok, nsid, padded, subnet: None, cookie: None }
     }
 
     /// Gives the options of its record their meaning.
@@ -76,6 +81,7 @@ impl Edns {
             // RFC 7873 §5.2: of several cookies the first counts.
             OPTION_COOKIE if self.cookie.is_some() => {}
             OPTION_COOKIE => self.cookie = Some(Cookie::read(data)?),
+            OPTION_PADDING => self.padded = true,
             // RFC 6891 §6.1.2: options that are not understood must be ignored.
             _ => {}
         }

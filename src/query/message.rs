@@ -5,7 +5,7 @@
 //! would only have been kind to add.
 
 use super::cookie::COOKIE;
-use super::edns::{Edns, OPTION_COOKIE, OPTION_HEAD, OPTION_NSID, Subnet};
+use super::edns::{Edns, OPTION_COOKIE, OPTION_HEAD, OPTION_NSID, OPTION_PADDING, Subnet};
 use super::receive::{HEADER, Request, TYPE_OPT};
 use super::resolve::Resolved;
 use super::{Rcode, UDP_PAYLOAD};
@@ -15,6 +15,8 @@ use crate::zone::{CLASS_IN, Denial, Made, Part, Rdata, RrSet};
 pub(super) struct Message<'o> {
     out: &'o mut Vec<u8>,
     limit: usize,
+    /// Whether it is padded.
+    padded: bool,
     names: Names,
     /// How many octets the question's name has, until it is among `names`.
     unnamed: usize,
@@ -69,7 +71,11 @@ const RD: u8 = 0x01;
 
 impl<'o> Message<'o> {
     /// Of the query that is in `out`, or its answer, header and question, as they came.
-    pub(super) fn begin(out: &'o mut Vec<u8>, request: &Request<'_>, limit: usize) -> Self {
+    pub(super) fn begin(
+        out: &'o mut Vec<u8>,
+        request: &Request<'_>,
+        (limit, padded): (usize, bool),
+    ) -> Self {
         out.truncate(HEADER + request.question.length);
         // Room for the OPT record is set aside first: RFC 6891 §7 wants it also in a truncated
         // answer.
@@ -77,6 +83,7 @@ impl<'o> Message<'o> {
         Self {
             out,
             limit: limit.saturating_sub(reserved),
+            padded,
             names: Names::default(),
             unnamed: request.question.name.as_wire().len(),
             counts: [0; 3],
@@ -217,6 +224,8 @@ impl<'o> Message<'o> {
         let length = edns.subnet.as_ref().map_or(0, Subnet::length)
             + of_option(cookie.map(|cookie| cookie.len()))
             + of_option(nsid.map(<[u8]>::len));
+        let padding = if self.padded { self.padding(length) } else { None };
+        let length = length + of_option(padding);
         let [extended, _] = (resolved.rcode as u16 >> 4 << 8).to_be_bytes();
         let ([t0, t1], [p0, p1]) = (TYPE_OPT.to_be_bytes(), UDP_PAYLOAD.to_be_bytes());
         let ([l0, l1], dnssec_ok) = (sixteen(length), u8::from(edns.dnssec_ok) << 7);
@@ -232,7 +241,19 @@ impl<'o> Message<'o> {
             self.option(OPTION_NSID, nsid.len());
             self.out.extend_from_slice(nsid);
         }
+        if let Some(padding) = padding {
+            self.option(OPTION_PADDING, padding);
+            self.out.resize(self.out.len() + padding, 0);
+        }
         self.count();
+    }
+
+    /// How many octets of padding stand in an OPT record that has so many of options before it:
+    /// as many as fill the answer's last block (RFC 8467 §4.1).
+    #[cold]
+    fn padding(&self, length: usize) -> Option<usize> {
+        let before = self.out.len() + OPT_FIXED + length + OPTION_HEAD;
+        before.next_multiple_of(BLOCK).min(usize::from(u16::MAX)).checked_sub(before)
     }
 
     /// Is there room for the identifier? The rest of the OPT record has its room set aside.
@@ -327,6 +348,9 @@ struct Mark {
     counts: [u16; 3],
     names: usize,
 }
+
+/// Padded answers have a multiple of so many octets (RFC 8467 §4.1).
+const BLOCK: usize = 468;
 
 /// The octets of an OPT record before its options.
 const OPT_FIXED: usize = 11;

@@ -68,6 +68,11 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Whether nobody on the way can read what it carries.
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, Self::Tls | Self::Https | Self::Quic)
+    }
+
     /// A word for it: the label of a counter.
     pub fn label(self) -> &'static str {
         match self {
@@ -306,7 +311,10 @@ impl<'q> Query<'q> {
     }
 
     fn begin<'m>(&self, message: &'m mut Vec<u8>) -> Message<'m> {
-        Message::begin(message, &self.request, limit(&self.request, self.transport))
+        // RFC 7830 §6: only what is encrypted is padded.
+        let padded = self.transport.is_encrypted()
+            && self.request.edns.as_ref().is_some_and(|edns| edns.padded);
+        Message::begin(message, &self.request, (limit(&self.request, self.transport), padded))
     }
 
     /// A hash of who asks what.

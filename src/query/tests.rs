@@ -541,3 +541,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_padded_and_encrypted_is_answered_padded() {
+    let padded = query("www.example.com", A).edns(1232, &option(12, &[0; 20]));
+    for transport in [Transport::Tls, Transport::Https, Transport::Quic] {
+        let answer = padded.clone().by(transport).send();
+        assert_eq!(answer.len() % 468, 0, "{transport:?}");
+        assert_eq!(Read::from_vec(&answer).unwrap().answers.len(), 1);
+    }
+    let bare = query("www.example.com", A).edns(1232, &[]);
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let both = [&padded, &bare].map(|query| query.clone().by(transport).send());
+        assert_eq!(both[0], both[1], "{transport:?}");
+    }
+}

@@ -210,7 +210,7 @@ impl Loader {
     }
 
     /// By what a node speaks with others: the cluster's key, and the way to etcd.
-    fn means(&self, config: &Config) -> Result<(Option<Vec<u8>>, Option<Gateway>), Vec<Problem>> {
+    fn means(&self, config: &Config) -> Result<Means, Vec<Problem>> {
         let key = config.cluster.as_ref().map(|of| key(&self.folder.join(&of.key)));
         let etcd = config.etcd.as_ref().map(|etcd| Gateway::new(etcd, &self.folder));
         match (key.transpose(), etcd.transpose()) {
@@ -293,6 +293,9 @@ impl Loader {
         }
     }
 }
+
+/// By what a node speaks with others.
+type Means = (Option<Vec<u8>>, Option<Gateway>);
 
 /// A secret that nobody else has.
 fn drawn() -> Option<Secret> {

@@ -42,11 +42,13 @@ use certificate::Newest;
 use clock::Clock;
 use cluster::Speech;
 use control::Control;
+use encrypted::{Spoken, tls_config};
 use inherited::Inherited;
 use prober::Prober;
 use responder::Answers;
 use store::Store;
 use takeover::{Place, Predecessor};
+use tcp::Carrier;
 
 mod arrivals;
 mod bind;
@@ -63,6 +65,7 @@ mod geoip;
 mod handle;
 mod history;
 pub mod http;
+mod https;
 mod inherited;
 mod limiter;
 mod limits;
@@ -71,6 +74,7 @@ mod memory;
 mod mmsg;
 mod overrides;
 mod prober;
+mod quic;
 mod reload;
 mod responder;
 mod sample;
@@ -166,8 +170,9 @@ impl Server {
         let (mut bound, addresses) = Sockets::bind(&loaded, inherited)?;
         let copies = bound.copies()?;
         let certificate = Arc::new(Newest::default());
-        let acceptor = encrypted::acceptor(certificate.clone())?;
-        let tcp = tcp::Room::new(loaded.config.node.tcp);
+        let acceptor = TlsAcceptor::from(tls_config(&certificate, Spoken::Http)?);
+        let sockets = limits::raise();
+        let tcp = tcp::Room::new(loaded.config.node.tcp, sockets / 6);
         let (interfaces, is_pinned) = (loaded.config.node.xdp.clone(), loaded.config.node.pin);
         let rules = loaded.config.http.clone();
         let rules = (rules.tokens.map(|file| loaded.folder.join(file)), rules.open);
@@ -179,7 +184,7 @@ impl Server {
             predecessor.hush();
         }
         let mind = (certificate.clone(), bound.cluster.take(), quiet);
-        let handle = decide(clock, loaded, mind, &mut tasks)?;
+        let handle = decide(clock, loaded, (sockets, mind), &mut tasks)?;
         let router = http::router(handle.clone(), recorder, rules, routes(&handle));
         let pages = Pages {
             http: bound.http.take().map(|(http, is_tls)| (http, is_tls.then(|| acceptor.clone()))),
@@ -209,7 +214,7 @@ impl Server {
         let mut workers = workers.collect::<io::Result<Vec<_>>>()?;
         let (is_taken, taken) = watch::channel(false);
         let takeover = bound.takeover.take();
-        serve_streams(bound, &mut tasks, &answers, (&tcp, &acceptor, &certificate))?;
+        serve_streams(bound, &mut tasks, &answers, (&tcp, &certificate))?;
         let (past, links) = xdp::spawn(interfaces, &addresses.dns, links, &answers, &stop)?;
         workers.extend(past);
         if let Some(predecessor) = predecessor {
@@ -275,14 +280,17 @@ fn meet(loaded: &Loaded) -> Result<(Option<Predecessor>, Inherited), StartError>
     Ok((Some(predecessor), inherited))
 }
 
+/// What deciding needs besides what is to be served: where the certificate goes, and the way to the
+/// other nodes, with when to be quiet there.
+type Mind = (Arc<Newest>, Option<UdpSocket>, watch::Receiver<bool>);
+
 /// Begins to decide what is answered: the state, the probes, the other nodes, etcd.
 fn decide(
     clock: Clock,
     mut loaded: Loaded,
-    (certificate, cluster, quiet): (Arc<Newest>, Option<UdpSocket>, watch::Receiver<bool>),
+    (sockets, (certificate, cluster, quiet)): (usize, Mind),
     tasks: &mut JoinSet<()>,
 ) -> Result<Handle, StartError> {
-    let sockets = limits::raise();
     let (reports_in, reports) = tokio::sync::mpsc::unbounded_channel();
     let prober = Prober::new(clock, sockets / 2, reports_in);
     let (hints_in, hints) = tokio::sync::mpsc::unbounded_channel();
@@ -331,25 +339,21 @@ fn serve_streams(
     sockets: Sockets,
     tasks: &mut JoinSet<()>,
     answers: &Answers,
-    (room, acceptor, certificate): (&Arc<tcp::Room>, &TlsAcceptor, &Arc<Newest>),
+    (room, certificate): (&Arc<tcp::Room>, &Arc<Newest>),
 ) -> Result<(), StartError> {
-    let plain = sockets.tcp.into_iter().map(|listener| (listener, None));
-    let dot = sockets.dot.into_iter().map(|listener| (listener, Some(acceptor.clone())));
-    for (listener, tls) in plain.chain(dot) {
-        let serving = tcp::serve(listener, tls, answers.clone(), room.clone());
+    let within = |spoken| io::Result::Ok(TlsAcceptor::from(tls_config(certificate, spoken)?));
+    let (dot, doh) = (Carrier::Tls(within(Spoken::Dot)?), Carrier::Https(within(Spoken::Doh)?));
+    let of = |listeners: Vec<TcpListener>, carrier| listeners.into_iter().zip(repeat(carrier));
+    let all = of(sockets.tcp, Carrier::Tcp).chain(of(sockets.dot, dot)).chain(of(sockets.doh, doh));
+    for (listener, carrier) in all {
+        let serving = tcp::serve(listener, carrier, answers.clone(), room.clone());
         tasks.spawn(async move {
             let error = serving.await;
             tracing::error!(%error, "a TCP listener has ended");
         });
     }
-    if !sockets.doh.is_empty() || !sockets.doq.is_empty() {
-        let answers = answers.clone();
-        let mut server = encrypted::serve(sockets.doh, sockets.doq, certificate, answers)?;
-        tasks.spawn(async move {
-            if let Err(error) = server.block_until_done().await {
-                tracing::error!(%error, "an encrypted listener has ended");
-            }
-        });
+    for socket in sockets.doq {
+        tasks.spawn(quic::serve(socket.into_std()?, certificate, answers.clone(), room.clone())?);
     }
     Ok(())
 }

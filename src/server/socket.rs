@@ -179,7 +179,15 @@ pub(super) fn one(
     let mut bind = || {
         let socket = match inherited.take(Type::DGRAM, address).pop() {
             Some(socket) => UdpSocket::from(socket),
-            None => UdpSocket::bind(address)?,
+            None => {
+                let domain = Domain::for_address(address);
+                let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+                if address.is_ipv6() {
+                    socket.set_only_v6(true)?;
+                }
+                socket.bind(&address.into())?;
+                UdpSocket::from(socket)
+            }
         };
         socket.set_nonblocking(true)?;
         Ok(socket)

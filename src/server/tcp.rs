@@ -1,4 +1,4 @@
-//! Queries over TCP (RFC 7766), also within TLS (RFC 7858).
+//! Queries over TCP (RFC 7766), also within TLS (RFC 7858), and within that by HTTP (RFC 8484).
 //!
 //! ```text
 //! accept → room? → read → every whole message → answer → write → read …
@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
+use super::https;
 use super::responder::{Answers, Responder};
 use crate::config::TcpLimits;
 use crate::query::{Peer, Transport};
@@ -31,10 +32,31 @@ use crate::query::{Peer, Transport};
 /// meantime.
 const EXHAUSTED: Duration = Duration::from_millis(100);
 
-/// Accepts connections and answers what comes over them, for ever; within TLS if there is `tls`.
+/// How queries come over a connection.
+#[derive(Clone)]
+pub(super) enum Carrier {
+    /// One after the other.
+    Tcp,
+    /// The same within TLS.
+    Tls(TlsAcceptor),
+    /// As requests over HTTPS.
+    Https(TlsAcceptor),
+}
+
+impl Carrier {
+    fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp => Transport::Tcp,
+            Self::Tls(_) => Transport::Tls,
+            Self::Https(_) => Transport::Https,
+        }
+    }
+}
+
+/// Accepts connections and answers what comes over them, for ever.
 pub(super) async fn serve(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    carrier: Carrier,
     answers: Answers,
     room: Arc<Room>,
 ) -> io::Error {
@@ -61,42 +83,34 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
+        let transport = carrier.transport();
         let responder = Responder::new(answers.clone(), transport);
         let peer = Peer { address: peer, transport };
-        let idle = room.limits.idle;
-        let tls = tls.clone();
+        let (carrier, idle) = (carrier.clone(), room.idle());
         tokio::spawn(async move {
             // How a connection ends is its client's affair.
-            let _end = match tls {
-                Some(tls) => within_tls(stream, &tls, peer, responder, idle).await,
-                None => plain(stream, peer, responder, idle).await,
-            };
+            let _end = carry(stream, carrier, peer, responder, idle).await;
             drop(place);
         });
     }
 }
 
-async fn plain(
+async fn carry(
     stream: TcpStream,
+    carrier: Carrier,
     peer: Peer,
     responder: Responder,
     idle: Duration,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    converse(stream, peer, responder, idle).await
-}
-
-async fn within_tls(
-    stream: TcpStream,
-    tls: &TlsAcceptor,
-    peer: Peer,
-    responder: Responder,
-    idle: Duration,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let stream = timeout_at(Instant::now() + idle, tls.accept(stream)).await??;
-    converse(stream, peer, responder, idle).await
+    let accepted = |tls: TlsAcceptor, stream| timeout_at(Instant::now() + idle, tls.accept(stream));
+    match carrier {
+        Carrier::Tcp => converse(stream, peer, responder, idle).await,
+        Carrier::Tls(tls) => converse(accepted(tls, stream).await??, peer, responder, idle).await,
+        Carrier::Https(tls) => {
+            https::converse(accepted(tls, stream).await??, peer, responder, idle).await
+        }
+    }
 }
 
 /// What is read at once: some hundred queries.
@@ -190,15 +204,24 @@ struct Places {
 }
 
 /// A place for one connection, given back when dropped.
-struct Taken {
+pub(super) struct Taken {
     room: Arc<Room>,
     client: IpNet,
 }
 
 impl Room {
-    /// Room for as many as `limits` say.
-    pub(super) fn new(limits: TcpLimits) -> Arc<Self> {
+    /// Room for as many as `limits` say, and no more than `most`: probes need sockets too.
+    pub(super) fn new(mut limits: TcpLimits, most: usize) -> Arc<Self> {
+        if most < limits.connections {
+            warn!(most, wanted = limits.connections, "fewer connections: few files may be open");
+            limits.connections = most;
+        }
         Arc::new(Self { limits, taken: Mutex::default(), left: Notify::new() })
+    }
+
+    /// How long a connection may be without a whole query.
+    pub(super) fn idle(&self) -> Duration {
+        self.limits.idle
     }
 
     /// Waits until there is no connection.
@@ -209,7 +232,7 @@ impl Room {
     }
 
     /// A place for `client`, or why there is none.
-    fn take(self: &Arc<Self>, client: IpAddr) -> Result<Taken, &'static str> {
+    pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Result<Taken, &'static str> {
         let client = one_client(client);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.total >= self.limits.connections {
@@ -223,6 +246,13 @@ impl Room {
         taken.total += 1;
         gauge!("meridian_tcp_connections").increment(1.0);
         Ok(Taken { room: self.clone(), client })
+    }
+}
+
+impl Taken {
+    /// How long its connection may be without a whole query.
+    pub(super) fn idle(&self) -> Duration {
+        self.room.idle()
     }
 }
 

@@ -1,13 +1,21 @@
-//! DNS over TLS, HTTPS and QUIC, asked by kdig; certificates that change.
+//! DNS over TLS, HTTPS and QUIC, asked by kdig and curl; certificates that change; clients that ask
+//! too much, or only half.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use hickory_proto::rr::RecordType;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::{TempDir, tempdir};
 
-use crate::harness::{Meridian, wait_for};
+use crate::harness::{Meridian, PATIENCE, free_port, question, wait_for};
 
 /// Writes a new certificate for ns1.example.com.
 fn certify(folder: &Path) {
@@ -18,6 +26,10 @@ fn certify(folder: &Path) {
 }
 
 fn serve() -> Meridian {
+    serve_with("doq: \"127.0.0.1:0\"", "")
+}
+
+fn serve_with(doq: &str, more: &str) -> Meridian {
     let folder: TempDir = tempdir().unwrap();
     certify(folder.path());
     let texts: Vec<String> = (0..6).map(|row| format!("'\"{row}{}\"'", "x".repeat(250))).collect();
@@ -26,7 +38,8 @@ fn serve() -> Meridian {
         folder,
         &format!(
             "tls:
-  {{ certificate: cert.pem, key: key.pem, dot: {any}, doh: {any}, doq: {any} }}
+  {{ certificate: cert.pem, key: key.pem, dot: {any}, doh: {any}, {doq} }}
+{more}
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 zones:
   example.com:
@@ -63,6 +76,7 @@ fn kdig_is_answered_over_tls_https_and_quic() {
     let listeners = [
         (server.dot, "+tls", "tls"),
         (server.doh, "+https", "https"),
+        (server.doh, "+https-get", "https"),
         (server.doq, "+quic", "quic"),
     ];
     for (at, how, label) in listeners {
@@ -80,7 +94,8 @@ fn kdig_is_answered_over_tls_https_and_quic() {
             "meridian_queries_total{{transport=\"{label}\",rcode=\"NXDOMAIN\",\
              service=\"\",region=\"\"}}"
         );
-        wait_for(&metric, || (server.metric(&metric) == 1.0).then_some(()));
+        let count = if how == "+https-get" { 2.0 } else { 1.0 };
+        wait_for(&metric, || (server.metric(&metric) == count).then_some(()));
     }
 }
 
@@ -113,4 +128,189 @@ fn a_certificate_without_its_key_is_refused_and_the_last_one_serves() {
     let metric = "meridian_reload_refused{what=\"certificate\"}";
     wait_for("a refusal", || (server.metric(metric) == 1.0).then_some(()));
     assert!(kdig(server.dot.unwrap(), "+tls", &ca, &["www.example.com", "A", "+short"]).0);
+}
+
+/// What curl is told: the status, and the head.
+fn curl(server: &Meridian, path: &str, more: &[&str]) -> (String, String) {
+    let output = Command::new("curl")
+        .args(["-sS", "-D", "-", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"])
+        .arg(server.path("cert.pem"))
+        .arg("--resolve")
+        .arg(format!("ns1.example.com:{}:127.0.0.1", server.doh.unwrap().port()))
+        .args(more)
+        .arg(format!("https://ns1.example.com:{}{path}", server.doh.unwrap().port()))
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    println!("{told}{}", String::from_utf8_lossy(&output.stderr));
+    let (head, status) = told.rsplit_once("\r\n").unwrap();
+    (status.to_owned(), head.to_lowercase())
+}
+
+#[test]
+fn https_is_spoken_as_rfc_8484_has_it() {
+    let server = serve();
+    let wire = question("www.example.com", RecordType::A, None).to_vec().unwrap();
+    server.write("query", &wire);
+    server.write("long", &[0; 70_000]);
+    let [query, long] = ["query", "long"].map(|file| format!("@{}", server.path(file).display()));
+    let posted = ["--data-binary", &query, "-H", "content-type: application/dns-message"];
+    for version in ["--http2", "--http1.1"] {
+        let (status, head) = curl(&server, "/dns-query", &[&posted[..], &[version]].concat());
+        assert_eq!(status, "200", "{version}");
+        assert!(head.contains("content-type: application/dns-message"), "{head}");
+        assert!(head.contains("cache-control: private, max-age=30\r\n"), "{head}");
+    }
+    let wrong: [(&str, &str, &[&str]); 6] = [
+        ("404", "/", &posted),
+        ("415", "/dns-query", &["--data-binary", &query]),
+        ("405", "/dns-query", &["-X", "PUT"]),
+        ("400", "/dns-query", &[]),
+        ("400", "/dns-query?dns=AAAA", &[]),
+        ("413", "/dns-query", &["--http1.1", "--data-binary", &long, "-H", posted[3]]),
+    ];
+    for (expected, path, how) in wrong {
+        assert_eq!(curl(&server, path, how).0, expected, "{path} {how:?}");
+    }
+}
+
+#[test]
+fn connections_over_https_have_the_limits_of_tcp() {
+    let server = serve_with("doq: \"127.0.0.1:0\"", "tcp: { per_client: 3 }");
+    let connect = || {
+        let stream = TcpStream::connect(server.doh.unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let held = [(); 3].map(|()| connect());
+    wait_for("three", || (server.metric("meridian_tcp_connections") == 3.0).then_some(()));
+    assert_eq!(connect().read(&mut [0]).unwrap(), 0, "it is closed at once");
+    drop(held);
+    wait_for("none", || (server.metric("meridian_tcp_connections") == 0.0).then_some(()));
+    // The frame of settings that a connection begins with says how many streams it may have
+    // (RFC 9113 §6.5).
+    let mut config = client(&server);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = "ns1.example.com".try_into().unwrap();
+    let tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(tls, connect());
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat()).unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).unwrap();
+    let mut body = vec![0; usize::from(head[2])];
+    stream.read_exact(&mut body).unwrap();
+    let streams = body.chunks(6).find(|setting| setting[..2] == [0, 3]).map(|of| of[2..].to_vec());
+    assert_eq!((head[3], streams), (4, Some(vec![0, 0, 0, 100])));
+}
+
+/// TLS that trusts the server's certificate.
+fn client(server: &Meridian) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(server.path("cert.pem")).unwrap()).unwrap();
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+/// A place to connect from by QUIC, within a runtime.
+fn quic(server: &Meridian) -> Endpoint {
+    let mut tls = client(server);
+    tls.alpn_protocols = vec![b"doq".to_vec()];
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let crypto = QuicClientConfig::try_from(tls).unwrap();
+    endpoint.set_default_client_config(ClientConfig::new(Arc::new(crypto)));
+    endpoint
+}
+
+/// A query as a stream has it.
+fn streamed(id: u16) -> Vec<u8> {
+    let mut query = question("www.example.com", RecordType::A, None);
+    query.metadata.id = id;
+    let wire = query.to_vec().unwrap();
+    [&u16::try_from(wire.len()).unwrap().to_be_bytes(), &*wire].concat()
+}
+
+/// How many octets the answer has to what is sent on a stream of its own.
+async fn ask_quic(connection: Connection, octets: Vec<u8>) -> Result<usize, ConnectionError> {
+    let (mut send, mut receive) = connection.open_bi().await?;
+    let _fails_if_closed = send.write_all(&octets).await;
+    let _finished = send.finish();
+    match tokio::time::timeout(PATIENCE, receive.read_to_end(1 << 16)).await.unwrap() {
+        Ok(answer) => Ok(answer.len()),
+        Err(_) => Err(connection.closed().await),
+    }
+}
+
+#[test]
+fn each_stream_is_answered_by_itself_over_quic() {
+    let server = serve();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let endpoint = quic(&server);
+        let connect = || endpoint.connect(server.doq.unwrap(), "ns1.example.com").unwrap();
+        let connection = connect().await.unwrap();
+        // One that sends half a query, and waits.
+        let (mut half, _answer) = connection.open_bi().await.unwrap();
+        half.write_all(&streamed(0)[..5]).await.unwrap();
+        let asked = (0..150).map(|_| tokio::spawn(ask_quic(connection.clone(), streamed(0))));
+        for asked in asked.collect::<Vec<_>>() {
+            assert!(asked.await.unwrap().unwrap() > 40);
+        }
+        // RFC 9250 §4.2.1, §5.5.2, §4.2.
+        let mut keepalive = question("www.example.com", RecordType::A, None);
+        keepalive.metadata.id = 0;
+        let mut wire = keepalive.to_vec().unwrap();
+        wire[11] = 1;
+        wire.extend(b"\0\0\x29\x04\xd0\0\0\0\0\0\x04\0\x0b\0\0");
+        let keepalive = [&u16::try_from(wire.len()).unwrap().to_be_bytes(), &*wire].concat();
+        for wrong in [streamed(4711), keepalive, b"\0\x10too short".to_vec()] {
+            let connection = connect().await.unwrap();
+            match ask_quic(connection, wrong.clone()).await.unwrap_err() {
+                ConnectionError::ApplicationClosed(closed) => {
+                    assert_eq!(closed.error_code.into_inner(), 2, "DOQ_PROTOCOL_ERROR");
+                }
+                other => panic!("{wrong:?}: {other}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn handshakes_that_are_only_begun_delay_nobody_over_quic() {
+    let server = serve();
+    let (ca, at) = (server.path("cert.pem"), server.doq.unwrap());
+    // First packets of connections that never go on: as they are caught by somebody else.
+    let catcher = UdpSocket::bind("127.0.0.1:0").unwrap();
+    catcher.set_read_timeout(Some(PATIENCE)).unwrap();
+    let packets: Vec<Vec<u8>> = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let endpoint = quic(&server);
+        let mut begun = Vec::new();
+        let one = |_| {
+            begun.push(endpoint.connect(catcher.local_addr().unwrap(), "ns1.example.com").unwrap());
+            let mut packet = [0; 2048];
+            let length = catcher.recv(&mut packet).unwrap();
+            packet[..length].to_vec()
+        };
+        (0..300).map(one).collect()
+    });
+    let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for packet in &packets {
+        sender.send_to(packet, at).unwrap();
+    }
+    let (good, told) = kdig(at, "+quic", &ca, &["www.example.com", "A", "+short"]);
+    assert!(good && told.contains("192.0.2."), "{told}");
+    assert_eq!(server.metric("meridian_tcp_connections"), 0.0, "they have nobody's place");
+}
+
+#[test]
+fn both_families_are_listened_on_at_one_port() {
+    let port = free_port();
+    let server = serve_with(&format!("doq: [\"0.0.0.0:{port}\", \"[::]:{port}\"]"), "");
+    let ca = server.path("cert.pem");
+    for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        let at = address.parse().unwrap();
+        assert!(kdig(at, "+quic", &ca, &["www.example.com", "A", "+short"]).0, "{address}");
+    }
 }

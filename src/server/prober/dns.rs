@@ -3,9 +3,9 @@
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 
-use hickory_server::proto::op::{Message, Query};
-use hickory_server::proto::rr::{Name, RData, RecordType};
-use hickory_server::proto::serialize::binary::BinDecodable;
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::serialize::binary::BinDecodable;
 use tokio::net::UdpSocket;
 
 use super::Deadline;

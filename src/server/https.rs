@@ -1,0 +1,180 @@
+//! DNS over HTTPS (RFC 8484): one connection's requests, each a message, by HTTP/2 or HTTP/1.1.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use domain::base::Message;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use super::encrypted::HTTP_2;
+use super::responder::Responder;
+use crate::query::Peer;
+
+/// Where queries go (RFC 8484 §4.1).
+const PATH: &str = "/dns-query";
+
+/// What they and their answers are (RFC 8484 §6).
+const MESSAGE: &str = "application/dns-message";
+
+/// A message has 65,535 octets at most (RFC 1035 §4.2.2).
+const LONGEST: usize = 65_535;
+
+/// How many requests of one connection may be under way.
+const STREAMS: u32 = 100;
+
+/// What one connection's requests may take up before they are answered, in octets.
+const WINDOW: u32 = 1 << 17;
+
+/// What the fields of a request may, each connection's.
+const FIELDS: u32 = 16 << 10;
+
+/// Answers one connection's requests until it ends, or is idle: no whole query came for so long.
+pub(super) async fn converse(
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    responder: Responder,
+    idle: Duration,
+) -> io::Result<()> {
+    let is_2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+    let (responder, (told, heard)) = (Arc::new(Mutex::new(responder)), watch::channel(()));
+    let told = Arc::new(told);
+    let service = service_fn(|request| {
+        let (responder, told) = (responder.clone(), told.clone());
+        async move {
+            let message = timeout(idle, message(request)).await;
+            let message = message.unwrap_or(Err((StatusCode::REQUEST_TIMEOUT, "too slow")));
+            told.send_replace(());
+            Ok::<_, Infallible>(match message {
+                Ok(message) => respond(&responder, &message, peer),
+                Err((status, why)) => refused(status, why),
+            })
+        }
+    });
+    let stream = TokioIo::new(stream);
+    if is_2 {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(FIELDS);
+        http.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let mut connection = pin!(http.serve_connection(stream, service));
+        while_in_use(connection.as_mut(), heard, idle).await?;
+        connection.as_mut().graceful_shutdown();
+        timeout(idle, connection).await?.map_err(io::Error::other)
+    } else {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(FIELDS as usize);
+        let mut connection = pin!(http.serve_connection(stream, service));
+        while_in_use(connection.as_mut(), heard, idle).await?;
+        connection.as_mut().graceful_shutdown();
+        timeout(idle, connection).await?.map_err(io::Error::other)
+    }
+}
+
+/// Serves a connection until it is idle.
+///
+/// # Errors
+/// It has ended.
+async fn while_in_use(
+    mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+    mut heard: watch::Receiver<()>,
+    idle: Duration,
+) -> io::Result<()> {
+    loop {
+        tokio::select! {
+            end = connection.as_mut() => {
+                end.map_err(io::Error::other)?;
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            asked = timeout(idle, heard.changed()) => if asked.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Why a request has no answer.
+type Refused = (StatusCode, &'static str);
+
+/// The message of a request, or the status that says why there is none.
+async fn message(request: Request<Incoming>) -> Result<Vec<u8>, Refused> {
+    if request.uri().path() != PATH {
+        return Err((StatusCode::NOT_FOUND, "queries go to /dns-query"));
+    }
+    match *request.method() {
+        Method::GET => {
+            let fields = request.uri().query().unwrap_or_default().split('&');
+            let given = fields.filter_map(|field| field.strip_prefix("dns=")).next();
+            let what = "expected `?dns=` and a DNS message in base64url without padding";
+            let given = given.and_then(|given| BASE64_URL_SAFE_NO_PAD.decode(given).ok());
+            given.ok_or((StatusCode::BAD_REQUEST, what))
+        }
+        Method::POST => {
+            let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            if kind.is_none_or(|kind| !kind.eq_ignore_ascii_case(MESSAGE.as_bytes())) {
+                let what = "expected a body of the type application/dns-message";
+                return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
+            }
+            let body = Limited::new(request.into_body(), LONGEST).collect().await;
+            let what = "a DNS message has 65,535 octets at most, and all of them are to come";
+            let body = body.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, what))?;
+            Ok(body.to_bytes().to_vec())
+        }
+        _ => Err((StatusCode::METHOD_NOT_ALLOWED, "queries are asked by GET or POST")),
+    }
+}
+
+/// The answer to a message.
+fn respond(responder: &Mutex<Responder>, message: &[u8], peer: Peer) -> Response<Full<Bytes>> {
+    let mut out = Vec::new();
+    {
+        let mut responder = responder.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = responder.now();
+        responder.respond(now, message, peer, &mut out);
+        responder.flush(now);
+    }
+    if out.is_empty() {
+        return refused(StatusCode::BAD_REQUEST, "this is no DNS query");
+    }
+    let fresh = format!("private, max-age={}", freshness(&out));
+    let mut response = Response::new(Full::new(out.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MESSAGE));
+    if let Ok(fresh) = HeaderValue::try_from(fresh) {
+        response.headers_mut().insert(CACHE_CONTROL, fresh);
+    }
+    response
+}
+
+/// For how many seconds an answer may be kept (RFC 8484 §5.1): for the least TTL in it, that of a
+/// denial included; without any record not at all. By its client alone, as it is of its place.
+fn freshness(answer: &[u8]) -> u32 {
+    let Ok(answer) = Message::from_slice(answer) else { return 0 };
+    let sections = [answer.answer(), answer.authority()].into_iter().flatten();
+    let ttls = sections.flatten().flatten().map(|record| record.ttl().as_secs());
+    ttls.min().unwrap_or(0)
+}
+
+fn refused(status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(why.as_bytes())));
+    *response.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, text);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
+    }
+    response
+}

@@ -1,0 +1,199 @@
+//! DNS over QUIC (RFC 9250): each stream has one query, and its answer.
+//!
+//! ```text
+//! Initial → handshake → room? → stream → whole query → answer → its end
+//!    └ many unproven ones under way: Retry, so that the address is known to be its own
+//! ```
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use domain::base::Message;
+use domain::base::opt::UnknownOptData;
+use metrics::counter;
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{
+    Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::certificate::Newest;
+use super::encrypted::{Spoken, tls_config};
+use super::responder::{Answers, Responder};
+use super::tcp::{Room, Taken};
+use crate::query::{Peer, Transport};
+
+/// How many handshakes may be under way with addresses that nobody has proven: more are asked to
+/// prove theirs (RFC 9000 §8.1.2).
+const UNPROVEN: usize = 128;
+
+/// How many queries of one connection may be under way.
+const STREAMS: u32 = 100;
+
+/// What one connection may send before it is read, in octets, and what one stream may: a message
+/// and its length (RFC 9250 §4.2).
+const WINDOW: u32 = 1 << 17;
+const LONGEST: usize = 2 + 65_535;
+
+/// Errors of RFC 9250 §4.3.
+const NO_ERROR: VarInt = VarInt::from_u32(0);
+const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
+const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(4);
+
+/// EDNS TCP keepalive (RFC 7828), which has no place here.
+const OPTION_KEEPALIVE: u16 = 11;
+
+/// What is listened on; closed when it is dropped, and whoever is connected is told.
+struct Listener(Endpoint);
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.0.close(NO_ERROR, b"");
+    }
+}
+
+/// Accepts connections on `socket` and answers what comes over them, until what is returned is
+/// dropped.
+///
+/// # Errors
+/// QUIC cannot be set up.
+pub(super) fn serve(
+    socket: UdpSocket,
+    certificate: &Arc<Newest>,
+    answers: Answers,
+    room: Arc<Room>,
+) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let crypto = QuicServerConfig::try_from(tls_config(certificate, Spoken::Doq)?);
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto.map_err(io::Error::other)?));
+    let mut transport = TransportConfig::default();
+    transport.max_concurrent_bidi_streams(STREAMS.into()).max_concurrent_uni_streams(0_u32.into());
+    transport.receive_window(WINDOW.into()).stream_receive_window(WINDOW.into());
+    transport.max_idle_timeout(room.idle().try_into().ok()).datagram_receive_buffer_size(None);
+    config.transport_config(Arc::new(transport));
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)?;
+    let listener = Listener(endpoint);
+    Ok(async move {
+        let unproven = Arc::new(Semaphore::new(UNPROVEN));
+        while let Some(incoming) = listener.0.accept().await {
+            welcome(incoming, &unproven, &answers, &room);
+        }
+    })
+}
+
+/// Lets a connection begin, if there is room for it.
+fn welcome(incoming: Incoming, unproven: &Arc<Semaphore>, answers: &Answers, room: &Arc<Room>) {
+    let address = incoming.remote_address();
+    // Nobody's place is taken by whoever only says that he is there.
+    let entry = if incoming.remote_address_validated() {
+        match room.take(address.ip()) {
+            Ok(taken) => Entry::Room(taken),
+            Err(reason) => {
+                refused(reason);
+                return incoming.refuse();
+            }
+        }
+    } else if let Ok(permit) = unproven.clone().try_acquire_owned() {
+        Entry::Unproven(permit)
+    } else {
+        // What cannot be asked to is proven, or has no room to be told.
+        let _asked = incoming.retry();
+        return;
+    };
+    let (answers, room) = (answers.clone(), room.clone());
+    tokio::spawn(async move {
+        // How a connection ends is its client's affair.
+        let Ok(Ok(connection)) = timeout(room.idle(), incoming).await else { return };
+        let taken = match entry {
+            Entry::Room(taken) => Ok(taken),
+            Entry::Unproven(_) => room.take(address.ip()),
+        };
+        match taken {
+            Ok(taken) => converse(&connection, address, &answers, &taken).await,
+            Err(reason) => {
+                refused(reason);
+                connection.close(EXCESSIVE_LOAD, reason.as_bytes());
+            }
+        }
+    });
+}
+
+/// By what a handshake goes on.
+enum Entry {
+    /// The address is its own, and has a place.
+    Room(Taken),
+    /// One of few whose addresses may be others'.
+    Unproven(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
+}
+
+fn refused(reason: &'static str) {
+    counter!("meridian_tcp_refused_total", "reason" => reason).increment(1);
+}
+
+/// Answers one connection's queries until it ends, or is idle.
+async fn converse(connection: &Connection, address: SocketAddr, answers: &Answers, taken: &Taken) {
+    let peer = Peer { address, transport: Transport::Quic };
+    let responder = Arc::new(Mutex::new(Responder::new(answers.clone(), Transport::Quic)));
+    let idle = taken.idle();
+    let mut streams = JoinSet::new();
+    while let Ok(Ok(stream)) = timeout(idle, connection.accept_bi()).await {
+        let (connection, responder) = (connection.clone(), responder.clone());
+        streams.spawn(async move {
+            if timeout(idle, answer(stream, peer, &responder)).await == Ok(Err(Wrong)) {
+                connection.close(PROTOCOL_ERROR, b"");
+            }
+        });
+        while streams.try_join_next().is_some() {}
+    }
+    // What is under way is answered first: it has as long as any query has.
+    streams.join_all().await;
+    connection.close(NO_ERROR, b"");
+}
+
+/// A client does what RFC 9250 §4.3.3 calls a protocol error.
+#[derive(PartialEq, Eq, Debug)]
+struct Wrong;
+
+/// Answers one stream's query.
+async fn answer(
+    (mut send, mut receive): (SendStream, RecvStream),
+    peer: Peer,
+    responder: &Mutex<Responder>,
+) -> Result<(), Wrong> {
+    // What is cut short is nobody's query any more.
+    let Ok(octets) = receive.read_to_end(LONGEST).await else { return Ok(()) };
+    let message = query(&octets).ok_or(Wrong)?;
+    let mut out = Vec::new();
+    {
+        let mut responder = responder.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = responder.now();
+        responder.respond(now, message, peer, &mut out);
+        responder.flush(now);
+    }
+    let Ok(length) = u16::try_from(out.len()) else { return Ok(()) };
+    let whole = [&length.to_be_bytes(), &*out].concat();
+    if length == 0 || send.write_all(&whole).await.is_err() || send.finish().is_err() {
+        counter!("meridian_unsent_total").increment(1);
+    }
+    // The stream lives until all of it has arrived, or will not.
+    let _arrived = send.stopped().await;
+    Ok(())
+}
+
+/// The query of a stream: behind its length, with the identifier 0 and without a keepalive option
+/// (RFC 9250 §4.2, §4.2.1, §5.5.2).
+fn query(octets: &[u8]) -> Option<&[u8]> {
+    let (length, message) = octets.split_first_chunk::<2>()?;
+    let is_whole = message.len() == usize::from(u16::from_be_bytes(*length));
+    let is_zero = message.first_chunk::<2>().is_none_or(|id| *id == [0, 0]);
+    let opt = Message::from_slice(message).ok().and_then(Message::opt);
+    let keeps_alive = opt.is_some_and(|opt| {
+        let mut options = opt.opt().iter::<UnknownOptData<_>>().flatten();
+        options.any(|option| option.code().to_int() == OPTION_KEEPALIVE)
+    });
+    (is_whole && is_zero && !keeps_alive).then_some(message)
+}
