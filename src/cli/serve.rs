@@ -97,8 +97,10 @@ fn start_next() {
     let mut words = env::args_os();
     let program = words.next().unwrap_or_default();
     let rest = words.filter(|word| word != REPLACE);
-    let next = Command::new(&program).args(rest).arg(REPLACE).spawn();
-    match next {
+    let mut next = Command::new(&program);
+    // systemd names there whom it started first; without it, each believes itself to be watched.
+    next.args(rest).arg(REPLACE).env_remove("WATCHDOG_PID");
+    match next.spawn() {
         Ok(next) => info!(?program, process = ?next.id(), "the next one starts"),
         Err(error) => error!(?program, %error, "the next one does not start; this one serves on"),
     }

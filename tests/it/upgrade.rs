@@ -125,9 +125,12 @@ fn a_signal_starts_what_is_installed_now_and_systemd_follows() {
             is_ready.then(|| process.parse().unwrap())
         })
     };
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    // systemd names the process that it starts as the one whose life it wants to hear of.
+    let mut command = Command::new("sh");
+    command.args(["-c", "export WATCHDOG_PID=$$; exec \"$0\" \"$@\""]);
+    command.arg(env!("CARGO_BIN_EXE_meridian"));
     command.arg("serve").arg("--config").arg(&file).stderr(Stdio::null());
-    command.env("NOTIFY_SOCKET", &notify);
+    command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "2000000");
     let mut process = Process::start(&mut command);
     assert_eq!(main(), process.id());
     process.signal("USR2");
@@ -135,8 +138,15 @@ fn a_signal_starts_what_is_installed_now_and_systemd_follows() {
     assert_ne!(next, process.id());
     let status = wait_for("the end of the first", || process.ended());
     assert!(status.success(), "{status}");
+    // What is said from here on is the next one's word.
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0; 256]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    let mut buffer = [0; 256];
+    let said = socket.recv(&mut buffer).map(|length| buffer[..length].to_owned());
     let ended = Command::new("kill").arg(next.to_string()).status().unwrap();
     assert!(ended.success());
+    assert_eq!(String::from_utf8(said.unwrap()).unwrap().trim(), "WATCHDOG=1");
 }
 
 #[test]
