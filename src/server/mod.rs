@@ -170,7 +170,7 @@ impl Server {
         let (mut bound, addresses) = Sockets::bind(&loaded, inherited)?;
         let copies = bound.copies()?;
         let certificate = Arc::new(Newest::default());
-        let acceptor = TlsAcceptor::from(tls_config(&certificate, Spoken::Http)?);
+        let secure = TlsAcceptor::from(tls_config(&certificate, Spoken::Http)?);
         let sockets = limits::raise();
         let tcp = tcp::Room::new(loaded.config.node.tcp, sockets / 6);
         let (interfaces, is_pinned) = (loaded.config.node.xdp.clone(), loaded.config.node.pin);
@@ -187,7 +187,7 @@ impl Server {
         let handle = decide(clock, loaded, (sockets, mind), &mut tasks)?;
         let router = http::router(handle.clone(), recorder, rules, routes(&handle));
         let pages = Pages {
-            http: bound.http.take().map(|(http, is_tls)| (http, is_tls.then(|| acceptor.clone()))),
+            http: bound.http.take().map(|(http, is_tls)| (http, is_tls.then_some(secure))),
             local: bound.local.take(),
             router,
         };

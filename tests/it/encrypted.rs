@@ -17,10 +17,10 @@ use tempfile::{TempDir, tempdir};
 
 use crate::harness::{Meridian, PATIENCE, free_port, question, wait_for};
 
-/// Writes a new certificate for ns1.example.com.
+/// Writes a new certificate for ns1.example.com and loopback.
 fn certify(folder: &Path) {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["ns1.example.com".to_owned()]).unwrap();
+    let names = ["ns1.example.com", "127.0.0.1"].map(str::to_owned);
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
     std::fs::write(folder.join("key.pem"), signing_key.serialize_pem()).unwrap();
     std::fs::write(folder.join("cert.pem"), cert.pem()).unwrap();
 }
@@ -312,5 +312,27 @@ fn both_families_are_listened_on_at_one_port() {
     for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
         let at = address.parse().unwrap();
         assert!(kdig(at, "+quic", &ca, &["www.example.com", "A", "+short"]).0, "{address}");
+
+#[test]
+fn curl_and_ctl_reach_the_http_address_in_tls() {
+    let folder = tempdir().unwrap();
+    certify(folder.path());
+    let config = "node: { listen: \"127.0.0.1:0\" }
+http: { listen: \"127.0.0.1:0\", tls: true }
+tls: { certificate: cert.pem, key: key.pem }
+regions: { here: {} }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
+";
+    let server = Meridian::start(folder, config);
+    let (ca, url) = (server.path("cert.pem"), server.url("").replace("http:", "https:"));
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-m", "10", "--cacert"]).arg(&ca).arg(format!("{url}/readyz"));
+    let mut ctl = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    ctl.env("SSL_CERT_FILE", &ca).args(["ctl", "--server", &url, "status"]);
+    for (mut command, expected) in [(curl, "ready"), (ctl, "192.0.2.1")] {
+        let output = command.output().unwrap();
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success() && told.contains(expected), "{command:?}: {told}");
     }
 }
