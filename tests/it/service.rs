@@ -63,22 +63,25 @@ fn queries_that_come_before_the_first_verdicts_wait_for_them() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meridian.yaml");
     let (port, http) = (free_port(), free_port());
-    // A target that refuses has its verdict after three re-probes: a second and a half here.
+    // A target that refuses has its verdict after three re-probes: three seconds here.
     let config = CONFIG
         .replace("PORT", &port.to_string())
         .replace("http: off", &format!("http: {{ listen: \"127.0.0.1:{http}\" }}"))
         .replace("regions: { here: 192.0.2.1 }", "check: web, regions: { here: 127.0.0.1 }");
-    let check = "checks: { web: { tcp: 1, reprobe_gap: 500ms } }\n";
+    let check = "checks: { web: { tcp: 1, reprobe_gap: 1s } }\n";
     std::fs::write(&file, format!("{config}{check}")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
     command.arg("serve").arg("--config").arg(&file).stderr(Stdio::null());
     let _process = Process::start(&mut command);
-    let readiness = || {
-        let url = format!("http://127.0.0.1:{http}/readyz");
-        let curl = ["-s", "-o", "/dev/null", "-w", "%{http_code}", &url];
-        String::from_utf8(Command::new("curl").args(curl).output().unwrap().stdout).unwrap()
+    let curl = |path: &str, more: &[&str]| {
+        let url = format!("http://127.0.0.1:{http}{path}");
+        let output = Command::new("curl").arg("-s").args(more).arg(url).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
     };
+    let readiness = || curl("/readyz", &["-o", "/dev/null", "-w", "%{http_code}"]);
+    let is_told = |line: &str| curl("/metrics", &[]).lines().any(|told| told == line);
     wait_for("its HTTP address", || (readiness() == "503").then_some(()));
+    assert!(is_told("meridian_ready 0"), "an alert can only see what is there");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(("127.0.0.1", port)).unwrap();
     let wire = question("www.example.com", RecordType::A, None).to_vec().unwrap();
@@ -86,6 +89,7 @@ fn queries_that_come_before_the_first_verdicts_wait_for_them() {
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     assert!(socket.recv(&mut [0; 512]).is_err(), "an answer before the verdicts");
     wait_for("readiness", || (readiness() == "200").then_some(()));
+    assert!(is_told("meridian_ready 1"));
     // What was asked then is answered now.
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(socket.recv(&mut [0; 512]).unwrap() > wire.len());

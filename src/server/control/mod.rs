@@ -255,7 +255,6 @@ impl Control {
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {
             self.ready.send_replace(true);
-            gauge!("meridian_ready").set(1.0);
         }
     }
 

@@ -72,7 +72,6 @@ fn describe() {
         describe_counter!(name, Count, text);
     }
     let gauges = [
-        ("meridian_ready", "1 once the first verdicts are in"),
         ("meridian_tcp_connections", "TCP connections that are open"),
         ("meridian_reload_refused", "1 while the newest files are refused and older ones serve"),
     ];
@@ -116,6 +115,7 @@ pub(super) fn now(view: &View) -> String {
     }
     let condition = view.condition;
     for (name, text, value) in [
+        ("meridian_ready", "1 once the first verdicts are in", view.ready),
         ("meridian_abstains", "1 while this node does not trust its own sight", condition.abstains),
         ("meridian_isolated", "1 while too few other nodes are heard", condition.isolated),
     ] {
