@@ -93,6 +93,39 @@ fn prometheus_reads_the_metrics() {
     assert!(output.status.success(), "{told}\n{text}");
 }
 
+/// What an alert looks at must be there before the first event: to Prometheus, a counter that
+/// appears as 1 has not grown.
+#[test]
+fn what_alerts_count_is_zero_at_the_first_scrape() {
+    let server = Meridian::serve(
+        "regions: { us: { at: [39, -77] } }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services: { web: { names: [www.example.com], regions: { us: 192.0.2.1 } } }
+",
+    );
+    let (_, first) = server.get("/metrics");
+    for line in [
+        "meridian_panics_total 0",
+        "meridian_state_lost_total 0",
+        "meridian_unsent_total 0",
+        "meridian_tcp_refused_total{reason=\"connections\"} 0",
+        "meridian_probes_total{outcome=\"local\"} 0",
+        "meridian_probe_lag_seconds_bucket{le=\"+Inf\"} 0",
+        "meridian_failover_seconds_bucket{le=\"2\"} 0",
+        "meridian_failover_seconds_bucket{le=\"+Inf\"} 0",
+    ] {
+        assert!(first.lines().any(|told| told == line), "{line}: {first}");
+    }
+    let alerts = include_str!("../../deploy/prometheus/alerts.yml");
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = alerts.split(|c| !is_part(c)).filter(|word| word.starts_with("meridian_"));
+    for counted in words.filter(|word| word.ends_with("_total") || word.ends_with("_bucket")) {
+        // A share of what is asked needs no beginning: it lasts.
+        let is_there = first.lines().any(|told| told.starts_with(counted));
+        assert!(is_there || counted == "meridian_queries_total", "{counted}: {first}");
+    }
+}
+
 #[test]
 fn explain_tells_the_whole_decision() {
     let (server, [us, eu]) = world();

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::super::exposure::Exposures;
 use super::super::handle::View;
 use super::convergence::Leaving;
-use crate::health::{Outcome, State};
+use crate::health::{Failure, Outcome, State};
 use crate::steer::{Hold, state_of};
 
 /// Seconds, for what should take microseconds.
@@ -49,7 +49,23 @@ fn build() -> PrometheusHandle {
     // Somebody else's recorder stays: a library that embeds us may have one.
     let _theirs = metrics::set_global_recorder(recorder);
     describe();
+    begin();
     handle
+}
+
+/// What alerts count is there before its first event: to Prometheus, a counter that appears as 1
+/// has not grown.
+fn begin() {
+    for name in ["meridian_panics_total", "meridian_state_lost_total", "meridian_unsent_total"] {
+        let _zero = counter!(name);
+    }
+    for reason in ["connections", "per_client"] {
+        let _zero = counter!("meridian_tcp_refused_total", "reason" => reason);
+    }
+    let local = Outcome::Failure(Failure::Local).label();
+    let _zero = counter!("meridian_probes_total", "outcome" => local);
+    let _none = histogram!("meridian_probe_lag_seconds");
+    let _none = histogram!("meridian_failover_seconds");
 }
 
 fn describe() {
