@@ -56,6 +56,8 @@ pub enum Failure {
     Told,
     /// It did what is expected, and took longer than it may.
     Slow,
+    /// Nobody says whether it is up or down. Says nothing of the target.
+    Untold,
     /// The prober itself could not probe: out of sockets, memory or time. Says nothing of the
     /// target.
     Local,
@@ -107,6 +109,7 @@ impl Outcome {
             Self::Failure(Failure::Exit(_)) => "exit",
             Self::Failure(Failure::Told) => "told",
             Self::Failure(Failure::Slow) => "slow",
+            Self::Failure(Failure::Untold) => "untold",
             Self::Failure(Failure::Local) => "local",
         }
     }
@@ -140,6 +143,7 @@ impl fmt::Display for Failure {
             Self::Exit(code) => write!(f, "exit status {code}"),
             Self::Told => f.write_str("told to be down"),
             Self::Slow => f.write_str("right, but too slow"),
+            Self::Untold => f.write_str("nobody tells its state"),
             Self::Local => f.write_str("this node could not probe"),
         }
     }

@@ -110,8 +110,9 @@ impl Watch {
         let mut health = TargetHealth { last: Some((now, report)), ..before };
         let failure = match report.outcome {
             Outcome::Success | Outcome::Ending => None,
-            Outcome::Failure(Failure::Local) => {
-                // The node's own trouble is no word about the target; but it has none for long.
+            Outcome::Failure(Failure::Local | Failure::Untold) => {
+                // The node's own trouble is no word about the target, nor is silence where others
+                // tell; but it has none for long.
                 health.stale |= now.since(self.seen) > self.schedule.validity();
                 return health;
             }

@@ -183,7 +183,10 @@ fn what_others_tell_counts_at_once_and_as_long_as_they_say() {
     // Nobody says anything any more: what was believed stands, and is stale.
     write(server.folder.path(), String::new());
     wait_until(&1.0, || server.metric("meridian_stale_targets"));
-    assert_eq!(server.endpoint(address).0, "down");
+    server.wait_for_endpoint(address, "down", "nobody tells its state");
+    // That is not this node's trouble.
+    assert!(server.metric("meridian_probes_total{outcome=\"untold\"}") > 0.0);
+    assert_eq!(server.metric("meridian_probes_total{outcome=\"local\"}"), 0.0);
 }
 
 #[test]

@@ -333,7 +333,8 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push(format!("the node {} is not heard", node.name));
     }
     if view.stale > 0 {
-        alarms.push(format!("{} targets are stale: no probe of them comes back", view.stale));
+        let why = "their probes do not come back, or nobody tells their state";
+        alarms.push(format!("{} targets are stale: {why}", view.stale));
     }
     for writer in &view.writers {
         let name = &writer.service;

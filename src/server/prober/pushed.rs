@@ -55,7 +55,7 @@ pub(super) fn outcome(told: Option<bool>) -> Outcome {
     match told {
         Some(true) => Outcome::Success,
         Some(false) => Outcome::Failure(Failure::Told),
-        None => Outcome::Failure(Failure::Local),
+        None => Outcome::Failure(Failure::Untold),
     }
 }
 
