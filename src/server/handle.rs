@@ -77,6 +77,8 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// What is believed of the targets.
     pub health: HealthTable,
+    /// Why nothing is known of what was kept before the start.
+    pub lost: Option<String>,
     /// What operators have said.
     pub said: Vec<Said>,
     /// What of that is in force.

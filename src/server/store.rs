@@ -55,6 +55,8 @@ pub(super) struct Recalled {
     pub incarnation: u64,
     /// Who is to write, as operators said, by service.
     pub named: BTreeMap<String, Named>,
+    /// Why nothing of all that is known: what was there could not be read.
+    pub lost: Option<String>,
 }
 
 /// What part of the history is asked for: the newest first.
@@ -90,13 +92,16 @@ impl Store {
     /// # Errors
     /// Why there can be none.
     pub(super) fn open(folder: Option<&Path>) -> Result<(Self, Recalled), String> {
-        let database = match folder {
-            None => Database::of(Connection::open_in_memory()).map_err(|error| error.to_string()),
+        let opened = match folder {
+            None => Database::of(Connection::open_in_memory())
+                .map(|database| (database, None))
+                .map_err(|error| error.to_string()),
             Some(folder) => Database::in_folder(folder)
                 .map_err(|reason| format!("{}: {reason}", folder.display())),
         };
-        let database = database?;
+        let (database, lost) = opened?;
         let recalled = database.recall().map_err(|error| error.to_string())?;
+        let recalled = Recalled { lost, ..recalled };
         let (jobs, taken) = channel();
         let thread = thread::Builder::new().name("store".to_owned());
         thread.spawn(move || database.work(&taken)).map_err(|error| error.to_string())?;
@@ -183,8 +188,9 @@ impl Store {
     }
 }
 
-/// Renames a file that is no database of ours, with what SQLite keeps beside it.
-fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<(), String> {
+/// Renames a file that is no database of ours, with what SQLite keeps beside it, and tells where
+/// it is and why.
+fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     let is_broken = match reason.sqlite_error_code() {
         Some(code) => matches!(code, DatabaseCorrupt | NotADatabase),
@@ -201,8 +207,7 @@ fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<(), String> {
         }
     }
     counter!("meridian_state_lost_total").increment(1);
-    warn!(file = %file.display(), %reason, "the state cannot be read; put aside as .broken");
-    Ok(())
+    Ok(format!("{reason}; what was there is in {}.broken", file.display()))
 }
 
 struct Database {
@@ -226,12 +231,14 @@ const TABLES: &str = "
 ";
 
 impl Database {
-    fn in_folder(folder: &Path) -> Result<Self, String> {
+    /// The one in `folder`, and why it knows nothing of before, if it could not be read.
+    fn in_folder(folder: &Path) -> Result<(Self, Option<String>), String> {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         let file = folder.join("meridian.db");
-        Self::of(Connection::open(&file)).or_else(|error| {
-            put_aside(&file, &error)?;
-            Self::of(Connection::open(&file)).map_err(|error| error.to_string())
+        Self::of(Connection::open(&file)).map(|database| (database, None)).or_else(|error| {
+            let lost = put_aside(&file, &error)?;
+            let database = Self::of(Connection::open(&file)).map_err(|error| error.to_string())?;
+            Ok((database, Some(lost)))
         })
     }
 
@@ -281,7 +288,8 @@ impl Database {
             Ok((row.get(0)?, named.map_err(|_| rusqlite::Error::InvalidQuery)?))
         })?;
         let named = named.collect::<Result<_, _>>()?;
-        Ok(Recalled { named, said, states, alive: alive.map(moment), out, incarnation })
+        let alive = alive.map(moment);
+        Ok(Recalled { named, said, states, alive, out, incarnation, lost: None })
     }
 
     fn work(mut self, jobs: &Receiver<Job>) {

@@ -245,6 +245,10 @@ fn a_broken_state_file_costs_what_was_in_it_and_nothing_else() {
     assert_eq!(server.addresses_for("www.example.com", DUBLIN), [eu.address.to_string()]);
     assert!(server.path("state/meridian.db.broken").exists());
     assert_eq!(server.logged("put aside"), 1);
+    let (_, told) = server.ctl(&["history", "--kind", "node"]);
+    assert!(told.contains("state put aside") && told.contains("meridian.db.broken"), "{told}");
+    let (_, told) = server.ctl(&["status"]);
+    assert!(told.contains("ALARM     what operators said before the start is lost"), "{told}");
     assert!(server.ctl(&because(&["drain", "eu"])).0, "and a new one is kept");
 }
 

@@ -85,6 +85,8 @@ pub(super) struct Control {
     started: Instant,
     ready: watch::Sender<bool>,
     store: Store,
+    /// Why nothing is known of what was kept before the start.
+    lost: Option<String>,
     said: Vec<Said>,
     /// The maintenance that is on, or comes next.
     planned: Vec<Said>,
@@ -170,6 +172,7 @@ impl Control {
             started: now,
             ready,
             store,
+            lost: recalled.lost,
             latest: recalled.said.iter().map(|said| said.stamp.at).max().unwrap_or(0),
             said: recalled.said,
             planned,
@@ -204,6 +207,7 @@ impl Control {
     /// Runs until nobody can ask anything any more.
     pub(super) async fn run(mut self) {
         self.note_absent(&self.published.load_full(), None);
+        self.tell_lost();
         loop {
             self.turn();
             let deadline = self.ready_by().filter(|_| !*self.ready.borrow());
@@ -408,6 +412,7 @@ impl Control {
             applied: self.applied,
             snapshot: self.published.load_full(),
             health: self.monitor.table().clone(),
+            lost: self.lost.clone(),
             said: {
                 let said = self.said.iter().filter(|said| said.word.is_some());
                 said.chain(&self.planned).cloned().collect()

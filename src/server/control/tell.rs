@@ -67,6 +67,14 @@ impl Control {
         self.tell(level, Kind::State, (subject, change.to.to_string()), (why, String::new()), took);
     }
 
+    /// Tells of a state that could not be read.
+    pub(super) fn tell_lost(&mut self) {
+        if let Some(why) = self.lost.clone() {
+            let what = (self.loaded.config.node.name.clone(), "state put aside".to_owned());
+            self.tell(Level::Error, Kind::Node, what, (why, String::new()), None);
+        }
+    }
+
     /// Tells when this node begins or ends to doubt itself.
     pub(super) fn tell_of_myself(&mut self) {
         // Nobody is heard in the first moment.

@@ -318,6 +318,10 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
     if !view.ready {
         alarms.push("not ready: the first verdicts are awaited, no query is answered yet".into());
     }
+    if let Some(why) = &view.lost {
+        let what = "what operators said before the start is lost, the history too";
+        alarms.push(format!("{what}: {why}; say again what is to hold"));
+    }
     if !view.refused.is_empty() {
         alarms.push("the newest files are refused; what was good before serves on".to_owned());
     }
