@@ -4,7 +4,7 @@ use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
@@ -203,12 +203,15 @@ pub(super) fn local(path: &Path, mode: u32, inherited: &mut Inherited) -> io::Re
     if let Some(socket) = inherited.take_local(path) {
         return Ok(UnixListener::from(OwnedFd::from(socket)));
     }
-    // One that is left over from before answers nobody.
-    if UnixStream::connect(path).is_err() {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            let what = "what is there is no socket; remove it, or name another path";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
+        // One that is left over from before answers nobody.
+        Ok(_) if UnixStream::connect(path).is_err() => std::fs::remove_file(path)?,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;

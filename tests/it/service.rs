@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 
-use crate::harness::{PATIENCE, Process, free_port, question, wait_for};
+use crate::harness::{Meridian, PATIENCE, Process, free_port, question, wait_for};
 
 const CONFIG: &str = "node: { listen: \"127.0.0.1:PORT\" }
 http: off
@@ -93,4 +93,30 @@ fn queries_that_come_before_the_first_verdicts_wait_for_them() {
     // What was asked then is answered now.
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(socket.recv(&mut [0; 512]).unwrap() > wire.len());
+}
+
+#[test]
+fn a_socket_s_path_costs_nobody_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, base) = (folder.path().join("meridian.yaml"), folder.path().join("base.yaml"));
+    let config = CONFIG.replace("PORT", "0");
+    std::fs::write(&file, config.replace("http: off", "http: { socket: base.yaml }")).unwrap();
+    std::fs::write(&base, "somebody's").unwrap();
+    let log = folder.path().join("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.arg("serve").arg("--config").arg(&file);
+    let mut process = Process::start(command.stderr(std::fs::File::create(&log).unwrap()));
+    let status = wait_for("its end", || process.ended());
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(std::fs::read_to_string(&base).unwrap(), "somebody's");
+    assert_eq!(status.code(), Some(1), "{told}");
+    assert!(told.contains("http.socket: ") && told.contains("is no socket"), "{told}");
+
+    // The socket where a server is replaced is its own folder's, and it serves without.
+    let taken = folder.path().join("state/takeover.sock");
+    std::fs::create_dir(folder.path().join("state")).unwrap();
+    std::fs::write(&taken, "somebody's").unwrap();
+    let server = Meridian::serve_in(folder, config.split_once("off\n").unwrap().1);
+    assert_eq!(std::fs::read_to_string(&taken).unwrap(), "somebody's");
+    assert_eq!(server.logged("is no socket"), 1);
 }
