@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Asking, Meridian, wait_for};
+use crate::harness::{Asking, Meridian, meridian, wait_for};
 
 fn checked_by(program: &str, arguments: &[&str]) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
@@ -51,6 +51,9 @@ fn systemd_takes_the_unit_and_finds_it_well_shut_in() {
     let socket = socket.to_str().unwrap();
     let told = checked_by("systemd-analyze", &["verify", "--man=no", file, socket]);
     assert!(!told.contains("meridian."), "{told}");
+    // With a limit it would stay dead after five bad starts, also when its file is good again.
+    let (head, _) = unit.split_once("[Service]").unwrap();
+    assert!(head.contains("\nStartLimitIntervalSec=0\n") && unit.contains("\nRestart=always\n"));
     // 10 is a service that may do anything; systemd calls up to 3 "OK".
     checked_by("systemd-analyze", &["security", "--offline=true", "--threshold=20", file]);
 }
@@ -122,16 +125,54 @@ services:
     assert!(forbidden.is_empty(), "{forbidden:?}");
 }
 
-#[test]
-fn the_configuration_in_the_manifest_is_good() {
+/// A file of the manifest's ConfigMap.
+fn manifest() -> (&'static str, String) {
     let text = include_str!("../../deploy/kubernetes/meridian.yaml");
     let (_, rest) = text.split_once("meridian.yaml: |\n").unwrap();
     let block: Vec<&str> =
         rest.lines().take_while(|line| line.starts_with("    ")).map(|line| &line[4..]).collect();
     assert!(block.len() > 10);
+    (text, block.join("\n"))
+}
+
+#[test]
+fn the_configuration_in_the_manifest_is_good() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meridian.yaml");
-    std::fs::write(&file, block.join("\n")).unwrap();
-    let output = crate::harness::meridian(&["check", file.to_str().unwrap()]);
+    std::fs::write(&file, manifest().1).unwrap();
+    let output = meridian(&["check", file.to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn operators_are_heard_by_what_the_manifest_starts() {
+    let (text, config) = manifest();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokens"), "alice s3cret\n").unwrap();
+    // What is mounted is a folder of this machine here, and everybody is on loopback.
+    let mut config = config.replace("192.0.2.10", "127.0.0.1").replace("203.0.113.10", "127.0.0.2");
+    for listened in ["0.0.0.0:5353", "0.0.0.0:8053"] {
+        config = config.replace(listened, "127.0.0.1:0");
+    }
+    for mounted in ["/etc/meridian-tokens", "/var/lib/meridian", "/run/meridian"] {
+        assert!(text.contains(&format!("mountPath: {mounted}")), "{mounted}");
+        assert!(config.contains(mounted), "{mounted}");
+        config = config.replace(mounted, folder.path().to_str().unwrap());
+    }
+    let server = Meridian::start(folder, &config);
+    let (fine, told) = server.ctl(&["drain", "eu-west", "--force", "--reason", "a test"]);
+    assert!(fine, "{told}");
+    let (token, url) = (server.path("tokens"), server.url(""));
+    let ctl =
+        ["ctl", "--server", &url, "--token-file", token.to_str().unwrap(), "clear", "eu-west"];
+    let output = meridian(&ctl);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_container_sees_a_file_that_is_put_in_the_place_of_another() {
+    let text = include_str!("../../deploy/docker/Dockerfile");
+    let mounts = text.split_whitespace().filter(|word| word.contains(":/etc/meridian"));
+    let mounts: Vec<&str> = mounts.collect();
+    assert_eq!(mounts, ["./meridian:/etc/meridian:ro"], "the folder, not the file");
 }
