@@ -312,6 +312,8 @@ fn both_families_are_listened_on_at_one_port() {
     for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
         let at = address.parse().unwrap();
         assert!(kdig(at, "+quic", &ca, &["www.example.com", "A", "+short"]).0, "{address}");
+    }
+}
 
 #[test]
 fn curl_and_ctl_reach_the_http_address_in_tls() {
