@@ -14,6 +14,7 @@ use super::cluster::key;
 use super::etcd::Gateway;
 use super::files::{Print, read};
 use super::geoip::{Databases, Geography, Survey};
+use super::memory;
 use super::prober::Probe;
 use super::seal::cookie_secret;
 use super::tls::Clients;
@@ -195,6 +196,7 @@ impl Loader {
             config.identity.clone(),
         );
         let plan = plan.protected(self.protection(&config, key.as_deref()));
+        plan.zones.iter().flat_map(|zone| zone.places()).for_each(memory::move_to_large_pages);
         let loaded = Loaded {
             file: self.name(),
             folder: self.folder.clone(),

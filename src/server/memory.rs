@@ -1,4 +1,4 @@
-//! What was needed for a moment, given back to the system.
+//! What was needed for a moment, given back to the system; and what stays, where it is soon found.
 
 use std::ops::Range;
 use std::{env, fs};
@@ -41,6 +41,22 @@ fn trim() {
 /// Other allocators do so by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn trim() {}
+
+/// Moves a table into large pages, as far as it fills any and the system has them: else each
+/// look-up in one of many megabytes would wait for where its page is as well as for what is there.
+pub(super) fn move_to_large_pages(Range { start, end }: Range<usize>) {
+    let range = start.next_multiple_of(LARGE_PAGE)..end / LARGE_PAGE * LARGE_PAGE;
+    if !range.is_empty() {
+        let pages = std::ptr::without_provenance_mut(range.start);
+        // SAFETY: what is in these pages stays as it is, for whoever reads or writes it meanwhile
+        // too; only where they are in the machine's memory changes (madvise(2), MADV_COLLAPSE).
+        // A kernel before 6.1 does not know it, and one without free large pages does nothing.
+        unsafe { libc::madvise(pages, range.len(), libc::MADV_COLLAPSE) };
+    }
+}
+
+/// A large page of most processors, in octets.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Leaves the program's code to the system's file cache, of which the kernel gave this process
 /// more than it ever runs: what does run comes back a page at a time, unread.
@@ -96,6 +112,15 @@ mod tests {
             assert_eq!(code_at(&line.replace("r-xp", other)), None, "{other}");
         }
         assert_eq!(code_at(""), None);
+    }
+
+    #[test]
+    fn what_moves_to_large_pages_stays_what_it_is() {
+        let table: Vec<usize> = (0..1 << 20).collect();
+        let octets = table.as_ptr_range();
+        move_to_large_pages(octets.start.addr()..octets.end.addr());
+        assert!(table.iter().enumerate().all(|(row, value)| row == *value));
+        move_to_large_pages(4096..8192);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Zones, and what is found in them (RFC 1034 §4.3.2, RFC 4592).
 
+use std::ops::Range;
+
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 
@@ -145,6 +147,11 @@ impl Zone {
     /// Its SOA record as it stands in the answer that something is not there.
     pub fn denial(&self) -> &Denial {
         &self.denial
+    }
+
+    /// Where in memory the tables are that its names are looked up in.
+    pub fn places(&self) -> [Range<usize>; 2] {
+        self.nodes.places()
     }
 
     /// How many names it has, and how many records.

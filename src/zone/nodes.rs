@@ -6,6 +6,7 @@
 //! name itself, as it stands in an answer.
 
 use std::hash::{BuildHasher, Hasher as _};
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use foldhash::fast::RandomState;
@@ -121,6 +122,12 @@ impl Nodes {
             entries.resize(entries.len().next_multiple_of(WORD), 0);
         }
         Self { slots, entries: entries.into(), nodes: nodes.into(), seed }
+    }
+
+    /// Where in memory its tables are.
+    pub(super) fn places(&self) -> [Range<usize>; 2] {
+        let (slots, entries) = (self.slots.as_ptr_range(), self.entries.as_ptr_range());
+        [slots.start.addr()..slots.end.addr(), entries.start.addr()..entries.end.addr()]
     }
 
     /// The first step to the node of `name`.
