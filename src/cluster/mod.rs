@@ -27,7 +27,7 @@ use crate::time::Instant;
 use kinds::Said;
 pub use kinds::{Each, Kind, WRITER};
 pub use stamp::{Merged, Stamp, merge};
-pub use wire::{Entry, Message};
+pub use wire::{Entry, LONGEST_PART, Message};
 
 mod kinds;
 mod stamp;

@@ -7,7 +7,7 @@ use super::kinds::{Each, Kind};
 const LONGEST: usize = 1100;
 
 /// How long a key or a value may be.
-const LONGEST_PART: usize = 4096;
+pub const LONGEST_PART: usize = 4096;
 
 /// What one node tells another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,7 +79,8 @@ impl Message {
         true
     }
 
-    /// The message in octets. Keys and values that are too long are cut out.
+    /// The message in octets. Keys and values that are too long are cut out, and never heard: who
+    /// has something to say sees to it that it is not longer than [`LONGEST_PART`].
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.length);
         out.push(self.kind as u8);

@@ -22,7 +22,7 @@ use super::responder::{Answers, Published};
 use super::sample::Sample;
 use super::store::Store;
 use super::takeover::Desk;
-use crate::cluster::{Heard, Stamp};
+use crate::cluster::{Heard, LONGEST_PART, Stamp};
 use crate::config::Subject;
 use crate::config::{Problem, Target};
 use crate::convergence::Seen;
@@ -190,7 +190,10 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let asked = self.requests.send(Request::Weigh(Box::new(said), reply)).await;
         asked.map_err(|_| Unheard::Stopping)?;
-        answer.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)
+        let weighed = answer.await.map_err(|_| Unheard::Stopping)?;
+        let (said, impact) = weighed.map_err(Unheard::Senseless)?;
+        can_be_told(&said.spoken())?;
+        Ok((said, impact))
     }
 
     /// Follows an operator's word, on behalf of `who`: when this returns, it is on disk and in the
@@ -249,6 +252,8 @@ impl Handle {
         let (reply, done) = oneshot::channel();
         match next {
             Next::Manual(named) => {
+                // Text and numbers can always be written.
+                can_be_told(&serde_json::to_string(&named).unwrap_or_default())?;
                 let kept = self.store.name(service.clone(), (*named).clone()).await;
                 kept.map_err(Unheard::Unkept)?;
                 let followed = Request::NameWriter(service, named, who, reply);
@@ -335,4 +340,17 @@ impl Handle {
         self.requests.blocking_send(Request::LetGo(reply)).ok()?;
         answer.blocking_recv().ok()
     }
+}
+
+/// Whether nodes can tell each other what is `spoken`: a word that only one of them follows would
+/// part them for good.
+fn can_be_told(spoken: &str) -> Result<(), Unheard> {
+    let length = spoken.len();
+    if length > LONGEST_PART {
+        return Err(Unheard::Senseless(format!(
+            "written as nodes tell it to each other, it takes {length} octets, and at most \
+             {LONGEST_PART} can be told; give a shorter reason or owner, without control characters"
+        )));
+    }
+    Ok(())
 }

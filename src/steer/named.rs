@@ -146,7 +146,7 @@ impl Named {
                 ttl: ours.ttl.max(theirs.ttl),
                 wait: ours.wait.max(theirs.wait),
                 reason: "two regions were named at once; name one again".to_owned(),
-                owner: format!("{} and {}", ours.owner, theirs.owner),
+                owner: both(&ours.owner, &theirs.owner),
                 ..theirs
             }),
             _ => Some(theirs),
@@ -190,6 +190,12 @@ impl Named {
         };
         Writer { region, epoch: self.epoch, ttl, from, until }
     }
+}
+
+/// Two operators; cut, so that nodes can tell each other of any number that were at odds.
+fn both(one: &str, other: &str) -> String {
+    let [one, other] = [one, other].map(|name| name.chars().take(250).collect::<String>());
+    format!("{one} and {other}")
 }
 
 #[cfg(test)]
@@ -258,5 +264,19 @@ mod tests {
         let one = said(now, "eu", 5, Some(&long));
         let none = said(now, "us", 5, None).heard(Some(&Named { epoch: 1, ..one })).unwrap();
         assert_eq!((&none.region, none.epoch, none.wait), (&None, 2, 62_700));
+    }
+
+    #[test]
+    fn of_however_many_that_were_at_odds_nodes_can_tell_each_other() {
+        let now = Instant::from_nanos(1 << 40);
+        // Each character takes six octets when it is written.
+        let owner = "\u{1}".repeat(500);
+        let mut word = Named { owner: owner.clone(), ..said(now, "us", 10, None) };
+        for _ in 0..4 {
+            let region = Some("eu".to_owned());
+            let other = Named { region, owner: owner.clone(), ..word.clone() };
+            word = other.heard(Some(&word)).unwrap();
+            assert!(serde_json::to_string(&word).unwrap().len() < 4096);
+        }
     }
 }

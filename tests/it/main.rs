@@ -28,6 +28,7 @@ mod host;
 mod http;
 mod operators;
 mod probing;
+mod refusals;
 mod reload;
 mod resolvers;
 mod service;

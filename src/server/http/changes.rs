@@ -191,8 +191,8 @@ pub struct Happened {
     pub generation: u64,
 }
 
-/// How long a reason may be: nodes tell it to each other, too.
-pub(super) const LONGEST_REASON: usize = 500;
+/// How long a reason may be, and the name of who says so: nodes tell them to each other, too.
+const LONGEST_REASON: usize = 500;
 
 /// How much of the history is told at once.
 const MOST: usize = 1000;
@@ -225,6 +225,7 @@ pub(super) async fn clear(
     Json(clearing): Json<Clearing>,
 ) -> Result<StatusCode, Refusal> {
     let Clearing { subject, reason, owner } = clearing;
+    are_short(&reason, &owner).map_err(Refusal::bad)?;
     let subject = subject.parse().map_err(Refusal::bad)?;
     let who = format!("{owner} ({})", caller.0);
     shared.control.clear(subject, (owner, who), reason).await?;
@@ -237,6 +238,7 @@ pub(super) async fn release(
     Json(clearing): Json<Clearing>,
 ) -> Result<StatusCode, Refusal> {
     let Clearing { subject, reason, owner } = clearing;
+    are_short(&reason, &owner).map_err(Refusal::bad)?;
     let subject = subject.parse().map_err(Refusal::bad)?;
     let who = format!("{owner} ({})", caller.0);
     shared.control.release(subject, who, reason).await?;
@@ -303,12 +305,18 @@ impl Saying {
             None => None,
         };
         let (reason, owner) = (self.reason.clone(), self.owner.clone());
-        if reason.len() > LONGEST_REASON || owner.len() > LONGEST_REASON {
-            return Err(format!("`reason` and `owner` take at most {LONGEST_REASON} octets"));
-        }
+        are_short(&reason, &owner)?;
         let (word, stamp) = (Some(word), Stamp::default());
         Ok(Said { subject, word, reason, owner, since: now, until, ramp, stamp })
     }
+}
+
+/// Whether why something is said, and by whom, is short enough to be passed on.
+pub(super) fn are_short(reason: &str, owner: &str) -> Result<(), String> {
+    if reason.len() > LONGEST_REASON || owner.len() > LONGEST_REASON {
+        return Err(format!("`reason` and `owner` take at most {LONGEST_REASON} octets"));
+    }
+    Ok(())
 }
 
 fn moment(text: &str) -> Result<Instant, String> {

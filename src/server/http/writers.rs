@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::control::WriterView;
 use super::api::timestamp;
-use super::changes::LONGEST_REASON;
+use super::changes::are_short;
 use super::guard::Caller;
 use super::{Refusal, Shared};
 use crate::steer::Naming;
@@ -81,10 +81,7 @@ pub(super) async fn hand_over(
     if reason.trim().is_empty() || owner.trim().is_empty() {
         return Err(Refusal::bad("no `reason` or no `owner`; whoever is paged next wants to know"));
     }
-    if reason.len() > LONGEST_REASON || owner.len() > LONGEST_REASON {
-        let what = format!("`reason` and `owner` take at most {LONGEST_REASON} octets");
-        return Err(Refusal::bad(what));
-    }
+    are_short(&reason, &owner).map_err(Refusal::bad)?;
     let who = format!("{owner} ({})", caller.0);
     shared.control.name(Naming { service, region, fenced, reason, owner }, who).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,0 +1,85 @@
+//! What the API does not take: words that are too long, shares that are none, bodies that are no
+//! requests, and clients that never read.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::Meridian;
+
+/// As many services, of two regions that are always up.
+fn world(services: usize) -> Meridian {
+    let mut text = "regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services:
+"
+    .to_owned();
+    for number in 0..services {
+        let regions = "{ us: 192.0.2.1, eu: 192.0.2.2 }";
+        text += &format!("  s{number}: {{ names: [s{number}.example.com], regions: {regions} }}\n");
+    }
+    Meridian::serve(&text)
+}
+
+/// What the server says over the Unix socket: its status, the type of its body, and that.
+fn send(server: &Meridian, method: &str, path: &str, more: &[&str]) -> (u16, String, Value) {
+    let output = Command::new("curl")
+        .args(["-s", "-m", "10", "-X", method, "-w", "\n%{http_code} %{content_type}"])
+        .arg("--unix-socket")
+        .arg(server.path("ctl.sock"))
+        .args(more)
+        .arg(format!("http://localhost{path}"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, told) = text.rsplit_once('\n').unwrap();
+    let (status, format) = told.split_once(' ').unwrap();
+    (status.parse().unwrap(), format.to_owned(), serde_json::from_str(body).unwrap_or_default())
+}
+
+const JSON: &str = "Content-Type: application/json";
+
+fn say(server: &Meridian, method: &str, path: &str, body: &Value) -> (u16, String) {
+    let (status, _, told) = send(server, method, path, &["-H", JSON, "-d", &body.to_string()]);
+    (status, told["error"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Nodes tell each other what operators say: what one could not tell, the others would never know.
+#[test]
+fn no_word_is_longer_than_nodes_can_tell_each_other() {
+    let server = world(1);
+    let overrides = "/api/v1/overrides";
+    let clear =
+        |reason: &str, owner: &str| json!({ "subject": "eu", "reason": reason, "owner": owner });
+    let drain = |reason: &str, owner: &str| {
+        let mut said = clear(reason, owner);
+        said["word"] = json!("drain");
+        said
+    };
+    let (long, longest) = ("x".repeat(501), "x".repeat(500));
+    // In a message each of these takes six octets: \u0001.
+    let control = "\u{1}".repeat(500);
+    assert_eq!(say(&server, "PUT", overrides, &drain(&longest, &longest)).0, 200);
+    let writer = json!({
+        "service": "s0", "region": "eu", "reason": &long, "owner": "alice",
+    });
+    for (method, path, body) in [
+        ("PUT", overrides, drain(&long, "alice")),
+        ("DELETE", overrides, clear(&long, "alice")),
+        ("DELETE", overrides, clear("test", &long)),
+        ("POST", "/api/v1/failback", clear(&long, "alice")),
+        ("PUT", "/api/v1/writers", writer),
+    ] {
+        let (status, told) = say(&server, method, path, &body);
+        assert!(status == 400 && told.contains("500 octets"), "{method} {path}: {status} {told}");
+    }
+    for (method, body) in
+        [("PUT", drain(&control, &control)), ("DELETE", clear(&control, &control))]
+    {
+        let (status, told) = say(&server, method, overrides, &body);
+        assert!(status == 400 && told.contains("at most 4096"), "{method}: {status} {told}");
+    }
+    let said = send(&server, "GET", overrides, &[]).2;
+    assert_eq!((said.as_array().unwrap().len(), &said[0]["reason"]), (1, &json!(longest)));
+    assert_eq!(say(&server, "DELETE", overrides, &clear(&longest, &longest)).0, 204);
+}
