@@ -77,7 +77,8 @@ pub(super) fn client() -> Result<Client, Failed> {
 pub(super) fn client_builder() -> ClientBuilder {
     // A library's TLS needs its provider, also where no TLS is spoken.
     let _installed_already = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().timeout(std::time::Duration::from_secs(5))
+    // No proxy of the environment: the token is the server's.
+    Client::builder().timeout(std::time::Duration::from_secs(5)).no_proxy()
 }
 
 /// No server answers at `url`.

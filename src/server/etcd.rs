@@ -145,7 +145,8 @@ impl Gateway {
         // TLS needs its provider, also where no TLS is spoken.
         let _installed_already = rustls::crypto::ring::default_provider().install_default();
         let wrong = |path: &Path, what| Problem::of_file(&path.display().to_string(), what);
-        let mut client = Client::builder().timeout(ASK_PATIENCE);
+        // No proxy of the environment is asked: who stands in between decides who writes.
+        let mut client = Client::builder().timeout(ASK_PATIENCE).no_proxy();
         if let Some(path) = of.ca.as_ref().map(|path| folder.join(path)) {
             let octets = read(&path).map_err(|reason| wrong(&path, reason))?;
             let roots = Certificate::from_pem_bundle(&octets);

@@ -14,6 +14,7 @@
 mod api;
 mod arriving;
 mod checks;
+mod clients;
 mod cluster;
 mod configuration;
 mod convergence;
