@@ -83,3 +83,20 @@ fn no_word_is_longer_than_nodes_can_tell_each_other() {
     assert_eq!((said.as_array().unwrap().len(), &said[0]["reason"]), (1, &json!(longest)));
     assert_eq!(say(&server, "DELETE", overrides, &clear(&longest, &longest)).0, 204);
 }
+
+#[test]
+fn what_may_be_left_of_a_region_is_a_share_or_nothing() {
+    let server = world(1);
+    let asked = |residual: &str| {
+        let path = format!("/api/v1/convergence?subject=eu&residual={residual}");
+        send(&server, "GET", &path, &[])
+    };
+    for wrong in ["NaN", "inf", "-inf", "-1", "5", "1.01", "-0.01"] {
+        let (status, _, told) = asked(wrong);
+        let told = told["error"].as_str().unwrap_or_default();
+        assert!(status == 400 && told.contains("from 0 to 1"), "{wrong}: {status} {told}");
+    }
+    for fine in ["0", "0.01", "1"] {
+        assert_eq!(asked(fine).0, 200, "{fine}");
+    }
+}

@@ -90,6 +90,9 @@ pub(super) async fn all(
     State(shared): State<Shared>,
     Query(asked): Query<Asked>,
 ) -> Result<Json<Vec<Leaving>>, Refusal> {
+    if let Some(residual) = asked.residual.filter(|of| !(0.0..=1.0).contains(of)) {
+        return Err(Refusal::bad(format!("`residual={residual}`: expected a share from 0 to 1")));
+    }
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
     look(&shared, view, asked).await?.2.map(Json).map_err(Refusal::bad)
 }
