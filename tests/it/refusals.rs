@@ -1,11 +1,15 @@
 //! What the API does not take: words that are too long, shares that are none, bodies that are no
 //! requests, and clients that never read.
 
+use std::io::Write;
+use std::net::SocketAddr;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 
-use crate::harness::Meridian;
+use crate::harness::{Meridian, wait_for, wait_within};
 
 /// As many services, of two regions that are always up.
 fn world(services: usize) -> Meridian {
@@ -99,4 +103,38 @@ fn what_may_be_left_of_a_region_is_a_share_or_nothing() {
     for fine in ["0", "0.01", "1"] {
         assert_eq!(asked(fine).0, 200, "{fine}");
     }
+}
+
+/// Connections that ask for much and never read: nobody else is kept out by them, and what is made
+/// for them is not kept in memory as often as there are of them.
+#[test]
+fn clients_that_never_read_keep_nobody_out_and_cost_little() {
+    let server = world(1500);
+    let size = server.get("/api/v1/status").1.len();
+    let before = server.own_memory();
+    let at: SocketAddr = server.url("").trim_start_matches("http://").parse().unwrap();
+    let greedy: Vec<Socket> = (0..256)
+        .map(|_| {
+            let mut socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            // The kernel takes little of an answer for who does not read.
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.connect(&at.into()).unwrap();
+            // Several, as even so it takes more than one.
+            let request = b"GET /api/v1/status HTTP/1.1\r\nHost: test\r\n\r\n";
+            socket.write_all(&request.repeat(5)).unwrap();
+            socket
+        })
+        .collect();
+    let most = std::cell::Cell::new(0);
+    wait_within(Duration::from_secs(60), "an answer for somebody else", || {
+        most.set(most.get().max(server.own_memory().saturating_sub(before)));
+        (server.get("/healthz").0 == 200).then_some(())
+    });
+    wait_for("the status for somebody else", || {
+        most.set(most.get().max(server.own_memory().saturating_sub(before)));
+        (server.get("/api/v1/status").0 == 200).then_some(())
+    });
+    // A quarter of what all of them asked for.
+    let all = u64::try_from(greedy.len() * size / 1024).unwrap();
+    assert!(most.get() < all / 4, "{} KiB of {all} KiB", most.get());
 }

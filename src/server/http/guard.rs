@@ -39,7 +39,7 @@ pub(super) struct Guard {
 }
 
 /// What is told to everybody: load balancers and supervisors carry no token.
-const FOR_ALL: [&str; 2] = ["/healthz", "/readyz"];
+pub(super) const FOR_ALL: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Lets a request through, or tells what it lacks.
 pub(super) async fn check(

@@ -24,6 +24,7 @@ use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
@@ -41,6 +42,7 @@ pub mod fit;
 mod guard;
 pub(super) mod listen;
 pub(super) mod metrics;
+mod pages;
 pub mod writers;
 
 /// The page, with its style and script.
@@ -95,6 +97,7 @@ pub(super) fn router(
         .route("/api/v1/pushed", axum::routing::put(changes::push))
         .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
         .with_state(Shared { control, recorder })
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(pages::AT_ONCE)), pages::wait))
         .layer(from_fn_with_state(guard, guard::check))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .merge(more)
@@ -132,6 +135,12 @@ impl Refusal {
     fn unreadable(problems: Vec<Problem>) -> Self {
         let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, error: told.join("; ") }
+    }
+
+    fn busy() -> Self {
+        let error = "others are reading too many pages at the moment; ask again, or over the Unix \
+                     socket `http.socket`, where nobody waits";
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, error: error.to_owned() }
     }
 
     fn stopping() -> Self {
