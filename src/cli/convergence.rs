@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 
-use super::ctl::Server;
+use super::server::Server;
 use super::{Failed, bar, percent, print, print_error};
 use crate::convergence::Kind;
 use crate::server::http::arriving::{Arriving, Telling};

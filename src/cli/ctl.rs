@@ -1,17 +1,15 @@
 //! `meridian ctl`: an operator's way to a running server.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::blocking::Response;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::convergence::{self, Patience};
-use super::explain::{refused, unreachable};
+use super::server::{Server, Whom};
 use super::{Failed, percent, print};
 use crate::config::duration;
 use crate::server::http::api::NodeStatus;
@@ -23,26 +21,12 @@ use crate::server::http::writers::{Handover, Writing};
 #[derive(Args)]
 pub(super) struct Ctl {
     #[command(flatten)]
-    server: ServerArguments,
+    server: Whom,
     /// Print JSON.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Which server, and who asks.
-#[derive(Args)]
-struct ServerArguments {
-    /// The server's HTTP address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8053", global = true)]
-    server: String,
-    /// Its Unix socket, instead: who may open it needs no token.
-    #[arg(long, value_name = "PATH", env = "MERIDIAN_SOCKET", global = true)]
-    socket: Option<PathBuf>,
-    /// A file with a token on its first line.
-    #[arg(long, value_name = "FILE", env = "MERIDIAN_TOKEN_FILE", global = true)]
-    token_file: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -214,6 +198,10 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         }
         Command::Drain { word, wait, timeout, residual } => {
             let subject = word.subject.clone();
+            if wait {
+                // What cannot be waited for is not drained either.
+                convergence::ask(&server, Some(&subject), residual)?;
+            }
             say(&server, json, "drain", word)?;
             if !wait {
                 return Ok(());
@@ -314,62 +302,6 @@ fn show<T: Serialize + ?Sized>(
     let shown = if json { serde_json::to_string_pretty(value)? } else { text(value) };
     print(&shown);
     Ok(())
-}
-
-/// A running server.
-pub(super) struct Server {
-    client: Client,
-    base: String,
-    token: Option<String>,
-}
-
-impl Server {
-    fn of(arguments: ServerArguments) -> Result<Self, Failed> {
-        let token = arguments.token_file.map(|file| first_token(&file)).transpose()?;
-        let mut client = super::explain::client_builder();
-        let mut base = arguments.server.trim_end_matches('/').to_owned();
-        if let Some(socket) = arguments.socket {
-            // The path is the whole address; the name is never looked up.
-            client = client.unix_socket(socket);
-            "http://meridian".clone_into(&mut base);
-        }
-        Ok(Self { client: client.build()?, base, token })
-    }
-
-    pub(super) fn get<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        query: &[(&str, &str)],
-    ) -> Result<T, Failed> {
-        let url = format!("{}{path}", self.base);
-        let response = self.answer(&url, self.client.get(&url).query(query))?;
-        Ok(response.json()?)
-    }
-
-    fn send(&self, method: &str, path: &str, body: &impl Serialize) -> Result<Response, Failed> {
-        let url = format!("{}{path}", self.base);
-        let method = method.parse().unwrap_or_default();
-        self.answer(&url, self.client.request(method, &url).json(body))
-    }
-
-    fn answer(&self, url: &str, request: RequestBuilder) -> Result<Response, Failed> {
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
-        let response = request.send().map_err(|error| unreachable(url, &error))?;
-        if response.status().is_success() { Ok(response) } else { Err(refused(response)) }
-    }
-}
-
-/// The last word of the first line: `TOKEN`, or `NAME TOKEN` as the server's file has it.
-fn first_token(file: &Path) -> Result<String, Failed> {
-    let shown = file.display();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failed::new(format!("error: the token file {shown}: {error}")))?;
-    let token = text.lines().next().and_then(|line| line.split_whitespace().last());
-    let token = token.ok_or_else(|| Failed::new(format!("error: {shown} holds no token")))?;
-    Ok(token.to_owned())
 }
 
 /// What a word does, for people.

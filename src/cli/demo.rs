@@ -3,11 +3,11 @@
 use axum::Router;
 use clap::{Args, Subcommand};
 
-use super::explain::{client, refused, unreachable};
 use super::serve::{told, until_stopped};
+use super::server::Server;
 use super::{Failed, log, print};
 use crate::server::demo::{Backends, Ports, configuration, guide};
-use crate::server::{Server, Source, Start, runtime};
+use crate::server::{self, Source, Start, runtime};
 
 /// What to show.
 #[derive(Args)]
@@ -72,7 +72,7 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         let routes = |_: &_| -> Router { backends.routes() };
         let program = std::env::args().next();
         let guide = guide(ports, program.as_deref().unwrap_or("meridian"));
-        until_stopped(Server::start(source, Start::Alone, routes), |_| print(&guide)).await
+        until_stopped(server::Server::start(source, Start::Alone, routes), |_| print(&guide)).await
     })
 }
 
@@ -83,11 +83,8 @@ fn apply(change: &Change, ports: Ports) -> Result<(), Failed> {
         Change::Fail { region } => (region, "fail"),
         Change::Revive { region } => (region, "revive"),
     };
-    let url = format!("http://127.0.0.1:{}/api/v1/demo/{region}/{action}", ports.http);
-    let response = client()?.post(&url).send().map_err(|error| unreachable(&url, &error))?;
-    if !response.status().is_success() {
-        return Err(refused(response));
-    }
+    let server = Server::at(&format!("http://127.0.0.1:{}", ports.http))?;
+    server.send("POST", &format!("/api/v1/demo/{region}/{action}"), &())?;
     print(&format!("{region}: {action} done"));
     Ok(())
 }

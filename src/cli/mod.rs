@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Problem;
 use crate::server::Start;
+use server::Whom;
 
 mod check;
 mod convergence;
@@ -20,6 +21,7 @@ mod demo;
 mod explain;
 mod log;
 mod serve;
+mod server;
 mod simulate;
 
 /// Authoritative DNS that sends every client to the nearest healthy region.
@@ -78,9 +80,9 @@ struct Explain {
     /// Decide by this configuration, with every endpoint up but those in `--down`.
     #[arg(long, value_name = "FILE", conflicts_with = "server")]
     config: Option<PathBuf>,
-    /// Ask this running server, which knows what is up.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8053")]
-    server: String,
+    /// Or else ask this running server, which knows what is up.
+    #[command(flatten)]
+    server: Whom,
     /// Print JSON.
     #[arg(long)]
     json: bool,

@@ -28,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::clock::Clock;
 use super::files::read;
 use super::handle::Request;
-use super::webhooks::chain;
+use super::webhooks::causes;
 use crate::config::{Etcd, Problem};
 use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Turn, Vacancy, Written};
 
@@ -150,7 +150,7 @@ impl Gateway {
         if let Some(path) = of.ca.as_ref().map(|path| folder.join(path)) {
             let octets = read(&path).map_err(|reason| wrong(&path, reason))?;
             let roots = Certificate::from_pem_bundle(&octets);
-            let roots = roots.map_err(|error| wrong(&path, chain(&error)))?;
+            let roots = roots.map_err(|error| wrong(&path, causes(&error)))?;
             if roots.is_empty() {
                 let what = "there is no certificate in it; expected PEM, of etcd's authority";
                 return Err(wrong(&path, what.to_owned()));
@@ -160,10 +160,10 @@ impl Gateway {
         if let Some(path) = of.identity.as_ref().map(|path| folder.join(path)) {
             let octets = read(&path).map_err(|reason| wrong(&path, reason))?;
             let identity = Identity::from_pem(&octets);
-            let identity = identity.map_err(|error| wrong(&path, chain(&error)))?;
+            let identity = identity.map_err(|error| wrong(&path, causes(&error)))?;
             client = client.identity(identity);
         }
-        let client = client.build().map_err(|error| wrong(Path::new("etcd"), chain(&error)))?;
+        let client = client.build().map_err(|error| wrong(Path::new("etcd"), causes(&error)))?;
         Ok(Self { client, of: of.clone(), answering: AtomicUsize::new(0) })
     }
 

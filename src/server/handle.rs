@@ -227,9 +227,18 @@ impl Handle {
     ) -> Result<(), Unheard> {
         let view = self.view().await.ok_or(Unheard::Stopping)?;
         // What is planned has no stamp: it is said in the configuration.
-        let is_said = |said: &Said| said.subject == subject && said.stamp != Stamp::default();
-        if !view.said.iter().any(is_said) {
-            return Err(Unheard::Senseless(format!("nothing is said of {subject}")));
+        let of = view.said.iter().filter(|said| said.subject == subject);
+        let (planned, said): (Vec<_>, Vec<_>) = of.partition(|said| said.stamp == Stamp::default());
+        if said.is_empty() {
+            let planned = planned.first().map(|of| {
+                format!(
+                    " but {}, in the configuration: it ends when it is taken out there; until \
+                     then `ctl up {subject}` goes over it, and over the probes",
+                    of.reason
+                )
+            });
+            let planned = planned.unwrap_or_default();
+            return Err(Unheard::Senseless(format!("nothing is said of {subject}{planned}")));
         }
         let (since, until) = (view.now, Some(view.now + REMEMBERED));
         let stamp = Stamp::default();

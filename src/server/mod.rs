@@ -36,6 +36,7 @@ pub use load::{Loaded, Loader, Source, What};
 pub use overrides::Said;
 pub use socket::BindError;
 pub use turns::runtime;
+pub(crate) use webhooks::causes;
 
 use bind::Sockets;
 use certificate::Newest;

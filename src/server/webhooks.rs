@@ -203,7 +203,7 @@ async fn attempt(
         let text = read(file).map_err(|error| again(format!("{}: {error}", file.display())))?;
         request = request.bearer_auth(String::from_utf8_lossy(&text).trim());
     }
-    let answer = request.send().await.map_err(|error| again(chain(&error)))?;
+    let answer = request.send().await.map_err(|error| again(causes(&error)))?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -215,7 +215,7 @@ async fn attempt(
 }
 
 /// An error with all that caused it, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

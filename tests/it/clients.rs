@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::harness::{Meridian, free_port};
 
 const WORLD: &str = "regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
@@ -40,4 +42,64 @@ fn no_proxy_of_the_environment_is_asked() {
         let (fine, told) = run(command.env_remove("NO_PROXY").env_remove("no_proxy"));
         assert!(fine, "{arguments:?}: {told}");
     }
+}
+
+#[test]
+fn explain_asks_as_ctl_does() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokens"), "carol s3cret\n").unwrap();
+    let head = "node: { listen: \"127.0.0.1:0\" }\n\
+                http: { listen: \"127.0.0.1:0\", socket: ctl.sock, tokens: tokens, read: token }\n";
+    let server = Meridian::start(folder, &format!("{head}{WORLD}"));
+    let (tokens, socket) = (server.path("tokens"), server.path("ctl.sock"));
+    let (tokens, socket) = (tokens.to_str().unwrap(), socket.to_str().unwrap());
+    let url = server.url("");
+    let (fine, told) = run(program(&EXPLAIN).args(["--server", &url]));
+    assert!(!fine && told.contains("needs a token"), "{told}");
+    let (fine, told) = run(program(&EXPLAIN).args(["--server", &url, "--token-file", tokens]));
+    assert!(fine, "{told}");
+    let mut command = program(&EXPLAIN);
+    let (fine, told) = run(command.args(["--server", &url]).env("MERIDIAN_TOKEN_FILE", tokens));
+    assert!(fine, "{told}");
+    let (fine, told) = run(program(&EXPLAIN).args(["--socket", socket]));
+    assert!(fine, "{told}");
+}
+
+#[test]
+fn why_a_server_cannot_be_reached_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("nowhere.sock");
+    let missing = missing.to_str().unwrap();
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    for command in [&["ctl", "status"][..], &EXPLAIN] {
+        let (fine, told) = run(program(command).args(["--socket", missing]));
+        let is_told = told.contains(missing) && told.contains("No such file");
+        assert!(!fine && is_told && !told.contains("http://meridian"), "{told}");
+        let (fine, told) = run(program(command).args(["--server", &nobody]));
+        let is_told = told.contains(&nobody) && told.contains("Connection refused");
+        assert!(!fine && is_told && told.contains("`--server` names another"), "{told}");
+    }
+}
+
+/// What cannot be waited for is not drained first.
+#[test]
+fn a_drain_that_cannot_be_waited_for_is_not_said() {
+    let server = Meridian::serve(WORLD);
+    let drain = ["drain", "192.0.2.2", "--wait", "--reason", "test", "--owner", "alice"];
+    let (fine, told) = server.ctl(&drain);
+    assert!(!fine && told.contains("expected REGION or SERVICE/REGION"), "{told}");
+    assert_eq!(server.ctl(&["overrides"]).1, "nothing is overridden");
+}
+
+#[test]
+fn maintenance_cannot_be_cleared_and_says_how_it_ends() {
+    let began = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(60);
+    let window = format!("{{ of: eu, at: \"{began}\", for: 2h }}");
+    let server = Meridian::serve(&format!("{WORLD}maintenance: {{ kernel: {window} }}\n"));
+    let said: Value = serde_json::from_str(&server.get("/api/v1/overrides").1).unwrap();
+    assert_eq!(said[0]["subject"], "eu");
+    let (fine, told) = server.ctl(&["clear", "eu", "--owner", "alice"]);
+    assert!(!fine && told.contains("maintenance kernel") && told.contains("ctl up eu"), "{told}");
+    let (fine, told) = server.ctl(&["clear", "us", "--owner", "alice"]);
+    assert!(!fine && told.contains("nothing is said of us"), "{told}");
 }

@@ -1,0 +1,122 @@
+//! A running server, as whoever asks it sees it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Failed;
+use crate::server::causes;
+
+/// Which server, and who asks.
+#[derive(clap::Args)]
+pub(super) struct Whom {
+    /// The server's HTTP address.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8053", global = true)]
+    server: String,
+    /// Its Unix socket, instead: who may open it needs no token.
+    #[arg(long, value_name = "PATH", env = "MERIDIAN_SOCKET", global = true)]
+    socket: Option<PathBuf>,
+    /// A file with a token on its first line.
+    #[arg(long, value_name = "FILE", env = "MERIDIAN_TOKEN_FILE", global = true)]
+    token_file: Option<PathBuf>,
+}
+
+/// A running server.
+pub(super) struct Server {
+    client: Client,
+    base: String,
+    socket: Option<PathBuf>,
+    token: Option<String>,
+}
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Server {
+    pub(super) fn of(whom: Whom) -> Result<Self, Failed> {
+        let Whom { server, socket, token_file } = whom;
+        let token = token_file.map(|file| first_token(&file)).transpose()?;
+        Self::new(&server, socket, token)
+    }
+
+    /// The server at this URL, which asks nobody who they are.
+    pub(super) fn at(url: &str) -> Result<Self, Failed> {
+        Self::new(url, None, None)
+    }
+
+    fn new(url: &str, socket: Option<PathBuf>, token: Option<String>) -> Result<Self, Failed> {
+        // A library's TLS needs its provider, also where no TLS is spoken.
+        let _installed_already = rustls::crypto::ring::default_provider().install_default();
+        // No proxy of the environment: the token is the server's.
+        let mut client = Client::builder().timeout(PATIENCE).no_proxy();
+        let mut base = url.trim_end_matches('/').to_owned();
+        if let Some(socket) = &socket {
+            // The path is the whole address; the name is never looked up.
+            client = client.unix_socket(socket.clone());
+            "http://meridian".clone_into(&mut base);
+        }
+        Ok(Self { client: client.build()?, base, socket, token })
+    }
+
+    pub(super) fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Failed> {
+        let url = format!("{}{path}", self.base);
+        let response = self.answer(&url, self.client.get(&url).query(query))?;
+        Ok(response.json()?)
+    }
+
+    pub(super) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Response, Failed> {
+        let url = format!("{}{path}", self.base);
+        let method = method.parse().unwrap_or_default();
+        self.answer(&url, self.client.request(method, &url).json(body))
+    }
+
+    fn answer(&self, url: &str, request: RequestBuilder) -> Result<Response, Failed> {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let response = request.send().map_err(|error| self.unreachable(url, error))?;
+        if response.status().is_success() { Ok(response) } else { Err(refused(response)) }
+    }
+
+    /// Nobody answers there, and why.
+    fn unreachable(&self, url: &str, error: reqwest::Error) -> Failed {
+        let (at, option) = match &self.socket {
+            Some(socket) => (socket.display().to_string(), "--socket"),
+            None => (url.to_owned(), "--server"),
+        };
+        let why = causes(&error.without_url());
+        let hint = format!("is Meridian running there? `{option}` names another address");
+        Failed::new(format!("error: cannot reach {at}: {why}; {hint}"))
+    }
+}
+
+/// What the server has against a request.
+fn refused(response: Response) -> Failed {
+    let status = response.status();
+    let body: Result<serde_json::Value, _> = response.json();
+    let reason = body.ok().and_then(|body| Some(body.get("error")?.as_str()?.to_owned()));
+    Failed::new(format!("error: {}", reason.unwrap_or_else(|| format!("the server says {status}"))))
+}
+
+/// The last word of the first line: `TOKEN`, or `NAME TOKEN` as the server's file has it.
+fn first_token(file: &Path) -> Result<String, Failed> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failed::new(format!("error: the token file {shown}: {error}")))?;
+    let token = text.lines().next().and_then(|line| line.split_whitespace().last());
+    let token = token.ok_or_else(|| Failed::new(format!("error: {shown} holds no token")))?;
+    Ok(token.to_owned())
+}
