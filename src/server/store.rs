@@ -80,6 +80,8 @@ enum Job {
     Out(Vec<String>),
     Incarnation(u64),
     Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
+    Told(String, Instant),
+    Untold(String, Instant, oneshot::Sender<Result<Vec<Record>, String>>),
 }
 
 /// The way to the database. Its thread ends when the last of these is gone, after the last job.
@@ -172,6 +174,24 @@ impl Store {
         self.ask(|reply| Job::Read(page, reply)).await
     }
 
+    /// A webhook has been told what happened until then, soon.
+    pub(super) fn told(&self, webhook: String, until: Instant) {
+        self.send(Job::Told(webhook, until));
+    }
+
+    /// What a webhook has not been told, the oldest first: of one that is new, what is told to the
+    /// history from `now` on.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub(super) fn untold(
+        &self,
+        webhook: String,
+        now: Instant,
+    ) -> impl Future<Output = Result<Vec<Record>, String>> + use<> {
+        self.ask(move |reply| Job::Untold(webhook, now, reply))
+    }
+
     fn send(&self, job: Job) {
         // The thread ends after the last sender.
         let _ended = self.0.send(job);
@@ -228,6 +248,7 @@ const TABLES: &str = "
         number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, kind TEXT NOT NULL,
         subject TEXT NOT NULL, what TEXT NOT NULL, why TEXT NOT NULL, who TEXT NOT NULL,
         took INTEGER, generation INTEGER NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS told (webhook TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT;
 ";
 
 impl Database {
@@ -319,6 +340,15 @@ impl Database {
                     let _gone = reply.send(read);
                     Ok(())
                 }
+                Job::Untold(webhook, now, reply) => {
+                    let untold = self.untold(&webhook, now).map_err(|error| error.to_string());
+                    let _gone = reply.send(untold);
+                    Ok(())
+                }
+                Job::Told(webhook, until) => {
+                    let sql = "INSERT OR REPLACE INTO told VALUES (?1, ?2)";
+                    self.connection.execute(sql, params![webhook, number(until)]).map(drop)
+                }
                 Job::Tell(record) => self.tell(&record),
                 Job::States(states) => self.keep(&states),
                 Job::Out(pools) => self.keep_out(&pools),
@@ -400,6 +430,16 @@ impl Database {
         let before = page.before.unwrap_or(i64::MAX);
         let kind = page.kind.map(Kind::label);
         statement.query_map(params![before, kind, limit], record)?.collect()
+    }
+
+    fn untold(&self, webhook: &str, now: Instant) -> rusqlite::Result<Vec<Record>> {
+        let sql = "INSERT OR IGNORE INTO told VALUES (?1, ?2)";
+        self.connection.execute(sql, params![webhook, number(now)])?;
+        let sql = "SELECT number, at, kind, subject, what, why, who, took, generation \
+                   FROM history WHERE at > (SELECT until FROM told WHERE webhook = ?1) \
+                   ORDER BY number";
+        let mut statement = self.connection.prepare(sql)?;
+        statement.query_map([webhook], |row| record(row).map(|(_, record)| record))?.collect()
     }
 }
 

@@ -423,8 +423,11 @@ fn a_dry_run_counts_by_those_who_ask() {
 type Taken = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// Takes events, after it has refused to some times: its URL, and what it took.
-fn receiver(mut refusals: usize) -> (String, Taken) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+fn receiver(refusals: usize) -> (String, Taken) {
+    receiver_at(TcpListener::bind("127.0.0.1:0").unwrap(), refusals)
+}
+
+fn receiver_at(listener: TcpListener, mut refusals: usize) -> (String, Taken) {
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let taken: Taken = Arc::default();
     let takes = taken.clone();
@@ -498,6 +501,44 @@ fn webhooks_are_told_in_order_again_and_again_and_delay_nothing() {
     assert!(event["subject"].as_str().unwrap().contains(&eu), "{event}");
     let failed = "meridian_webhook_events_total{webhook=\"reluctant\",outcome=\"failed\"}";
     assert_eq!(server.metric(failed), 2.0);
+}
+
+#[test]
+fn what_a_webhook_has_not_taken_before_a_restart_it_is_told_after_it() {
+    let port = free_port();
+    let regions = [Nginx::start(port), Nginx::start(port)];
+    let [us, eu] = regions.each_ref().map(|region| region.address.to_string());
+    // Nobody listens there yet.
+    let at = ("127.0.0.1", free_port());
+    let server = Meridian::serve(&format!(
+        "{}webhooks: {{ pager: {{ url: \"http://{}:{}/hook?key=s3cret\", kinds: [override] }} }}\n",
+        config(port, [&us, &eu]),
+        at.0,
+        at.1
+    ));
+    let say = |server: &Meridian, word: [&'static str; 2]| {
+        assert!(server.ctl(&because(&word)).0);
+    };
+    say(&server, ["drain", "web/eu"]);
+    wait_until(&true, || server.logged("an event is sent again later") > 0);
+    assert_eq!(server.logged("s3cret"), 0, "a URL may be a secret");
+    // What came before this is on disk when it is answered.
+    assert_eq!(server.get("/api/v1/history").0, 200);
+    let server = server.restart();
+    say(&server, ["drain", "api/eu"]);
+    let (_, taken) = receiver_at(TcpListener::bind(at).unwrap(), 0);
+    let told = || {
+        let events = taken.lock().unwrap();
+        events.iter().map(|(_, event)| event["subject"].clone()).collect::<Vec<_>>()
+    };
+    wait_until(&["web/eu", "api/eu"].map(Value::from).to_vec(), told);
+    let delivered = "meridian_webhook_events_total{webhook=\"pager\",outcome=\"delivered\"}";
+    wait_until(&2.0, || server.metric(delivered));
+    assert_eq!(server.get("/api/v1/history").0, 200);
+    // What was taken is not told again.
+    let server = server.restart();
+    say(&server, ["up", "web/us"]);
+    wait_until(&["web/eu", "api/eu", "web/us"].map(Value::from).to_vec(), told);
 }
 
 /// `MERIDIAN_KILLS=200 tests/run --test it killed` does it so often.

@@ -129,7 +129,7 @@ impl Control {
         let now = clock.now();
         let monitor = watching(seed, &loaded.config, &recalled, now);
         held.set(loaded.config.held());
-        let mut webhooks = Webhooks::new(clock, seed, &loaded.folder);
+        let mut webhooks = Webhooks::new(clock, seed, &loaded.folder, store.clone());
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
         if let Some(newest) = &loaded.certificate {
             certificate.set(newest.clone());
