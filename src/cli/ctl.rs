@@ -446,6 +446,9 @@ fn status_text(status: &Value) -> String {
     for problem in list(&status["config"]["refused"]) {
         lines.push(format!("  REFUSED   {}", text(&problem)));
     }
+    for warning in list(&status["config"]["warnings"]) {
+        lines.push(format!("  WARNING   {}", text(&warning)));
+    }
     for alarm in list(&status["alarms"]) {
         lines.push(format!("  ALARM     {}", text(&alarm)));
     }

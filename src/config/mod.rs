@@ -61,6 +61,9 @@ use read::{At, Problems};
 /// Reads the file at a path, relative to the configuration's folder.
 pub type Loader<'l> = &'l mut dyn FnMut(&Path) -> Result<Vec<u8>, String>;
 
+/// Keys that are read at the start only, each with all that was under it.
+pub type AtStart = [(&'static str, String); 10];
+
 /// All that is to be served, and how.
 #[derive(Debug)]
 pub struct Config {
@@ -191,26 +194,22 @@ impl Config {
         }
     }
 
-    /// The keys that differ from `running` and are read at the start only.
-    pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
-        let addresses = |of: &Self| {
-            let encrypted = of.node.encrypted.as_ref();
-            encrypted.map(|of| (of.dot.clone(), of.doh.clone(), of.doq.clone()))
-        };
-        let (new, old) = (&self.node, &running.node);
-        let differs = [
-            ("node.listen", (&new.listen, &new.xdp) != (&old.listen, &old.xdp)),
-            ("node.workers", new.workers != old.workers),
-            ("node.pin", new.pin != old.pin),
-            ("node.buffer", new.buffer != old.buffer),
-            ("node.state", new.state != old.state),
-            ("tcp", new.tcp != old.tcp),
-            ("tls", addresses(self) != addresses(running)),
-            ("http", self.http != running.http),
-            ("cluster", self.cluster != running.cluster),
-            ("etcd", self.etcd != running.etcd),
-        ];
-        differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    /// What is read at the start only: each key, and all that is under it.
+    pub fn read_at_start(&self) -> AtStart {
+        let Self { node, http, cluster, etcd, .. } = self;
+        let encrypted = node.encrypted.as_ref().map(|of| (&of.dot, &of.doh, &of.doq));
+        [
+            ("node.listen", format!("{:?} {:?}", node.listen, node.xdp)),
+            ("node.workers", format!("{:?}", node.workers)),
+            ("node.pin", format!("{:?}", node.pin)),
+            ("node.buffer", format!("{:?}", node.buffer)),
+            ("node.state", format!("{:?}", node.state)),
+            ("tcp", format!("{:?}", node.tcp)),
+            ("tls", format!("{encrypted:?}")),
+            ("http", format!("{http:?}")),
+            ("cluster", format!("{cluster:?}")),
+            ("etcd", format!("{etcd:?}")),
+        ]
     }
 
     /// Who has this id.

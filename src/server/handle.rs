@@ -105,6 +105,8 @@ pub struct View {
     pub events: Vec<Record>,
     /// What of the newest files on disk is refused.
     pub refused: Vec<(What, Instant, Vec<Problem>)>,
+    /// The keys whose changes count from the next start on.
+    pub pending: Vec<&'static str>,
 }
 
 impl View {

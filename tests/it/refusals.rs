@@ -105,6 +105,56 @@ fn what_may_be_left_of_a_region_is_a_share_or_nothing() {
     }
 }
 
+#[test]
+fn what_is_no_request_is_told_so_in_json_as_it_is_described() {
+    let server = world(1);
+    let api = send(&server, "GET", "/api/v1/openapi.json", &[]).2;
+    let whole = json!({ "subject": "eu", "word": "drain", "reason": "test", "owner": "alice" });
+    let large = format!("@{}", server.path("large").display());
+    server.write("large", format!("\"{}\"", "x".repeat(70_000)).as_bytes());
+    let text = "Content-Type: text/plain";
+    let whole = whole.to_string();
+    let wrong: [(u16, &[&str]); 5] = [
+        (400, &["-H", JSON, "-d", "no json"]),
+        (422, &["-H", JSON, "-d", "{}"]),
+        (415, &["-H", text, "-d", &whole]),
+        (413, &["-H", JSON, "--data-binary", &large]),
+        (422, &["-H", JSON, "-d", r#"{"subject": 1}"#]),
+    ];
+    let (overrides, pushed, writers) = ("/api/v1/overrides", "/api/v1/pushed", "/api/v1/writers");
+    for (method, path) in [
+        ("PUT", overrides),
+        ("DELETE", overrides),
+        ("POST", "/api/v1/failback"),
+        ("PUT", pushed),
+        ("PUT", writers),
+    ] {
+        for (expected, body) in &wrong {
+            let (status, format, told) = send(&server, method, path, body);
+            let is_told = told["error"].as_str().is_some_and(|told| !told.is_empty());
+            assert!(
+                status == *expected && format == "application/json" && is_told,
+                "{method} {path} {body:?}: {status} {format} {told}"
+            );
+            let responses = &api["paths"][path][method.to_lowercase()]["responses"];
+            assert!(responses[status.to_string()].is_object(), "{method} {path} {status}");
+        }
+    }
+    for path in ["/api/v1/explain", "/api/v1/history?limit=x", "/api/v1/convergence?residual=x"] {
+        let (status, format, told) = send(&server, "GET", path, &[]);
+        assert!(
+            status == 400 && format == "application/json" && told["error"].is_string(),
+            "{path}: {status} {format} {told}"
+        );
+    }
+    // Reading needs a token too, where it is not open.
+    for (path, methods) in api["paths"].as_object().unwrap() {
+        for (method, of) in methods.as_object().unwrap() {
+            assert!(of["responses"]["401"].is_object(), "{method} {path}");
+        }
+    }
+}
+
 /// Connections that ask for much and never read: nobody else is kept out by them, and what is made
 /// for them is not kept in memory as often as there are of them.
 #[test]

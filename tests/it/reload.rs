@@ -84,10 +84,34 @@ fn a_zone_stays_unless_it_is_retired() {
 }
 
 #[test]
-fn what_counts_from_the_next_start_on_is_said() {
+fn what_counts_from_the_next_start_on_is_told_until_then() {
     let server = Meridian::serve(&config(WWW, ""));
-    server.write_config(&config(WWW, "tcp: { idle: 5s }"));
-    wait_for("a warning", || (server.logged("restart the node for it") > 0).then_some(()));
+    let warnings = || {
+        let listed = server.status()["config"]["warnings"].clone();
+        let listed = listed.as_array().unwrap().iter().map(|of| of.as_str().unwrap().to_owned());
+        listed.filter(|of| of.contains("restart the node")).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(), Vec::<String>::new());
+    let told = || {
+        let told = warnings();
+        told.iter().map(|of| of.split('`').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let served = || server.addresses("www.example.com");
+    let buffered = NODE.replace("state: state", "state: state, buffer: 65536");
+    let write = |node: &str, address: &str| {
+        let text = config(&WWW.replace("192.0.2.10", address), "");
+        server.write("meridian.yaml", format!("{node}{text}").as_bytes());
+        wait_until(&vec![address.to_owned()], served);
+    };
+    write(&buffered, "192.0.2.11");
+    assert_eq!(told(), ["node.buffer"]);
+    assert!(server.ctl(&["status"]).1.contains("WARNING   `node.buffer` has changed"));
+    assert!(server.logged("restart the node for it") > 0);
+    // Another change later, it still is not what the node was started with.
+    write(&buffered, "192.0.2.12");
+    assert_eq!(told(), ["node.buffer"]);
+    write(NODE, "192.0.2.13");
+    assert_eq!(told(), Vec::<String>::new());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::warn;
 
-use crate::config::{Config, Problem};
+use crate::config::{AtStart, Config, Problem};
 use crate::health::{Change, Electorate, Monitor, Report};
 use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
@@ -83,6 +83,8 @@ pub(super) struct Control {
     loaded: Arc<Loaded>,
     applied: Instant,
     started: Instant,
+    /// What the configuration said at the start of what is read then only.
+    at_start: AtStart,
     ready: watch::Sender<bool>,
     store: Store,
     /// Why nothing is known of what was kept before the start.
@@ -134,6 +136,7 @@ impl Control {
         if let Some(newest) = &loaded.certificate {
             certificate.set(newest.clone());
         }
+        let at_start = loaded.config.read_at_start();
         let holds = hold(&monitor, &loaded, &recalled, now);
         let planned = overrides::planned(&loaded.config, now);
         let overrides = overrides::resolve(&recalled.said, &planned, &loaded.config);
@@ -170,6 +173,7 @@ impl Control {
             loaded: Arc::new(loaded),
             applied: now,
             started: now,
+            at_start,
             ready,
             store,
             lost: recalled.lost,
@@ -429,7 +433,14 @@ impl Control {
             disputes: self.disputes(),
             events: self.events.iter().cloned().collect(),
             refused: self.refused.clone(),
+            pending: self.pending(&self.loaded.config),
         }
+    }
+
+    /// The keys of `config` that count from the next start on.
+    fn pending(&self, config: &Config) -> Vec<&'static str> {
+        let both = self.at_start.iter().zip(config.read_at_start());
+        both.filter(|(was, is)| **was != *is).map(|((key, _), _)| *key).collect()
     }
 
     /// What is answered now and would not be by `loaded`, and was not said to go.
@@ -453,7 +464,7 @@ impl Control {
         if !problems.is_empty() {
             return Err(Refused { what: What::Configuration, problems });
         }
-        for key in loaded.config.needs_restart(&self.loaded.config) {
+        for key in self.pending(&loaded.config) {
             warn!(key, "changed, which counts from the next start on; restart the node for it");
         }
         let now = self.clock.now();

@@ -221,10 +221,11 @@ impl Status {
         let plan = view.snapshot.plan();
         let config = &view.loaded.config;
         let refused = view.refused.iter();
-        let (errors, warnings): (Vec<_>, Vec<_>) = (
-            refused.flat_map(|(_, _, problems)| problems).map(ToString::to_string).collect(),
-            config.warnings.iter().map(ToString::to_string).collect(),
-        );
+        let errors = refused.flat_map(|(_, _, problems)| problems).map(ToString::to_string);
+        let pending = view.pending.iter().map(|key| {
+            format!("`{key}` has changed, which counts from the next start on; restart the node")
+        });
+        let warnings = config.warnings.iter().map(ToString::to_string).chain(pending).collect();
         Self {
             node: config.node.name.clone(),
             node_region: config.node.region.map(|region| region_name(plan, region)),
@@ -238,7 +239,7 @@ impl Status {
                 file: view.loaded.file.clone(),
                 hash: format!("{:016x}", config.hash),
                 since: timestamp(view.applied),
-                refused: errors,
+                refused: errors.collect(),
                 refused_since: view.refused.first().map(|(_, at, _)| timestamp(*at)),
                 warnings,
             },

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Json;
 use axum::{Extension, http::StatusCode};
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{millis, region_name, timestamp};
 use super::guard::Caller;
+use super::sent::{Body, Parameters};
 use super::{Refusal, Shared};
 use crate::cluster::Stamp;
 use crate::server::arrivals::Signal;
@@ -205,7 +206,7 @@ pub(super) async fn said(State(shared): State<Shared>) -> Result<Json<Vec<Standi
 pub(super) async fn say(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Json(saying): Json<Saying>,
+    Body(saying): Body<Saying>,
 ) -> Result<Json<Effect>, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
     let said = saying.read(view.now).map_err(Refusal::bad)?;
@@ -222,7 +223,7 @@ pub(super) async fn say(
 pub(super) async fn clear(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Json(clearing): Json<Clearing>,
+    Body(clearing): Body<Clearing>,
 ) -> Result<StatusCode, Refusal> {
     let Clearing { subject, reason, owner } = clearing;
     are_short(&reason, &owner).map_err(Refusal::bad)?;
@@ -235,7 +236,7 @@ pub(super) async fn clear(
 pub(super) async fn release(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Json(clearing): Json<Clearing>,
+    Body(clearing): Body<Clearing>,
 ) -> Result<StatusCode, Refusal> {
     let Clearing { subject, reason, owner } = clearing;
     are_short(&reason, &owner).map_err(Refusal::bad)?;
@@ -248,7 +249,7 @@ pub(super) async fn release(
 pub(super) async fn push(
     State(shared): State<Shared>,
     Extension(_caller): Extension<Caller>,
-    Json(push): Json<Push>,
+    Body(push): Body<Push>,
 ) -> Result<StatusCode, Refusal> {
     let Push { check, address, up, for_seconds, requests, epoch } = push;
     let rate = |given: f64| {
@@ -263,7 +264,7 @@ pub(super) async fn push(
 
 pub(super) async fn history(
     State(shared): State<Shared>,
-    Query(asked): Query<Asked>,
+    Parameters(asked): Parameters<Asked>,
 ) -> Result<Json<Vec<Happened>>, Refusal> {
     let kind = asked.kind.map(|given| {
         let labels = Kind::ALL.map(Kind::label).join(", ");

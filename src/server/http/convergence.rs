@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
 use super::super::control::Absent;
@@ -14,6 +14,7 @@ use super::super::handle::View;
 use super::super::overrides::scope;
 use super::api::timestamp;
 use super::arriving::{Answered, Arriving, Region, answered};
+use super::sent::Parameters;
 use super::{Refusal, Shared};
 use crate::convergence::{Lag, Population, Remaining};
 use crate::steer::Scope;
@@ -88,7 +89,7 @@ const SHARES: [f64; 4] = [0.5, 0.1, 0.05, 0.01];
 
 pub(super) async fn all(
     State(shared): State<Shared>,
-    Query(asked): Query<Asked>,
+    Parameters(asked): Parameters<Asked>,
 ) -> Result<Json<Vec<Leaving>>, Refusal> {
     if let Some(residual) = asked.residual.filter(|of| !(0.0..=1.0).contains(of)) {
         return Err(Refusal::bad(format!("`residual={residual}`: expected a share from 0 to 1")));

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Json, Response};
@@ -33,6 +33,7 @@ use crate::config::Problem;
 use crate::query::{Question, explain};
 use crate::snapshot::Snapshot;
 use crate::steer::Facts;
+use sent::Parameters;
 
 pub mod api;
 pub mod arriving;
@@ -43,6 +44,7 @@ mod guard;
 pub(super) mod listen;
 pub(super) mod metrics;
 mod pages;
+mod sent;
 pub mod writers;
 
 /// The page, with its style and script.
@@ -211,7 +213,7 @@ struct Asked {
 
 async fn explanation(
     State(shared): State<Shared>,
-    Query(asked): Query<Asked>,
+    Parameters(asked): Parameters<Asked>,
 ) -> Result<Response, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
     let bad =

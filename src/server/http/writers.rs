@@ -9,6 +9,7 @@ use super::super::control::WriterView;
 use super::api::timestamp;
 use super::changes::are_short;
 use super::guard::Caller;
+use super::sent::Body;
 use super::{Refusal, Shared};
 use crate::steer::Naming;
 
@@ -75,7 +76,7 @@ pub(super) async fn all(State(shared): State<Shared>) -> Result<Json<Vec<Writing
 pub(super) async fn hand_over(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    Json(handover): Json<Handover>,
+    Body(handover): Body<Handover>,
 ) -> Result<StatusCode, Refusal> {
     let Handover { service, region, fenced, reason, owner } = handover;
     if reason.trim().is_empty() || owner.trim().is_empty() {

@@ -1,0 +1,40 @@
+//! What a request carries, or a refusal that says why it is none: in JSON, as every other.
+
+use axum::extract::{FromRequest, FromRequestParts, Json, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::Refusal;
+
+/// What the body says.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let read = Json::from_request(request, state).await;
+        let refused =
+            |why: axum::extract::rejection::JsonRejection| refusal(why.status(), why.body_text());
+        read.map(|Json(said)| Self(said)).map_err(refused)
+    }
+}
+
+/// What stands behind the path.
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = Query::from_request_parts(parts, state).await;
+        let refused =
+            |why: axum::extract::rejection::QueryRejection| refusal(why.status(), why.body_text());
+        read.map(|Query(asked)| Self(asked)).map_err(refused)
+    }
+}
+
+fn refusal(status: StatusCode, error: String) -> Refusal {
+    Refusal { status, error }
+}
