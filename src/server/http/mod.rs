@@ -136,20 +136,20 @@ impl Refusal {
     /// What is needed for it cannot be read at the moment.
     fn unreadable(problems: Vec<Problem>) -> Self {
         let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, error: told.join("; ") }
+        Self::not_now(told.join("; "))
     }
 
     fn busy() -> Self {
         let error = "others are reading too many pages at the moment; ask again, or over the Unix \
                      socket `http.socket`, where nobody waits";
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, error: error.to_owned() }
+        Self::not_now(error.to_owned())
     }
 
     fn stopping() -> Self {
-        Self::busy("the server is stopping".to_owned())
+        Self::not_now("the server is stopping".to_owned())
     }
 
-    fn busy(error: String) -> Self {
+    fn not_now(error: String) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, error }
     }
 }
