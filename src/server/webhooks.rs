@@ -127,6 +127,8 @@ impl Webhooks {
     }
 
     fn begin(&self, hook: Webhook) -> (Sender<Event>, AbortHandle) {
+        // An alert sees the first that is lost only if there was a count before it.
+        count(&hook.name, "lost", 0);
         let (queue, events) = channel(QUEUE);
         let token = hook.token.as_ref().map(|file| self.folder.join(file));
         let jitter = self.seed.stream(&format!("webhook {}", hook.name));
@@ -201,9 +203,8 @@ impl Messenger {
         let lost = old.max(untold.len().saturating_sub(QUEUE));
         if lost > 0 {
             warn!(webhook = self.hook.name, lost, "what is too old, or too much, is given up");
+            count(&self.hook.name, "lost", lost as u64);
         }
-        // Also when nothing is lost: an alert sees a first one only if there was a count before it.
-        count(&self.hook.name, "lost", lost as u64);
         for record in untold.iter().skip(lost) {
             self.deliver(&Event::of(node, record)).await;
         }

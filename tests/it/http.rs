@@ -101,6 +101,7 @@ fn what_alerts_count_is_zero_at_the_first_scrape() {
         "regions: { us: { at: [39, -77] } }
 zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
 services: { web: { names: [www.example.com], regions: { us: 192.0.2.1 } } }
+webhooks: { chat: { url: \"http://127.0.0.1:9/\" } }
 ",
     );
     let (_, first) = server.get("/metrics");
@@ -110,6 +111,7 @@ services: { web: { names: [www.example.com], regions: { us: 192.0.2.1 } } }
         "meridian_unsent_total 0",
         "meridian_tcp_refused_total{reason=\"connections\"} 0",
         "meridian_probes_total{outcome=\"local\"} 0",
+        "meridian_webhook_events_total{webhook=\"chat\",outcome=\"lost\"} 0",
         "meridian_probe_lag_seconds_bucket{le=\"+Inf\"} 0",
         "meridian_failover_seconds_bucket{le=\"2\"} 0",
         "meridian_failover_seconds_bucket{le=\"+Inf\"} 0",
