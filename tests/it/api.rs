@@ -7,6 +7,8 @@ use crate::harness::{Meridian, Nginx, free_port, wait_until};
 /// What the description says of an answer: its schema, in a document of its own.
 fn schema(api: &Value, path: &str, method: &str, code: &str) -> Value {
     let answer = &api["paths"][path][method]["responses"][code];
+    let shared = answer["$ref"].as_str().and_then(|place| api.pointer(&place[1..]));
+    let answer = shared.unwrap_or(answer);
     let schema = &answer["content"]["application/json"]["schema"];
     assert!(schema.is_object(), "{method} {path} {code} is not described");
     json!({ "components": api["components"], "allOf": [schema] })
