@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use super::lookup::{Node, Zone};
 use super::name::{Name, offsets};
 use super::nodes::Nodes;
-use super::record::{Denial, Rdata, RecordType, RrSet};
+use super::record::{Denial, Rdata, RecordType, RrSet, minimum};
 use crate::ids::ServiceId;
 use crate::time::Ttl;
 
@@ -183,7 +183,7 @@ impl ZoneBuilder {
             problems.sort_by_cached_key(ToString::to_string);
             return Err(problems);
         };
-        let negative_ttl = soa.ttl.min(minimum(data).unwrap_or_default());
+        let negative_ttl = soa.ttl.min(minimum(data.as_wire()).unwrap_or_default());
         let denial = Denial::new(&origin_lower, data);
         // RFC 4592 §2.2.2: names above an existing one exist too.
         let above = self.drafts.keys().flat_map(|lower| {
@@ -333,12 +333,6 @@ impl ZoneBuilder {
                 .map(|rtype| Fault::AlsoSteered(*rtype)),
         )
     }
-}
-
-/// The MINIMUM field: the last four octets of a SOA record.
-fn minimum(soa: &Rdata) -> Option<Ttl> {
-    let (_, last) = soa.as_wire().split_last_chunk::<4>()?;
-    Some(Ttl::from_secs(u32::from_be_bytes(*last)))
 }
 
 /// The SOA fields of a zone that is written without one. Nothing transfers it, so they only have

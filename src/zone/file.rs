@@ -9,8 +9,8 @@ use domain::base::rdata::ComposeRecordData;
 use domain::zonefile::inplace::{Entry, ScannedRecord, Zonefile};
 
 use super::name::Name;
-use super::record::RecordType;
-use super::words::in_seconds;
+use super::record::{RecordType, minimum};
+use super::words::{UNSAID, prepared};
 use crate::time::Ttl;
 
 /// A record of a zone file.
@@ -61,7 +61,8 @@ pub fn parse(
     include: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
     take: &mut dyn FnMut(FileRecord<'_>),
 ) -> Result<(), Vec<FileProblem>> {
-    let mut reading = Reading { include, take, problems: Vec::new(), wire: Vec::new() };
+    let (problems, ttls, wire) = (Vec::new(), Ttls::default(), Vec::new());
+    let mut reading = Reading { include, take, problems, ttls, wire };
     reading.file(file, text, origin, 0);
     if reading.problems.is_empty() { Ok(()) } else { Err(reading.problems) }
 }
@@ -70,13 +71,41 @@ struct Reading<'i> {
     include: &'i mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
     take: &'i mut dyn FnMut(FileRecord<'_>),
     problems: Vec<FileProblem>,
+    ttls: Ttls,
     /// Room for the data of a record.
     wire: Vec<u8>,
 }
 
+/// The TTL of a record without one. It goes on into and behind an included file: what counts is
+/// what stands before the record.
+#[derive(Default)]
+struct Ttls {
+    /// What the last `$TTL` says (RFC 2308 §4).
+    default: Option<u32>,
+    /// The last one that a record has (RFC 1035 §5.1).
+    last: Option<u32>,
+}
+
+impl Ttls {
+    /// The TTL of a record for which the reader gives `told`. Where there is none yet, a SOA record
+    /// without one gives its MINIMUM to itself and to all that have none, as with BIND.
+    fn of(&mut self, told: u32, rtype: RecordType, data: &[u8]) -> Option<u32> {
+        if told != UNSAID {
+            self.last = Some(told);
+            return self.last;
+        }
+        let known = self.default.or(self.last);
+        if known.is_none() && rtype == RecordType::SOA {
+            self.default = minimum(data).map(Ttl::as_secs);
+            return self.default;
+        }
+        known
+    }
+}
+
 impl Reading<'_> {
     fn file(&mut self, file: &str, text: &[u8], origin: &Name, depth: usize) {
-        let text = match in_seconds(text) {
+        let text = match prepared(text) {
             Ok(text) => text,
             Err((at, what)) => {
                 let (file, what) = (file.to_owned(), what.to_owned());
@@ -84,8 +113,12 @@ impl Reading<'_> {
                 return;
             }
         };
-        let text = text.as_ref();
-        let mut zonefile = Zonefile::from(text);
+        let mut defaults = text.defaults.into_iter().peekable();
+        let text = text.octets.as_ref();
+        let head = format!("$TTL {UNSAID}\n");
+        let mut zonefile = Zonefile::with_capacity(head.len() + text.len() + 1);
+        zonefile.extend_from_slice(head.as_bytes());
+        zonefile.extend_from_slice(text);
         // A last line without its end is a line.
         zonefile.extend_from_slice(b"\n");
         // Of any other class the reader tells that it is another.
@@ -98,7 +131,14 @@ impl Reading<'_> {
         let mut lines = Lines { text, offset: 0, line: 1 };
         loop {
             let entry = zonefile.next_entry();
-            let line = lines.at(zonefile.current_offset());
+            // Behind the last record, the reader does not tell what it has passed over.
+            let is_over = matches!(entry, Ok(None));
+            let read = zonefile.current_offset().saturating_sub(head.len());
+            let offset = if is_over { text.len() } else { read };
+            let line = lines.at(offset);
+            while let Some((_, ttl)) = defaults.next_if(|(at, _)| *at < offset) {
+                self.ttls.default = Some(ttl);
+            }
             match entry {
                 Ok(None) => return,
                 Ok(Some(Entry::Record(record))) => self.record(file, line, record),
@@ -112,7 +152,9 @@ impl Reading<'_> {
                     let told = error.to_string();
                     let mut fields = told.splitn(3, ':');
                     let mut number = || fields.next().and_then(|field| field.trim().parse().ok());
-                    let at = number().zip(number()).map(|at| end_of_token(text, at));
+                    let at = number().zip(number()).and_then(|(line, column)| {
+                        Some(end_of_token(text, (usize::checked_sub(line, 1)?, column)))
+                    });
                     let what = fields.next().unwrap_or("").trim().to_owned();
                     self.problems.push(FileProblem { file: file.to_owned(), at, what });
                     return;
@@ -146,7 +188,7 @@ impl Reading<'_> {
             return problem("the owner's name is longer than 255 octets");
         };
         let rtype = RecordType(record.rtype().to_int());
-        let ttl = Ttl::from_secs(record.ttl().as_secs());
+        let told = record.ttl().as_secs();
         self.wire.clear();
         let data: domain::rdata::ZoneRecordData<Bytes, domain::base::Name<Bytes>> =
             record.into_data().flatten_into();
@@ -154,6 +196,12 @@ impl Reading<'_> {
         if composed.is_err() || self.wire.len() > usize::from(u16::MAX) {
             return problem("the record's data is longer than 65535 octets");
         }
+        let Some(ttl) = self.ttls.of(told, rtype, &self.wire) else {
+            // Told once: the next ones have none for the same reason.
+            self.ttls.default = Some(0);
+            return problem("no TTL here nor before; give the file one on top, such as `$TTL 1h`");
+        };
+        let ttl = Ttl::from_secs(ttl);
         (self.take)(FileRecord { owner, ttl, rtype, data: &self.wire });
     }
 }

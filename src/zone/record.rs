@@ -203,6 +203,12 @@ impl Denial {
     }
 }
 
+/// The MINIMUM field: the last four octets of a SOA record's data.
+pub(super) fn minimum(soa: &[u8]) -> Option<Ttl> {
+    let (_, last) = soa.split_last_chunk::<4>()?;
+    Some(Ttl::from_secs(u32::from_be_bytes(*last)))
+}
+
 /// Does a label of `name` begin at `at`?
 fn is_label(name: &[u8], at: usize) -> bool {
     offsets(name).any(|label| label == at)

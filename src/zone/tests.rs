@@ -18,6 +18,7 @@ fn name(text: &str) -> Name {
 fn read(text: &str) -> Result<Vec<FileRecord<'static>>, Vec<String>> {
     let mut include = |path: &str| match path {
         "more.zone" => Ok(b"included A 192.0.2.7\n$ORIGIN deep\nhere A 192.0.2.8\n".to_vec()),
+        "ttl.zone" => Ok(b"a 5 A 192.0.2.7\n$TTL 300\n".to_vec()),
         "circle.zone" => Ok(b"$INCLUDE circle.zone\n".to_vec()),
         _ => Err("no such file".to_owned()),
     };
@@ -89,26 +90,59 @@ fn directives_and_unknown_types_are_understood() {
                 b TYPE65280 \\# 3 010203\nc TYPE1 \\# 4 c0000201\n$INCLUDE more.zone\n\
                 d A 192.0.2.9\n\
                 $INCLUDE more.zone other.example.com.\n";
-    let owners: Vec<String> =
-        read(text).unwrap().iter().map(|record| record.owner.to_string()).collect();
     assert_eq!(
-        owners,
+        owners(text),
         [
-            "a.sub.example.com.",
-            "b.example.com.",
-            "c.example.com.",
-            "included.example.com.",
-            "here.deep.example.com.",
+            "a.sub.example.com. 300",
+            "b.example.com. 300",
+            "c.example.com. 300",
+            "included.example.com. 300",
+            "here.deep.example.com. 300",
             // RFC 1035 §5.1: an included file changes nothing of the origin here.
-            "d.example.com.",
-            "included.other.example.com.",
-            "here.deep.other.example.com.",
+            "d.example.com. 300",
+            "included.other.example.com. 300",
+            "here.deep.other.example.com. 300",
         ]
     );
     let records = read(text).unwrap();
     assert_eq!(records[1].data, [1, 2, 3]);
     // RFC 3597 §5: a known type may be written as an unknown one.
     assert_eq!((records[2].rtype, records[2].data), (RecordType::A, &[192, 0, 2, 1][..]));
+}
+
+/// The owners, and the TTLs.
+fn owners(text: &str) -> Vec<String> {
+    let told = |record: &FileRecord<'_>| format!("{} {}", record.owner, record.ttl.as_secs());
+    read(text).unwrap().iter().map(told).collect()
+}
+
+#[test]
+fn a_record_without_a_ttl_gets_the_one_that_stands_before_it() {
+    let (a, soa) = ("A 192.0.2.1", "SOA ns1 host 1 7200 3600 1209600 60");
+    for (text, expected) in [
+        // RFC 2308 §4: `$TTL` counts for all behind it, whatever records say themselves.
+        (format!("$TTL 1h\na 60 {a}\nb {a}\n$TTL 90\nc {a}\n"), "a 60, b 3600, c 90"),
+        // RFC 1035 §5.1: without it, what the record before has.
+        (format!("a 60 {a}\nb {a}\nc 1d {a}\nd {a}\n"), "a 60, b 60, c 86400, d 86400"),
+        // Without any, the SOA record's MINIMUM, for all.
+        (format!("@ {soa}\nb {a}\nc 1d {a}\nd {a}\n"), "@ 60, b 60, c 86400, d 60"),
+        (format!("@ 1d {soa}\nb {a}\n"), "@ 86400, b 86400"),
+        // An included file is read as if it stood there.
+        ("$TTL 60\n$INCLUDE more.zone\n".to_owned(), "included 60, here.deep 60"),
+        ("a 60 A 192.0.2.1\n$INCLUDE more.zone\n".to_owned(), "a 60, included 60, here.deep 60"),
+        (format!("$TTL 60\n$INCLUDE ttl.zone\nb {a}\n"), "a 5, b 300"),
+        ("$INCLUDE ttl.zone\n$INCLUDE more.zone\n".to_owned(), "a 5, included 300, here.deep 300"),
+    ] {
+        let told =
+            owners(&text).join(", ").replace(".example.com.", "").replace("example.com.", "@");
+        assert_eq!(told, expected, "{text}");
+    }
+    let told = read(&format!("a {a}\nb {a}\n")).unwrap_err();
+    assert_eq!(
+        told,
+        ["test.zone:1:1: no TTL here nor before; give the file one on top, such as \
+                      `$TTL 1h`"]
+    );
 }
 
 #[test]

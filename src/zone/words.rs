@@ -2,6 +2,9 @@
 //! times with units become seconds.
 //!
 //! RFC 1035 §5.1 knows seconds only, but BIND's `1h30m` is in most files that people have.
+//!
+//! The reader knows no `$TTL` but those of the file at hand, and does not tell which records have a
+//! TTL. So it is given another time with each `$TTL`, which it gives to those that have none.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -17,37 +20,56 @@ enum Piece {
 /// What the reader would stumble over: line and column, and what it is.
 pub(super) type Stumble = ((usize, usize), &'static str);
 
-/// `text` with times in seconds.
+/// The TTL that the reader gives to records without one. No TTL is as long (RFC 2181 §8).
+pub(super) const UNSAID: u32 = u32::MAX;
+
+/// A zone file for the reader.
+pub(super) struct Text<'t> {
+    /// Its octets: times in seconds, and [`UNSAID`] with each `$TTL`.
+    pub(super) octets: Cow<'t, [u8]>,
+    /// What each `$TTL` says, and where in the octets it does.
+    pub(super) defaults: Vec<(usize, u32)>,
+}
+
+/// `text` for the reader.
 ///
 /// # Errors
 /// The first quote that has something directly before it, if it opens a text, or behind it, if it
 /// closes one; or what is opened and never closed.
-pub(super) fn in_seconds(text: &[u8]) -> Result<Cow<'_, [u8]>, Stumble> {
-    let mut changed: Vec<(Range<usize>, u64)> = Vec::new();
+pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, Stumble> {
+    let mut changed: Vec<(Range<usize>, u32, bool)> = Vec::new();
     let mut field = Field::First;
     pieces(text, |piece| match piece {
         Piece::End => field = Field::First,
         Piece::Word(range) => {
             let word = text.get(range.clone()).unwrap_or(&[]);
             let begins_line = range.start == 0 || text.get(range.start - 1) == Some(&b'\n');
+            let is_default = matches!(field, Field::Default);
             let (may_be_time, next) = field.take(word, begins_line);
             field = next;
-            if let Some(seconds) = seconds(word).filter(|_| may_be_time) {
-                changed.push((range, seconds));
+            // What is no time is left to the reader, to be refused.
+            let Some((seconds, has_unit)) = seconds(word).filter(|_| may_be_time) else { return };
+            if is_default || has_unit {
+                changed.push((range, seconds, is_default));
             }
         }
     })?;
     if changed.is_empty() {
-        return Ok(Cow::Borrowed(text));
+        return Ok(Text { octets: Cow::Borrowed(text), defaults: Vec::new() });
     }
     let (mut rewritten, mut done) = (Vec::with_capacity(text.len()), 0);
-    for (range, seconds) in changed {
+    let mut defaults = Vec::new();
+    for (range, seconds, is_default) in changed {
         rewritten.extend_from_slice(text.get(done..range.start).unwrap_or(&[]));
-        rewritten.extend_from_slice(seconds.to_string().as_bytes());
+        if is_default {
+            defaults.push((rewritten.len(), seconds));
+        }
+        let written = if is_default { UNSAID } else { seconds };
+        rewritten.extend_from_slice(written.to_string().as_bytes());
         done = range.end;
     }
     rewritten.extend_from_slice(text.get(done..).unwrap_or(&[]));
-    Ok(Cow::Owned(rewritten))
+    Ok(Text { octets: Cow::Owned(rewritten), defaults })
 }
 
 /// Where in an entry a word stands.
@@ -92,14 +114,14 @@ impl Field {
     }
 }
 
-/// The seconds of `1h30m`; nothing, if there is no unit.
-fn seconds(word: &[u8]) -> Option<u64> {
-    let (mut total, mut number, mut has_unit) = (0u64, None::<u64>, false);
+/// The seconds of `1h30m` or `5400`, and whether there is a unit.
+fn seconds(word: &[u8]) -> Option<(u32, bool)> {
+    let (mut total, mut number, mut has_unit) = (0u32, None::<u32>, false);
     for octet in word {
         let unit = match octet.to_ascii_lowercase() {
             digit @ b'0'..=b'9' => {
                 let so_far = number.unwrap_or(0).checked_mul(10)?;
-                number = Some(so_far.checked_add(u64::from(digit - b'0'))?);
+                number = Some(so_far.checked_add(u32::from(digit - b'0'))?);
                 continue;
             }
             b's' => 1,
@@ -112,7 +134,7 @@ fn seconds(word: &[u8]) -> Option<u64> {
         total = total.checked_add(number.take()?.checked_mul(unit)?)?;
         has_unit = true;
     }
-    total.checked_add(number.unwrap_or(0)).filter(|_| has_unit)
+    Some((total.checked_add(number.unwrap_or(0))?, has_unit))
 }
 
 /// Hands out the words of `text` and the ends of its entries.
@@ -188,14 +210,12 @@ mod tests {
     use super::*;
 
     fn rewritten(text: &str) -> String {
-        String::from_utf8(in_seconds(text.as_bytes()).unwrap().into_owned()).unwrap()
+        String::from_utf8(prepared(text.as_bytes()).unwrap().octets.into_owned()).unwrap()
     }
 
     #[test]
     fn times_become_seconds_where_times_stand() {
         for (text, expected) in [
-            ("$TTL 1h\n", "$TTL 3600\n"),
-            ("$ttl 1H30m\n", "$ttl 5400\n"),
             ("a 1d IN A 192.0.2.1\n", "a 86400 IN A 192.0.2.1\n"),
             ("a IN 2w A 192.0.2.1\n", "a IN 1209600 A 192.0.2.1\n"),
             (" 90s A 192.0.2.1\n", " 90 A 192.0.2.1\n"),
@@ -209,6 +229,14 @@ mod tests {
     }
 
     #[test]
+    fn what_each_default_says_is_told_and_where() {
+        let text = prepared(b"$TTL 1h\na 1d A 192.0.2.1\n$ttl 90 ; 1h\n").unwrap();
+        let expected = "$TTL 4294967295\na 86400 A 192.0.2.1\n$ttl 4294967295 ; 1h\n";
+        assert_eq!(text.octets, expected.as_bytes());
+        assert_eq!(text.defaults, [(5, 3600), (41, 90)]);
+    }
+
+    #[test]
     fn nothing_else_is_touched() {
         for text in [
             "1h A 192.0.2.1\n",
@@ -219,6 +247,7 @@ mod tests {
             "; $TTL 1h\na 60 A 192.0.2.1 ; 1h\n",
             "@ 60 SOA 1h 1h 1 2 3 4 5\n",
             "a 99999999999999999999w A 192.0.2.1\n",
+            "$TTL 4294967296\n$TTL 1y\n$TTL\n",
             "a h A 192.0.2.1\n",
             "a\\;b 60 TXT x\\\"y\n",
         ] {
