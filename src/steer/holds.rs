@@ -6,9 +6,10 @@
 //! out ─ well ──────→ back       held, until the failback lets it in
 //! ```
 //!
-//! Health alone counts here: an operator's word goes over all of it.
+//! Answers of each family are steered for themselves, and so are held. Health alone counts here: an
+//! operator's word goes over all of it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::{Family, Pool, Service, state_of};
@@ -45,7 +46,7 @@ pub enum Hold {
     Kept,
 }
 
-/// The course of a service's region that is not simply in.
+/// The course of a family of a service's region that is not simply in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Course {
     /// It is out, and well since then, if it is.
@@ -53,12 +54,15 @@ enum Course {
     Kept,
 }
 
+/// What has a course: a family of a service's region.
+type Key = (ServiceId, RegionId, Family);
+
 /// Who is held, and why.
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     limit: Option<MaxMoves>,
-    courses: HashMap<(ServiceId, RegionId), Course>,
-    held: HashMap<(ServiceId, RegionId), Hold>,
+    courses: HashMap<Key, Course>,
+    held: HashMap<Key, Hold>,
     /// How much of the traffic each region has.
     traffic: BTreeMap<RegionId, f64>,
     /// The regions that left lately, when each did, and with how much of the traffic.
@@ -87,24 +91,28 @@ impl Holds {
         self.traffic = traffic;
     }
 
-    /// Why a service's region is not treated by its health, if it is not.
-    pub fn of(&self, service: ServiceId, region: RegionId) -> Option<Hold> {
-        self.held.get(&(service, region)).copied()
+    /// Why a family of a service's region is not treated by its health, if it is not.
+    pub fn of(&self, service: ServiceId, region: RegionId, family: Family) -> Option<Hold> {
+        self.held.get(&(service, region, family)).copied()
     }
 
-    /// Everything that is held.
+    /// Everything that is held: a service's region once for each of the two reasons.
     pub fn all(&self) -> impl Iterator<Item = (ServiceId, RegionId, Hold)> {
-        self.held.iter().map(|((service, region), hold)| (*service, *region, *hold))
+        let mut told = HashSet::new();
+        let held = self.held.iter().map(|((service, region, _), hold)| (*service, *region, *hold));
+        held.filter(move |(service, region, hold)| {
+            told.insert((*service, *region, *hold == Hold::Kept))
+        })
     }
 
     /// What is out, well or not.
-    pub fn out(&self) -> impl Iterator<Item = (ServiceId, RegionId)> {
+    pub fn out(&self) -> impl Iterator<Item = (ServiceId, RegionId, Family)> {
         let courses = self.courses.iter();
         courses.filter(|(_, course)| matches!(course, Course::Out(_))).map(|(key, _)| *key)
     }
 
     /// Takes these for out, as an earlier process did.
-    pub fn recall(&mut self, out: impl IntoIterator<Item = (ServiceId, RegionId)>) {
+    pub fn recall(&mut self, out: impl IntoIterator<Item = (ServiceId, RegionId, Family)>) {
         self.courses.extend(out.into_iter().map(|key| (key, Course::Out(None))));
     }
 
@@ -115,10 +123,10 @@ impl Holds {
         region: impl Fn(RegionId) -> Option<RegionId>,
         service: impl Fn(ServiceId) -> Option<ServiceId>,
     ) {
-        let key = |(of, at): (ServiceId, RegionId)| {
+        let key = |(of, at, family): Key| {
             let (of, at) = (service(of)?, region(at)?);
-            let pools = &services.get(of.index())?.pools;
-            pools.iter().any(|pool| pool.region == at).then_some((of, at))
+            let mut pools = services.get(of.index())?.pools.iter();
+            pools.any(|pool| pool.region == at && pool.has(family)).then_some((of, at, family))
         };
         let courses = std::mem::take(&mut self.courses).into_iter();
         self.courses = courses.filter_map(|(from, course)| Some((key(from)?, course))).collect();
@@ -131,13 +139,14 @@ impl Holds {
 
     /// An operator lets a service's region back. Was it held?
     pub fn release(&mut self, service: ServiceId, region: RegionId) -> bool {
-        let key = (service, region);
-        let is_back = matches!(self.held.get(&key), Some(Hold::Back(_)));
-        if is_back {
-            self.courses.remove(&key);
-            self.held.remove(&key);
+        let is_back =
+            |family: &Family| matches!(self.of(service, region, *family), Some(Hold::Back(_)));
+        let back: Vec<Family> = Family::ALL.into_iter().filter(is_back).collect();
+        for family in &back {
+            self.courses.remove(&(service, region, *family));
+            self.held.remove(&(service, region, *family));
         }
-        is_back
+        !back.is_empty()
     }
 
     /// Follows health at `now`, for all services or these; returns those for which something is
@@ -153,9 +162,11 @@ impl Holds {
         for id in which {
             let Some(service) = services.get(id.index()) else { continue };
             let mut is_other = false;
-            for pool in &service.pools {
-                let key = (id, pool.region);
-                let course = self.next(now, key, wellness(service, pool, health), service.failback);
+            let parts = service.pools.iter().flat_map(|pool| Family::ALL.map(|of| (pool, of)));
+            for (pool, family) in parts {
+                let Some(wellness) = wellness(service, pool, family, health) else { continue };
+                let key = (id, pool.region, family);
+                let course = self.next(now, key, wellness, service.failback);
                 let hold = match course {
                     Some(Course::Kept) => Some(Hold::Kept),
                     Some(Course::Out(Some(since))) => Some(Hold::Back(match service.failback {
@@ -181,11 +192,11 @@ impl Holds {
         changed
     }
 
-    /// Where a service's region is next.
+    /// Where a family of a service's region is next.
     fn next(
         &mut self,
         now: Instant,
-        key: (ServiceId, RegionId),
+        key: Key,
         wellness: State,
         failback: Failback,
     ) -> Option<Course> {
@@ -208,7 +219,7 @@ impl Holds {
         }
     }
 
-    /// May a region leave now? If so, it counts.
+    /// May a region leave now? If so, it counts, once for all services and families.
     fn may_leave(&mut self, now: Instant, region: RegionId) -> bool {
         let Some(limit) = self.limit else { return true };
         self.left.retain(|(at, ..)| now.since(*at) < limit.within);
@@ -239,25 +250,16 @@ impl Holds {
     }
 }
 
-/// Is a region of a service well: are enough of its endpoints up, in some family?
-fn wellness(service: &Service, pool: &Pool, health: &HealthTable) -> State {
-    let of_family = |family: Family| {
-        let endpoints = pool.endpoints.iter().filter(|of| of.address.family() == family);
-        let states: Vec<State> = endpoints.map(|of| state_of(of, health)).collect();
-        let count = |state| states.iter().filter(|of| **of == state).count();
-        let need = service.min_up.of(states.len());
-        match (count(State::Up) >= need, states.len() - count(State::Down) < need) {
-            _ if states.is_empty() => None,
-            (true, _) => Some(State::Up),
-            (_, true) => Some(State::Down),
-            _ => Some(State::Unknown),
-        }
-    };
-    let families = [Family::V4, Family::V6, Family::Alias].into_iter().filter_map(of_family);
-    let rank = |state: &State| match state {
-        State::Up => 0,
-        State::Unknown => 1,
-        State::Down => 2,
-    };
-    families.min_by_key(rank).unwrap_or(State::Up)
+/// Is a family of a service's region well: are enough of its endpoints up? `None`: it has none.
+fn wellness(service: &Service, pool: &Pool, family: Family, health: &HealthTable) -> Option<State> {
+    let endpoints = pool.endpoints.iter().filter(|of| of.address.family() == family);
+    let states: Vec<State> = endpoints.map(|of| state_of(of, health)).collect();
+    let count = |state| states.iter().filter(|of| **of == state).count();
+    let need = service.min_up.of(states.len());
+    match (count(State::Up) >= need, states.len() - count(State::Down) < need) {
+        _ if states.is_empty() => None,
+        (true, _) => Some(State::Up),
+        (_, true) => Some(State::Down),
+        _ => Some(State::Unknown),
+    }
 }

@@ -20,12 +20,14 @@ use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::time::{Instant, Ttl};
 use crate::zone::Name;
 
+pub use family::Family;
 pub use holds::{Failback, Hold, Holds, MaxMoves};
 pub use leases::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Turn, Vacancy, Written};
 pub use named::{Named, Naming};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
 pub use writers::{Lease, Writer, Writers, is_well};
 
+mod family;
 mod holds;
 mod leases;
 mod named;
@@ -124,17 +126,6 @@ pub enum Address {
     Ip(IpAddr),
     /// A CNAME record.
     Alias(Name),
-}
-
-/// The kinds of answer a service can give, each steered for itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Family {
-    /// A records.
-    V4,
-    /// AAAA records.
-    V6,
-    /// A CNAME record, whatever was asked for.
-    Alias,
 }
 
 /// How a region is picked.
@@ -285,7 +276,7 @@ impl<'f> Facts<'f> {
             Some(Word::Down) => Standing::Down,
             Some(Word::Drain) if by_health != Standing::Down => Standing::Drained,
             Some(Word::Drain) => by_health,
-            None => match self.holds.of(service, region) {
+            None => match self.holds.of(service, region, endpoint.address.family()) {
                 Some(Hold::Back(_)) if by_health == Standing::Up => Standing::Held,
                 Some(Hold::Kept) if by_health == Standing::Down => Standing::Up,
                 _ => by_health,
@@ -312,10 +303,7 @@ pub enum Standing {
 impl Service {
     /// The families in which the service has an endpoint.
     pub fn families(&self) -> impl Iterator<Item = Family> {
-        [Family::V4, Family::V6, Family::Alias].into_iter().filter(|family| {
-            let mut endpoints = self.pools.iter().flat_map(|pool| &pool.endpoints);
-            endpoints.any(|endpoint| endpoint.address.family() == *family)
-        })
+        Family::ALL.into_iter().filter(|family| self.pools.iter().any(|pool| pool.has(*family)))
     }
 
     /// The endpoints of `family` that `wanted` accepts, by pool.
@@ -331,6 +319,13 @@ impl Service {
                 .collect()
         };
         self.pools.iter().map(of_pool).collect()
+    }
+}
+
+impl Pool {
+    /// Has it an endpoint in `family`?
+    pub fn has(&self, family: Family) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.address.family() == family)
     }
 }
 

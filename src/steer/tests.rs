@@ -225,7 +225,7 @@ fn a_region_that_was_out_waits_for_its_failback() {
     let mut holds = Holds::default();
     let follow = |holds: &mut Holds, second, table: &str| {
         holds.follow(at(second), &services, [id(0), id(1)], &states(table));
-        holds.of(id(0), region(0))
+        holds.of(id(0), region(0), Family::V4)
     };
     assert_eq!(follow(&mut holds, 0, "uuuuuu"), None, "never out");
     assert_eq!(follow(&mut holds, 10, "duuuuu"), None, "down by itself");
@@ -261,14 +261,14 @@ fn a_region_that_leaves_a_service_waits_for_nothing_there() {
         holds.follow(at(second), &services, [id(0), id(1)], &states(table));
     }
     let back = Some(Hold::Back(Some(at(61))));
-    assert_eq!([0, 1].map(|row| holds.of(id(row), region(0))), [back; 2]);
+    assert_eq!([0, 1].map(|row| holds.of(id(row), region(0), Family::V4)), [back; 2]);
     // The first service is in that region no longer; the second one stands before it now.
     let [mut first, second] = <[Service; 2]>::try_from(services).unwrap();
     first.pools.remove(0);
     let services = [second, first];
     holds.rekey(&services, Some, |of| Some(id(1 - of.index())));
-    assert_eq!([0, 1].map(|row| holds.of(id(row), region(0))), [back, None]);
-    assert_eq!(holds.out().collect::<Vec<_>>(), [(id(0), region(0))]);
+    assert_eq!([0, 1].map(|row| holds.of(id(row), region(0), Family::V4)), [back, None]);
+    assert_eq!(holds.out().collect::<Vec<_>>(), [(id(0), region(0), Family::V4)]);
     holds.follow(at(61), &services, [id(0), id(1)], &states("uuuuuu"));
     assert_eq!(holds.next_change(), None);
 }
@@ -280,16 +280,83 @@ fn a_manual_failback_waits_for_the_operator() {
     for (second, table) in [(0, "uuuuuu"), (1, "duuuuu"), (2, "uuuuuu"), (9999, "uuuuuu")] {
         holds.follow(at(second), &services, [id(0), id(1)], &states(table));
     }
-    assert_eq!(holds.of(id(0), region(0)), Some(Hold::Back(None)));
+    assert_eq!(holds.of(id(0), region(0), Family::V4), Some(Hold::Back(None)));
     assert!(!holds.release(id(1), region(0)), "that one does not wait");
     assert!(holds.release(id(0), region(0)));
     holds.follow(at(10_000), &services, [id(0), id(1)], &states("uuuuuu"));
-    assert_eq!(holds.of(id(0), region(0)), None);
+    assert_eq!(holds.of(id(0), region(0), Family::V4), None);
     // What an earlier process knew to be out waits too.
     let mut later = Holds::default();
-    later.recall(holds.out().chain([(id(1), region(2))]));
+    later.recall(holds.out().chain([(id(1), region(2), Family::V4)]));
     later.follow(at(0), &services, [id(0), id(1)], &states("uuuuuu"));
-    assert_eq!(later.of(id(1), region(2)), Some(Hold::Back(None)));
+    assert_eq!(later.of(id(1), region(2), Family::V4), Some(Hold::Back(None)));
+}
+
+/// A service over three regions, each with an IPv4 and an IPv6 address.
+fn dual_stack(failback: Failback) -> Service {
+    let regions: [&[&str]; 3] = [
+        &["10.0.0.1", "2001:db8::1"],
+        &["10.0.1.1", "2001:db8:1::1"],
+        &["10.0.2.1", "2001:db8:2::1"],
+    ];
+    Service { failback, ..service(&regions) }
+}
+
+/// Where a client of each family goes that prefers the regions in their order.
+fn regions_of(service: &Service, holds: &Holds, table: &str) -> [Vec<RegionId>; 2] {
+    let (health, order) = (states(table), [0, 1, 2].map(region));
+    let facts = Facts { holds, ..Facts::of(&health) };
+    [Family::V4, Family::V6].map(|family| {
+        let usable = usable((web(), service), family, &facts, 0, None);
+        choose((web(), service), family, &usable, &order, &facts).regions
+    })
+}
+
+#[test]
+fn one_family_of_a_region_waits_for_its_failback() {
+    let services = [dual_stack(Failback::Manual)];
+    let mut holds = Holds::default();
+    let mut follow = |second, table: &str| {
+        holds.follow(at(second), &services, [web()], &states(table));
+        regions_of(&services[0], &holds, table)
+    };
+    let [us, eu] = [0, 1].map(|row| vec![region(row)]);
+    assert_eq!(follow(0, "uuuuuu"), [us.clone(), us.clone()]);
+    assert_eq!(follow(1, "duuuuu"), [eu.clone(), us.clone()]);
+    assert_eq!(follow(9999, "uuuuuu"), [eu, us.clone()]);
+    // The next process knows which family is out.
+    let mut later = Holds::default();
+    later.recall(holds.out());
+    later.follow(at(0), &services, [web()], &states("uuuuuu"));
+    assert_eq!(later.all().collect::<Vec<_>>(), [(web(), region(0), Hold::Back(None))]);
+    assert_eq!(later.of(web(), region(0), Family::V6), None);
+    assert!(holds.release(web(), region(0)));
+    assert_eq!(regions_of(&services[0], &holds, "uuuuuu"), [us.clone(), us]);
+    // A family that the region has no longer waits for nothing.
+    let mut services = services;
+    services[0].pools[0].endpoints.remove(0);
+    later.rekey(&services, Some, Some);
+    assert_eq!((later.all().count(), later.out().count()), (0, 0));
+}
+
+#[test]
+fn regions_of_which_one_family_leaves_are_counted() {
+    let services = [dual_stack(Failback::After(Duration::ZERO))];
+    let mut holds = Holds::default();
+    let within = Duration::from_secs(300);
+    holds.limit(Some(MaxMoves { regions: Some(1), percent: None, within }));
+    let mut follow = |second, table: &str| {
+        holds.follow(at(second), &services, [web()], &states(table));
+        (regions_of(&services[0], &holds, table), holds.all().collect::<Vec<_>>())
+    };
+    let [us, eu] = [0, 1].map(|row| vec![region(row)]);
+    assert_eq!(follow(1, "duuuuu"), ([eu.clone(), us.clone()], vec![]));
+    // The second one stays; the other family of the first may follow.
+    let kept = vec![(web(), region(1), Hold::Kept)];
+    assert_eq!(follow(2, "duduuu"), ([eu.clone(), us], kept.clone()));
+    assert_eq!(follow(3, "ddduuu"), ([eu.clone(), eu.clone()], kept.clone()));
+    // Both families of it are kept: one region.
+    assert_eq!(follow(4, "dddduu"), ([eu.clone(), eu], kept));
 }
 
 #[test]
@@ -336,16 +403,16 @@ fn no_more_regions_leave_than_may() {
     assert_eq!(follow(&mut holds, 1, "duuuuu"), (Down, Up, Up));
     // The same region of another service is no further move; another region is, and is kept.
     assert_eq!(follow(&mut holds, 2, "dduduu"), (Down, Up, Down));
-    assert_eq!(holds.of(id(0), region(1)), Some(Hold::Kept));
+    assert_eq!(holds.of(id(0), region(1), Family::V4), Some(Hold::Kept));
     assert_eq!(holds.next_change(), Some(at(301)));
     // When the time has passed, it may go.
     assert_eq!(follow(&mut holds, 301, "dduduu"), (Down, Down, Down));
     // One that gets well while it is kept was never out.
     assert_eq!(follow(&mut holds, 302, "ddddud"), (Down, Down, Down));
-    assert_eq!(holds.of(id(1), region(2)), Some(Hold::Kept));
+    assert_eq!(holds.of(id(1), region(2), Family::V4), Some(Hold::Kept));
     follow(&mut holds, 303, "ddddud");
     follow(&mut holds, 304, "dddduu");
-    assert_eq!(holds.of(id(1), region(2)), None);
+    assert_eq!(holds.of(id(1), region(2), Family::V4), None);
 }
 
 #[test]

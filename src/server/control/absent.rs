@@ -51,7 +51,7 @@ type Name = (String, String);
 /// The regions that a service's answers name.
 fn named(snapshot: &Snapshot, id: ServiceId) -> RegionSet {
     let service = snapshot.service(id);
-    let families = [Family::V4, Family::V6, Family::Alias].into_iter();
+    let families = Family::ALL.into_iter();
     let selectors = families.filter_map(|family| service?.selector(family));
     let answers = selectors.flat_map(|selector| selector.answers());
     answers.fold(RegionSet::EMPTY, |all, (ready, _)| {

@@ -104,8 +104,7 @@ impl Control {
             return Err(format!("{subject} does not wait to be let back"));
         }
         self.publish(Some(&[service]));
-        let names = self.holds.out().map(|(of, at)| self.loaded.plan.pool_name(of, at));
-        self.store.out(names.collect());
+        self.keep_out();
         let what = (subject.to_string(), "let back".to_owned());
         self.tell(Level::Warn, Kind::Override, what, (why, who), None);
         Ok(())

@@ -38,7 +38,7 @@ use crate::server::store::{Kept, Recalled, Store};
 use crate::server::webhooks::Webhooks;
 
 use crate::snapshot::{Plan, Snapshot};
-use crate::steer::{Facts, Hold, Holds, InForce, Overrides, Scope};
+use crate::steer::{Facts, Family, Hold, Holds, InForce, Overrides, Scope};
 use crate::time::Instant;
 use absent::{Absents, Begun};
 use writers::Writing;
@@ -323,8 +323,7 @@ impl Control {
         let services = &self.loaded.plan.services;
         let changed = self.holds.follow(now, services, which, self.monitor.table());
         if before != self.holds.out().collect::<Vec<_>>() {
-            let names = self.holds.out().map(|(of, at)| self.loaded.plan.pool_name(of, at));
-            self.store.out(names.collect());
+            self.keep_out();
         }
         for id in &changed {
             let kept = self.holds.all().filter(|(of, _, hold)| of == id && *hold == Hold::Kept);
@@ -336,6 +335,12 @@ impl Control {
             }
         }
         changed
+    }
+
+    /// Keeps what is out for the next process: `web/eu AAAA`.
+    fn keep_out(&self) {
+        let name = |(of, at, family)| format!("{} {family}", self.loaded.plan.pool_name(of, at));
+        self.store.out(self.holds.out().map(name).collect());
     }
 
     /// Decides `changed` services anew, or all, and lets that be answered.
@@ -538,19 +543,26 @@ impl Control {
     }
 }
 
-/// The service's region that `subject` names.
-fn pool(subject: &str, config: &Config) -> Option<(ServiceId, RegionId)> {
-    match overrides::scope(&subject.parse().ok()?, config).ok()? {
-        Scope::Pool(service, region) => Some((service, region)),
-        _ => None,
-    }
+/// What was kept to be out: a family of a service's region; all, if none is named, as earlier
+/// versions did.
+fn out(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
+    let named = Family::ALL.into_iter().find_map(|family| {
+        let pool = told.strip_suffix(&format!(" {family}"))?;
+        Some((pool, vec![family]))
+    });
+    let (pool, families) = named.unwrap_or((told, Family::ALL.to_vec()));
+    let scope = pool.parse().and_then(|subject| overrides::scope(&subject, config));
+    let Ok(Scope::Pool(service, region)) = scope else { return Vec::new() };
+    let pools = config.services.get(service.index()).map_or(&[][..], |of| &of.pools);
+    let has = |family: &Family| pools.iter().any(|of| of.region == region && of.has(*family));
+    families.into_iter().filter(has).map(|family| (service, region, family)).collect()
 }
 
 /// What is held back or kept, after what an earlier process knew of it.
 fn hold(monitor: &Monitor, loaded: &Loaded, recalled: &Recalled, now: Instant) -> Holds {
     let mut holds = Holds::default();
     holds.limit(loaded.config.max_moves);
-    holds.recall(recalled.out.iter().filter_map(|subject| pool(subject, &loaded.config)));
+    holds.recall(recalled.out.iter().flat_map(|told| out(told, &loaded.config)));
     holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
     holds
 }

@@ -195,7 +195,7 @@ impl Digest {
         let mut text = String::new();
         let mut shares = BTreeMap::new();
         let region = |id: crate::ids::RegionId| snapshot.plan().regions.get(id.index());
-        for family in [Family::V4, Family::V6, Family::Alias] {
+        for family in Family::ALL {
             for (ready, share) in service.selector(family).iter().flat_map(|of| of.answers()) {
                 let addresses = ready.choice.addresses.iter().map(ToString::to_string);
                 text.extend(addresses.chain([format!(" {share:.6};")]));

@@ -202,7 +202,7 @@ pub struct EndpointStatus {
 pub struct Served {
     /// `A`, `AAAA` or `CNAME`.
     #[serde(rename = "type")]
-    pub rtype: &'static str,
+    pub rtype: String,
     /// The region that their answer names first; none, if it names none.
     pub region: Option<String>,
     /// What it names.
@@ -454,7 +454,9 @@ fn endpoint_status(
         latency_ms: last.map(|(_, report)| millis(report.latency)),
         held_until: health.and_then(|health| health.held_until).map(timestamp),
         word,
-        hold: service.and_then(|id| view.holds.of(id, pool.region)).map(told_hold),
+        hold: service
+            .and_then(|id| view.holds.of(id, pool.region, endpoint.address.family()))
+            .map(told_hold),
         stale: health.is_some_and(|health| health.stale),
         seen,
     }
@@ -472,15 +474,14 @@ fn told_hold(hold: Hold) -> String {
 fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
     let id = ServiceId::from_index(row);
     let Some(service) = id.and_then(|id| snapshot.service(id)) else { return Vec::new() };
-    let families = [(Family::V4, "A"), (Family::V6, "AAAA"), (Family::Alias, "CNAME")];
     let found =
-        families.into_iter().filter_map(|(family, rtype)| Some((rtype, service.selector(family)?)));
-    found.flat_map(|(rtype, selector)| by_answer(snapshot, rtype, selector)).collect()
+        Family::ALL.into_iter().filter_map(|family| Some((family, service.selector(family)?)));
+    found.flat_map(|(family, selector)| by_answer(snapshot, family, selector)).collect()
 }
 
-fn by_answer(snapshot: &Snapshot, rtype: &'static str, selector: &Selector) -> Vec<Served> {
+fn by_answer(snapshot: &Snapshot, family: Family, selector: &Selector) -> Vec<Served> {
     let served = selector.answers().map(|(ready, share)| Served {
-        rtype,
+        rtype: family.to_string(),
         region: ready.first.map(|region| region_name(snapshot.plan(), region)),
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),

@@ -19,7 +19,7 @@ use crate::server::handle::{Unheard, View};
 use crate::server::history::{Kind, Record};
 use crate::server::overrides::{Impact, Said, Share};
 use crate::server::store::Page;
-use crate::steer::{Family, Ramp, Word};
+use crate::steer::{Ramp, Word};
 use crate::time::Instant;
 
 /// What an operator says of something.
@@ -368,11 +368,7 @@ impl Effect {
         let plan = view.snapshot.plan();
         let shares = impact.shares.iter().map(|share| Moved {
             service: share.service.clone(),
-            rtype: match share.family {
-                Family::V4 => "A".to_owned(),
-                Family::V6 => "AAAA".to_owned(),
-                Family::Alias => "CNAME".to_owned(),
-            },
+            rtype: share.family.to_string(),
             region: share.region.map(|region| region_name(plan, region)),
             before: share.before,
             after: share.after,
