@@ -101,8 +101,9 @@ impl Atlas {
             .collect();
         let private = PRIVATE.iter().filter_map(|network| network.parse().ok());
         let private = Spans::new(private.map(|network| (network, PRIVATE_ROW)));
-        let feed = sources.geofeed.into_iter().flat_map(Geofeed::entries);
-        let feed = Spans::new(feed.map(|(network, place)| (network, entries.row_of_feed(place))));
+        let feed = sources.geofeed.map(|feed| completed(feed, &entries.list)).unwrap_or_default();
+        let feed = feed.iter().map(|(of, place)| (*of, entries.row(place, Source::Geofeed)));
+        let feed = Spans::new(feed);
         let asns: Vec<Known<'_>> = sources.asns.iter().map(Database::asns).collect();
         let v4 = over(over(layered(places.iter().map(Known::v4)), &private.v4), &feed.v4);
         let v6 = over(over(layered(places.iter().map(Known::v6)), &private.v6), &feed.v6);
@@ -216,22 +217,6 @@ impl Entries {
         self.add(Entry { place: Some(place.clone()), source })
     }
 
-    /// The row of a place in a geofeed, which has no coordinates: they and the continent are
-    /// those of the database's first place in the same city, else subdivision, else country.
-    fn row_of_feed(&mut self, place: &Place) -> u32 {
-        let of_country = |known: &&Place| place.country.is_some() && known.country == place.country;
-        let known = self.list.iter().filter_map(|entry| entry.place.as_ref()).filter(of_country);
-        let alike = |known: &&Place| {
-            let in_subdivision = known.subdivision == place.subdivision;
-            (known.at.is_some(), in_subdivision, in_subdivision && known.city == place.city)
-        };
-        // Of equally good ones the first: `max_by_key` alone would take the last.
-        let best = known.rev().max_by_key(alike).cloned();
-        let best = best.unwrap_or_default();
-        let place = Place { continent: best.continent, at: best.at, ..place.clone() };
-        self.row(&place, Source::Geofeed)
-    }
-
     fn add(&mut self, entry: Entry) -> u32 {
         if let Some(row) = self.rows.get(&entry) {
             return *row;
@@ -242,6 +227,45 @@ impl Entries {
         self.list.push(entry);
         row
     }
+}
+
+/// Within what two places are alike.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Alike<'p> {
+    Country,
+    Subdivision(Option<Subdivision>),
+    City(Option<Subdivision>, Option<&'p str>),
+}
+
+impl<'p> Alike<'p> {
+    /// What another place may have in common with this one, the most first.
+    fn all(Place { subdivision, city, .. }: &'p Place) -> [Self; 3] {
+        let city = Self::City(*subdivision, city.as_deref());
+        [city, Self::Subdivision(*subdivision), Self::Country]
+    }
+}
+
+/// A geofeed's places have no coordinates: they and the continent are those of the database's
+/// first place in the same city, else subdivision, else country, that has coordinates; else of
+/// one that has none.
+fn completed(feed: &Geofeed, known: &[Entry]) -> Vec<(IpNet, Place)> {
+    let mut firsts: HashMap<(bool, Country, Alike<'_>), &Place> = HashMap::new();
+    for place in known.iter().filter_map(|entry| entry.place.as_ref()) {
+        let Some(country) = place.country else { continue };
+        for within in Alike::all(place) {
+            firsts.entry((place.at.is_some(), country, within)).or_insert(place);
+        }
+    }
+    let complete = |place: &Place| {
+        let country = place.country?;
+        let keys =
+            [true, false].map(|is_at| Alike::all(place).map(|within| (is_at, country, within)));
+        let best = keys.as_flattened().iter().find_map(|key| firsts.get(key))?;
+        Some(Place { continent: best.continent, at: best.at, ..place.clone() })
+    };
+    feed.entries()
+        .map(|(of, place)| (of, complete(place).unwrap_or_else(|| place.clone())))
+        .collect()
 }
 
 /// What lies outside the step of `key` in IPv6: also where addresses begin that hold an IPv4

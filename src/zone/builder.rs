@@ -6,7 +6,7 @@ use std::iter::{repeat_n, successors};
 use std::num::NonZeroU32;
 
 use foldhash::fast::RandomState;
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::lookup::{Node, Zone};
 use super::name::{Name, offsets};
@@ -261,16 +261,17 @@ impl ZoneBuilder {
             match sets.iter_mut().find(|set| set.rtype == record.rtype) {
                 Some(set) => {
                     set.ttl = set.ttl.min(record.ttl);
-                    if !set.rdata.contains(&rdata) {
-                        set.rdata.push(rdata);
-                    }
+                    set.rdata.push(rdata);
                 }
                 None => {
                     sets.push(RrSet { rtype: record.rtype, ttl: record.ttl, rdata: vec![rdata] })
                 }
             }
         }
-        sets.iter_mut().for_each(|set| set.rdata.reverse());
+        for set in sets.iter_mut().filter(|set| set.rdata.len() > 1) {
+            let distinct: IndexSet<Rdata, RandomState> = set.rdata.drain(..).rev().collect();
+            set.rdata.extend(distinct);
+        }
         sets.reverse();
         sets
     }

@@ -49,11 +49,18 @@ impl fmt::Display for FileProblem {
 /// How deep files may include files: deeper is a circle.
 const DEEPEST_INCLUDE: usize = 8;
 
+/// How many files may be included in all: in eight steps a few lines could include millions.
+const MOST_INCLUDES: usize = 1000;
+
+/// As many problems are told; whoever has more has one reason for many.
+const MOST_PROBLEMS: usize = 100;
+
 /// Hands on the records of the zone file `file`, whose text is `text`, one after the other.
 /// `include` gives the text of a file that it names.
 ///
 /// # Errors
-/// In each file, the first place that cannot be read. What was handed on before is not the whole.
+/// In each file, the first place that cannot be read; at most a hundred in all, with which reading
+/// ends. What was handed on before is not the whole.
 pub fn parse(
     file: &str,
     text: &[u8],
@@ -62,7 +69,7 @@ pub fn parse(
     take: &mut dyn FnMut(FileRecord<'_>),
 ) -> Result<(), Vec<FileProblem>> {
     let (problems, ttls, wire) = (Vec::new(), Ttls::default(), Vec::new());
-    let mut reading = Reading { include, take, problems, ttls, wire };
+    let mut reading = Reading { include, take, problems, included: 0, ttls, wire };
     reading.file(file, text, origin, 0);
     if reading.problems.is_empty() { Ok(()) } else { Err(reading.problems) }
 }
@@ -71,6 +78,8 @@ struct Reading<'i> {
     include: &'i mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
     take: &'i mut dyn FnMut(FileRecord<'_>),
     problems: Vec<FileProblem>,
+    /// How many files were included.
+    included: usize,
     ttls: Ttls,
     /// Room for the data of a record.
     wire: Vec<u8>,
@@ -129,7 +138,7 @@ impl Reading<'_> {
         };
         zonefile.set_origin(parsed);
         let mut lines = Lines { text, offset: 0, line: 1 };
-        loop {
+        while self.problems.len() < MOST_PROBLEMS {
             let entry = zonefile.next_entry();
             // Behind the last record, the reader does not tell what it has passed over.
             let is_over = matches!(entry, Ok(None));
@@ -164,10 +173,13 @@ impl Reading<'_> {
     }
 
     fn include(&mut self, file: &str, line: usize, path: &str, origin: &Name, depth: usize) {
-        let text = if depth < DEEPEST_INCLUDE {
-            (self.include)(path)
-        } else {
+        self.included += 1;
+        let text = if depth >= DEEPEST_INCLUDE {
             Err(format!("files include each other more than {DEEPEST_INCLUDE} deep"))
+        } else if self.included > MOST_INCLUDES {
+            Err(format!("more than {MOST_INCLUDES} files are included in all"))
+        } else {
+            (self.include)(path)
         };
         match text {
             Ok(text) => self.file(path, &text, origin, depth + 1),

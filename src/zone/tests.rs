@@ -19,6 +19,9 @@ fn read(text: &str) -> Result<Vec<FileRecord<'static>>, Vec<String>> {
     let mut include = |path: &str| match path {
         "more.zone" => Ok(b"included A 192.0.2.7\n$ORIGIN deep\nhere A 192.0.2.8\n".to_vec()),
         "ttl.zone" => Ok(b"a 5 A 192.0.2.7\n$TTL 300\n".to_vec()),
+        "five.zone" => Ok(b"$INCLUDE five.zone\n".repeat(5)),
+        "many.zone" => Ok(b"$INCLUDE leaf.zone\n".repeat(300)),
+        "leaf.zone" => Ok(b"leaf 60 A 192.0.2.7\n".to_vec()),
         "circle.zone" => Ok(b"$INCLUDE circle.zone\n".to_vec()),
         _ => Err("no such file".to_owned()),
     };
@@ -163,6 +166,34 @@ fn what_cannot_be_read_is_told_with_its_place() {
         let told = read(text).unwrap_err();
         assert!(told[0].contains(expected), "{text}: {told:?}");
     }
+}
+
+#[test]
+fn few_lines_do_not_include_very_much() {
+    let told = read("$INCLUDE five.zone\n").unwrap_err();
+    assert_eq!(told.len(), 100);
+    assert!(told[99].contains("more than 8 deep"), "{}", told[99]);
+    let told = read(&"$INCLUDE many.zone\n".repeat(4)).unwrap_err();
+    assert_eq!(told.len(), 100);
+    assert!(told[0].contains("many.zone:97:1: cannot include `leaf.zone`"), "{}", told[0]);
+    assert!(told[0].contains("more than 1000 files are included"), "{}", told[0]);
+    assert_eq!(read(&"$INCLUDE many.zone\n".repeat(3)).unwrap().len(), 900);
+}
+
+#[test]
+fn a_record_that_is_there_twice_is_there_once() {
+    let mut builder = ZoneBuilder::new(name("example.com"));
+    builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
+    // RFC 2181 §5, §5.2.
+    for (ttl, last) in [(60, 2), (60, 1), (30, 2), (60, 3)] {
+        let (owner, ttl) = (name("a.example.com"), Ttl::from_secs(ttl));
+        builder.add(&owner, ttl, RecordType::A, &[192, 0, 2, last]);
+    }
+    let zone = builder.finish().unwrap();
+    let Found::Fixed(fixed) = zone.find(&name("a.example.com").to_lower()) else { panic!() };
+    let made = fixed.of(RecordType::A).unwrap();
+    let records: Vec<&[u8]> = made.records().map(|record| &record[6..]).collect();
+    assert_eq!(records, [2, 1, 3].map(|last| [0, 0, 0, 30, 0, 4, 192, 0, 2, last]));
 }
 
 /// A zone of A records, cuts (NS) and steered names.
