@@ -92,6 +92,24 @@ pub enum Fault {
     /// A type that needs more than looking up.
     #[error("DNAME records are not served; give the names below it one by one")]
     Dname,
+    /// A type of which no zone has records.
+    #[error("{0} is a type of questions or messages, and no zone has records of it; remove them")]
+    Meta(RecordType),
+    /// The zone is signed.
+    #[error(
+        "{0} records, and this server neither signs nor serves signed zones; load the zone as it \
+             is before it is signed, without a DS record at its parent"
+    )]
+    Signed(RecordType),
+    /// More data than an answer may have.
+    #[error(
+        "{1} octets of {0} records, which no answer can hold; expected at most {LARGEST_SET} \
+             octets, with 12 for each record besides its data"
+    )]
+    TooLarge(RecordType, usize),
+    /// A zone is delegated to a server of which nobody can learn the address.
+    #[error("delegated to {0}, which is below it and has no address; add its A or AAAA records")]
+    NoGlue(Name),
     /// The zone defines what a service steers.
     #[error("{0} records in the zone, and a service steers them; remove one of the two")]
     AlsoSteered(RecordType),
@@ -170,6 +188,8 @@ impl ZoneBuilder {
         let faults = self.drafts.iter().flat_map(|(lower, draft)| {
             let is_apex = **lower == *origin_lower;
             let faults = self.faults(draft, is_apex).chain(self.below_cut(lower, draft));
+            let faults = faults.chain(self.unfit(draft));
+            let faults = faults.chain(self.without_glue(lower, draft).filter(move |_| !is_apex));
             faults.filter_map(|fault| Some(ZoneProblem { owner: Name::from_wire(lower)?, fault }))
         });
         let faults: Vec<ZoneProblem> = faults.collect();
@@ -299,6 +319,39 @@ impl ZoneBuilder {
         })
     }
 
+    /// What of a name's records cannot be answered.
+    fn unfit(&self, draft: &Draft) -> impl Iterator<Item = Fault> {
+        let size = |length: usize| length + FIXED_PART;
+        let all: usize = self.records(draft).map(|record| size(record.length)).sum();
+        let sets = if all > LARGEST_SET { self.sets(draft) } else { Vec::new() };
+        let large = sets.into_iter().filter_map(move |set| {
+            let size: usize = set.rdata.iter().map(|rdata| size(rdata.as_wire().len())).sum();
+            (size > LARGEST_SET).then_some(Fault::TooLarge(set.rtype, size))
+        });
+        let types = self.records(draft).map(|record| record.rtype);
+        let strange = types.filter_map(|rtype| match rtype {
+            _ if rtype.is_meta() => Some(Fault::Meta(rtype)),
+            _ if rtype.is_of_signing() => Some(Fault::Signed(rtype)),
+            _ => None,
+        });
+        large.chain(strange)
+    }
+
+    /// The servers of a zone delegated at `cut` that are below it, and have no address.
+    fn without_glue(&self, cut: &[u8], draft: &Draft) -> impl Iterator<Item = Fault> {
+        let servers = self.records(draft).filter(|record| record.rtype == RecordType::NS);
+        let servers = servers.filter_map(|record| Name::from_wire(self.data(record)));
+        servers.filter_map(move |server| {
+            let lower = server.to_lower();
+            let is_below = offsets(&lower).any(|at| lower.get(at..) == Some(cut));
+            let has_address = self
+                .drafts
+                .get(&lower)
+                .is_some_and(|of| self.has(of, RecordType::A) || self.has(of, RecordType::AAAA));
+            (is_below && !has_address).then_some(Fault::NoGlue(server))
+        })
+    }
+
     /// What is wrong at a name.
     fn faults(&self, draft: &Draft, at_origin: bool) -> impl Iterator<Item = Fault> {
         let has = |rtype| self.has(draft, rtype);
@@ -335,6 +388,13 @@ impl ZoneBuilder {
         )
     }
 }
+
+/// What stands of a record in an answer besides its data: a pointer to the name, type, class, TTL
+/// and length.
+const FIXED_PART: usize = 12;
+
+/// The octets of the longest message, without those for the question and for EDNS.
+const LARGEST_SET: usize = 65_535 - 512;
 
 /// The SOA fields of a zone that is written without one. Nothing transfers it, so they only have
 /// to be valid: the values of RIPE-203.

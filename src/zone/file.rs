@@ -3,9 +3,12 @@
 use std::fmt;
 
 use bytes::Bytes;
-use domain::base::iana::Class;
+use domain::base::ParsedName;
+use domain::base::iana::{Class, Rtype};
 use domain::base::name::FlattenInto;
-use domain::base::rdata::ComposeRecordData;
+use domain::base::rdata::{ComposeRecordData, ParseRecordData};
+use domain::dep::octseq::Parser;
+use domain::rdata::ZoneRecordData;
 use domain::zonefile::inplace::{Entry, ScannedRecord, Zonefile};
 
 use super::name::Name;
@@ -202,11 +205,18 @@ impl Reading<'_> {
         let rtype = RecordType(record.rtype().to_int());
         let told = record.ttl().as_secs();
         self.wire.clear();
-        let data: domain::rdata::ZoneRecordData<Bytes, domain::base::Name<Bytes>> =
+        let data: ZoneRecordData<Bytes, domain::base::Name<Bytes>> =
             record.into_data().flatten_into();
         let composed = data.compose_rdata(&mut self.wire);
         if composed.is_err() || self.wire.len() > usize::from(u16::MAX) {
             return problem("the record's data is longer than 65535 octets");
+        }
+        if let ZoneRecordData::Unknown(data) = &data
+            && !is_of_type(data.rtype(), &self.wire)
+        {
+            return problem(&format!(
+                "these octets are no data of type {rtype}; write them without `\\#`"
+            ));
         }
         let Some(ttl) = self.ttls.of(told, rtype, &self.wire) else {
             // Told once: the next ones have none for the same reason.
@@ -216,6 +226,16 @@ impl Reading<'_> {
         let ttl = Ttl::from_secs(ttl);
         (self.take)(FileRecord { owner, ttl, rtype, data: &self.wire });
     }
+}
+
+/// Is `wire` the data of a record of this type, names uncompressed? Of a type that is not known,
+/// anything is. RFC 3597 §5: a known type may be written as an unknown one, which is not checked.
+fn is_of_type(rtype: Rtype, wire: &[u8]) -> bool {
+    let mut parser = Parser::from_ref(wire);
+    let data = ZoneRecordData::<_, ParsedName<_>>::parse_rdata(rtype, &mut parser);
+    let mut again = Vec::new();
+    let composed = data.ok().flatten().map(|data| data.compose_rdata(&mut again));
+    matches!(composed, Some(Ok(()))) && again == wire
 }
 
 /// Where the last token that was read ends. The reader passes over the end of a line with it, and

@@ -31,6 +31,20 @@ impl RecordType {
     pub const ANY: Self = Self(255);
 }
 
+impl RecordType {
+    /// Is it for questions and for what goes along with a message (RFC 6895 §3.1), and never data
+    /// of a zone?
+    pub fn is_meta(self) -> bool {
+        matches!(self.0, 0 | 41 | 128..=255)
+    }
+
+    /// Is it made by who signs a zone (RFC 4034, RFC 5155)? A DS record is not: it is the parent's.
+    pub fn is_of_signing(self) -> bool {
+        // RRSIG, NSEC, DNSKEY; NSEC3, NSEC3PARAM.
+        matches!(self.0, 46..=48 | 50 | 51)
+    }
+}
+
 impl FromStr for RecordType {
     type Err = ();
 

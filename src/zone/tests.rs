@@ -111,6 +111,14 @@ fn directives_and_unknown_types_are_understood() {
     assert_eq!(records[1].data, [1, 2, 3]);
     // RFC 3597 §5: a known type may be written as an unknown one.
     assert_eq!((records[2].rtype, records[2].data), (RecordType::A, &[192, 0, 2, 1][..]));
+    for (text, data) in [
+        ("a 60 MX \\# 7 000a 036e7331 00\n", &b"\0\x0a\x03ns1\0"[..]),
+        ("a 60 TXT \\# 4 01 41 01 42\n", b"\x01A\x01B"),
+        // LOC is not known to the reader.
+        ("a 60 LOC \\# 1 00\n", b"\0"),
+    ] {
+        assert_eq!(read(text).unwrap()[0].data, data, "{text}");
+    }
 }
 
 /// The owners, and the TTLs.
@@ -162,6 +170,19 @@ fn what_cannot_be_read_is_told_with_its_place() {
         ("a 60 TXT \"open\n", "test.zone:1:10: what begins here never ends"),
         ("a 60 TXT ( open\n", "test.zone:1:10: what begins here never ends"),
         ("a 60 TXT \"one\"\"two\"\n", "test.zone:1:14: a quoted text touches"),
+        ("a 60 A \\# 3 010203\n", "test.zone:1:1: these octets are no data of type A"),
+        ("a 60 A \\# 5 0102030405\n", "no data of type A"),
+        ("a 60 CNAME \\# 1 41\n", "no data of type CNAME"),
+        ("a 60 TYPE5 \\# 2 c00c\n", "no data of type CNAME"),
+        ("a 60 NS \\# 5 036e7331c0\n", "no data of type NS"),
+        ("a 60 MX \\# 1 00\n", "no data of type MX"),
+        // A name with a pointer to itself, and one with a pointer to one before it.
+        ("a 60 TYPE5 \\# 2 c000\n", "no data of type CNAME"),
+        (
+            "a 60 SOA \\# 27 036e733100 c000 0000000100000001000000010000000100000001\n",
+            "no data of type SOA",
+        ),
+        ("a 60 TXT \\# 2 0541\n", "no data of type TXT"),
     ] {
         let told = read(text).unwrap_err();
         assert!(told[0].contains(expected), "{text}: {told:?}");
@@ -299,6 +320,43 @@ proptest! {
     }
 }
 
+/// What is wrong with the zone of these lines.
+fn told_of(text: &str) -> Vec<String> {
+    let mut builder = ZoneBuilder::new(name("example.com"));
+    builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
+    for FileRecord { owner, ttl, rtype, data } in read(text).unwrap() {
+        builder.add(&owner, ttl, rtype, data);
+    }
+    let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|problems| problems);
+    problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_no_answer_can_hold_is_refused() {
+    let many = |count: u32| -> String {
+        let address = |row: u32| std::net::Ipv4Addr::from(0x0a00_0000 + row);
+        (0..count).map(|row| format!("a 60 A {}\n", address(row))).collect()
+    };
+    assert_eq!(told_of(&many(4000)), [""; 0]);
+    assert_eq!(told_of(&many(4000).repeat(2)), [""; 0], "each is there once");
+    let told = told_of(&many(5000));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("a.example.com.: 80000 octets of A records"), "{told:?}");
+}
+
+#[test]
+fn a_server_below_its_delegation_needs_an_address() {
+    let told = told_of("sub 60 NS ns.sub\nsub 60 NS ns1.example.net.\n");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("delegated to ns.sub.example.com., which is below it"), "{told:?}");
+    for glue in ["ns.sub 60 A 192.0.2.1", "NS.Sub 60 AAAA 2001:db8::1"] {
+        assert_eq!(told_of(&format!("sub 60 NS ns.sub\n{glue}\n")), [""; 0], "{glue}");
+    }
+    // One elsewhere is looked up.
+    assert_eq!(told_of("sub 60 NS ns.other\nsub 60 NS ns1.example.net.\n"), [""; 0]);
+    assert_eq!(told_of("sub 60 NS sub\n").len(), 1);
+}
+
 #[test]
 fn conflicts_are_all_told() {
     let service = ServiceId::from_index(0).unwrap();
@@ -349,6 +407,14 @@ fn conflicts_are_all_told() {
             vec![("a.example.com", Steered::Alias), ("A.example.com", Steered::Alias)],
             "steered by two services",
         ),
+        (vec![("a.example.com", RecordType::ANY)], vec![], "ANY is a type of questions"),
+        (vec![("a.example.com", RecordType(41))], vec![], "OPT is a type of questions"),
+        (vec![("a.example.com", RecordType(250))], vec![], "TSIG is a type of questions"),
+        (vec![("a.example.com", RecordType(46))], vec![], "RRSIG records, and this server"),
+        (vec![("a.example.com", RecordType(47))], vec![], "NSEC records, and this server"),
+        (vec![("example.com", RecordType(48))], vec![], "DNSKEY records, and this server"),
+        (vec![("a.example.com", RecordType(50))], vec![], "NSEC3 records, and this server"),
+        (vec![("example.com", RecordType(51))], vec![], "NSEC3PARAM records, and this server"),
     ];
     for (records, steered, expected) in rows {
         let told = faults(&records, &steered);

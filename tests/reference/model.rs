@@ -148,6 +148,7 @@ fn records(row: usize, choice: usize) -> Vec<Record> {
         6 if !is_apex && !name.starts_with('*') => vec![
             record(RecordType::NS, format!("ns.{name}")),
             record(RecordType::NS, format!("a.{ORIGIN}")),
+            (format!("ns.{name}"), RecordType::A, 3600, format!("198.51.102.{row}")),
         ],
         _ => Vec::new(),
     }
