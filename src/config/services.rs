@@ -356,8 +356,14 @@ fn on_all_down(fields: &mut Fields<'_>, problems: &mut Problems) -> OnAllDown {
     let fixed = inner.need("fixed", problems);
     inner.done(problems);
     let items = fixed.map(|at| at.list()).unwrap_or_default();
-    let addresses: Vec<Address> =
-        items.iter().filter_map(|item| item.unicast(problems)).map(Address::Ip).collect();
+    let mut addresses: Vec<Address> = Vec::new();
+    for item in &items {
+        let Some(ip) = item.unicast(problems) else { continue };
+        if addresses.contains(&Address::Ip(ip)) {
+            problems.error(item.place(), &item.key, format!("the address {ip} stands twice"));
+        }
+        addresses.push(Address::Ip(ip));
+    }
     if addresses.is_empty() {
         problems.error(at.place(), &at.key, "no fixed address; expected at least one");
     }

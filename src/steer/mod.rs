@@ -446,7 +446,13 @@ pub fn choose(
         let endpoints = in_region
             .flat_map(|(pool, rows)| rows.iter().filter_map(|row| pool.endpoints.get(*row)));
         let before = chosen.len();
-        chosen.extend(endpoints.take(most - before));
+        for endpoint in endpoints {
+            // RFC 2181 §5: an address that regions share stands in the answer once.
+            let is_new = chosen.iter().all(|other| other.address != endpoint.address);
+            if is_new && chosen.len() < most {
+                chosen.push(endpoint);
+            }
+        }
         if chosen.len() > before {
             regions.push(*region);
         }

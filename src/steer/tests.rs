@@ -143,6 +143,19 @@ fn a_limit_takes_the_best_over_the_regions() {
 }
 
 #[test]
+fn an_address_that_regions_share_is_answered_once() {
+    let mut service = service(&[&["10.0.0.1", "10.0.0.2"], &["10.0.0.1"], &["10.0.2.1"]]);
+    for (answers, expected) in [
+        (4, "10.0.0.1,10.0.0.2,10.0.2.1 30s"),
+        (3, "10.0.0.1,10.0.0.2,10.0.2.1 30s"),
+        (2, "10.0.0.1,10.0.0.2 30s"),
+    ] {
+        service.answers = NonZeroU8::new(answers);
+        assert_eq!(chosen(&service, &[0, 1, 2], &health("uuuu")), expected);
+    }
+}
+
+#[test]
 fn all_down_is_answered_as_the_service_says() {
     let mut service = service(&THREE);
     let down = health("dddd");
