@@ -40,10 +40,14 @@ pub fn slot(client: IpAddr) -> (usize, u8) {
     (usize::try_from(hash).map_or(0, |hash| hash % SLOTS), prefix)
 }
 
-/// The hash of a client's prefix, and the length of that prefix.
+/// The hash of a client's prefix, and the length of that prefix. An IPv4 client is one also where
+/// it comes by an IPv6 socket: its address has 96 bits before it then (RFC 4291 §2.5.5.2).
 pub(super) fn spread(client: IpAddr) -> (u64, u8) {
-    match client {
-        IpAddr::V4(ip) => (mix(u64::from(u32::from(ip) >> (32 - PREFIX_V4))), PREFIX_V4),
+    match client.to_canonical() {
+        IpAddr::V4(ip) => {
+            let before = if client.is_ipv6() { 96 } else { 0 };
+            (mix(u64::from(u32::from(ip) >> (32 - PREFIX_V4))), before + PREFIX_V4)
+        }
         IpAddr::V6(ip) => {
             let kept = u128::from(ip) >> (128 - u32::from(PREFIX_V6));
             (mix(!u64::try_from(kept).unwrap_or(0)), PREFIX_V6)
@@ -182,5 +186,9 @@ mod tests {
         let other: IpAddr = "192.0.3.7".parse().unwrap();
         assert_eq!(slot(near), slot(same));
         assert_ne!(slot(near).0, slot(other).0);
+        for (plain, (slot_of, length)) in [(near, slot(near)), (other, slot(other))] {
+            let mapped: IpAddr = format!("::ffff:{plain}").parse().unwrap();
+            assert_eq!(slot(mapped), (slot_of, length + 96));
+        }
     }
 }
