@@ -16,7 +16,7 @@ use super::flat::Flat;
 use super::networks::{Key, Spans, Steps, both, key_v6, widest};
 use super::packed::Packed;
 use super::ranking::{Preferences, Ranking, Site, network_rule, rank, rank_by};
-use super::special::{Located, located};
+use super::special::{Located, SHARED, located};
 use super::wide::Wide;
 use crate::ids::RegionId;
 
@@ -149,6 +149,9 @@ impl NetworkMap {
             return (value, before + prefix);
         }
         let (value, bounds) = self.v6.find(key);
+        if SHARED.contains(&key) {
+            return (value, 96);
+        }
         let (first, behind) = without_islands(key, bounds);
         (value, widest(key, first, behind))
     }

@@ -46,6 +46,9 @@ pub(super) const ISLANDS: [(u64, u64); 4] = [
     (0x2002_0000_0000_0000, 0x2002_ffff_ffff_ffff),
 ];
 
+/// The upper halves of addresses of which those in one /96 hold an IPv4 address, and others none.
+pub(super) const SHARED: [u64; 2] = [0, 0x0064_ff9b_0000_0000];
+
 /// What of `address` is located: of an IPv6 address with an IPv4 address in it, the latter.
 #[inline]
 pub(super) fn located(address: IpAddr) -> Located {

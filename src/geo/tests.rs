@@ -338,6 +338,26 @@ fn ipv4_within_ipv6_is_located_as_ipv4() {
     }
 }
 
+#[test]
+fn no_scope_holds_both_ipv4_within_ipv6_and_something_else() {
+    let atlas = Atlas::build(Sources::default());
+    let spec = CatchmentSpec { sites: Vec::new(), preferences: Preferences::default() };
+    let catchments = Catchment::build_all(&atlas, &[spec]);
+    let map = catchments[0].map(|class| u16::try_from(class).unwrap());
+    let around = |client| {
+        let mut near = map.seek(&ip(client));
+        map.near(&mut near);
+        IpNet::new(ip(client), map.find(near).1).unwrap()
+    };
+    for client in ["::1", "::8000:0:1", "::1:0:0:1", "64:ff9b::1:0:0", "64:ff9b:0:1::", "2001:1::"]
+    {
+        for within in ["::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1", "2001:0:1::1"] {
+            let (around, within) = (around(client), around(within));
+            assert!(!around.contains(&within) && !within.contains(&around), "{around} {within}");
+        }
+    }
+}
+
 /// Where a step begins or ends is where errors are; and anywhere.
 fn keys<K: Key>(steps: &Steps<K, u32>, others: Vec<K>) -> Vec<K> {
     let starts = steps.iter().map(|(start, _)| start);
