@@ -95,11 +95,12 @@ fn class(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<Class> {
     let first = seconds(&mut fields, "stale_for", problems);
     let stale = seconds(&mut fields, "stale_on_error", problems).unwrap_or(0.0);
     let hold = seconds(&mut fields, "hold", problems);
-    let idle = seconds(&mut fields, "idle", problems);
+    let idle = fields.get("idle");
     let requests = match idle {
         Some(_) => fields.need("requests_every", problems),
         None => None,
     };
+    let idle = idle.and_then(|at| open(&at, problems));
     let requests = requests.and_then(|at| span(&at, problems));
     let pinned = fields.get("pinned").and_then(|at| at.boolean(problems)).unwrap_or(false);
     fields.done(problems);
@@ -116,6 +117,12 @@ fn class(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<Class> {
 
 fn seconds(fields: &mut Fields<'_>, key: &'static str, problems: &mut Problems) -> Option<f64> {
     fields.get(key).and_then(|at| span(&at, problems))
+}
+
+/// For how long a connection is open without a request: one that is closed at once is none.
+fn open(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
+    let span = at.duration(Duration::from_millis(1), LONGEST, problems);
+    span.map(|span| span.as_secs_f64())
 }
 
 fn span(at: &At<'_>, problems: &mut Problems) -> Option<f64> {

@@ -96,15 +96,24 @@ fn stale_first(ttl: f64, every: f64, limit: f64) -> Lag {
     })
 }
 
+/// In steps of at most so many seconds connections are followed.
+const FINE: f64 = 0.05;
+
 fn connection(every: f64, idle: f64) -> Lag {
-    if every <= 0.0 {
-        return if idle > 0.0 { Lag::endless() } else { Lag::none() };
+    if idle <= 0.0 {
+        return Lag::none();
     }
+    if every <= 0.0 {
+        return Lag::endless();
+    }
+    // A shorter time counts as one step: to follow it in shorter ones would take memory without
+    // end.
+    let idle = idle.max(FINE);
     let rate = 1.0 / every;
     let load = rate * idle;
-    let mean = (load.exp() - 1.0 - load) / rate;
+    let mean = (load.exp_m1() - load) / rate;
     // The equation is followed in small steps, of which `idle` is a whole number.
-    let steps = (idle / 0.05).ceil().max(1.0);
+    let steps = (idle / FINE).ceil();
     let step = idle / steps;
     let fall = rate * (-load).exp() * step;
     let mut shares = vec![1.0 - (-load).exp()];

@@ -84,6 +84,40 @@ fn connections_that_are_kept_open() {
         within(area, mean, 0.03);
     }
     assert_eq!(Layer::Connection { every: 0.0, idle: 60.0 }.lag(30.0), Lag::endless());
+    assert_eq!(Layer::Connection { every: 30.0, idle: 0.0 }.lag(30.0), Lag::none());
+}
+
+/// A time as a configuration can give it: whole milliseconds up to a week, the ends more often.
+fn configured() -> impl proptest::strategy::Strategy<Value = f64> {
+    use proptest::strategy::Strategy;
+    let week = 7 * 86_400_000_u32;
+    let spans =
+        proptest::prop_oneof![0..3_u32, 0..120_000_u32, 0..=week, proptest::strategy::Just(week)];
+    spans.prop_map(|milliseconds| f64::from(milliseconds) / 1000.0)
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    /// Whatever is configured, the lag is known within bounded time and memory.
+    #[test]
+    fn every_layer_has_a_lag(
+        ttl in 1..=604_800_u32, every in configured(), span in configured(), limit in configured(),
+        prefetch in 0.0..=1.0_f64,
+    ) {
+        let layers = [
+            Layer::Cache { min: limit, max: span, prefetch, stale: 0.0, every },
+            Layer::StaleFirst { every, limit },
+            Layer::Hold { seconds: span, every },
+            Layer::Connection { every, idle: span },
+            Layer::Pinned,
+        ];
+        for layer in layers {
+            let lag = layer.lag(f64::from(ttl));
+            proptest::prop_assert!(lag.mean() >= 0.0, "{layer:?}: {}", lag.mean());
+            let share = lag.after(span);
+            proptest::prop_assert!((-1e-9..=1.0 + 1e-9).contains(&share), "{layer:?}: {share}");
+        }
+    }
 }
 
 #[test]
