@@ -28,6 +28,10 @@ const EVERY: Duration = Duration::from_millis(500);
 const TIMED_OUT: u8 = 3;
 const UNDONE: u8 = 4;
 
+/// What is to be said of a region that neither is configured nor has left the answers.
+const UNKNOWN: &str =
+    "no service has it, and none had it in its answers since this node was started";
+
 /// What the server tells of `subject`, or of all that has left the answers.
 pub(super) fn ask(
     server: &Server,
@@ -49,6 +53,11 @@ pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
     let mut bar = Bar::new(subject);
     loop {
         let told = ask(server, Some(subject), *residual)?;
+        if told.is_empty() {
+            bar.end();
+            let what = format!("{subject}: {UNKNOWN}; do not take it for safe");
+            return Err(Failed { told: what, code: UNDONE });
+        }
         let Some(blocked) = told.iter().filter(|of| !of.safe).max_by_key(|of| of.safe_at.clone())
         else {
             bar.end();
@@ -126,10 +135,13 @@ fn wait_text(Wait { why, until }: &Wait) -> String {
     format!("{why}, until {}{}", until, left.unwrap_or_default())
 }
 
-/// What has left the answers, for people.
-pub(super) fn text(told: &[Leaving]) -> String {
+/// What has left the answers, or is known of `subject`, for people.
+pub(super) fn text(subject: Option<&str>, told: &[Leaving]) -> String {
     if told.is_empty() {
-        return "no region has left the answers since this node was started".to_owned();
+        return match subject {
+            Some(subject) => format!("{subject}: {UNKNOWN}"),
+            None => "no region has left the answers since this node was started".to_owned(),
+        };
     }
     told.iter().map(leaving_text).collect::<Vec<_>>().join("\n")
 }

@@ -210,7 +210,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         }
         Command::Convergence { of: None, subject, residual } => {
             let told = convergence::ask(&server, subject.as_deref(), residual)?;
-            show(json, &told, |told| convergence::text(told))
+            show(json, &told, |told| convergence::text(subject.as_deref(), told))
         }
         Command::Convergence { of: Some(OfConvergence::Fit), .. } => {
             let fitting: Fitting = server.get("/api/v1/convergence/fit", &[])?;

@@ -12,7 +12,7 @@ use crate::resolvers::{Resolver, dnsmasq, forwarding_bind, knot_resolver, recurs
 /// A service with these regions, whose answers live for so many seconds.
 fn config(port: u16, regions: &str, ttl: u64, more: &str) -> String {
     format!(
-        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }}, asia: {{ at: [1, 104] }} }}
 checks: {{ web: {{ http: /healthz, port: {port}, rise: 2 }} }}
 zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
 services:
@@ -117,6 +117,20 @@ fn answers_that_named_a_region_are_known_when_it_is_no_longer_configured() {
     assert_eq!((&row["service"], &row["region"]), (&"web".into(), &"eu".into()));
     assert!(row["answers"].as_u64() > Some(0) && row["safe"] == false, "{row}");
     assert!(row["had"].as_f64() > Some(0.99), "{row}");
+    // Whoever asks for the region is told the same.
+    for subject in ["eu", "web/eu"] {
+        let (_, text) = server.get(&format!("/api/v1/convergence?subject={subject}"));
+        let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&rows[0]["region"], &rows[0]["safe"]), (&"eu".into(), &false.into()), "{text}");
+    }
+    let (code, told) = ctl(&server, &drain(&["--wait", "--timeout", "1s"]));
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("\nweb/eu: NOT TO BE SWITCHED OFF\n"), "{told}");
+    // A region of which nothing is known is not taken for safe.
+    let word = ["drain", "asia", "--reason", "power", "--owner", "alice", "--wait"];
+    let (code, told) = ctl(&server, &word);
+    assert_eq!(code, Some(4), "{told}");
+    assert!(told.contains("asia: no service has it"), "{told}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `/api/v1/convergence`: who may still be sent to a region that is in no answer, and what is to be
 //! waited for before it is switched off.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use axum::Json;
@@ -16,8 +16,9 @@ use super::api::timestamp;
 use super::arriving::{Answered, Arriving, Region, answered};
 use super::sent::Parameters;
 use super::{Refusal, Shared};
+use crate::config::Subject;
 use crate::convergence::{Lag, Population, Remaining};
-use crate::steer::Scope;
+use crate::steer::Service;
 use crate::time::{Instant, Ttl};
 
 /// A service's region, and who may still be sent there.
@@ -116,34 +117,11 @@ pub(super) async fn look(
 /// Who may still be sent where.
 fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leaving>, String> {
     let config = &view.loaded.config;
-    let only = match &asked.subject {
-        None => None,
-        Some(subject) => Some(match scope(&subject.parse()?, config)? {
-            Scope::Region(region) => (None, region),
-            Scope::Pool(service, region) => (Some(service), region),
-            Scope::Address(_) => {
-                return Err(format!("{subject}: expected REGION or SERVICE/REGION"));
-            }
-        }),
+    let subject = asked.subject.as_deref().map(str::parse::<Subject>).transpose()?;
+    let rows = match &subject {
+        None => left(view).collect(),
+        Some(subject) => about(view, subject)?,
     };
-    let mut rows: Vec<(&str, &str, Option<&Absent>)> = Vec::new();
-    match only {
-        None => {
-            let left = view.absent.iter().filter(|(_, absent)| absent.left);
-            rows.extend(left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent))));
-        }
-        Some((service, region)) => {
-            let services = view.loaded.plan.ids().zip(&config.services);
-            let has = |pools: &[crate::steer::Pool]| pools.iter().any(|pool| pool.region == region);
-            let services = services
-                .filter(|(id, of)| service.is_none_or(|only| only == *id) && has(&of.pools));
-            let name = config.regions.get(region.index()).map_or("", |of| of.name.as_str());
-            rows.extend(services.map(|(_, of)| {
-                let key = (of.name.clone(), name.to_owned());
-                (of.name.as_str(), name, view.absent.get(&key))
-            }));
-        }
-    }
     let mut model = Model::new(&config.convergence.population);
     let residual = asked.residual.unwrap_or(config.convergence.residual);
     let answered = if rows.is_empty() { Answered::new() } else { answered(view) };
@@ -153,6 +131,45 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
         Leaving::of(view, exposures, &mut model, &answered, &region)
     };
     Ok(rows.into_iter().map(of).collect())
+}
+
+/// A service's region by their names, and what is known of it if no answer names it.
+type Row<'v> = (&'v str, &'v str, Option<&'v Absent>);
+
+/// Whatever has left the answers, whether it is still configured or not.
+fn left(view: &View) -> impl Iterator<Item = Row<'_>> {
+    let left = view.absent.iter().filter(|(_, absent)| absent.left);
+    left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent)))
+}
+
+/// What `subject` is about: what is configured, and what was when it left the answers.
+fn about<'v>(view: &'v View, subject: &'v Subject) -> Result<Vec<Row<'v>>, String> {
+    let (service, region) = match subject {
+        Subject::Region(region) => (None, region.as_str()),
+        Subject::Pool(service, region) => (Some(service.as_str()), region.as_str()),
+        Subject::Address(_) => {
+            return Err(format!("{subject}: expected REGION or SERVICE/REGION"));
+        }
+    };
+    let config = &view.loaded.config;
+    let is_asked = |name: &str| service.is_none_or(|only| only == name);
+    let id = config.region(region);
+    let has = |of: &Service| of.pools.iter().any(|pool| Some(pool.region) == id);
+    let configured = config.services.iter().filter(|of| is_asked(&of.name) && has(of));
+    let mut rows: Vec<Row<'v>> = configured
+        .map(|of| {
+            let name = (of.name.clone(), region.to_owned());
+            (of.name.as_str(), region, view.absent.get(&name))
+        })
+        .collect();
+    let known: HashSet<&str> = rows.iter().map(|(service, ..)| *service).collect();
+    let left = left(view).filter(|(of, at, _)| *at == region && is_asked(of));
+    rows.extend(left.filter(|(of, ..)| !known.contains(of)));
+    if rows.is_empty() {
+        // It names nothing; or a region that no service has, and none had.
+        scope(subject, config)?;
+    }
+    Ok(rows)
 }
 
 /// The model, computed once for each TTL.
