@@ -69,6 +69,8 @@ pub struct View {
     pub started: Instant,
     /// Whether the first verdicts are in.
     pub ready: bool,
+    /// Since when they are, and this node answers.
+    pub answering: Instant,
     /// What is served.
     pub loaded: Arc<Loaded>,
     /// When it was applied.

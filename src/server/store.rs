@@ -21,7 +21,7 @@ use super::history::{Kind, Record};
 use super::overrides::Said;
 use crate::health::State;
 use crate::steer::Named;
-use crate::time::Instant;
+use crate::time::{Instant, Ttl};
 
 /// How many records of the history are kept: at ten a minute, a week.
 const KEPT: i64 = 100_000;
@@ -40,6 +40,17 @@ pub(super) struct Kept {
     pub since: Instant,
 }
 
+/// A TTL that a service's answers have, or had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Given {
+    /// The service's name.
+    pub service: String,
+    /// The TTL.
+    pub ttl: Ttl,
+    /// When the last answer with it is forgotten; none: such are given.
+    pub until: Option<Instant>,
+}
+
 /// What an earlier process knew.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Recalled {
@@ -55,6 +66,8 @@ pub(super) struct Recalled {
     pub incarnation: u64,
     /// Who is to write, as operators said, by service.
     pub named: BTreeMap<String, Named>,
+    /// Which TTLs answers were given with.
+    pub given: Vec<Given>,
     /// Why nothing of all that is known: what was there could not be read.
     pub lost: Option<String>,
 }
@@ -78,6 +91,7 @@ enum Job {
     States(Vec<Kept>),
     Alive(Instant),
     Out(Vec<String>),
+    Given(Vec<Given>),
     Incarnation(u64),
     Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
     Told(String, Instant),
@@ -154,6 +168,11 @@ impl Store {
     /// These services' regions are out, and no others.
     pub(super) fn out(&self, pools: Vec<String>) {
         self.send(Job::Out(pools));
+    }
+
+    /// Answers are given with these TTLs, or were, and with no others.
+    pub(super) fn given(&self, ttls: Vec<Given>) {
+        self.send(Job::Given(ttls));
     }
 
     /// This process speaks to other nodes in this incarnation.
@@ -243,6 +262,9 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS states (
         target TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS out (pool TEXT PRIMARY KEY) STRICT;
+    CREATE TABLE IF NOT EXISTS given (
+        service TEXT NOT NULL, ttl INTEGER NOT NULL, until INTEGER,
+        PRIMARY KEY (service, ttl)) STRICT;
     CREATE TABLE IF NOT EXISTS alive (one INTEGER PRIMARY KEY CHECK (one = 1), at INTEGER) STRICT;
     CREATE TABLE IF NOT EXISTS history (
         number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, kind TEXT NOT NULL,
@@ -309,8 +331,14 @@ impl Database {
             Ok((row.get(0)?, named.map_err(|_| rusqlite::Error::InvalidQuery)?))
         })?;
         let named = named.collect::<Result<_, _>>()?;
+        let mut statement = self.connection.prepare("SELECT service, ttl, until FROM given")?;
+        let given = |row: &Row<'_>| {
+            let until = row.get::<_, Option<i64>>(2)?.map(moment);
+            Ok(Given { service: row.get(0)?, ttl: Ttl::from_secs(row.get(1)?), until })
+        };
+        let given = statement.query_map([], given)?.collect::<Result<Vec<_>, _>>()?;
         let alive = alive.map(moment);
-        Ok(Recalled { named, said, states, alive, out, incarnation, lost: None })
+        Ok(Recalled { named, said, states, alive, out, incarnation, given, lost: None })
     }
 
     fn work(mut self, jobs: &Receiver<Job>) {
@@ -352,6 +380,7 @@ impl Database {
                 Job::Tell(record) => self.tell(&record),
                 Job::States(states) => self.keep(&states),
                 Job::Out(pools) => self.keep_out(&pools),
+                Job::Given(given) => self.keep_given(&given),
                 Job::Incarnation(number) => {
                     let sql = "INSERT OR REPLACE INTO incarnation VALUES (1, ?1)";
                     let number = i64::try_from(number).unwrap_or(i64::MAX);
@@ -389,6 +418,16 @@ impl Database {
         transaction.execute("DELETE FROM out", [])?;
         for pool in pools {
             transaction.execute("INSERT OR REPLACE INTO out VALUES (?1)", [pool])?;
+        }
+        transaction.commit()
+    }
+
+    fn keep_given(&mut self, given: &[Given]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM given", [])?;
+        for Given { service, ttl, until } in given {
+            let sql = "INSERT INTO given VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, params![service, ttl.as_secs(), until.map(number)])?;
         }
         transaction.commit()
     }

@@ -134,6 +134,37 @@ fn answers_that_named_a_region_are_known_when_it_is_no_longer_configured() {
 }
 
 #[test]
+fn a_ttl_that_was_lowered_counts_until_its_answers_are_forgotten() {
+    let port = free_port();
+    let [us, eu] = [Nginx::start(port), Nginx::start(port)];
+    let with = |ttl| {
+        let regions = format!("eu: {}, us: {}", eu.address, us.address);
+        config(port, &regions, ttl, "convergence: { population: honest }")
+    };
+    let server = Meridian::serve(&with(3600));
+    assert_eq!(server.addresses("www.example.com"), [eu.address.to_string()]);
+    server.write_config(&with(5));
+    wait_until(&Some(5), || {
+        let answer = ask(server.dns, "www.example.com", RecordType::A, None);
+        answer.answers.first().map(|record| record.ttl)
+    });
+    let drained = |server: &Meridian| {
+        assert_eq!(ctl(server, &drain(&[])).0, Some(0));
+        let (_, text) = server.get("/api/v1/convergence?subject=eu");
+        let row = serde_json::from_str::<serde_json::Value>(&text).unwrap()[0].take();
+        assert_eq!((&row["ttl"], &row["safe"]), (&3600.into(), &false.into()), "{row}");
+        assert_eq!(row["waits"][0]["why"], "answers that name it are remembered", "{row}");
+        assert!(server.ctl(&["clear", "eu", "--owner", "bob"]).0);
+        wait_until(&vec![eu.address.to_string()], || server.addresses("www.example.com"));
+    };
+    drained(&server);
+    // What the one before has given, the next one does not count, and waits for all the same.
+    let server = server.replaced();
+    drained(&server);
+    drained(&server.restart());
+}
+
+#[test]
 fn what_resolvers_do_is_fitted_from_when_they_come_back() {
     let (server, _regions) = world(2, "convergence: { population: flavel2014 }");
     let (_, told) = ctl(&server, &["convergence", "fit"]);

@@ -20,7 +20,7 @@ pub struct Absent {
     pub left: bool,
     /// What share of the service's clients it had, by those who ask.
     pub was: f64,
-    /// The TTL that its last answers may have had.
+    /// The longest TTL that its answers may be remembered with.
     pub ttl: Ttl,
     /// When another node was last known, or feared, to answer otherwise.
     pub doubted: Instant,
@@ -90,7 +90,8 @@ impl Control {
         }
         for id in ids {
             let Some(service) = after.plan().services.get(id.index()) else { continue };
-            let (was, ttl, doubt) = (0.0, service.ttl, None);
+            let ttl = service.ttl.max(self.ttls.longest(&service.name, now));
+            let (was, doubt) = (0.0, None);
             let names = service.pools.iter().filter_map(|pool| name(after.plan(), id, pool.region));
             for name in names.filter(|name| !is_in.contains_key(name)) {
                 let unseen = Absent {
@@ -122,6 +123,7 @@ impl Control {
         let shares = family.map(|family| shares(before, id, family, clients));
         let was = shares.and_then(|shares| shares.get(&Some(region)).copied()).unwrap_or(0.0);
         let ttl = service.map(|service| service.ttl).unwrap_or_default();
+        let ttl = ttl.max(self.ttls.longest(&name.0, now));
         // Before it is ready the node answers nobody.
         let left = *self.ready.borrow();
         let pool = service.and_then(|of| of.pools.iter().find(|pool| pool.region == region));

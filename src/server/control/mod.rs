@@ -41,12 +41,14 @@ use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Facts, Family, Hold, Holds, InForce, Overrides, Scope};
 use crate::time::Instant;
 use absent::{Absents, Begun};
+use ttls::Ttls;
 use writers::Writing;
 
 mod absent;
 mod desk;
 mod peers;
 mod tell;
+mod ttls;
 mod writers;
 
 pub(super) use absent::Absent;
@@ -86,6 +88,10 @@ pub(super) struct Control {
     /// What the configuration said at the start of what is read then only.
     at_start: AtStart,
     ready: watch::Sender<bool>,
+    /// Since when it is ready, and nobody else answers in its place; or when it was started.
+    answering: Instant,
+    /// With which TTLs answers may be remembered.
+    ttls: Ttls,
     store: Store,
     /// Why nothing is known of what was kept before the start.
     lost: Option<String>,
@@ -175,6 +181,8 @@ impl Control {
             started: now,
             at_start,
             ready,
+            answering: now,
+            ttls: Ttls::recalled(recalled.given),
             store,
             lost: recalled.lost,
             latest: recalled.said.iter().map(|said| said.stamp.at).max().unwrap_or(0),
@@ -263,6 +271,8 @@ impl Control {
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {
             self.ready.send_replace(true);
+            self.answering = self.clock.now();
+            self.note_ttls();
         }
     }
 
@@ -417,6 +427,7 @@ impl Control {
             now: self.clock.now(),
             started: self.started,
             ready: *self.ready.borrow(),
+            answering: self.answering,
             loaded: self.loaded.clone(),
             applied: self.applied,
             snapshot: self.published.load_full(),
@@ -497,6 +508,7 @@ impl Control {
         self.writing.in_force = self.writing.in_force.rekeyed(region, service);
         self.loaded = loaded.clone();
         self.follow_writers(now);
+        self.note_ttls();
         self.compile(plan, None);
         for target in gone {
             self.monitor.forget(target);

@@ -34,7 +34,7 @@ pub struct Leaving {
     pub since: Option<String>,
     /// The share of the service's clients that it had.
     pub had: f64,
-    /// The TTL of its answers, in seconds.
+    /// The longest TTL that its answers may be remembered with, in seconds.
     pub ttl: u32,
     /// How many answers of this node that name it may still be remembered.
     pub answers: u64,
@@ -214,7 +214,9 @@ impl Leaving {
         let after = |seconds: f64| since.map(|since| since + Duration::from_secs_f64(seconds));
         let moved =
             SHARES.map(|left| Moved { left, at: lag.until(left).and_then(after).map(timestamp) });
-        let forgotten = absent.map_or(Instant::default(), |of| forgotten(view, of, remaining));
+        let is_alone = view.nodes.len() < 2;
+        let forgotten = |of| forgotten(of, remaining, is_alone.then_some(view.answering));
+        let forgotten = absent.map_or(Instant::default(), forgotten);
         let mut waits = Waits { now: view.now, list: Vec::new() };
         match absent {
             None => waits.add(format!("answers for {service} name {region}"), None),
@@ -260,15 +262,12 @@ impl Leaving {
 }
 
 /// When the last answer that names it is forgotten, whoever gave it: this node counts its own;
-/// what others gave, or this one before it was started, was given with the TTL at the latest when
-/// that was last to be feared.
-fn forgotten(view: &View, absent: &Absent, remaining: Remaining) -> Instant {
+/// what others gave was given with the TTL at the latest when that was last to be feared, and so
+/// was what another process gave in the place of this one, if it is `alone` and answers since then.
+fn forgotten(absent: &Absent, remaining: Remaining, alone: Option<Instant>) -> Instant {
     let own = Instant::default() + Duration::from_secs(remaining.until);
-    let is_alone = view.nodes.len() < 2;
-    if absent.left && is_alone {
-        return own;
-    }
-    own.max(absent.doubted + absent.ttl.duration() + Duration::from_secs(TRAVEL))
+    let feared = alone.filter(|_| absent.left).unwrap_or(absent.doubted);
+    own.max(feared + absent.ttl.duration() + Duration::from_secs(TRAVEL))
 }
 
 /// What is to be waited for.
@@ -292,5 +291,32 @@ impl Waits {
         let wait =
             |(why, until): (String, Option<Instant>)| Wait { why, until: until.map(timestamp) };
         self.list.into_iter().map(wait).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_process_gave_is_remembered() {
+        let at = |seconds| Instant::default() + Duration::from_secs(seconds);
+        let absent = Absent {
+            since: at(1001),
+            left: true,
+            was: 1.0,
+            ttl: Ttl::from_secs(3600),
+            doubted: at(1001),
+            doubt: None,
+            before: Vec::new(),
+        };
+        // It answers for a second, and has itself given nothing.
+        assert_eq!(forgotten(&absent, Remaining::default(), Some(at(1000))), at(4602));
+        // Its own answers are the last.
+        let own = Remaining { answers: 1, until: 4800 };
+        assert_eq!(forgotten(&absent, own, Some(at(1000))), at(4800));
+        // What was given before it answered is long forgotten: only what it gave itself counts.
+        let long_since = forgotten(&Absent { since: at(9000), ..absent }, own, Some(at(1000)));
+        assert_eq!(long_since, at(4800));
     }
 }
