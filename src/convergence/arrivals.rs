@@ -42,9 +42,12 @@ const THREE: f64 = 3.0;
 /// Nobody waits for silence for longer, in seconds: a day.
 const LONGEST: f64 = 86_400.0;
 
-/// How long it must be silent if it is not known how many there were, in seconds: as for one
-/// request in twenty seconds.
+/// How long it must be silent if it is not known how many there were, in seconds.
 const UNKNOWN: f64 = 60.0;
+
+/// Of fewer than this, one request in twenty seconds, that time does not tell either: a mean that
+/// only falls, and is never none, counts as not known.
+const FEWEST: f64 = THREE / UNKNOWN;
 
 /// By how many times more than is expected may arrive before that is told.
 const ALARMING: f64 = 3.0;
@@ -80,6 +83,7 @@ impl Arrivals {
         }
         let wanted = match (self.before, allowed) {
             (Some(before), _) if before <= 0.0 => 0.0,
+            (Some(before), _) if before < FEWEST => UNKNOWN,
             (_, Some(allowed)) => (THREE / allowed).min(LONGEST),
             _ => UNKNOWN,
         };
@@ -115,7 +119,9 @@ mod tests {
         assert_eq!(judged(0.0, 30.0, Some(10.0)), Judged::Few);
         assert_eq!(judged(0.0, 0.0, Some(0.0)), Judged::Few);
         assert_eq!(judged(0.0, 10.0, None), Judged::Quiet(50.0));
-        assert_eq!(judged(0.0, 0.0, Some(1e-300)), Judged::Quiet(86_400.0));
+        // What is left of a mean long after the last request.
+        assert_eq!(judged(0.0, 600.0, Some(3.7e-4)), Judged::Few);
+        assert_eq!(judged(0.0, 0.0, Some(1e-300)), Judged::Quiet(60.0));
         assert_eq!(arrivals(0.0, 0.0, Some(1.0)).judge(0.0), Judged::Quiet(86_400.0));
     }
 

@@ -217,9 +217,12 @@ fn percent(share: f64) -> String {
     format!("{} %", short(share * 100.0))
 }
 
-/// A rate, for people: `1,200`, `42`, `0.35`.
+/// A rate, for people: `1,200`, `42`, `0.35`, `less than 0.01`.
 fn rate_text(rate: f64) -> String {
     let text = short(rate);
+    if rate > 0.0 && text == "0" {
+        return "less than 0.01".to_owned();
+    }
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut grouped = String::new();
     for (row, digit) in whole.chars().enumerate() {
@@ -253,6 +256,7 @@ mod tests {
     fn rates_and_shares_are_as_short_as_they_can_be() {
         let told = [1_234_567.0, 1200.0, 999.6, 100.0, 42.0, 12.54, 0.35, 0.0].map(rate_text);
         assert_eq!(told, ["1,234,567", "1,200", "1,000", "100", "42", "12.5", "0.35", "0"]);
+        assert_eq!(rate_text(0.004), "less than 0.01");
         assert_eq!([0.01, 0.035, 0.0005, 1.0].map(percent), ["1 %", "3.5 %", "0.05 %", "100 %"]);
     }
 }
