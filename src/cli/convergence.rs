@@ -1,5 +1,7 @@
 //! Who may still be sent to a region: told once, or waited for.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -58,12 +60,12 @@ pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
             let what = format!("{subject}: {UNKNOWN}; do not take it for safe");
             return Err(Failed { told: what, code: UNDONE });
         }
-        let Some(blocked) = told.iter().filter(|of| !of.safe).max_by_key(|of| of.safe_at.clone())
-        else {
+        let blocked: Vec<&Leaving> = told.iter().filter(|of| !of.safe).collect();
+        if blocked.is_empty() {
             bar.end();
             print(&format!("{subject}: may be switched off"));
             return Ok(());
-        };
+        }
         let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
         let is_drained = |of: &Standing| of.subject == *subject && of.word != "up";
         if !said.iter().any(is_drained) {
@@ -73,44 +75,56 @@ pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
         }
         if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
             bar.end();
-            let waits = told.iter().filter(|of| !of.safe).map(leaving_text).collect::<Vec<_>>();
+            let waits = blocked.into_iter().map(leaving_text).collect::<Vec<_>>();
             let told = format!("{subject}: not to be switched off yet\n{}", waits.join("\n"));
             return Err(Failed { told, code: TIMED_OUT });
         }
-        bar.show(began.elapsed(), blocked);
+        bar.show(began.elapsed(), &blocked);
         std::thread::sleep(EVERY);
     }
 }
 
-/// A bar on a terminal, a line for each reason elsewhere.
+/// A bar with the reason that lasts longest on a terminal, a line for each new reason elsewhere.
 struct Bar {
     bar: ProgressBar,
     is_seen: bool,
-    /// The reason that was told last.
-    said: String,
+    /// The reasons that stood when it was last asked.
+    said: BTreeSet<String>,
 }
 
 impl Bar {
     fn new(subject: &str) -> Self {
         let bar = bar(1000, "{prefix} [{bar:30}] {percent} %  {wide_msg}");
         bar.set_prefix(subject.to_owned());
-        Self { bar, is_seen: std::io::stderr().is_terminal(), said: String::new() }
+        Self { bar, is_seen: std::io::stderr().is_terminal(), said: BTreeSet::new() }
     }
 
-    fn show(&mut self, waited: Duration, blocked: &Leaving) {
-        let Some(wait) = blocked.waits.first() else { return };
-        let at = format!("{}/{}: {}", blocked.service, blocked.region, wait_text(wait));
+    fn show(&mut self, waited: Duration, blocked: &[&Leaving]) {
+        let of_region = |of: &Leaving, wait: &Wait| {
+            format!("{}/{}: {}", of.service, of.region, wait_text(wait))
+        };
+        let mut waits: Vec<_> =
+            blocked.iter().flat_map(|of| of.waits.iter().map(|wait| (*of, wait))).collect();
+        // First what no time ends: somebody must act.
+        waits.sort_by_key(|(_, wait)| Reverse((wait.until.is_none(), wait.until.as_deref())));
         if !self.is_seen {
             // The same with another figure is no news.
             let is_figure = |of: char| of.is_ascii_digit() || matches!(of, '.' | ',');
-            let kind: String = wait.why.chars().filter(|of| !is_figure(*of)).collect();
-            if self.said != kind {
-                print_error(&at);
-                self.said = kind;
+            let mut said = BTreeSet::new();
+            for (of, wait) in waits {
+                let why = wait.why.replace(is_figure, "");
+                let kind = format!("{}/{}: {why}", of.service, of.region);
+                if !self.said.contains(&kind) {
+                    print_error(&of_region(of, wait));
+                }
+                said.insert(kind);
             }
+            self.said = said;
             return;
         }
-        let left = blocked.safe_at.as_deref().and_then(left_until);
+        let Some((of, wait)) = waits.first() else { return };
+        let at = of_region(of, wait);
+        let left = wait.until.as_deref().and_then(left_until);
         // Of a thousand, in whole milliseconds.
         let waited = waited.as_millis();
         let place = left.map_or(0, |left| 1000 * waited / (waited + left.as_millis()).max(1));

@@ -124,6 +124,37 @@ fn requests_that_still_arrive_are_waited_for_by_what_the_header_reports() {
 }
 
 #[test]
+fn each_reason_is_told_first_those_that_no_time_ends() {
+    let port = free_port();
+    let (us, eu) = (Nginx::start(port), Backend::start(port, "TEXT rps_fractional=1200"));
+    let server = Meridian::serve(&config(
+        &format!("web: {{ http: /healthz, port: {port}, rise: 1 }}"),
+        &format!(
+            "  web: {{ names: [www.example.com], steer: failover, check: web, ttl: 1h, \
+             regions: {{ eu: {}, us: {} }} }}\n",
+            eu.address, us.address
+        ),
+    ));
+    wait_until(&1200.0, || {
+        server.metric("meridian_arriving_requests{service=\"web\",region=\"eu\"}")
+    });
+    assert_eq!(server.addresses("www.example.com"), [eu.address.to_string()]);
+    assert_eq!(ctl(&server, &drain("eu", &[])).0, Some(0));
+    eu.reports("TEXT rps_fractional=42");
+    let many = "eu still receives 42 requests/s of 1,200 before (3.5 %); target 1 %";
+    wait_for(many, || reasons(&server, "eu").contains(&many.to_owned()).then_some(()));
+    let (code, told) = ctl(&server, &drain("eu", &["--wait", "--timeout", "1s"]));
+    assert_eq!(code, Some(3), "{told}");
+    let lines = [
+        many,
+        "answers that name it are remembered, until",
+        "100.0 % of its clients are expected to go there still; 1.0 % may, until",
+    ];
+    let places = lines.map(|line| told.find(&format!("web/eu: {line}")));
+    assert!(places.iter().all(|place| *place >= places[0] && place.is_some()), "{told}");
+}
+
+#[test]
 fn what_is_pushed_of_requests_and_fences_is_waited_for() {
     let port = free_port();
     let [us, eu] = [Nginx::start(port), Nginx::start(port)];
