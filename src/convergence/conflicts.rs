@@ -163,7 +163,8 @@ const STAIRS: usize = 200;
 /// The lag as stairs: a share of requests that go to the old region, and for how many seconds.
 fn stairs(lag: &Lag) -> Vec<(f64, f64)> {
     let height = 1.0 / STAIRS as f64;
-    let at = |stair: usize| lag.until(1.0 - stair as f64 * height).unwrap_or(HORIZON);
+    let at =
+        |stair: usize| lag.until(1.0 - stair as f64 * height).map_or(HORIZON, |at| at.min(HORIZON));
     let middle = |stair: usize| 1.0 - (stair as f64 + 0.5) * height;
     (0..STAIRS).map(|stair| (middle(stair), at(stair + 1) - at(stair))).collect()
 }

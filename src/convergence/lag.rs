@@ -19,6 +19,8 @@ pub struct Lag {
     never: f64,
     /// The probability of each cell. What is missing of one lies beyond the horizon.
     cells: Vec<f64>,
+    /// All that end have ended by then, in seconds: it may lie beyond the horizon.
+    end: f64,
     /// E\[X\], in seconds.
     mean: f64,
 }
@@ -26,17 +28,17 @@ pub struct Lag {
 impl Lag {
     /// No lag at all.
     pub fn none() -> Self {
-        Self { zero: 1.0, never: 0.0, cells: Vec::new(), mean: 0.0 }
+        Self { zero: 1.0, never: 0.0, cells: Vec::new(), end: 0.0, mean: 0.0 }
     }
 
     /// A lag without end.
     pub fn endless() -> Self {
-        Self { zero: 0.0, never: 1.0, cells: Vec::new(), mean: f64::INFINITY }
+        Self { zero: 0.0, never: 1.0, cells: Vec::new(), end: 0.0, mean: f64::INFINITY }
     }
 
-    /// The lag with P(X > t) = `survival`(t) and the mean `mean`, which is given apart as it counts
-    /// what lies beyond the horizon too.
-    pub(super) fn of(mean: f64, survival: impl Fn(f64) -> f64) -> Self {
+    /// The lag with P(X > t) = `survival`(t), which is 0 from `end` on. That and the mean are given
+    /// apart, as they count what lies beyond the horizon too.
+    pub(super) fn of(mean: f64, end: f64, survival: impl Fn(f64) -> f64) -> Self {
         let mut above = survival(0.0);
         let zero = 1.0 - above;
         let mut cells = Vec::new();
@@ -48,7 +50,7 @@ impl Lag {
                 break;
             }
         }
-        Self { zero, never: 0.0, cells, mean }
+        Self { zero, never: 0.0, cells, end, mean }
     }
 
     /// The sum of two independent lags.
@@ -80,19 +82,21 @@ impl Lag {
             zero: self.zero * other.zero,
             never: 1.0 - (1.0 - self.never) * (1.0 - other.never),
             cells,
+            end: self.end + other.end,
             mean: self.mean + other.mean,
         }
     }
 
     /// A mixture of lags: each with its share. Shares need not sum to one.
     pub fn mixed<'a>(parts: impl IntoIterator<Item = (f64, &'a Self)>) -> Self {
-        let mut mixed = Self { zero: 0.0, never: 0.0, cells: Vec::new(), mean: 0.0 };
+        let mut mixed = Self { zero: 0.0, never: 0.0, cells: Vec::new(), end: 0.0, mean: 0.0 };
         let mut whole = 0.0;
         for (share, part) in parts.into_iter().filter(|(share, _)| *share > 0.0) {
             whole += share;
             mixed.zero += share * part.zero;
             mixed.never += share * part.never;
             mixed.mean += share * part.mean;
+            mixed.end = mixed.end.max(part.end);
             let length = mixed.cells.len().max(part.cells.len());
             mixed.cells.resize(length, 0.0);
             for (sum, mass) in mixed.cells.iter_mut().zip(&part.cells) {
@@ -110,10 +114,14 @@ impl Lag {
     }
 
     /// P(X > t): the share of requests that still go to the old region `seconds` after the change;
-    /// all of them before it. Past the horizon what is left there is told.
+    /// all of them before it. Past the horizon what is left there is told, up to when none but
+    /// those without end are left.
     pub fn after(&self, seconds: f64) -> f64 {
         if seconds < 0.0 {
             return 1.0;
+        }
+        if seconds >= self.end {
+            return self.never;
         }
         let mut left = 1.0 - self.zero;
         for (row, mass) in self.cells.iter().enumerate() {
@@ -149,7 +157,7 @@ impl Lag {
     }
 
     /// How long after the change at most `share` of the requests still go to the old region, in
-    /// seconds; `None`: not within the horizon.
+    /// seconds; beyond the horizon when the last have ended. `None`: that is not known, or never.
     pub fn until(&self, share: f64) -> Option<f64> {
         let mut left = 1.0 - self.zero;
         if left <= share {
@@ -164,7 +172,7 @@ impl Lag {
             }
             left = next;
         }
-        None
+        (self.never <= share && self.end.is_finite()).then_some(self.end)
     }
 
     /// ∫ S dt from the change to `seconds` after it: so many seconds' worth of requests go to the
@@ -177,7 +185,10 @@ impl Lag {
             sum += part * (left - mass * part / 2.0) * STEP;
             left -= mass;
         }
-        sum + self.left_behind(left) * (seconds - self.cells.len() as f64 * STEP).max(0.0)
+        let told = self.cells.len() as f64 * STEP;
+        let bounded = (seconds.min(self.end) - told).max(0.0);
+        let endless = (seconds - self.end.max(told)).max(0.0);
+        sum + self.left_behind(left) * bounded + self.never * endless
     }
 
     /// ∫ S·(1 − S) dt up to the horizon, in seconds: how much both regions are written to at once,

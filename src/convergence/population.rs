@@ -78,7 +78,7 @@ fn hold(seconds: f64, every: f64) -> Lag {
         return Lag::none();
     }
     let cycle = seconds + every;
-    Lag::of(seconds * seconds / (2.0 * cycle), |t| (seconds - t).max(0.0) / cycle)
+    Lag::of(seconds * seconds / (2.0 * cycle), seconds, |t| (seconds - t).max(0.0) / cycle)
 }
 
 fn stale_first(ttl: f64, every: f64, limit: f64) -> Lag {
@@ -89,7 +89,7 @@ fn stale_first(ttl: f64, every: f64, limit: f64) -> Lag {
     // ∫ of the part before the TTL's end, and of what follows it.
     let mean =
         (ttl - ttl * ttl / (2.0 * cycle)) + every * every / cycle * (1.0 - (-limit / every).exp());
-    Lag::of(mean, |t| match t - ttl {
+    Lag::of(mean, ttl + limit, |t| match t - ttl {
         past if past < 0.0 => 1.0 - t / cycle,
         past if past <= limit => every / cycle * (-past / every).exp(),
         _ => 0.0,
@@ -125,7 +125,7 @@ fn connection(every: f64, idle: f64) -> Lag {
         let last = shares.last().copied().unwrap_or_default();
         shares.push((last - lost).max(0.0));
     }
-    Lag::of(mean, |t| {
+    Lag::of(mean, f64::INFINITY, |t| {
         let place = t / step;
         let row = whole(place.floor());
         let (here, next) = (shares.get(row), shares.get(row + 1));

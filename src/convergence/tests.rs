@@ -174,6 +174,25 @@ fn the_table_that_operators_read_is_what_the_model_says() {
 }
 
 #[test]
+fn what_ends_beyond_the_horizon_ends() {
+    const HOUR: f64 = 3600.0;
+    let long = held(3.0 * HOUR).lag(30.0);
+    close(long.after(HOUR), 2.0 / 3.0, 0.01);
+    // Past two hours what is left there is told, until it is over.
+    close(long.after(2.5 * HOUR), 1.0 / 3.0, 0.01);
+    assert_eq!((long.after(4.0 * HOUR), long.until(0.01)), (0.0, Some(3.0 * HOUR)));
+    let honest = Layer::HONEST.lag(4.0 * HOUR);
+    assert_eq!((honest.after(4.0 * HOUR), honest.until(0.01)), (0.0, Some(4.0 * HOUR)));
+    let both = chain(&[Layer::HONEST, held(3.0 * HOUR)], 4.0 * HOUR);
+    assert!(both.after(7.0 * HOUR - 1.0) > 0.01);
+    assert_eq!((both.after(7.0 * HOUR), both.until(0.01)), (0.0, Some(7.0 * HOUR)));
+    let some = Lag::mixed([(0.98, &both), (0.02, &Lag::endless())]);
+    close(some.after(7.0 * HOUR), 0.02, 1e-9);
+    assert_eq!((some.until(0.03), some.until(0.01)), (Some(7.0 * HOUR), None));
+    within(some.area(8.0 * HOUR) - some.area(7.0 * HOUR), 0.02 * HOUR, 1e-6);
+}
+
+#[test]
 fn nodes_that_do_not_agree() {
     let lag = Layer::HONEST.lag(30.0);
     let parting = Parting { share: 0.3, seconds: 120.0 };

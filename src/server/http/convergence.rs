@@ -63,7 +63,7 @@ pub struct Leaving {
 pub struct Moved {
     /// The share.
     pub left: f64,
-    /// When; none: not within two hours.
+    /// When; none: not within two hours, and it is not known when, or never.
     pub at: Option<String>,
 }
 
