@@ -12,7 +12,7 @@ use super::super::handle::View;
 use super::api::timestamp;
 use crate::convergence::{Arrivals, Flow, Judged};
 use crate::ids::TargetId;
-use crate::steer::{Endpoint, Pool};
+use crate::steer::{Endpoint, Pool, Service};
 use crate::time::Instant;
 
 /// What arrives at a service's region.
@@ -52,6 +52,8 @@ pub struct Telling {
 /// expects.
 pub(super) struct Region<'r> {
     pub(super) service: &'r str,
+    /// The service, if it is still configured.
+    pub(super) configured: Option<&'r Service>,
     pub(super) name: &'r str,
     pub(super) absent: Option<&'r Absent>,
     pub(super) residual: f64,
@@ -205,11 +207,9 @@ impl Telling {
     }
 }
 
-fn pool<'v>(view: &'v View, region: &Region<'_>) -> Option<&'v Pool> {
-    let config = &view.loaded.config;
-    let at = config.region(region.name)?;
-    let service = config.services.iter().find(|of| of.name == region.service)?;
-    service.pools.iter().find(|pool| pool.region == at)
+fn pool<'r>(view: &View, region: &Region<'r>) -> Option<&'r Pool> {
+    let at = view.loaded.config.region(region.name)?;
+    region.configured?.pools.iter().find(|pool| pool.region == at)
 }
 
 /// A share, as short as it can be said: `1 %`, `3.5 %`, `0.05 %`.

@@ -125,9 +125,12 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
     let mut model = Model::new(&config.convergence.population);
     let residual = asked.residual.unwrap_or(config.convergence.residual);
     let answered = if rows.is_empty() { Answered::new() } else { answered(view) };
+    let services: HashMap<&str, &Service> =
+        config.services.iter().map(|of| (of.name.as_str(), of)).collect();
     let of = |(service, name, absent)| {
         let expected = model.expected(view, absent);
-        let region = Region { service, name, absent, residual, expected };
+        let configured = services.get(service).copied();
+        let region = Region { service, configured, name, absent, residual, expected };
         Leaving::of(view, exposures, &mut model, &answered, &region)
     };
     Ok(rows.into_iter().map(of).collect())
@@ -202,12 +205,12 @@ impl Leaving {
         answered: &Answered<'_>,
         asked: &Region<'_>,
     ) -> Self {
-        let Region { service, name: region, absent, residual, expected } = *asked;
+        let Region { service, configured, name: region, absent, residual, expected } = *asked;
         let key = (service.to_owned(), region.to_owned());
         let remaining = exposures.get(&key).copied().unwrap_or_default();
-        let of_service = exposures.iter().filter(|((of, _), _)| of == service);
+        let of_service = exposures.range((service.to_owned(), String::new())..);
+        let of_service = of_service.take_while(|((of, _), _)| of == service);
         let all: u64 = of_service.map(|(_, remaining)| remaining.answers).sum();
-        let configured = view.loaded.config.services.iter().find(|of| of.name == service);
         let ttl = absent.map(|of| of.ttl).or(configured.map(|of| of.ttl)).unwrap_or_default();
         let lag = model.lag(ttl);
         let since = absent.map(|of| of.since);
