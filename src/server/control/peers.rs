@@ -31,6 +31,9 @@ use crate::time::{Instant, Ttl};
 
 use super::Control;
 
+#[cfg(test)]
+mod tests;
+
 /// The other nodes, as far as this one knows them.
 pub(in crate::server) struct Peers {
     says: UnboundedSender<Saying>,
@@ -137,9 +140,17 @@ impl Peers {
             if !self.fresh.contains(&node) {
                 return Some(format!("{name} is not heard: how it answers is not known"));
             }
-            let differs = self.differing.contains_key(&(node, service.to_owned()));
-            let is_told = self.digests.get(&node).is_some_and(|of| of.contains_key(service));
-            (differs || !is_told).then(|| format!("{name} answers {service} differently"))
+            let theirs = self.digests.get(&node).and_then(|of| of.get(service));
+            match (self.own_digests.get(service), theirs) {
+                // What it answers is told before what it is.
+                (None, None) if !self.conditions.contains_key(&node) => {
+                    Some(format!("{name} has not told yet how it answers"))
+                }
+                (None, None) => None,
+                (None, Some(_)) => Some(format!("{name} still answers {service}")),
+                (Some(ours), Some(theirs)) if ours.hash == theirs.hash => None,
+                (Some(_), _) => Some(format!("{name} answers {service} differently")),
+            }
         })
     }
 
