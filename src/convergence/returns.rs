@@ -7,10 +7,14 @@
 //! long each resolver would have gone on with what it held, had the answer changed. No change has
 //! to be waited for.
 //!
-//! A bounded number of resolvers is watched. Whoever comes first to a place has it until it has not
-//! asked for two hours: who asks often is not likelier to be watched than who asks rarely.
+//! A bounded number of resolvers is watched. Of all that come to a place the one with the smallest
+//! hash has it, until it has not asked for two hours. By who comes first it would mostly be one that
+//! asks often; a hash is the same however often it comes. It is seeded, so that nobody can choose
+//! one: who asks very many questions has many of the places, as it has many of the questions.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cmp::Ordering;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,8 +64,13 @@ impl Place {
         Self((who >> 40) << 40 | u64::from(tick) << 8 | (row as u64) << 1 | u64::from(is_back))
     }
 
+    /// Who has it, beside `who`.
+    fn holder(self, who: u64) -> Ordering {
+        (self.0 >> 40).cmp(&(who >> 40))
+    }
+
     fn is_of(self, who: u64) -> bool {
-        self.0 != 0 && self.0 >> 40 == who >> 40
+        self.0 != 0 && self.holder(who).is_eq()
     }
 
     /// Ticks are counted around 2³²; two hours are far less.
@@ -93,33 +102,37 @@ impl Returns {
     #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
     pub fn answered(&self, now: Instant, who: u64, ttl: Ttl) {
         let Some(place) = self.places.get(who as usize % WATCHED) else { return };
-        let last = Place(place.load(Ordering::Relaxed));
+        let last = Place(place.load(Relaxed));
         let tick = (now.as_nanos() / (1_000_000_000 / TICKS)) as u32;
         let away = tick.wrapping_sub(last.tick());
-        // Nearly always: somebody else has the place.
-        let is_over = if last.is_of(who) { away > 0 } else { last.0 == 0 || away >= FORGOTTEN };
+        let is_over = match last.holder(who) {
+            // Nearly always: a smaller hash has the place.
+            Ordering::Less => last.0 == 0 || away >= FORGOTTEN,
+            Ordering::Equal => away > 0,
+            Ordering::Greater => true,
+        };
         if is_over {
             self.visited((place, last), (who, tick), ttl);
         }
     }
 
-    /// `who` comes to a place that it has, or that is free.
+    /// `who` comes to a place that it has, or that is free or a greater one's.
     #[cold]
     fn visited(&self, (place, last): (&AtomicU64, Place), (who, tick): (u64, u32), ttl: Ttl) {
         let Some(row) = self.row(ttl) else { return };
         let away = tick.wrapping_sub(last.tick());
         let is_return = last.is_of(who) && away < FORGOTTEN;
         let new = Place::new(who, tick, row, is_return || last.is_of(who) && last.is_back());
-        let swapped = place.compare_exchange(last.0, new.0, Ordering::Relaxed, Ordering::Relaxed);
+        let swapped = place.compare_exchange(last.0, new.0, Relaxed, Relaxed);
         if swapped.is_err() || !is_return {
             return;
         }
         let Some(row) = self.rows.get(last.row()) else { return };
         if !last.is_back() {
-            row.resolvers.fetch_add(1, Ordering::Relaxed);
+            row.resolvers.fetch_add(1, Relaxed);
         }
         if let Some(bucket) = row.buckets.get(bucket(f64::from(away))) {
-            bucket.fetch_add(u64::from(away), Ordering::Relaxed);
+            bucket.fetch_add(u64::from(away), Relaxed);
         }
     }
 
@@ -127,10 +140,10 @@ impl Returns {
     fn row(&self, ttl: Ttl) -> Option<usize> {
         let own = u64::from(ttl.as_secs()) + 1;
         self.rows.iter().position(|row| {
-            row.ttl.load(Ordering::Relaxed) == own
+            row.ttl.load(Relaxed) == own
                 || row
                     .ttl
-                    .compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed)
+                    .compare_exchange(0, own, Relaxed, Relaxed)
                     .map_or_else(|held| held == own, |_| true)
         })
     }
@@ -138,11 +151,11 @@ impl Returns {
     /// What was seen up to now, for each TTL.
     pub fn seen(&self) -> Vec<Seen> {
         let rows = self.rows.iter().filter_map(|row| {
-            let ttl = row.ttl.load(Ordering::Relaxed).checked_sub(1)?;
-            let ticks = row.buckets.iter().map(|of| of.load(Ordering::Relaxed));
+            let ttl = row.ttl.load(Relaxed).checked_sub(1)?;
+            let ticks = row.buckets.iter().map(|of| of.load(Relaxed));
             Some(Seen {
                 ttl: u32::try_from(ttl).ok()?,
-                resolvers: row.resolvers.load(Ordering::Relaxed),
+                resolvers: row.resolvers.load(Relaxed),
                 seconds: ticks.map(|ticks| ticks as f64 / TICKS as f64).collect(),
             })
         });

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::rng::Seed;
-use crate::time::Ttl;
+use crate::time::{Instant, Ttl};
 
 fn close(got: f64, expected: f64, tolerance: f64) {
     assert!((got - expected).abs() <= tolerance, "{got} is not {expected} ± {tolerance}");
@@ -383,4 +383,23 @@ proptest::proptest! {
             proptest::prop_assert!(last <= now || remaining.until >= last);
         }
     }
+}
+
+#[test]
+fn who_asks_rarely_is_watched_as_often_as_who_asks_often() {
+    let returns = Returns::default();
+    let mut dice = Seed::new(5).stream("who");
+    // Six questions for each place that there is.
+    let mut hashes = || (0..3 * 2048).map(|_| dice.below(u64::MAX)).collect::<Vec<u64>>();
+    let (often, rarely) = (hashes(), hashes());
+    for second in (3..3600).step_by(3) {
+        let now = Instant::from_nanos(second * 1_000_000_000);
+        let rare = rarely.iter().filter(|_| second % 60 == 0);
+        often.iter().chain(rare).for_each(|who| returns.answered(now, *who, Ttl::from_secs(3)));
+    }
+    let seen = returns.seen();
+    // Bucket 40 begins at 8 s.
+    let (short, long) = seen[0].seconds.split_at(40);
+    let [short, long] = [short, long].map(|part| part.iter().sum::<f64>());
+    close(short / (short + long), 0.5, 0.05);
 }
