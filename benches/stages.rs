@@ -139,7 +139,7 @@ fn replay(kind: &str) {
         find(&mut query, &snapshot);
         select(&mut query, &snapshot);
         near(&mut query);
-        assert!(matches!(respond(&query, &snapshot, &mut out), Outcome::Answered(_)));
+        assert!(matches!(respond(&mut query, &snapshot, &mut out), Outcome::Answered(_)));
     }
 }
 
@@ -169,6 +169,6 @@ fn near(query: &mut Query<'_>) {
 }
 
 #[inline(never)]
-fn respond(query: &Query<'_>, snapshot: &Snapshot, out: &mut Vec<u8>) -> Outcome {
+fn respond(query: &mut Query<'_>, snapshot: &Snapshot, out: &mut Vec<u8>) -> Outcome {
     query.answer(snapshot, Instant::default(), out)
 }

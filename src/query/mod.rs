@@ -41,7 +41,7 @@ mod tests;
 
 use message::Message;
 use receive::{Refusal, Request};
-use resolve::{Place, Resolved};
+use resolve::{Passed, Place, Resolved};
 
 /// Who asks, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,12 +103,12 @@ pub enum Outcome {
 pub struct Summary {
     /// The response code.
     pub rcode: Rcode,
-    /// The service that was asked for, if any.
+    /// The service that was asked for, if any: the last one, if a chain of names led to it.
     pub service: Option<ServiceId>,
-    /// The first region in the answer, if any.
+    /// The first region that this service's answer names, if any.
     pub region: Option<RegionId>,
-    /// All regions in the answer, and for how long it may be remembered.
-    pub named: Option<(RegionSet, Ttl)>,
+    /// All regions that it names, and for how long it may be remembered.
+    pub named: Option<Named>,
     /// A hash of who asked what: the resolver, the client and the question. 0: no region is named.
     pub asker: u64,
     /// Whether the client's subnet decided, and not the resolver's address.
@@ -120,6 +120,9 @@ pub struct Summary {
     /// Whether there were records of the type that was asked for.
     pub is_given: bool,
 }
+
+/// The regions that a service's answer names, and for how long it may be remembered.
+pub type Named = (RegionSet, Ttl);
 
 impl Summary {
     /// Of what was resolved; what else there is to know is not known yet.
@@ -195,6 +198,8 @@ pub struct Query<'q> {
     request: Request<'q>,
     refusal: Option<Refusal>,
     place: Option<Place<'q>>,
+    /// Few answers have any, so they stay here, where those of all others need not carry them.
+    passed: Option<Passed>,
 }
 
 impl<'q> Query<'q> {
@@ -202,7 +207,8 @@ impl<'q> Query<'q> {
     pub fn new(peer: Peer, room: &'q mut LowerName) -> Self {
         let refusal = Some(Refusal::Silence(Silence::TooShort));
         let (resolver, transport) = (peer.address.ip(), peer.transport);
-        Self { resolver, transport, request: Request::new(room), refusal, place: None }
+        let (request, place, passed) = (Request::new(room), None, None);
+        Self { resolver, transport, request, refusal, place, passed }
     }
 
     /// All stages but the last.
@@ -253,7 +259,7 @@ impl<'q> Query<'q> {
 
     /// The last stage: the packet in `message` becomes the answer, of the snapshot of the other
     /// stages; it is left empty where there is none.
-    pub fn answer(&self, snapshot: &Snapshot, now: Instant, message: &mut Vec<u8>) -> Outcome {
+    pub fn answer(&mut self, snapshot: &Snapshot, now: Instant, message: &mut Vec<u8>) -> Outcome {
         match self.refusal {
             Some(Refusal::Silence(reason)) => {
                 message.clear();
@@ -267,8 +273,9 @@ impl<'q> Query<'q> {
         let resolved = match (request.fault, request.question.class) {
             (Some(rcode), _) => Resolved::only(rcode),
             (_, CLASS_IN) => {
-                let asked = (request, &self.resolver);
-                resolve::resolve((snapshot, now), asked, self.place.as_ref(), &mut message)
+                let (asked, place) = ((request, &self.resolver), self.place.as_ref());
+                let told = (&mut message, &mut self.passed);
+                resolve::resolve((snapshot, now), asked, place, told)
             }
             (_, name::CLASS_CH) => chaos::resolve(snapshot, request, &mut message),
             _ => Resolved::only(Rcode::Refused),
@@ -296,6 +303,12 @@ impl<'q> Query<'q> {
     /// Who asked.
     pub fn resolver(&self) -> &IpAddr {
         &self.resolver
+    }
+
+    /// The services through which a chain of names led to the last one, in this order, each with
+    /// what its answer named: it is remembered by itself.
+    pub fn passed(&self) -> impl Iterator<Item = (ServiceId, Named)> {
+        self.passed.iter().flatten().flatten().copied()
     }
 
     /// For whom: the client's address, or its subnet's, as far as that counted.
@@ -337,7 +350,8 @@ impl<'q> Query<'q> {
         resolved: &Resolved,
     ) -> Outcome {
         let request = &self.request;
-        let asker = resolved.named.map_or(0, |_| self.asker(resolved));
+        let is_remembered = resolved.named.is_some() || self.passed.is_some();
+        let asker = if is_remembered { self.asker(resolved) } else { 0 };
         let Plan { identity, protection, .. } = &**snapshot.plan();
         let cookie = request.edns.as_ref().and_then(|edns| edns.cookie.as_ref());
         let baked = cookie.and_then(|of| of.bake(&protection.secrets, self.resolver, now));

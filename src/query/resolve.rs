@@ -11,12 +11,12 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
-use super::Rcode;
 use super::client;
 use super::message::{Message, Section};
 use super::name::LowerName;
 use super::receive::Request;
-use crate::ids::{RegionId, RegionSet, ServiceId};
+use super::{Named, Rcode};
+use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Body, Selection, Snapshot};
 use crate::time::{Instant, Ttl};
 use crate::zone::{
@@ -32,7 +32,7 @@ pub(super) struct Resolved {
     pub(super) scope: u8,
     pub(super) service: Option<ServiceId>,
     pub(super) region: Option<RegionId>,
-    pub(super) named: Option<(RegionSet, Ttl)>,
+    pub(super) named: Option<Named>,
     /// Whether the client's subnet decided.
     pub(super) by_subnet: bool,
     /// Whether there were records of the type that was asked for.
@@ -51,6 +51,9 @@ impl Resolved {
 /// How many CNAME records are followed. A chain in a loop ends here too: the resolver, which has
 /// its own limit, is told what was found so far.
 const LONGEST_CHAIN: usize = 8;
+
+/// The services that a chain passed before its last, each with what its answer named.
+pub(super) type Passed = [Option<(ServiceId, Named)>; LONGEST_CHAIN];
 
 /// How long "no region writes" may be cached.
 const NO_EPOCH_TTL: Ttl = Ttl::from_secs(1);
@@ -169,12 +172,13 @@ impl<'s> Choosing<'s> {
     }
 }
 
-/// Writes the records that answer `request`, whose name is at `place`.
+/// Writes the records that answer `request`, whose name is at `place`, and notes which services a
+/// chain of names passes.
 pub(super) fn resolve(
     (snapshot, now): (&Snapshot, Instant),
     asked: (&Request<'_>, &IpAddr),
     place: Option<&Place<'_>>,
-    message: &mut Message<'_>,
+    (message, passed): (&mut Message<'_>, &mut Option<Passed>),
 ) -> Resolved {
     let rtype = RecordType(asked.0.question.rtype);
     // Zones are not transferred; QTYPE ANY over all of a zone is what these two would be.
@@ -189,6 +193,7 @@ pub(super) fn resolve(
         asked,
         target: None,
         resolved: Resolved::only(Rcode::NoError),
+        passed,
     };
     if walk.step(place, message).is_continue() {
         walk.go_on(place, message);
@@ -206,6 +211,7 @@ struct Walk<'w> {
     /// The CNAME's target that is looked up now, if one was followed.
     target: Option<LowerName>,
     resolved: Resolved,
+    passed: &'w mut Option<Passed>,
 }
 
 impl Walk<'_> {
@@ -327,6 +333,9 @@ impl Walk<'_> {
         (id, choosing): (ServiceId, Option<&Choosing<'_>>),
         message: &mut Message<'_>,
     ) -> Option<ControlFlow<()>> {
+        if let (Some(service), Some(named)) = (self.resolved.service, self.resolved.named) {
+            self.pass(service, named);
+        }
         self.resolved.service = Some(id);
         let (by_subnet, (ready, prefix)) = match choosing {
             Some(choosing) => (choosing.by_subnet, choosing.selection.find()?),
@@ -357,6 +366,16 @@ impl Walk<'_> {
             }
         }
         Some(ControlFlow::Break(()))
+    }
+
+    /// A chain has led from a service to another one: each has its own regions and TTL.
+    #[inline(never)]
+    fn pass(&mut self, service: ServiceId, named: Named) {
+        (self.resolved.region, self.resolved.named) = (None, None);
+        let passed = self.passed.get_or_insert_default();
+        if let Some(free) = passed.iter_mut().find(|row| row.is_none()) {
+            *free = Some((service, named));
+        }
     }
 
     /// The name that tells which region of a service writes.

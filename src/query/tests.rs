@@ -466,6 +466,28 @@ fn a_region_can_give_a_name_instead_of_addresses() {
 }
 
 #[test]
+fn each_service_of_a_chain_is_told_with_what_its_own_answer_names() {
+    let plan = WORLD.plan();
+    let [front, web] = ["named", "web"].map(|name| plan.service_named(name));
+    let regions = |region: RegionId| RegionSet::EMPTY.with(region);
+    let named = (regions(RegionId::from_index(0).unwrap()), Ttl::from_secs(30));
+    // Where the chain ends there is an address, and no MX record.
+    for (rtype, last) in [(A, Some(named)), (MX, None)] {
+        let peer = Peer { address: ([203, 0, 113, 53], 53).into(), transport: Transport::Udp };
+        let (mut room, mut message) =
+            (LowerName::default(), query("cdn.example.com", rtype).wire());
+        let mut asked = super::Query::new(peer, &mut room);
+        asked.prepare(&message, &WORLD);
+        let outcome = asked.answer(&WORLD, Instant::default(), &mut message);
+        let Outcome::Answered(told) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((told.service, told.named), (web, last));
+        assert_eq!(told.region.map(regions), last.map(|(regions, _)| regions));
+        assert_eq!(asked.passed().collect::<Vec<_>>(), [(front.unwrap(), named)]);
+        assert_ne!(told.asker, 0);
+    }
+}
+
+#[test]
 fn the_dead_are_not_named() {
     let eu_down = world(&["192.0.2.20"]);
     let asked = query("www.example.com", A).subnet(1, 32, &[192, 0, 2, 70]);

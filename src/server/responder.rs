@@ -168,7 +168,7 @@ impl Responder {
         if let Some(service) = summary.service {
             self.sample.offer(now, snapshot.plan(), || (service, query.client(summary)));
         }
-        self.tally.count(now, summary);
+        self.tally.count(now, summary, query.passed());
     }
 
     /// Hands on a part of what was counted, and lets go of what is not answered from any more: all

@@ -15,9 +15,9 @@ use metrics::{Counter, counter};
 use super::exposure::Sheet;
 use super::limiter::Verdict;
 use crate::ids::{RegionId, RegionSet, ServiceId};
-use crate::query::{Rcode, Silence, Summary, Transport};
+use crate::query::{Named, Rcode, Silence, Summary, Transport};
 use crate::snapshot::Plan;
-use crate::time::{Instant, Ttl};
+use crate::time::Instant;
 
 /// Counts of one thread. Their keys are not for strangers to choose: a fast hash will do.
 pub(super) struct Tally {
@@ -47,7 +47,7 @@ struct Counted {
     region: Option<RegionId>,
     truncated: bool,
     /// The regions that it named, and for how long that may be remembered.
-    named: Option<(RegionSet, Ttl)>,
+    named: Option<Named>,
 }
 
 /// How long the hand takes to go round, and what was answered is told at the latest.
@@ -112,10 +112,23 @@ impl Tally {
         (self.plan, self.sheet) = (plan.clone(), sheet);
     }
 
-    /// One more answer.
-    pub(super) fn count(&mut self, now: Instant, summary: &Summary) {
+    /// One more answer; `passed` are the services that a chain of names passed before its last.
+    pub(super) fn count(
+        &mut self,
+        now: Instant,
+        summary: &Summary,
+        passed: impl Iterator<Item = (ServiceId, Named)>,
+    ) {
         let counted = Counted::of(summary);
-        if let Some((_, ttl)) = counted.named {
+        let mut first = counted.named;
+        for (row, (service, named)) in passed.filter(|_| !counted.truncated).enumerate() {
+            self.sheet.add(now, 1, service, named);
+            if row == 0 {
+                first = Some(named);
+            }
+        }
+        // What was asked for is asked for again when the first of a chain is forgotten.
+        if let Some((_, ttl)) = first {
             self.sheet.answered(now, summary.asker, ttl);
         }
         // With few services each kind of answer has a row of its own.
@@ -212,9 +225,12 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::empty;
+
     use super::*;
     use crate::config::{Config, Targets};
     use crate::server::exposure::Exposure;
+    use crate::time::Ttl;
 
     const SERVICES: usize = 200;
 
@@ -257,8 +273,8 @@ mod tests {
         tally.tell(now);
         let told = |now| exposure.remaining(now).values().map(|of| of.answers).sum::<u64>();
         for service in 0..SERVICES {
-            tally.count(now, &answer(service));
-            tally.count(now, &answer(service));
+            tally.count(now, &answer(service), empty());
+            tally.count(now, &answer(service), empty());
         }
         assert_eq!(told(now), 0, "a row each, to be told together");
         let (mut before, mut rounds) = (0, 0);
@@ -278,10 +294,31 @@ mod tests {
         let now = Instant::from_nanos(1_000_000_000_000);
         let sheet = exposure.sheet(now, &plan, Transport::Tcp);
         let mut tally = Tally::new(Transport::Tcp, plan, sheet);
-        (0..3 * SERVICES).for_each(|row| tally.count(now, &answer(row % SERVICES)));
+        (0..3 * SERVICES).for_each(|row| tally.count(now, &answer(row % SERVICES), empty()));
         tally.flush(now);
         let remaining = exposure.remaining(now);
         assert_eq!(remaining.len(), SERVICES);
         assert!(remaining.values().all(|of| of.answers == 3), "{remaining:?}");
+    }
+    #[test]
+    fn each_service_of_a_chain_is_told_by_its_own_ttl() {
+        let (plan, exposure) = (plan(), Exposure::default());
+        let now = Instant::from_nanos(1_000_000_000_000);
+        let sheet = exposure.sheet(now, &plan, Transport::Udp);
+        let mut tally = Tally::new(Transport::Udp, plan, sheet);
+        let last = answer(1);
+        let hour = last.named.map(|(regions, _)| (regions, Ttl::from_secs(3600))).unwrap();
+        let front = || ServiceId::from_index(0).map(|id| (id, hour)).into_iter();
+        tally.count(now, &last, front());
+        // The last one has no such records: nobody remembers a region of it.
+        tally.count(now, &Summary { named: None, region: None, ..last }, front());
+        tally.count(now, &Summary { truncated: true, ..last }, front());
+        tally.flush(now);
+        let told = |now| -> Vec<(String, u64)> {
+            let remaining = exposure.remaining(now).into_iter();
+            remaining.map(|((service, _), of)| (service, of.answers)).collect()
+        };
+        assert_eq!(told(now), [("s0".to_owned(), 2), ("s1".to_owned(), 1)]);
+        assert_eq!(told(now + Duration::from_secs(600)), [("s0".to_owned(), 2)]);
     }
 }
