@@ -160,8 +160,8 @@ impl Control {
     pub(super) fn doubt_absent(&mut self) {
         let now = self.clock.now();
         let Some(peers) = self.peers.as_ref().filter(|peers| peers.are_many()) else { return };
-        for ((service, _), absent) in &mut self.absent {
-            absent.doubt = peers.doubt(service);
+        for ((service, region), absent) in &mut self.absent {
+            absent.doubt = peers.doubt(service, region);
             if absent.doubt.is_some() {
                 absent.doubted = now;
             }

@@ -263,10 +263,10 @@ impl Control {
         self.tell_of(&changes);
         self.tell_of_myself();
         self.tell_others();
+        self.tell_condition();
         self.doubt_absent();
         self.tell_agreements();
         self.tell_contests();
-        self.tell_condition();
         self.replaced.retain(|old| Arc::strong_count(old) > 1);
         let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
         if !*self.ready.borrow() && (late || self.monitor.settled()) {

@@ -61,6 +61,9 @@ struct Digest {
     hash: u64,
     /// The share of all IPv4 addresses whose clients are sent to each region first.
     shares: BTreeMap<String, f64>,
+    /// The other regions that an answer names. An older version does not tell.
+    #[serde(default)]
+    others: Option<BTreeSet<String>>,
 }
 
 /// What a node says of itself.
@@ -132,8 +135,9 @@ impl Peers {
         self.of.nodes.get(node.index()).map(|of| of.name.clone()).unwrap_or_default()
     }
 
-    /// Which other node may answer for `service` otherwise than this one, and why.
-    pub(super) fn doubt(&self, service: &str) -> Option<String> {
+    /// Which other node may answer with this region of `service`, in none of whose answers it is
+    /// here, and why.
+    pub(super) fn doubt(&self, service: &str, region: &str) -> Option<String> {
         let others = (0..self.of.nodes.len()).filter_map(NodeId::from_index);
         others.filter(|node| *node != self.of.own).find_map(|node| {
             let name = self.name(node);
@@ -149,9 +153,19 @@ impl Peers {
                 (None, None) => None,
                 (None, Some(_)) => Some(format!("{name} still answers {service}")),
                 (Some(ours), Some(theirs)) if ours.hash == theirs.hash => None,
+                (Some(_), Some(theirs)) if self.means_the_same(node) && theirs.lacks(region) => {
+                    None
+                }
                 (Some(_), _) => Some(format!("{name} answers {service} differently")),
             }
         })
+    }
+
+    /// Is a region's name for a node the name of what it is here? By another configuration the
+    /// same addresses may have another one.
+    fn means_the_same(&self, node: NodeId) -> bool {
+        let ours = self.own_word.as_ref().map(|word| &word.config);
+        ours.is_some() && ours == self.conditions.get(&node).map(|word| &word.config)
     }
 
     /// Notes whether a node answers for a service as this one does.
@@ -204,7 +218,7 @@ impl Digest {
     fn of(snapshot: &Snapshot, id: ServiceId) -> Option<Self> {
         let service = snapshot.service(id)?;
         let mut text = String::new();
-        let mut shares = BTreeMap::new();
+        let (mut shares, mut others) = (BTreeMap::new(), BTreeSet::new());
         let region = |id: crate::ids::RegionId| snapshot.plan().regions.get(id.index());
         for family in Family::ALL {
             for (ready, share) in service.selector(family).iter().flat_map(|of| of.answers()) {
@@ -215,9 +229,17 @@ impl Digest {
                 if family == Family::V4 {
                     *shares.entry(name).or_insert(0.0) += share;
                 }
+                others.extend(ready.regions.iter().filter_map(region).map(|of| of.name.clone()));
             }
         }
-        Some(Self { hash: fnv1a(text.as_bytes()), shares })
+        others.retain(|name| !shares.contains_key(name));
+        Some(Self { hash: fnv1a(text.as_bytes()), shares, others: Some(others) })
+    }
+
+    /// Is a region surely in no answer?
+    fn lacks(&self, region: &str) -> bool {
+        let is_other = self.others.as_ref().is_none_or(|of| of.contains(region));
+        !is_other && !self.shares.contains_key(region)
     }
 
     /// The share of clients that are sent to another region, at least.

@@ -29,7 +29,7 @@ fn two(ours: Option<Digest>, theirs: Option<Digest>) -> Peers {
 }
 
 fn digest(hash: u64) -> Digest {
-    Digest { hash, shares: BTreeMap::new() }
+    Digest { hash, shares: BTreeMap::new(), others: None }
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn nodes_agree_on_a_service_that_neither_has() {
         (None, None, None),
     ];
     for (ours, theirs, doubt) in cases {
-        let told = two(ours.clone(), theirs.clone()).doubt("web");
+        let told = two(ours.clone(), theirs.clone()).doubt("web", "eu");
         assert_eq!(told.as_deref(), doubt, "{ours:?}, {theirs:?}");
     }
 }
@@ -53,9 +53,43 @@ fn nodes_agree_on_a_service_that_neither_has() {
 fn a_node_that_has_told_nothing_yet_is_waited_for() {
     let mut peers = two(None, None);
     peers.conditions.clear();
-    let told = peers.doubt("web");
+    let told = peers.doubt("web", "eu");
     assert_eq!(told.as_deref(), Some("ns2 has not told yet how it answers"));
     peers.fresh.clear();
-    let told = peers.doubt("web");
+    let told = peers.doubt("web", "eu");
     assert_eq!(told.as_deref(), Some("ns2 is not heard: how it answers is not known"));
+}
+
+#[test]
+fn a_node_that_answers_otherwise_is_waited_for_while_it_may_name_the_region() {
+    let names = |first: &str, others: &[&str]| Digest {
+        hash: 2,
+        shares: BTreeMap::from([(first.to_owned(), 1.0)]),
+        others: Some(others.iter().map(|&of| of.to_owned()).collect()),
+    };
+    let older = Digest { others: None, ..names("us", &[]) };
+    let differs = Some("ns2 answers web differently");
+    let cases = [
+        (names("us", &["asia"]), "7", None),
+        (names("eu", &["asia"]), "7", differs),
+        (names("us", &["eu"]), "7", differs),
+        (older, "7", differs),
+        // There, other names may be those of the same addresses.
+        (names("us", &["asia"]), "8", differs),
+    ];
+    for (theirs, config, doubt) in cases {
+        let mut peers = two(Some(digest(1)), Some(theirs.clone()));
+        let word = |config: &str| NodeWord { config: config.to_owned(), ..NodeWord::default() };
+        peers.own_word = Some(word("7"));
+        peers.conditions = peers.conditions.keys().map(|node| (*node, word(config))).collect();
+        assert_eq!(peers.doubt("web", "eu").as_deref(), doubt, "{theirs:?}, {config}");
+    }
+}
+
+#[test]
+fn versions_that_tell_less_and_more_are_understood() {
+    let older: Digest = serde_json::from_str(r#"{"hash":1,"shares":{"us":1.0}}"#).unwrap();
+    assert!(!older.lacks("eu"));
+    let newer = r#"{"hash":1,"shares":{"us":1.0},"others":[],"more":1}"#;
+    assert!(serde_json::from_str::<Digest>(newer).unwrap().lacks("eu"));
 }
