@@ -16,6 +16,7 @@ use crate::steer::{
 };
 use crate::time::Instant;
 
+use super::chains::Chain;
 use super::input::{Input, Stage};
 use super::leases::Looking;
 use super::store::{Answer, Ask};
@@ -34,8 +35,7 @@ pub(super) struct Node {
     ready_by: Instant,
     gossip: Gossip,
     holds: Holds,
-    /// What operators said of regions, or that it was taken back.
-    words: BTreeMap<RegionId, Option<Override>>,
+    words: Words,
     overrides: Overrides,
     in_force: InForce,
     is_isolated: bool,
@@ -54,14 +54,21 @@ pub(super) struct Node {
     writing: Writers,
 }
 
+/// When operators last said something of which region, and what; nothing: they took it back.
+type Words = BTreeMap<RegionId, (Instant, Option<Override>)>;
+
 /// What a node leaves on disk.
 #[derive(Clone, Default)]
 pub(super) struct Kept {
     at: Instant,
     /// What it believed.
     states: Vec<(TargetId, State)>,
+    /// What operators said of regions.
+    words: Words,
     /// What operators said of the writer.
     named: Option<Named>,
+    /// Which regions of which services were out.
+    out: Vec<(String, RegionId)>,
 }
 
 impl Kept {
@@ -72,6 +79,9 @@ impl Kept {
         Self { states, ..self }
     }
 }
+
+/// By so many clients it counts where the traffic goes, at most twice as many: as in the server.
+const SAMPLE: usize = 4096;
 
 /// What a node wants done after its turn.
 #[derive(Default)]
@@ -105,10 +115,13 @@ impl Node {
             monitor.recall(target, state, now);
         }
         let others = (0..count).filter_map(NodeId::from_index).filter(|of| *of != id);
-        let facts = Facts::of(monitor.table());
-        let snapshot = Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1));
         let mut holds = Holds::default();
         holds.limit(stage.config.max_moves);
+        let out = kept.out.iter();
+        holds.recall(out.filter_map(|(name, at)| Some((stage.config.service(name)?, *at))));
+        holds.follow(now, &stage.plan.services, stage.plan.ids(), monitor.table());
+        let facts = Facts { holds: &holds, ..Facts::of(monitor.table()) };
+        let snapshot = Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1));
         let mut node = Self {
             id,
             region,
@@ -118,7 +131,7 @@ impl Node {
             ready_by: now + stage.config.node.ready_within,
             gossip: Gossip::new(incarnation, others),
             holds,
-            words: BTreeMap::new(),
+            words: Words::new(),
             overrides: Overrides::default(),
             in_force: InForce::default(),
             is_isolated: false,
@@ -133,6 +146,10 @@ impl Node {
             monitor,
         };
         kept.named.into_iter().for_each(|named| node.follow(named));
+        for (region, (since, word)) in kept.words {
+            let said = word.map(|of| (of.word, of.ramp));
+            node.say(since, region, said);
+        }
         node
     }
 
@@ -155,29 +172,36 @@ impl Node {
         region: RegionId,
         said: Option<(Word, Option<Ramp>)>,
     ) {
-        let text = said.map(|(word, ramp)| {
-            let ramp = ramp.map_or((0, 0), |ramp| (ramp.percent, ramp.every.as_secs()));
-            format!("{word} {} {} {}", now.as_nanos(), ramp.0, ramp.1)
-        });
-        let text = text.unwrap_or_default();
+        let since = now.as_nanos();
+        let text = match said {
+            Some((word, ramp)) => {
+                let ramp = ramp.map_or((0, 0), |ramp| (ramp.percent, ramp.every.as_secs()));
+                format!("{since} {word} {} {}", ramp.0, ramp.1)
+            }
+            None => since.to_string(),
+        };
         self.heed(region, &text);
         self.gossip.set(format!("w/{}", region.index()), Some(text));
     }
 
-    /// Follows what was said, as [`Self::say`] writes it.
+    /// Follows what was said, as [`Self::say`] writes it, unless it knows of something later.
     fn heed(&mut self, region: RegionId, text: &str) {
-        let read = || {
-            let mut parts = text.split(' ');
+        let mut parts = text.split(' ');
+        let Some(since) = parts.next().and_then(|since| since.parse().ok()) else { return };
+        let since = Instant::from_nanos(since);
+        if self.words.get(&region).is_some_and(|(at, _)| *at > since) {
+            return;
+        }
+        let mut read = || {
             let word = parts.next()?.parse().ok()?;
-            let since = Instant::from_nanos(parts.next()?.parse().ok()?);
             let percent = parts.next()?.parse().ok()?;
             let every = Duration::from_secs(parts.next()?.parse().ok()?);
             let ramp = (percent > 0).then_some(Ramp { percent, every });
             let scope = Scope::Region(region);
             Some(Override { scope, word, since, until: None, ramp, ahead: Duration::ZERO })
         };
-        self.words.insert(region, read());
-        self.overrides = self.words.values().copied().flatten().collect();
+        self.words.insert(region, (since, read()));
+        self.overrides = self.words.values().filter_map(|(_, word)| *word).collect();
     }
 
     /// Runs another configuration from now on, in which these targets count.
@@ -321,7 +345,16 @@ impl Node {
     /// What it leaves on disk of these.
     pub(super) fn keep(&self, now: Instant, targets: &[TargetId]) -> Kept {
         let state = |target: &TargetId| (*target, self.monitor.table().get(*target).state);
-        Kept { at: now, states: targets.iter().map(state).collect(), named: self.named.clone() }
+        let services = &self.snapshot.plan().services;
+        let name = |of: ServiceId| services.get(of.index()).map(|of| of.name.clone());
+        let out = self.holds.out().filter_map(|(of, at)| Some((name(of)?, at)));
+        Kept {
+            at: now,
+            states: targets.iter().map(state).collect(),
+            words: self.words.clone(),
+            named: self.named.clone(),
+            out: out.collect(),
+        }
     }
 
     /// Does any of its answers name the region?
@@ -374,8 +407,24 @@ impl Node {
         }
     }
 
-    /// Does what is due, in the order that the server does it.
-    pub(super) fn turn(&mut self, now: Instant) -> Wants {
+    /// How much of the traffic each region has, by where this node sends these clients.
+    fn traffic(&self, clients: &[Chain]) -> BTreeMap<RegionId, f64> {
+        let service = self.snapshot.service(self.service);
+        let selector = service.and_then(|service| service.selector(Family::V4));
+        let some = clients.iter().step_by(clients.len() / SAMPLE + 1);
+        let share = 1.0 / some.len().max(1) as f64;
+        let mut traffic = BTreeMap::new();
+        for client in some {
+            let ready = selector.and_then(|of| of.select(client.client.into()));
+            if let Some(region) = ready.and_then(|(ready, _)| ready.first) {
+                *traffic.entry(region).or_default() += share;
+            }
+        }
+        traffic
+    }
+
+    /// Does what is due, in the order that the server does it; these clients ask.
+    pub(super) fn turn(&mut self, now: Instant, clients: &[Chain]) -> Wants {
         let plan = self.snapshot.plan().clone();
         let mut wants = Wants::default();
         self.hear_peers(now);
@@ -391,6 +440,9 @@ impl Node {
         let is_due = self.holds.next_change().is_some_and(|at| now >= at);
         let of_time = is_due.then_some(self.service);
         let which: Vec<ServiceId> = affected.iter().copied().chain(of_time).collect();
+        if self.holds.counts_traffic() && !which.is_empty() {
+            self.holds.measure(self.traffic(clients));
+        }
         affected.extend(self.holds.follow(now, &plan.services, which, self.monitor.table()));
         self.follow_named();
         let in_force = self.overrides.at(now);

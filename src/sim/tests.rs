@@ -199,6 +199,53 @@ fn caches_that_may_give_what_is_old_when_nobody_answers_do() {
     assert_eq!((worst(0.0), worst(30.0), worst(3600.0)), (1.0, 1.0, 0.0));
 }
 
+/// Every node dies at 200 s, and starts again half a minute later; `eu` is well then.
+const RESTART: &str = "{ at: 200s, kill: ns1 }, { at: 200s, kill: ns2 }, { at: 200s, kill: ns3 }, \
+    { at: 220s, revive: eu }, \
+    { at: 230s, start: ns1 }, { at: 230s, start: ns2 }, { at: 230s, start: ns3 }";
+
+/// Which regions left the answers, and when each was back.
+fn moved(outcome: &Outcome) -> Vec<(&str, Option<f64>)> {
+    outcome.moved.iter().map(|of| (of.region.as_str(), of.back)).collect()
+}
+
+#[test]
+fn what_an_operator_said_outlives_the_nodes() {
+    let loaded = loaded("ttl: 10s");
+    let play = |more: &str| played(&loaded, 400, population(&[cache(0.0)]), more);
+    let drained = play(&format!("resolvers: 1000\nevents: [{{ at: 60s, drain: eu }}, {RESTART}]"));
+    assert_eq!(moved(&drained), [("eu", None)]);
+    // A node that was away when it was taken back does not bring it up again.
+    let cleared = play(
+        "resolvers: 1000
+events: [{ at: 60s, drain: eu }, { at: 100s, kill: ns2 }, { at: 150s, clear: eu },
+  { at: 200s, start: ns2 }]",
+    );
+    let back = cleared.moved.first().and_then(|of| of.back).unwrap();
+    assert!((150.0..160.0).contains(&back), "{back}");
+    assert_eq!(moved(&cleared), [("eu", Some(back))]);
+}
+
+#[test]
+fn a_region_that_an_operator_lets_back_stays_out_over_a_start() {
+    let loaded = loaded("ttl: 10s\n    failback: manual");
+    let more = format!("resolvers: 1000\nevents: [{{ at: 60s, crash: eu }}, {RESTART}]");
+    let outcome = played(&loaded, 400, population(&[cache(0.0)]), &more);
+    assert_eq!(moved(&outcome), [("eu", None)]);
+}
+
+#[test]
+fn no_more_of_the_traffic_leaves_than_may() {
+    for (share, left) in [("20%", vec![("eu", None)]), ("100%", vec![("eu", None), ("asia", None)])]
+    {
+        let loaded = loaded(&format!("ttl: 10s\nmax_moves: {{ share: {share}, within: 10m }}"));
+        let more = "resolvers: 1000\nevents: [{ at: 60s, crash: eu }, { at: 120s, crash: asia }]";
+        let outcome = played(&loaded, 200, population(&[cache(0.0)]), more);
+        // One may always leave.
+        assert_eq!(moved(&outcome), left, "{share}");
+    }
+}
+
 #[test]
 fn conflicting_writes_are_about_what_the_arithmetic_says() {
     let loaded = loaded("ttl: 30s");

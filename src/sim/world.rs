@@ -431,7 +431,7 @@ impl<'i> World<'i> {
     pub(super) fn turn(&mut self, row: usize) {
         let now = self.now;
         let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) else { return };
-        let wants = node.turn(now);
+        let wants = node.turn(now, &self.chains.list);
         let (writer, node_is_leased) = (node.writer(), node.is_leased());
         let (id, from, incarnation) = (node.id, node.region, node.incarnation);
         let wake = node.wake(now);
