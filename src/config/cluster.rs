@@ -57,7 +57,7 @@ impl Cluster {
 const VANTAGES: usize = 5;
 
 /// More nodes than this need another protocol: each speaks with each.
-const MOST_NODES: usize = 32;
+pub(crate) const MOST_NODES: usize = 32;
 
 /// `cluster`, for the node called `name`.
 pub(super) fn read(

@@ -41,15 +41,26 @@ pub(crate) fn writes(fields: &mut Fields<'_>, problems: &mut Problems) -> Option
     };
     let rate = number(fields.need("rate", problems), 1_000_000, problems);
     let keys = number(fields.get("keys"), 10_000_000, problems).unwrap_or(KEYS);
-    let exponent = fields.get("exponent").map(|at| at.parsed::<f64>("a number", problems));
+    let exponent = fields.get("exponent").and_then(|at| exponent(&at, problems));
     let delay = seconds(fields, "delay", problems).unwrap_or(DELAY);
     let private = fields.get("private").and_then(|at| at.share(problems)).unwrap_or(0.0);
     let keys = usize::try_from(keys).ok()?;
-    let shared = match exponent.flatten() {
+    let shared = match exponent {
         Some(exponent) => Popularity::Zipf { keys, exponent },
         None => Popularity::Uniform { keys },
     };
     Some(Writes { rate: rate? as f64, delay, shared, private, each: 0.0 })
+}
+
+/// How steeply the popularity of keys falls: from 0, evenly, to where nobody writes but to one.
+fn exponent(at: &At<'_>, problems: &mut Problems) -> Option<f64> {
+    let expected = "a number from 0 to 10, such as 0.9";
+    let read = at.parsed::<f64>(expected, problems)?;
+    if !(0.0..=10.0).contains(&read) {
+        at.wrong(expected, problems);
+        return None;
+    }
+    Some(read)
 }
 
 /// Over how many keys writes spread, if nothing is said.

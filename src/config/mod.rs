@@ -43,6 +43,7 @@ mod webhooks;
 pub(crate) mod yaml;
 mod zones;
 
+pub(crate) use cluster::MOST_NODES;
 pub use cluster::{Cluster, Member};
 pub use convergence::Convergence;
 pub(crate) use convergence::{population, writes};

@@ -249,7 +249,7 @@ impl Chains {
             let ends = now.as_nanos() / 1_000_000_000 + Duration::from_secs_f64(seconds).as_secs();
             chain.ends = u32::try_from(ends).unwrap_or(u32::MAX);
         }
-        if let Some(seconds) = seconds {
+        if let Some(seconds) = seconds.map(|seconds| seconds.max(SOONEST)) {
             let is_first = was == NOWHERE && now < self.settled;
             // What ends by chance is as likely to end whenever it began.
             let is_first = is_first && !matches!(kind, Layer::Connection { .. });
@@ -276,6 +276,9 @@ impl Chains {
     }
 }
 
+/// What holds nothing looks this often, in seconds: time must go on.
+const SOONEST: f64 = 0.1;
+
 /// The bit of a layer in the queue that says: it forgets, and asks again when somebody asks it.
 const FORGETS: u8 = 0x80;
 
@@ -301,20 +304,31 @@ fn holds(layer: &Layer, ttl: f64, dice: &mut Stream) -> Option<f64> {
         Layer::StaleFirst { every, limit } => Some(ttl + exponential(every, dice).min(limit)),
         Layer::Hold { seconds, .. } => Some(seconds),
         Layer::Connection { every, idle } => {
+            if every <= 0.0 {
+                return None;
+            }
             // Until a gap is long enough; then it is closed.
             let mut open = 0.0;
+            if idle > RARE * every {
+                // What happens rarely does so at any time alike, of which this is the mean.
+                open = exponential(every * (idle / every).exp_m1(), dice);
+                return (open < LONGEST).then_some(open + idle);
+            }
             while open < LONGEST {
                 let gap = exponential(every, dice);
                 if gap >= idle {
                     return Some(open + idle);
                 }
-                open += gap.max(1e-3);
+                open += gap;
             }
             None
         }
         Layer::Pinned => None,
     }
 }
+
+/// A gap of so many times the mean is rare: one in some twenty thousand.
+const RARE: f64 = 10.0;
 
 /// A week: no scenario is longer.
 const LONGEST: f64 = 604_800.0;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::scenario::{Act, LONGEST, Wish, Writing, share};
-use crate::config::Config;
 use crate::config::read::{At, Fields, Problems};
+use crate::config::{Config, MOST_NODES};
 use crate::ids::{RegionId, ServiceId};
 use crate::steer::{Lease, Policy, Word};
 
@@ -47,11 +47,15 @@ impl Regions<'_> {
         problems: &mut Problems,
     ) -> Vec<(String, RegionId)> {
         if let Some(at) = at {
-            let named = at.named(problems).into_iter();
+            let named = at.named(problems);
+            if named.len() > MOST_NODES {
+                let what = format!("{} nodes; expected at most {MOST_NODES}", named.len());
+                problems.error(at.place(), &at.key, what);
+            }
             let node = |(name, _, at): (&str, _, At<'_>)| {
                 Some((name.to_owned(), self.region(&at, problems)?))
             };
-            return named.filter_map(node).collect();
+            return named.into_iter().filter_map(node).collect();
         }
         let members = self.config.cluster.iter().flat_map(|cluster| &cluster.nodes);
         let placed: Vec<_> = members

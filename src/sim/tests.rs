@@ -247,6 +247,19 @@ fn no_more_of_the_traffic_leaves_than_may() {
 }
 
 #[test]
+fn who_holds_nothing_or_for_ever_does_not_stop_time() {
+    let loaded = loaded("ttl: 10s");
+    let connection = |every| Layer::Connection { every, idle: 60.0 };
+    let hold = Layer::Hold { seconds: 0.0, every: 0.0 };
+    let more = "resolvers: 50\nevents: [{ at: 10s, drain: eu }]";
+    for (layer, stays) in [(connection(0.0), true), (connection(0.001), true), (hold, false)] {
+        let outcome = played(&loaded, 60, population(&[cache(0.0), layer]), more);
+        let left = outcome.shares[59][1] / outcome.moved[0].had;
+        assert_eq!(left > 0.5, stays, "{layer:?}: {left}");
+    }
+}
+
+#[test]
 fn conflicting_writes_are_about_what_the_arithmetic_says() {
     let loaded = loaded("ttl: 30s");
     let more = "resolvers: 5000
@@ -287,4 +300,14 @@ events:
     for line in expected {
         assert!(told.contains(&line.to_owned()), "{line} is not in {told:#?}");
     }
+}
+
+#[test]
+fn more_nodes_than_decide_together_are_refused() {
+    let loaded = loaded("ttl: 30s");
+    let nodes: Vec<String> = (0..256).map(|row| format!("ns{row}: us")).collect();
+    let text = format!("config: here\nfor: 10m\nnodes: {{ {} }}\n", nodes.join(", "));
+    let told = Draft::parse("test", &text).unwrap().scenario(&loaded.config).unwrap_err();
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["test:3:8: error: nodes: 256 nodes; expected at most 32"]);
 }
