@@ -68,7 +68,7 @@ pub(super) struct Kept {
     /// What operators said of the writer.
     named: Option<Named>,
     /// Which regions of which services were out.
-    out: Vec<(String, RegionId)>,
+    out: Vec<(String, RegionId, Family)>,
 }
 
 impl Kept {
@@ -118,7 +118,8 @@ impl Node {
         let mut holds = Holds::default();
         holds.limit(stage.config.max_moves);
         let out = kept.out.iter();
-        holds.recall(out.filter_map(|(name, at)| Some((stage.config.service(name)?, *at))));
+        let out = out.filter_map(|(name, at, by)| Some((stage.config.service(name)?, *at, *by)));
+        holds.recall(out);
         holds.follow(now, &stage.plan.services, stage.plan.ids(), monitor.table());
         let facts = Facts { holds: &holds, ..Facts::of(monitor.table()) };
         let snapshot = Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1));
@@ -347,7 +348,7 @@ impl Node {
         let state = |target: &TargetId| (*target, self.monitor.table().get(*target).state);
         let services = &self.snapshot.plan().services;
         let name = |of: ServiceId| services.get(of.index()).map(|of| of.name.clone());
-        let out = self.holds.out().filter_map(|(of, at)| Some((name(of)?, at)));
+        let out = self.holds.out().filter_map(|(of, at, by)| Some((name(of)?, at, by)));
         Kept {
             at: now,
             states: targets.iter().map(state).collect(),

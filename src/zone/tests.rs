@@ -357,20 +357,22 @@ fn a_server_below_its_delegation_needs_an_address() {
     assert_eq!(told_of("sub 60 NS sub\n").len(), 1);
 }
 
+/// What is wrong with a zone of these records and steered names.
+fn faults(records: &[(&str, RecordType)], steered: &[(&str, Steered)]) -> Vec<String> {
+    let service = ServiceId::from_index(0).unwrap();
+    let mut builder = ZoneBuilder::new(name("example.com"));
+    builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
+    for (owner, rtype) in records {
+        let data = name("target.example.net");
+        builder.add(&name(owner), Ttl::from_secs(60), *rtype, data.as_wire());
+    }
+    steered.iter().for_each(|(owner, kind)| builder.steer(&name(owner), service, *kind));
+    let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|found| found);
+    problems.iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn conflicts_are_all_told() {
-    let service = ServiceId::from_index(0).unwrap();
-    let faults = |records: &[(&str, RecordType)], steered: &[(&str, Steered)]| -> Vec<String> {
-        let mut builder = ZoneBuilder::new(name("example.com"));
-        builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
-        for (owner, rtype) in records {
-            let data = name("target.example.net");
-            builder.add(&name(owner), Ttl::from_secs(60), *rtype, data.as_wire());
-        }
-        steered.iter().for_each(|(owner, kind)| builder.steer(&name(owner), service, *kind));
-        let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|found| found);
-        problems.iter().map(ToString::to_string).collect()
-    };
     let (cname, ns, txt) = (RecordType::CNAME, RecordType::NS, RecordType::TXT);
     assert_eq!(faults(&[("a.example.com", cname)], &[("b.example.com", Steered::Alias)]), [""; 0]);
     let rows = [

@@ -139,10 +139,7 @@ impl Control {
         held.set(loaded.config.held());
         let mut webhooks = Webhooks::new(clock, seed, &loaded.folder, store.clone());
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
-        if let Some(newest) = &loaded.certificate {
-            certificate.set(newest.clone());
-        }
-        let at_start = loaded.config.read_at_start();
+        loaded.certificate.iter().for_each(|newest| certificate.set(newest.clone()));
         let holds = hold(&monitor, &loaded, &recalled, now);
         let planned = overrides::planned(&loaded.config, now);
         let overrides = overrides::resolve(&recalled.said, &planned, &loaded.config);
@@ -176,10 +173,10 @@ impl Control {
             published,
             replaced: Vec::new(),
             certificate,
+            at_start: loaded.config.read_at_start(),
             loaded: Arc::new(loaded),
             applied: now,
             started: now,
-            at_start,
             ready,
             answering: now,
             ttls: Ttls::recalled(recalled.given),
