@@ -8,9 +8,9 @@
 //! to be waited for.
 //!
 //! A bounded number of resolvers is watched. Of all that come to a place the one with the smallest
-//! hash has it, until it has not asked for two hours. By who comes first it would mostly be one that
+//! hash has it, until it has not asked for two hours. The first to come would mostly be one that
 //! asks often; a hash is the same however often it comes. It is seeded, so that nobody can choose
-//! one: who asks very many questions has many of the places, as it has many of the questions.
+//! one: who asks very many questions has as many of the places as of the questions, and no more.
 
 use std::cmp::Ordering;
 use std::sync::atomic::AtomicU64;

@@ -112,26 +112,29 @@ type Refused = (StatusCode, &'static str);
 
 /// The message of a request, or the status that says why there is none.
 async fn message(request: Request<Incoming>) -> Result<Vec<u8>, Refused> {
-    if request.uri().path() != PATH {
+    let (head, body) = request.into_parts();
+    // First all of it, also of what is refused: some clients take it for an error of the connection
+    // if the answer comes before they have sent their request.
+    let body = Limited::new(body, LONGEST).collect().await;
+    let what = "a DNS message has 65,535 octets at most, and all of them are to come";
+    let body = body.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, what))?;
+    if head.uri.path() != PATH {
         return Err((StatusCode::NOT_FOUND, "queries go to /dns-query"));
     }
-    match *request.method() {
+    match head.method {
         Method::GET => {
-            let fields = request.uri().query().unwrap_or_default().split('&');
-            let given = fields.filter_map(|field| field.strip_prefix("dns=")).next();
+            let mut fields = head.uri.query().unwrap_or_default().split('&');
+            let given = fields.find_map(|field| field.strip_prefix("dns="));
             let what = "expected `?dns=` and a DNS message in base64url without padding";
             let given = given.and_then(|given| BASE64_URL_SAFE_NO_PAD.decode(given).ok());
             given.ok_or((StatusCode::BAD_REQUEST, what))
         }
         Method::POST => {
-            let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
             if kind.is_none_or(|kind| !kind.eq_ignore_ascii_case(MESSAGE.as_bytes())) {
                 let what = "expected a body of the type application/dns-message";
                 return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
             }
-            let body = Limited::new(request.into_body(), LONGEST).collect().await;
-            let what = "a DNS message has 65,535 octets at most, and all of them are to come";
-            let body = body.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, what))?;
             Ok(body.to_bytes().to_vec())
         }
         _ => Err((StatusCode::METHOD_NOT_ALLOWED, "queries are asked by GET or POST")),

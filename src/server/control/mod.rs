@@ -9,7 +9,7 @@
 //! One task owns the monitor and everything that is decided; others send it requests and get
 //! values back. What it publishes, the sockets' threads read without waiting for it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,19 +34,21 @@ use crate::server::overrides::{self, Said};
 use crate::server::prober::{Held, Prober};
 use crate::server::responder::Published;
 use crate::server::sample::Sample;
-use crate::server::store::{Kept, Recalled, Store};
+use crate::server::store::{Recalled, Store};
 use crate::server::webhooks::Webhooks;
 
 use crate::snapshot::{Plan, Snapshot};
-use crate::steer::{Facts, Family, Hold, Holds, InForce, Overrides, Scope};
+use crate::steer::{Facts, Hold, Holds, InForce, Overrides};
 use crate::time::Instant;
 use absent::{Absents, Begun};
+use recalled::{hold, watching};
 use ttls::Ttls;
 use writers::Writing;
 
 mod absent;
 mod desk;
 mod peers;
+mod recalled;
 mod tell;
 mod ttls;
 mod writers;
@@ -344,12 +346,6 @@ impl Control {
         changed
     }
 
-    /// Keeps what is out for the next process: `web/eu AAAA`.
-    fn keep_out(&self) {
-        let name = |(of, at, family)| format!("{} {family}", self.loaded.plan.pool_name(of, at));
-        self.store.out(self.holds.out().map(name).collect());
-    }
-
     /// Decides `changed` services anew, or all, and lets that be answered.
     fn publish(&mut self, changed: Option<&[ServiceId]>) {
         let began = self.clock.now();
@@ -548,56 +544,6 @@ impl Control {
             let is_refused = self.refused.iter().any(|(refused, ..)| *refused == what);
             let value = if is_refused { 1.0 } else { 0.0 };
             gauge!("meridian_reload_refused", "what" => what.label()).set(value);
-        }
-    }
-}
-
-/// What was kept to be out: a family of a service's region; all, if none is named, as earlier
-/// versions did.
-fn out(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
-    let named = Family::ALL.into_iter().find_map(|family| {
-        let pool = told.strip_suffix(&format!(" {family}"))?;
-        Some((pool, vec![family]))
-    });
-    let (pool, families) = named.unwrap_or((told, Family::ALL.to_vec()));
-    let scope = pool.parse().and_then(|subject| overrides::scope(&subject, config));
-    let Ok(Scope::Pool(service, region)) = scope else { return Vec::new() };
-    let pools = config.services.get(service.index()).map_or(&[][..], |of| &of.pools);
-    let has = |family: &Family| pools.iter().any(|of| of.region == region && of.has(*family));
-    families.into_iter().filter(has).map(|family| (service, region, family)).collect()
-}
-
-/// What is held back or kept, after what an earlier process knew of it.
-fn hold(monitor: &Monitor, loaded: &Loaded, recalled: &Recalled, now: Instant) -> Holds {
-    let mut holds = Holds::default();
-    holds.limit(loaded.config.max_moves);
-    holds.recall(recalled.out.iter().flat_map(|told| out(told, &loaded.config)));
-    holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
-    holds
-}
-
-/// A monitor that watches all that is configured.
-fn watching(seed: Seed, config: &Config, recalled: &Recalled, now: Instant) -> Monitor {
-    let mut monitor = Monitor::new(seed);
-    for target in &config.targets {
-        monitor.watch(now, target.id, target.schedule);
-    }
-    monitor.set_canaries(config.canaries.iter().copied());
-    recall(&mut monitor, config, recalled, now);
-    monitor
-}
-
-/// Gives `monitor` back what an earlier process believed, if that is not too old.
-fn recall(monitor: &mut Monitor, config: &Config, recalled: &Recalled, now: Instant) {
-    let is_young = |at: Instant| now.since(at) <= config.node.believe_state_for;
-    if !recalled.alive.is_some_and(is_young) {
-        return;
-    }
-    let states: HashMap<&str, &Kept> =
-        recalled.states.iter().map(|kept| (kept.target.as_str(), kept)).collect();
-    for target in &config.targets {
-        if let Some(kept) = states.get(target.key().as_str()) {
-            monitor.recall(target.id, kept.state, kept.since);
         }
     }
 }

@@ -1,0 +1,72 @@
+//! What a process leaves to the next one, and what that makes of it.
+
+use std::collections::HashMap;
+
+use super::Control;
+use crate::config::Config;
+use crate::health::Monitor;
+use crate::ids::{RegionId, ServiceId};
+use crate::rng::Seed;
+use crate::server::load::Loaded;
+use crate::server::overrides;
+use crate::server::store::{Kept, Recalled};
+use crate::steer::{Family, Holds, Scope};
+use crate::time::Instant;
+
+impl Control {
+    /// Keeps what is out for the next process: `web/eu AAAA`.
+    pub(super) fn keep_out(&self) {
+        let name = |(of, at, family)| format!("{} {family}", self.loaded.plan.pool_name(of, at));
+        self.store.out(self.holds.out().map(name).collect());
+    }
+}
+
+/// What was kept to be out: a family of a service's region; all, if none is named, as earlier
+/// versions did.
+fn out(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
+    let named = Family::ALL.into_iter().find_map(|family| {
+        let pool = told.strip_suffix(&format!(" {family}"))?;
+        Some((pool, vec![family]))
+    });
+    let (pool, families) = named.unwrap_or((told, Family::ALL.to_vec()));
+    let scope = pool.parse().and_then(|subject| overrides::scope(&subject, config));
+    let Ok(Scope::Pool(service, region)) = scope else { return Vec::new() };
+    let pools = config.services.get(service.index()).map_or(&[][..], |of| &of.pools);
+    let has = |family: &Family| pools.iter().any(|of| of.region == region && of.has(*family));
+    families.into_iter().filter(has).map(|family| (service, region, family)).collect()
+}
+
+/// What is held back or kept, after what an earlier process knew of it.
+pub(super) fn hold(monitor: &Monitor, loaded: &Loaded, recalled: &Recalled, now: Instant) -> Holds {
+    let mut holds = Holds::default();
+    holds.limit(loaded.config.max_moves);
+    holds.recall(recalled.out.iter().flat_map(|told| out(told, &loaded.config)));
+    holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
+    holds
+}
+
+/// A monitor that watches all that is configured.
+pub(super) fn watching(seed: Seed, config: &Config, recalled: &Recalled, now: Instant) -> Monitor {
+    let mut monitor = Monitor::new(seed);
+    for target in &config.targets {
+        monitor.watch(now, target.id, target.schedule);
+    }
+    monitor.set_canaries(config.canaries.iter().copied());
+    recall(&mut monitor, config, recalled, now);
+    monitor
+}
+
+/// Gives `monitor` back what an earlier process believed, if that is not too old.
+fn recall(monitor: &mut Monitor, config: &Config, recalled: &Recalled, now: Instant) {
+    let is_young = |at: Instant| now.since(at) <= config.node.believe_state_for;
+    if !recalled.alive.is_some_and(is_young) {
+        return;
+    }
+    let states: HashMap<&str, &Kept> =
+        recalled.states.iter().map(|kept| (kept.target.as_str(), kept)).collect();
+    for target in &config.targets {
+        if let Some(kept) = states.get(target.key().as_str()) {
+            monitor.recall(target.id, kept.state, kept.since);
+        }
+    }
+}
