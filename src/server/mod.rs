@@ -4,7 +4,7 @@
 //! load → bind → probe → first verdicts → answer
 //!  │              └─ control: probes out, verdicts in, snapshots published
 //!  └─ reload: changed files, SIGHUP
-//! udp, tcp, encrypted → responder → query::answer(newest snapshot)
+//! udp, tcp, https, quic → responder → query::answer(newest snapshot)
 //! http: the dashboard, the API, the metrics
 //! ```
 //!

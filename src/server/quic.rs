@@ -20,6 +20,7 @@ use quinn::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tracing::error;
 
 use super::certificate::Newest;
 use super::encrypted::{Spoken, tls_config};
@@ -29,7 +30,7 @@ use crate::query::{Peer, Transport};
 
 /// How many handshakes may be under way with addresses that nobody has proven: more are asked to
 /// prove theirs (RFC 9000 §8.1.2).
-const UNPROVEN: usize = 128;
+const UNPROVEN: usize = 32;
 
 /// How many queries of one connection may be under way.
 const STREAMS: u32 = 100;
@@ -82,6 +83,7 @@ pub(super) fn serve(
         while let Some(incoming) = listener.0.accept().await {
             welcome(incoming, &unproven, &answers, &room);
         }
+        error!("a QUIC listener has ended");
     })
 }
 

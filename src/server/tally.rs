@@ -300,6 +300,7 @@ mod tests {
         assert_eq!(remaining.len(), SERVICES);
         assert!(remaining.values().all(|of| of.answers == 3), "{remaining:?}");
     }
+
     #[test]
     fn each_service_of_a_chain_is_told_by_its_own_ttl() {
         let (plan, exposure) = (plan(), Exposure::default());
