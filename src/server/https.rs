@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::encrypted::HTTP_2;
-use super::responder::Responder;
+use super::responder::{Responder, Shared};
 use crate::query::Peer;
 
 /// Where queries go (RFC 8484 §4.1).
@@ -52,7 +52,7 @@ pub(super) async fn converse(
     idle: Duration,
 ) -> io::Result<()> {
     let is_2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    let (responder, (told, heard)) = (Arc::new(Mutex::new(responder)), watch::channel(()));
+    let (responder, (told, heard)) = (Shared::new(responder), watch::channel(()));
     let told = Arc::new(told);
     let service = service_fn(|request| {
         let (responder, told) = (responder.clone(), told.clone());
@@ -142,14 +142,8 @@ async fn message(request: Request<Incoming>) -> Result<Vec<u8>, Refused> {
 }
 
 /// The answer to a message.
-fn respond(responder: &Mutex<Responder>, message: &[u8], peer: Peer) -> Response<Full<Bytes>> {
-    let mut out = Vec::new();
-    {
-        let mut responder = responder.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = responder.now();
-        responder.respond(now, message, peer, &mut out);
-        responder.flush(now);
-    }
+fn respond(responder: &Shared, message: &[u8], peer: Peer) -> Response<Full<Bytes>> {
+    let out = responder.answer(message, peer);
     if out.is_empty() {
         return refused(StatusCode::BAD_REQUEST, "this is no DNS query");
     }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use domain::base::Message;
 use domain::base::opt::UnknownOptData;
@@ -24,7 +24,7 @@ use tracing::error;
 
 use super::certificate::Newest;
 use super::encrypted::{Spoken, tls_config};
-use super::responder::{Answers, Responder};
+use super::responder::{Answers, Responder, Shared};
 use super::tcp::{Room, Taken};
 use crate::query::{Peer, Transport};
 
@@ -139,7 +139,7 @@ fn refused(reason: &'static str) {
 /// Answers one connection's queries until it ends, or is idle.
 async fn converse(connection: &Connection, address: SocketAddr, answers: &Answers, taken: &Taken) {
     let peer = Peer { address, transport: Transport::Quic };
-    let responder = Arc::new(Mutex::new(Responder::new(answers.clone(), Transport::Quic)));
+    let responder = Shared::new(Responder::new(answers.clone(), Transport::Quic));
     let idle = taken.idle();
     let mut streams = JoinSet::new();
     while let Ok(Ok(stream)) = timeout(idle, connection.accept_bi()).await {
@@ -164,18 +164,12 @@ struct Wrong;
 async fn answer(
     (mut send, mut receive): (SendStream, RecvStream),
     peer: Peer,
-    responder: &Mutex<Responder>,
+    responder: &Shared,
 ) -> Result<(), Wrong> {
     // What is cut short is nobody's query any more.
     let Ok(octets) = receive.read_to_end(LONGEST).await else { return Ok(()) };
     let message = query(&octets).ok_or(Wrong)?;
-    let mut out = Vec::new();
-    {
-        let mut responder = responder.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = responder.now();
-        responder.respond(now, message, peer, &mut out);
-        responder.flush(now);
-    }
+    let out = responder.answer(message, peer);
     let Ok(length) = u16::try_from(out.len()) else { return Ok(()) };
     let whole = [&length.to_be_bytes(), &*out].concat();
     if length == 0 || send.write_all(&whole).await.is_err() || send.finish().is_err() {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -183,6 +183,24 @@ impl Responder {
     /// Hands on all that was counted.
     pub(super) fn flush(&mut self, now: Instant) {
         self.tally.flush(now);
+    }
+}
+
+/// That of a connection which brings several queries at a time.
+pub(super) struct Shared(Mutex<Responder>);
+
+impl Shared {
+    pub(super) fn new(responder: Responder) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(responder)))
+    }
+
+    /// The answer to `packet`; empty, if there is none.
+    pub(super) fn answer(&self, packet: &[u8], peer: Peer) -> Vec<u8> {
+        let mut responder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, mut out) = (responder.now(), Vec::new());
+        responder.respond(now, packet, peer, &mut out);
+        responder.flush(now);
+        out
     }
 }
 
