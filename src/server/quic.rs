@@ -94,10 +94,7 @@ fn welcome(incoming: Incoming, unproven: &Arc<Semaphore>, answers: &Answers, roo
     let entry = if incoming.remote_address_validated() {
         match room.take(address.ip()) {
             Ok(taken) => Entry::Room(taken),
-            Err(reason) => {
-                refused(reason);
-                return incoming.refuse();
-            }
+            Err(_) => return incoming.refuse(),
         }
     } else if let Ok(permit) = unproven.clone().try_acquire_owned() {
         Entry::Unproven(permit)
@@ -116,10 +113,7 @@ fn welcome(incoming: Incoming, unproven: &Arc<Semaphore>, answers: &Answers, roo
         };
         match taken {
             Ok(taken) => converse(&connection, address, &answers, &taken).await,
-            Err(reason) => {
-                refused(reason);
-                connection.close(EXCESSIVE_LOAD, reason.as_bytes());
-            }
+            Err(reason) => connection.close(EXCESSIVE_LOAD, reason.as_bytes()),
         }
     });
 }
@@ -130,10 +124,6 @@ enum Entry {
     Room(Taken),
     /// One of few whose addresses may be others'.
     Unproven(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
-}
-
-fn refused(reason: &'static str) {
-    counter!("meridian_tcp_refused_total", "reason" => reason).increment(1);
 }
 
 /// Answers one connection's queries until it ends, or is idle.

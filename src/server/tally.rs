@@ -249,6 +249,14 @@ mod tests {
         Plan::new(zones, services, regions, Vec::new(), identity).into()
     }
 
+    /// A moment, and what is counted from then on, and told where.
+    fn world(transport: Transport) -> (Instant, Exposure, Tally) {
+        let (now, plan) = (Instant::from_nanos(1_000_000_000_000), plan());
+        let exposure = Exposure::default();
+        let sheet = exposure.sheet(now, &plan, transport);
+        (now, exposure, Tally::new(transport, plan, sheet))
+    }
+
     fn answer(service: usize) -> Summary {
         let region = RegionId::from_index(0).unwrap();
         Summary {
@@ -266,10 +274,7 @@ mod tests {
 
     #[test]
     fn all_is_told_within_a_round_and_little_at_a_time() {
-        let (plan, exposure) = (plan(), Exposure::default());
-        let mut now = Instant::from_nanos(1_000_000_000_000);
-        let sheet = exposure.sheet(now, &plan, Transport::Udp);
-        let mut tally = Tally::new(Transport::Udp, plan, sheet);
+        let (mut now, exposure, mut tally) = world(Transport::Udp);
         tally.tell(now);
         let told = |now| exposure.remaining(now).values().map(|of| of.answers).sum::<u64>();
         for service in 0..SERVICES {
@@ -290,10 +295,7 @@ mod tests {
 
     #[test]
     fn what_has_no_row_of_its_own_is_told_too() {
-        let (plan, exposure) = (plan(), Exposure::default());
-        let now = Instant::from_nanos(1_000_000_000_000);
-        let sheet = exposure.sheet(now, &plan, Transport::Tcp);
-        let mut tally = Tally::new(Transport::Tcp, plan, sheet);
+        let (now, exposure, mut tally) = world(Transport::Tcp);
         (0..3 * SERVICES).for_each(|row| tally.count(now, &answer(row % SERVICES), empty()));
         tally.flush(now);
         let remaining = exposure.remaining(now);
@@ -303,10 +305,7 @@ mod tests {
 
     #[test]
     fn each_service_of_a_chain_is_told_by_its_own_ttl() {
-        let (plan, exposure) = (plan(), Exposure::default());
-        let now = Instant::from_nanos(1_000_000_000_000);
-        let sheet = exposure.sheet(now, &plan, Transport::Udp);
-        let mut tally = Tally::new(Transport::Udp, plan, sheet);
+        let (now, exposure, mut tally) = world(Transport::Udp);
         let last = answer(1);
         let hour = last.named.map(|(regions, _)| (regions, Ttl::from_secs(3600))).unwrap();
         let front = || ServiceId::from_index(0).map(|id| (id, hour)).into_iter();

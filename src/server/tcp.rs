@@ -76,13 +76,7 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let place = match room.take(peer.ip()) {
-            Ok(place) => place,
-            Err(reason) => {
-                counter!("meridian_tcp_refused_total", "reason" => reason).increment(1);
-                continue;
-            }
-        };
+        let Ok(place) = room.take(peer.ip()) else { continue };
         let transport = carrier.transport();
         let responder = Responder::new(answers.clone(), transport);
         let peer = Peer { address: peer, transport };
@@ -231,8 +225,16 @@ impl Room {
         }
     }
 
-    /// A place for `client`, or why there is none.
+    /// A place for `client`, or why there is none, which is counted.
     pub(super) fn take(self: &Arc<Self>, client: IpAddr) -> Result<Taken, &'static str> {
+        let taken = self.place(client);
+        if let Err(reason) = taken {
+            counter!("meridian_tcp_refused_total", "reason" => reason).increment(1);
+        }
+        taken
+    }
+
+    fn place(self: &Arc<Self>, client: IpAddr) -> Result<Taken, &'static str> {
         let client = one_client(client);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.total >= self.limits.connections {
