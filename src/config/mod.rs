@@ -37,8 +37,6 @@ mod protection;
 pub(crate) mod read;
 mod services;
 mod subject;
-#[cfg(test)]
-mod tests;
 mod webhooks;
 pub(crate) mod yaml;
 mod zones;
@@ -160,6 +158,11 @@ impl Config {
         held.map(|target| (target.id, SocketAddr::new(target.address, target.check.port())))
     }
 
+    /// The targets whose state others tell.
+    pub fn told(&self) -> impl Iterator<Item = TargetId> {
+        self.targets.iter().filter(|target| target.check.is_told()).map(|target| target.id)
+    }
+
     /// Reads the configuration `text` of `file`.
     ///
     /// # Errors
@@ -262,8 +265,12 @@ fn compile(
 
     let mut zones = zones::read(zones, load, problems);
     let world = services::World { regions: &regions, checks: &checks, preferences: &preferences };
+    let home = services.clone();
     let mut services = services::read(services, &world, &mut zones, targets, problems);
     let canaries = services::canaries(canaries, &checks, targets, &mut services, problems);
+    if let Some(at) = home.filter(|_| canaries.is_empty()) {
+        services.lopsided(&at, &regions.list, problems);
+    }
     let etcd = etcd::read(leases, root, &services.list, problems);
     let maintenance = maintenance::read(windows, &regions.list, &services.list, problems);
     checks.unused(problems);

@@ -1,6 +1,6 @@
 //! `services`: names, regions and what picks between them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use super::zones::Drafts;
 use super::{Target, Targets, defaults};
 use crate::convergence::Writes;
 use crate::geo::{CatchmentSpec, Preferences, Site};
-use crate::health::{Check, Schedule};
+use crate::health::{Check, Schedule, would_blind};
 use crate::ids::{RegionId, ServiceId, TargetId};
+use crate::snapshot::Region;
 use crate::steer::{
     Address, Endpoint, Failback, Lease, MaxMoves, MinUp, OnAllDown, Policy, Pool, Probed, Service,
 };
@@ -474,6 +475,35 @@ impl Services {
         self.known_catchments.insert(spec.clone(), row);
         self.catchments.push(spec);
         row
+    }
+
+    /// Warns where all of one region could go silent and none of the nodes would believe it.
+    pub(super) fn lopsided(&self, at: &At<'_>, regions: &[Region], problems: &mut Problems) {
+        let seen = |id: &&TargetId| {
+            let row = self.target_rows.get(id).and_then(|row| self.targets.get(*row));
+            row.is_some_and(|target| !target.check.is_told())
+        };
+        let mut targets: Vec<HashSet<TargetId>> = vec![HashSet::new(); regions.len()];
+        for pool in self.list.iter().flat_map(|service| &service.pools) {
+            let probed = pool.endpoints.iter().filter_map(|endpoint| endpoint.probed.as_ref());
+            let ids = probed.flat_map(|probed| &probed.targets).filter(seen);
+            if let Some(of) = targets.get_mut(pool.region.index()) {
+                of.extend(ids);
+            }
+        }
+        let all = targets.iter().flatten().collect::<HashSet<_>>().len();
+        for (region, of) in regions.iter().zip(&targets) {
+            let own = of.len();
+            if own < all && would_blind(own, all) {
+                let name = &region.name;
+                let what = format!(
+                    "{own} of {all} targets are in the region {name}: should all of these go \
+                     silent at once, a node doubts itself and moves nothing; give it `canaries`, \
+                     which tell the two apart"
+                );
+                problems.warning(at.place(), &at.key, what);
+            }
+        }
     }
 
     /// A target that is probed. Of several schedules for it the fastest counts.

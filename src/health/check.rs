@@ -133,6 +133,11 @@ pub struct TlsCheck {
 }
 
 impl Check {
+    /// Do others tell it, so that this node sees nothing by itself?
+    pub fn is_told(&self) -> bool {
+        matches!(self, Self::Pushed { .. })
+    }
+
     /// The port that is probed; 0, if it has none.
     pub fn port(&self) -> u16 {
         match self {

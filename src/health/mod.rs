@@ -25,6 +25,9 @@ mod quorum;
 #[cfg(test)]
 mod quorum_tests;
 mod schedule;
+mod sight;
+#[cfg(test)]
+mod sight_tests;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -36,5 +39,6 @@ pub use monitor::{Change, Monitor, Order, Panel};
 pub use outcome::{Failure, Outcome, Report, Stage};
 pub use quorum::{Electorate, Rule, Voters, Votes, WhenIsolated};
 pub use schedule::{Schedule, Timeout};
+pub use sight::would_blind;
 pub use table::{HealthTable, State, TargetHealth};
 pub use vantage::{Vantage, vantages};

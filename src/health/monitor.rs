@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::outcome::Report;
+use super::outcome::{Failure, Outcome, Report};
 use super::quorum::{Electorate, Voters, Votes};
 use super::schedule::Schedule;
+use super::sight::{Sight, Sign};
 use super::table::{HealthTable, State, TargetHealth};
 use super::watch::{Stage, Watch};
 use crate::ids::{NodeId, TargetId};
@@ -25,7 +26,10 @@ pub struct Monitor {
     opinions: BTreeSet<TargetId>,
     jitter: Stream,
     canaries: BTreeSet<TargetId>,
+    /// Those whose state others tell: to hear of them is not to see.
+    told: BTreeSet<TargetId>,
     sight: Sight,
+    sign: Sign,
     abstains: bool,
     electorate: Electorate,
     /// What other nodes see.
@@ -43,40 +47,6 @@ pub struct Panel {
     pub own: bool,
     /// The others.
     pub others: BTreeSet<NodeId>,
-}
-
-/// How much this node sees of what it watches.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Sight {
-    /// Targets that are heard, even if what they say is wrong, or were up when they were last;
-    /// canaries apart.
-    living: usize,
-    /// Those of them that went silent.
-    silent: usize,
-    canaries: usize,
-    /// Those of them that fail.
-    blind: usize,
-    /// Targets of which nothing has been seen for too long, canaries among them.
-    stale: usize,
-}
-
-impl Sight {
-    /// Can this node trust what it sees?
-    fn is_lost(self) -> bool {
-        if self.canaries > 0 {
-            self.blind == self.canaries
-        } else {
-            self.silent >= FEWEST_SILENT && self.silent * 2 > self.living
-        }
-    }
-
-    fn change(&mut self, from: Self, to: Self) {
-        self.living = self.living + to.living - from.living;
-        self.silent = self.silent + to.silent - from.silent;
-        self.canaries = self.canaries + to.canaries - from.canaries;
-        self.blind = self.blind + to.blind - from.blind;
-        self.stale = self.stale + to.stale - from.stale;
-    }
 }
 
 /// A probe to be carried out now.
@@ -119,7 +89,9 @@ impl Monitor {
             opinions: BTreeSet::new(),
             jitter: seed.stream("health jitter"),
             canaries: BTreeSet::new(),
+            told: BTreeSet::new(),
             sight: Sight::default(),
+            sign: Sign::default(),
             abstains: false,
             electorate: Electorate::default(),
             others: HashMap::new(),
@@ -135,10 +107,14 @@ impl Monitor {
     }
 
     /// Watches `target` from now on, the first probe at once. One that is watched already keeps
-    /// what is known of it, and follows the new schedule after its next probe.
+    /// what is known of it, and follows the new schedule from now on.
     pub fn watch(&mut self, now: Instant, target: TargetId, schedule: Schedule) {
         if let Some(watch) = self.watched.get_mut(&target) {
-            watch.schedule = schedule;
+            let (stage, due) = (watch.stage, watch.due);
+            watch.follow(now, target, schedule);
+            if stage == Stage::Waiting && self.timers.remove(&(due, target)) {
+                self.timers.insert((watch.due, target));
+            }
             return;
         }
         let watch = Watch::new(now, target, schedule);
@@ -185,9 +161,14 @@ impl Monitor {
     }
 
     /// Takes these of the watched targets for canaries: they serve nobody, and tell whether this
-    /// node sees anything at all.
-    pub fn set_canaries(&mut self, canaries: impl IntoIterator<Item = TargetId>) {
+    /// node sees anything at all. Of those in `told` others tell, which says nothing of that.
+    pub fn set_canaries(
+        &mut self,
+        canaries: impl IntoIterator<Item = TargetId>,
+        told: impl IntoIterator<Item = TargetId>,
+    ) {
         self.canaries = canaries.into_iter().collect();
+        self.told = told.into_iter().collect();
         let sights = self.watched.keys().map(|target| self.sight_of(*target));
         self.sight = sights.fold(Sight::default(), |mut all, one| {
             all.change(Sight::default(), one);
@@ -263,10 +244,11 @@ impl Monitor {
         }
         self.timers.remove(&(watch.due, target));
         let before = self.table.get(target);
+        let is_doubted = self.is_doubted(now, target, before, report);
         self.changing(target, |monitor| {
             let Some(watch) = monitor.watched.get_mut(&target) else { return };
             let was_confirmed = watch.confirmed;
-            let after = watch.learn(before, now, report, monitor.abstains);
+            let after = watch.learn(before, now, report, monitor.abstains || is_doubted);
             // What an earlier process believed is news once this one has seen it too.
             let is_news = !was_confirmed && watch.confirmed;
             watch.plan_next(now, after.own, &mut monitor.jitter);
@@ -277,6 +259,61 @@ impl Monitor {
             }
         });
         self.settle(now, target, before);
+    }
+
+    /// Is what a probe of `target` saw a sign of this node's own trouble, as far as is known?
+    /// Silence is, until somebody else was heard since it began: a node whose network is gone would
+    /// else call those down that it happens to probe first. Whoever could be heard is asked at
+    /// once, so that no verdict waits for somebody's turn.
+    fn is_doubted(
+        &mut self,
+        now: Instant,
+        target: TargetId,
+        before: TargetHealth,
+        report: Report,
+    ) -> bool {
+        if !matches!(report.outcome, Outcome::Failure(failure) if failure.is_silent()) {
+            self.take_for_sign(now, target, report);
+            return false;
+        }
+        let since = before.failing_since.unwrap_or(now);
+        if self.sign.since(since) || !self.sight.has_others(self.sight_of(target)) {
+            return false;
+        }
+        self.ask_for_sign(now, target);
+        true
+    }
+
+    /// An answer shows that this node sees; with canaries, theirs do.
+    fn take_for_sign(&mut self, now: Instant, target: TargetId, report: Report) {
+        let counts = match report.outcome {
+            Outcome::Failure(Failure::Local | Failure::Untold) => false,
+            _ if self.canaries.is_empty() => !self.told.contains(&target),
+            outcome => self.canaries.contains(&target) && !matches!(outcome, Outcome::Failure(_)),
+        };
+        if counts {
+            self.sign.give(now - report.latency);
+        }
+    }
+
+    /// Probes somebody else now, who is not silent as far as is known, but not again and again.
+    fn ask_for_sign(&mut self, now: Instant, target: TargetId) {
+        let Some(watch) = self.watched.get(&target) else { return };
+        let is_soon = |asked: Instant| now.since(asked) < watch.schedule.reprobe_gap;
+        if self.abstains || self.sign.asked.is_some_and(is_soon) {
+            return;
+        }
+        let can_tell = |of: TargetId| {
+            let Some(watch) = self.watched.get(&of) else { return false };
+            let sight = self.sight_of(of);
+            let is_heard = sight.living > 0 && self.canaries.is_empty() || sight.canaries > 0;
+            of != target && watch.stage == Stage::Waiting && !watch.is_silent() && is_heard
+        };
+        let found = self.timers.iter().map(|(_, of)| *of).find(|of| can_tell(*of));
+        if let Some(other) = found {
+            self.sign.asked = Some(now);
+            self.hint(now, other);
+        }
     }
 
     /// What another node sees of a target; nothing, if it says nothing.
@@ -396,6 +433,9 @@ impl Monitor {
             let blind = usize::from(watch.failures > 0);
             return Sight { canaries: 1, blind, stale, ..Sight::default() };
         }
+        if health.stale || self.told.contains(&target) {
+            return Sight { stale, ..Sight::default() };
+        }
         let (living, silent) = match health.own {
             State::Up => (1, usize::from(watch.is_silent())),
             State::Down => (usize::from(!watch.is_silent()), 0),
@@ -468,9 +508,6 @@ impl Monitor {
         })
     }
 }
-
-/// Fewer silent targets than this are no sign of anything but themselves.
-const FEWEST_SILENT: usize = 2;
 
 /// A driver that owes a report is asked again after so many times the validity of one.
 const ASK_AGAIN: u32 = 10;

@@ -68,6 +68,8 @@ pub enum Failure {
 pub enum Stage {
     /// While the TCP connection was made.
     Connect,
+    /// Of a datagram or a command, before anything came back.
+    Reply,
     /// During the TLS handshake.
     Handshake,
     /// Before the status line and header were complete.
@@ -78,9 +80,10 @@ pub enum Stage {
 
 impl Failure {
     /// Did nothing come back from the target, so that this node's own network may be at fault? A
-    /// refusal or a wrong answer came from somewhere.
+    /// refusal or a wrong answer came from somewhere, and so did what a connection was made with:
+    /// who hangs after that hangs there.
     pub fn is_silent(self) -> bool {
-        matches!(self, Self::TimedOut(_) | Self::Unreachable)
+        matches!(self, Self::TimedOut(Stage::Connect | Stage::Reply) | Self::Unreachable)
     }
 }
 
@@ -153,6 +156,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connect => "connecting",
+            Self::Reply => "nothing came back",
             Self::Handshake => "in the TLS handshake",
             Self::Head => "before the response",
             Self::Body => "within the body",

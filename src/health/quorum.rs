@@ -106,9 +106,10 @@ impl Electorate {
             return own.filter(|_| is_alone).unwrap_or(believed);
         }
         let threshold = self.threshold(voters.all);
-        // So many that see it up leave fewer than the threshold; of nodes that are not heard,
-        // none is waited for.
-        let enough = (voters.all + 1 - threshold).min(voters.heard).max(1);
+        // So many that see it up leave fewer than the threshold. None is waited for that is not
+        // heard, or has nothing to say, as long as those who say it are more than half.
+        let speaking = (votes.up + votes.down).max(voters.all / 2 + 1);
+        let enough = (voters.all + 1 - threshold).min(voters.heard).min(speaking).max(1);
         if votes.down >= threshold {
             State::Down
         } else if votes.up >= enough {
@@ -150,9 +151,12 @@ mod tests {
                             };
                             let cut_off = 2 * (heard + 1) <= nodes;
                             let goes_down = !cut_off && down >= needed;
-                            // All others together could not make it.
-                            let goes_up =
-                                !cut_off && !goes_down && (nodes - up < needed || up == heard + 1);
+                            // All others together could not make it; or none of them says
+                            // otherwise, and they are more than half.
+                            let is_agreed = down == 0 && 2 * up > nodes;
+                            let goes_up = !cut_off
+                                && !goes_down
+                                && (nodes - up < needed || up == heard + 1 || is_agreed);
                             let expected = match (goes_down, goes_up) {
                                 (true, _) => [State::Down, State::Down],
                                 (_, true) => [State::Up, State::Up],

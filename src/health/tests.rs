@@ -13,7 +13,7 @@ use crate::time::Instant;
 
 pub(super) const UP: Outcome = Outcome::Success;
 pub(super) const REFUSED: Outcome = Outcome::Failure(Failure::Refused);
-const SILENT: Outcome = Outcome::Failure(Failure::TimedOut(Stage::Connect));
+pub(super) const SILENT: Outcome = Outcome::Failure(Failure::TimedOut(Stage::Connect));
 pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// What a target does to a probe: the outcome, and after how long; one that is silent lets the
@@ -21,15 +21,15 @@ pub(super) const MS: Duration = Duration::from_millis(1);
 type Behaviour = Box<dyn FnMut(Instant, TargetId) -> (Outcome, Duration)>;
 
 /// A monitor, virtual time, and targets that behave.
-struct World {
-    monitor: Monitor,
-    now: Instant,
-    behaviour: Behaviour,
+pub(super) struct World {
+    pub(super) monitor: Monitor,
+    pub(super) now: Instant,
+    pub(super) behaviour: Behaviour,
     /// Probes on their way: when they end, and what they then report.
     under_way: BinaryHeap<Reverse<(Instant, usize)>>,
     reports: Vec<(TargetId, Report)>,
     /// When each probe began.
-    probes: Vec<(Instant, TargetId)>,
+    pub(super) probes: Vec<(Instant, TargetId)>,
     changes: Vec<Change>,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn target(row: usize) -> TargetId {
 }
 
 impl World {
-    fn new(
+    pub(super) fn new(
         targets: usize,
         schedule: Schedule,
         seed: u64,
@@ -64,7 +64,7 @@ impl World {
     }
 
     /// The driver's loop, until `end`.
-    fn run_until(&mut self, end: Instant) {
+    pub(super) fn run_until(&mut self, end: Instant) {
         loop {
             self.monitor.handle_timeout(self.now);
             while let Some(order) = self.monitor.poll_probe(self.now) {
@@ -94,7 +94,7 @@ impl World {
         self.now = end;
     }
 
-    fn run_for(&mut self, span: Duration) {
+    pub(super) fn run_for(&mut self, span: Duration) {
         self.run_until(self.now + span);
     }
 
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// How long after `fault` the first target was believed to be in `state`.
-    fn seen_after(&self, fault: Instant, state: State) -> Option<Duration> {
+    pub(super) fn seen_after(&self, fault: Instant, state: State) -> Option<Duration> {
         let changes = self.changes.iter().filter(|change| change.at >= fault);
         let mut found = changes.filter(|change| change.to == state && change.from != state);
         found.next().map(|change| change.at.since(fault))
@@ -435,7 +435,7 @@ fn canaries_tell_the_uplink_from_the_targets() {
         // The last one is the canary.
         let hit = move |row| row < 4 || canary_is_hit;
         let mut world = World::new(5, Schedule::default(), 1, outage((5, 65), SILENT, hit));
-        world.monitor.set_canaries([target(4)]);
+        world.monitor.set_canaries([target(4)], []);
         world.run_for(Duration::from_secs(20));
         ((0..4).filter(|row| world.state(*row) == State::Down).count(), world.monitor.abstains())
     };

@@ -85,6 +85,17 @@ impl Watch {
         }
     }
 
+    /// Is probed by another schedule from `now` on: a shorter interval counts at once.
+    pub(super) fn follow(&mut self, now: Instant, target: TargetId, schedule: Schedule) {
+        if schedule.interval != self.schedule.interval {
+            self.slot = now + phase(target, schedule.interval);
+            if self.stage == Stage::Waiting {
+                self.due = self.due.min(self.slot);
+            }
+        }
+        self.schedule = schedule;
+    }
+
     /// Takes its silence so far for one failure, of which the next probes are to tell.
     pub(super) fn forgive_silence(&mut self) {
         if self.is_silent() {
@@ -98,13 +109,13 @@ impl Watch {
         self.failures > 0 && self.is_silent
     }
 
-    /// What is believed after `report`. While this node abstains, nothing goes down.
+    /// What is believed after `report`. While this node doubts what it sees, nothing goes down.
     pub(super) fn learn(
         &mut self,
         before: TargetHealth,
         now: Instant,
         report: Report,
-        abstains: bool,
+        is_doubted: bool,
     ) -> TargetHealth {
         let report = self.judged(report);
         let mut health = TargetHealth { last: Some((now, report)), ..before };
@@ -136,7 +147,7 @@ impl Watch {
         let is_bad = self.failures > self.schedule.reprobes || self.score >= PARTIAL.threshold;
         let verdict = match before.own {
             State::Unknown if health.risen > 0 => State::Up,
-            State::Unknown | State::Up if is_bad && failure.is_some() && !abstains => State::Down,
+            State::Unknown | State::Up if is_bad && failure.is_some() && !is_doubted => State::Down,
             State::Down
                 if health.risen >= self.schedule.rise
                     && before.held_until.is_none_or(|until| now >= until) =>

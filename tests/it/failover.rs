@@ -1,10 +1,11 @@
 //! The product's sentence: the nearest healthy region, and the next one when it dies.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use hickory_proto::rr::RecordType;
 
 use crate::harness::{Meridian, Nginx, ask, free_port, own_address, wait_for, wait_until};
+use crate::host::{Host, ip, there};
 
 /// Three regions and who is nearest to them, by the database in the box.
 const REGIONS: &str = "
@@ -183,28 +184,92 @@ fn tcp_checks_see_a_dead_process() {
     wait_until(&vec![us.to_string()], || server.addresses_for("www.example.com", DUBLIN));
 }
 
+/// A node in a host of its own, whose way to the regions can be cut while it is asked itself.
+struct Apart {
+    host: Host,
+    regions: [Nginx; 4],
+    port: u16,
+}
+
+impl Apart {
+    fn new() -> Self {
+        let (host, port) = (Host::new(210), free_port());
+        let regions = [1, 2, 3, 4].map(|row| {
+            let address = Ipv4Addr::new(10, host.network, 1, row);
+            ip(&format!("addr add {address}/32 dev {}", there(host.network)));
+            Nginx::at(address.into(), port)
+        });
+        host.ip(&format!("route add 10.{0}.1.0/24 via 10.{0}.0.2", host.network));
+        Self { host, regions, port }
+    }
+
+    /// What is for `to` goes no way from now on, and this is what the system says of it.
+    fn cut(&self, how: &str, to: &str) {
+        self.host.ip(&format!("route replace {how} 10.{}.{to}", self.host.network));
+    }
+
+    /// There is a way to all of them again.
+    fn mend(&self, lost: &[&str]) {
+        lost.iter()
+            .for_each(|to| self.host.ip(&format!("route del 10.{}.{to}", self.host.network)));
+    }
+
+    fn serve(&self, port: u16, more: &str) -> Meridian {
+        let [us, eu, ap, _] = self.regions.each_ref().map(|region| region.address);
+        let v4 = self.host.v4();
+        let config = format!(
+            "node: {{ listen: \"{v4}:{port}\" }}\nhttp: {{ listen: \"{v4}:{}\" }}{}{more}",
+            port + 1000,
+            config(self.port, "http: /healthz", [us, eu, ap])
+        );
+        let command = self.host.inside(env!("CARGO_BIN_EXE_meridian"));
+        Meridian::start_with(command, tempfile::tempdir().unwrap(), &config)
+    }
+}
+
 #[test]
 fn a_node_whose_network_is_at_fault_moves_nobody_and_canaries_tell_when_it_is_not() {
-    let port = free_port();
-    let regions = [Nginx::start(port), Nginx::start(port), Nginx::start(port)];
-    let addresses = regions.each_ref().map(|region| region.address);
-    let canary = Nginx::start(port);
-    let text = config(port, "http: /healthz", addresses);
-    let with_canary =
-        format!("{text}canaries: {{ uplink: {{ address: {}, check: web }} }}\n", canary.address);
-    let (alone, told) = (Meridian::serve(&text), Meridian::serve(&with_canary));
-    // Two of three say nothing any more, at once.
-    regions[1].process.signal("STOP");
-    regions[2].process.signal("STOP");
-    let [us, eu, _] = addresses.map(|address| vec![address.to_string()]);
-    wait_until(&us, || told.addresses_for("www.example.com", DUBLIN));
+    let apart = Apart::new();
+    let canary = apart.regions[3].address;
+    let canaries = format!("canaries: {{ uplink: {{ address: {canary}, check: web }} }}\n");
+    let (alone, told) = (apart.serve(5301, ""), apart.serve(5302, &canaries));
+    let [us, eu, _, _] = apart.regions.each_ref().map(|region| vec![region.address.to_string()]);
+    let addresses = |of: &Meridian| of.addresses_for("www.example.com", DUBLIN);
+    // No way to two of three any more, by different words of the system.
+    apart.cut("blackhole", "1.2/32");
+    apart.cut("unreachable", "1.3/32");
+    wait_until(&us, || addresses(&told));
     wait_until(&1.0, || alone.metric("meridian_abstains"));
-    assert_eq!(alone.addresses_for("www.example.com", DUBLIN), eu);
+    assert_eq!(addresses(&alone), eu);
     let alarms = alone.status()["alarms"].to_string();
     assert!(alarms.contains("this node abstains"), "{alarms}");
-    regions[1].process.signal("CONT");
-    regions[2].process.signal("CONT");
+    apart.mend(&["1.2/32", "1.3/32"]);
     wait_until(&0.0, || alone.metric("meridian_abstains"));
-    wait_until(&eu, || told.addresses_for("www.example.com", DUBLIN));
-    assert_eq!(alone.logged("\"kind\":\"state\""), 0, "and nothing moved when it was over");
+    wait_until(&eu, || addresses(&told));
+    let moves = |of: &Meridian| of.logged("\"kind\":\"state\"");
+    wait_until(&4, || moves(&told));
+    // None to any: whoever is asked first learns that in no time, and is not taken for dead.
+    for how in ["blackhole", "unreachable", "prohibit"] {
+        ["1.0/25", "1.128/25"].iter().for_each(|to| apart.cut(how, to));
+        for server in [&alone, &told] {
+            wait_until(&1.0, || server.metric("meridian_abstains"));
+            assert_eq!(addresses(server), eu);
+        }
+        apart.mend(&["1.0/25", "1.128/25"]);
+        for server in [&alone, &told] {
+            wait_until(&0.0, || server.metric("meridian_abstains"));
+        }
+    }
+    assert_eq!((moves(&alone), moves(&told)), (0, 4), "nothing moved");
+}
+
+#[test]
+fn most_regions_that_hang_at_once_are_dead_indeed() {
+    let (server, regions) = world("http: /healthz");
+    regions[1].process.signal("STOP");
+    regions[2].process.signal("STOP");
+    wait_until(&vec![regions[0].address.to_string()], || {
+        server.addresses_for("www.example.com", DUBLIN)
+    });
+    assert_eq!(server.metric("meridian_abstains"), 0.0, "their systems take connections");
 }

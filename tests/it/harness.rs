@@ -463,6 +463,11 @@ impl Nginx {
         Self::with(own_address(), port, None)
     }
 
+    /// The same at this address.
+    pub(crate) fn at(address: IpAddr, port: u16) -> Self {
+        Self::with(address, port, None)
+    }
+
     /// The same over TLS, with a PEM certificate and its key.
     pub(crate) fn start_tls(port: u16, certificate: &str, key: &str) -> Self {
         Self::with(own_address(), port, Some((certificate, key)))

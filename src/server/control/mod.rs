@@ -485,7 +485,7 @@ impl Control {
         if let Some(newest) = &loaded.certificate {
             self.certificate.set(newest.clone());
         }
-        self.monitor.set_canaries(loaded.config.canaries.iter().copied());
+        self.monitor.set_canaries(loaded.config.canaries.iter().copied(), loaded.config.told());
         let (old, loaded) = (self.loaded.clone(), Arc::new(loaded));
         let Loaded { plan, config, .. } = &*loaded;
         let region = |id: RegionId| config.region(&old.config.regions.get(id.index())?.name);

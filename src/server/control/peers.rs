@@ -18,7 +18,7 @@ use tracing::warn;
 use crate::cluster::{FRESH, Heard, Merged, merge};
 use crate::config::{Cluster, Config, Member};
 use crate::convergence::Parting;
-use crate::health::{Check, State};
+use crate::health::State;
 use crate::ids::{NodeId, ServiceId, TargetId};
 use crate::rng::fnv1a;
 use crate::server::cluster::Saying;
@@ -309,8 +309,7 @@ impl Control {
         let targets = &self.loaded.config.targets;
         let shared = targets.iter().filter(|target| {
             // What is told to this node, or tells of it, is this node's own.
-            let is_own = matches!(target.check, Check::Pushed { .. })
-                || self.loaded.config.canaries.contains(&target.id);
+            let is_own = target.check.is_told() || self.loaded.config.canaries.contains(&target.id);
             peers.of.nodes.len() > peers.of.vantages && !is_own
         });
         let panels = shared.map(|target| (target.id, peers.of.panel(target))).collect();

@@ -51,7 +51,7 @@ pub(super) fn watching(seed: Seed, config: &Config, recalled: &Recalled, now: In
     for target in &config.targets {
         monitor.watch(now, target.id, target.schedule);
     }
-    monitor.set_canaries(config.canaries.iter().copied());
+    monitor.set_canaries(config.canaries.iter().copied(), config.told());
     recall(&mut monitor, config, recalled, now);
     monitor
 }

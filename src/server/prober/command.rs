@@ -27,7 +27,7 @@ pub(super) async fn run(
         .spawn();
     // A program that is not there says nothing of the target.
     let mut child = Group(child.map_err(|_| Failure::Local)?);
-    let status = deadline.hold(Stage::Head, child.0.wait()).await?;
+    let status = deadline.hold(Stage::Reply, child.0.wait()).await?;
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Exit(code)),

@@ -26,10 +26,10 @@ pub(super) async fn ask(
     query.metadata.id = u16::try_from(random & 0xffff).unwrap_or_default();
     query.add_query(Query::query(name, RecordType::from(check.rtype)));
     let octets = query.to_vec().map_err(|_| Failure::Local)?;
-    deadline.hold(Stage::Head, socket.send(&octets)).await?;
+    deadline.hold(Stage::Reply, socket.send(&octets)).await?;
     let mut buffer = [0; 4096];
     loop {
-        let length = deadline.hold(Stage::Head, socket.recv(&mut buffer)).await?;
+        let length = deadline.hold(Stage::Reply, socket.recv(&mut buffer)).await?;
         let answer = Message::from_bytes(buffer.get(..length).unwrap_or_default());
         match answer {
             // An answer to something else: the right one may still come.

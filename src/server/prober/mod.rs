@@ -412,6 +412,10 @@ fn failure(error: &io::Error, stage: Stage) -> Failure {
             | libc::EADDRNOTAVAIL
             | libc::EAFNOSUPPORT,
         ) => Failure::Local,
+        Some(libc::ECONNRESET) => Failure::Closed(stage),
+        // A connection that the system here does not even begin, as by a route that says so, is no
+        // word of the target.
+        _ if stage == Stage::Connect => Failure::Unreachable,
         _ => Failure::Closed(stage),
     }
 }

@@ -24,7 +24,7 @@ pub(super) async fn echo(address: IpAddr, deadline: Deadline) -> Result<(), Fail
     deadline.hold(Stage::Connect, socket.send(&packet)).await?;
     let mut buffer = [0; 64];
     loop {
-        let length = deadline.hold(Stage::Head, socket.recv(&mut buffer)).await?;
+        let length = deadline.hold(Stage::Reply, socket.recv(&mut buffer)).await?;
         if length >= packet.len() && buffer[0] == reply {
             return Ok(());
         }

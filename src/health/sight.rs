@@ -1,0 +1,73 @@
+//! How much this node sees of what it watches, and whether it can trust that.
+
+use crate::time::Instant;
+
+/// How much this node sees of what it watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Sight {
+    /// Targets that are heard, even if what they say is wrong, or were up when they were last;
+    /// canaries apart, and what only others tell of.
+    pub(super) living: usize,
+    /// Those of them that went silent.
+    pub(super) silent: usize,
+    pub(super) canaries: usize,
+    /// Those of them that fail.
+    pub(super) blind: usize,
+    /// Targets of which nothing has been seen for too long, canaries among them.
+    pub(super) stale: usize,
+}
+
+impl Sight {
+    /// Can this node trust what it sees?
+    pub(super) fn is_lost(self) -> bool {
+        if self.canaries > 0 {
+            self.blind == self.canaries
+        } else {
+            would_blind(self.silent, self.living)
+        }
+    }
+
+    /// Is there anybody but `of`, one of all, who could tell a target's silence from this node's
+    /// own trouble?
+    pub(super) fn has_others(self, of: Self) -> bool {
+        self.canaries > 0 || self.living > of.living
+    }
+
+    pub(super) fn change(&mut self, from: Self, to: Self) {
+        self.living = self.living + to.living - from.living;
+        self.silent = self.silent + to.silent - from.silent;
+        self.canaries = self.canaries + to.canaries - from.canaries;
+        self.blind = self.blind + to.blind - from.blind;
+        self.stale = self.stale + to.stale - from.stale;
+    }
+}
+
+/// Does a node without canaries doubt itself, rather than them, when so many targets of those that
+/// live go silent at once?
+pub fn would_blind(silent: usize, living: usize) -> bool {
+    silent >= FEWEST_SILENT && silent * 2 > living
+}
+
+/// Fewer silent targets than this are no sign of anything but themselves.
+const FEWEST_SILENT: usize = 2;
+
+/// The last sign that this node's own network works.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sign {
+    /// When the newest of the probes began whose answers give one.
+    given: Option<Instant>,
+    /// When somebody was last asked for one, out of turn.
+    pub(super) asked: Option<Instant>,
+}
+
+impl Sign {
+    /// A probe that began then was answered.
+    pub(super) fn give(&mut self, began: Instant) {
+        self.given = self.given.max(Some(began));
+    }
+
+    /// Was there one since?
+    pub(super) fn since(self, moment: Instant) -> bool {
+        self.given >= Some(moment)
+    }
+}

@@ -1,0 +1,139 @@
+//! A node that sees nothing calls nobody down, and one that sees is not held up by that.
+
+use std::time::Duration;
+
+use super::tests::{MS, REFUSED, SILENT, UP, World, start, target};
+use super::*;
+use crate::ids::TargetId;
+use crate::time::Instant;
+
+/// The node's own system says so at once.
+const NO_WAY: Outcome = Outcome::Failure(Failure::Unreachable);
+
+fn fault() -> Instant {
+    start() + Duration::from_secs(5)
+}
+
+/// From the fault on, `what` is seen of those rows, after `latency`.
+fn failing(
+    (what, latency): (Outcome, Duration),
+    rows: impl Fn(usize) -> bool + 'static,
+) -> impl FnMut(Instant, TargetId) -> (Outcome, Duration) {
+    move |now, of| if now >= fault() && rows(of.index()) { (what, latency) } else { (UP, 20 * MS) }
+}
+
+fn down(world: &World) -> usize {
+    let ids = world.monitor.targets();
+    ids.filter(|id| world.monitor.table().get(*id).state == State::Down).count()
+}
+
+#[test]
+fn who_loses_its_way_calls_nobody_down_however_fast_it_learns_that() {
+    for (count, canaries) in [(2, 0), (3, 0), (4, 0), (6, 0), (20, 0), (20, 1), (20, 3)] {
+        for seed in 0..20 {
+            for what in [(NO_WAY, MS), (SILENT, MS)] {
+                let behaviour = failing(what, |_| true);
+                let mut world = World::new(count + canaries, Schedule::default(), seed, behaviour);
+                world.monitor.set_canaries((count..count + canaries).map(target), []);
+                world.run_until(fault() + Duration::from_secs(20));
+                let case = (count, canaries, seed, what);
+                assert_eq!((down(&world), world.monitor.abstains()), (0, true), "{case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_canary_that_is_given_a_second_is_waited_for() {
+    let slow = Schedule { timeout: Timeout::Fixed(Duration::from_secs(1)), ..Schedule::default() };
+    for seed in 0..40 {
+        let mut world =
+            World::new(8, Schedule::default(), seed, failing((NO_WAY, MS), |row| row < 8));
+        // Its silence takes a second to be seen; that of the others none.
+        let canary = target(8);
+        world.monitor.watch(start(), canary, slow);
+        world.monitor.set_canaries([canary], []);
+        let mut others = failing((NO_WAY, MS), |row| row < 8);
+        world.behaviour = Box::new(move |now, of| match of == canary && now >= fault() {
+            true => (SILENT, Duration::from_secs(1)),
+            false => others(now, of),
+        });
+        world.run_until(fault() + Duration::from_secs(30));
+        assert_eq!((down(&world), world.monitor.abstains()), (0, true), "{seed}");
+    }
+}
+
+#[test]
+fn one_that_dies_among_others_is_not_waited_with() {
+    // A re-probe or two more than alone, for whoever is asked whether this node sees.
+    for others in 1..10 {
+        for seed in 0..40 {
+            let mut world = World::new(
+                1 + others,
+                Schedule::default(),
+                seed,
+                failing((NO_WAY, MS), |row| row == 0),
+            );
+            world.run_until(fault() + Duration::from_secs(10));
+            let seen = world.seen_after(fault(), State::Down).unwrap();
+            assert!(seen <= Duration::from_millis(779 + 75), "{others} {seed}: {seen:?}");
+            assert_eq!(down(&world), 1);
+        }
+    }
+}
+
+#[test]
+fn who_is_probed_seldom_is_asked_at_once_whether_this_node_sees() {
+    let seldom = Schedule { interval: Duration::from_secs(3600), ..Schedule::default() };
+    for seed in 0..40 {
+        let mut world =
+            World::new(1, Schedule::default(), seed, failing((SILENT, MS), |row| row == 0));
+        world.monitor.watch(start(), target(1), seldom);
+        world.run_until(fault() + Duration::from_secs(10));
+        let seen = world.seen_after(fault(), State::Down).unwrap();
+        assert!(seen <= Duration::from_millis(1975), "{seed}: {seen:?}");
+        let asked = world.probes.iter().filter(|(at, of)| *of == target(1) && *at >= fault());
+        assert!((1..=2).contains(&asked.count()), "{seed}");
+    }
+}
+
+#[test]
+fn what_others_tell_is_no_sign_that_this_node_sees() {
+    let behaviour = || failing((NO_WAY, MS), |row| row < 3);
+    let mut world = World::new(10, Schedule::default(), 1, behaviour());
+    world.monitor.set_canaries([], (3..10).map(target));
+    world.run_until(fault() + Duration::from_secs(10));
+    assert_eq!((down(&world), world.monitor.abstains()), (0, true));
+    // Were they probed, the three would be dead.
+    let mut world = World::new(10, Schedule::default(), 1, behaviour());
+    world.run_until(fault() + Duration::from_secs(10));
+    assert_eq!((down(&world), world.monitor.abstains()), (3, false));
+}
+
+#[test]
+fn who_hangs_with_the_connection_made_is_not_silent() {
+    let hung = Outcome::Failure(Failure::TimedOut(Stage::Head));
+    let mut world =
+        World::new(10, Schedule::default(), 1, failing((hung, 300 * MS), |row| row < 6));
+    world.run_until(fault() + Duration::from_secs(3));
+    assert_eq!((down(&world), world.monitor.abstains()), (6, false));
+}
+
+#[test]
+fn a_shorter_interval_counts_at_once() {
+    let seldom = Schedule { interval: Duration::from_secs(3600), ..Schedule::default() };
+    let mut world = World::new(4, seldom, 1, failing((REFUSED, MS), |_| true));
+    world.run_until(fault());
+    for row in 0..4 {
+        world.monitor.watch(world.now, target(row), Schedule::default());
+    }
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(down(&world), 4);
+    let probes = world.probes.len();
+    // And a longer one after the probe that was due.
+    for row in 0..4 {
+        world.monitor.watch(world.now, target(row), seldom);
+    }
+    world.run_for(Duration::from_secs(600));
+    assert!(world.probes.len() - probes <= 8, "{}", world.probes.len() - probes);
+}
