@@ -90,7 +90,9 @@ pub fn rank(
         Located::V6(ip) => IpAddr::V6(ip),
     };
     let by_network = network_rule(Some(client.into()), location.asn, preferences);
-    rank_by(location, by_network, sites, preferences)
+    let here = location.place.and_then(|place| place.at);
+    let distance = |site: &Site| here.zip(site.at).map(|(here, there)| here.distance_km(there));
+    rank_by(location, by_network, sites, preferences, distance)
 }
 
 /// The rule for a client's network or autonomous system, and the regions that it names.
@@ -109,12 +111,14 @@ pub(super) fn network_rule(
     Some((Rule::Asn(asn), regions))
 }
 
-/// The same, with the rule for the client's network or autonomous system looked up already.
+/// The same, with the rule for the client's network or autonomous system looked up already, and
+/// what tells how far a region is.
 pub(super) fn rank_by(
     location: &Location<'_>,
     by_network: Option<(Rule, &[RegionId])>,
     sites: &[Site],
     preferences: &Preferences,
+    distance_km: impl Fn(&Site) -> Option<u32>,
 ) -> Ranking {
     let here = location.place.and_then(|place| place.at).filter(|_| preferences.nearest);
     let first = by_network.or_else(|| place_rule(location, preferences));
@@ -124,17 +128,8 @@ pub(super) fn rank_by(
         (None, None) => Rule::Default,
     };
     let named = first.map_or(&[][..], |(_, regions)| regions);
-    let mut regions: Vec<Ranked> = sites
-        .iter()
-        .map(|site| Ranked {
-            region: site.region,
-            distance_km: location
-                .place
-                .and_then(|place| place.at)
-                .zip(site.at)
-                .map(|(here, there)| here.distance_km(there)),
-        })
-        .collect();
+    let ranked = |site: &Site| Ranked { region: site.region, distance_km: distance_km(site) };
+    let mut regions: Vec<Ranked> = sites.iter().map(ranked).collect();
     regions.sort_by_key(|ranked| {
         let distance = ranked.distance_km.filter(|_| here.is_some());
         (

@@ -5,11 +5,15 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+
+use foldhash::fast::RandomState;
 
 use crate::geo::{Catchment, Near, NetworkMap};
 use crate::ids::{RegionId, RegionSet};
-use crate::steer::weighted::{Contender, SLOTS, order as slot_order, slot};
+use crate::steer::weighted::{Contender, SLOTS, order_by, slot};
+
+use super::Plan;
 
 /// What orders the regions for a client.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -78,13 +82,13 @@ impl Seek<'_> {
 
 impl Division {
     /// The division for `key`. A catchment that is not there divides nobody.
-    pub fn build(catchments: &[Arc<Catchment>], key: &DivisionKey) -> Self {
+    pub(super) fn build(plan: &Plan, key: &DivisionKey) -> Self {
         match &key.order {
-            Order::Catchment(row) => match catchments.get(*row) {
+            Order::Catchment(row) => match plan.catchments.get(*row) {
                 Some(catchment) => Self::by_network(catchment, key),
                 None => Self::new(vec![key.regions.iter().collect()], By::Slot([].into())),
             },
-            Order::Weights(contenders) => Self::by_slot(contenders, key),
+            Order::Weights(contenders) => Self::by_slot(plan, contenders, key),
         }
     }
 
@@ -136,9 +140,14 @@ impl Division {
         Self::new(orders, By::Network(catchment.map(row_of)))
     }
 
-    fn by_slot(contenders: &[Contender], key: &DivisionKey) -> Self {
+    fn by_slot(plan: &Plan, contenders: &[Contender], key: &DivisionKey) -> Self {
+        let usable = contenders.iter().filter(|of| key.regions.contains(of.region));
+        let usable: Vec<Contender> = usable.copied().collect();
+        let scores = |of: &Contender, slot: usize| {
+            plan.scores(of).and_then(|scores| scores.get(slot)).copied().unwrap_or(u64::MAX)
+        };
         let ranked: Vec<Vec<RegionId>> =
-            (0..SLOTS).map(|slot| slot_order(slot, contenders)).collect();
+            (0..SLOTS).map(|slot| order_by(&usable, |of| scores(of, slot))).collect();
         let (orders, rows) = distinct(key, ranked.iter().map(Vec::as_slice));
         Self::new(orders, By::Slot(rows.into()))
     }
@@ -158,7 +167,7 @@ fn distinct<'r>(
     rankings: impl Iterator<Item = &'r [RegionId]> + Clone,
 ) -> (Vec<Vec<RegionId>>, Vec<u16>) {
     for depth in (1..=key.depth.clamp(1, RegionSet::CAPACITY)).rev() {
-        let mut known: HashMap<Vec<RegionId>, u16> = HashMap::new();
+        let mut known = HashMap::<Vec<RegionId>, u16, RandomState>::default();
         let mut orders = Vec::new();
         let mut rows = Vec::new();
         for ranking in rankings.clone() {

@@ -15,12 +15,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::slice;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::geo::{Catchment, Coordinates};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::prefetch::{LINE, prefetch};
-use crate::steer::weighted::{Contender, SLOTS, name_hash};
+use crate::steer::weighted::{Contender, SLOTS, name_hash, scores};
 use crate::steer::{
     Basis, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, ramp_slot, usable,
 };
@@ -54,6 +54,8 @@ pub struct Plan {
     pub protection: Protection,
     dependents: HashMap<TargetId, Vec<ServiceId>>,
     by_name: HashMap<String, ServiceId>,
+    /// What each region scores where weights decide, once somebody asks.
+    scores: Vec<OnceLock<Box<[u64]>>>,
     /// Those of which one region at a time writes.
     single_writers: Vec<ServiceId>,
 }
@@ -108,6 +110,7 @@ impl Plan {
             }
         }
         let protection = Protection::default();
+        let scores = regions.iter().map(|_| OnceLock::new()).collect();
         Self {
             zones,
             services,
@@ -117,6 +120,7 @@ impl Plan {
             protection,
             dependents,
             by_name,
+            scores,
             single_writers,
         }
     }
@@ -221,6 +225,12 @@ impl Plan {
         };
         service.pools.iter().map(|pool| contender((pool.region, pool.weight))).collect()
     }
+
+    /// What a region scores in each slot before its weight counts.
+    fn scores(&self, of: &Contender) -> Option<&[u64]> {
+        let kept = self.scores.get(of.region.index())?;
+        Some(kept.get_or_init(|| scores(of.name_hash)))
+    }
 }
 
 /// All that one query may see.
@@ -229,7 +239,7 @@ pub struct Snapshot {
     generation: u64,
     plan: Arc<Plan>,
     services: Vec<Arc<CompiledService>>,
-    /// What the next snapshot of the same plan may take over, as long as some service uses it.
+    /// What the next snapshot may take over, as long as some service uses it.
     divisions: HashMap<DivisionKey, Weak<Division>>,
 }
 
@@ -405,8 +415,7 @@ impl Snapshot {
         generation: u64,
     ) -> Self {
         let same_plan = previous.filter(|previous| Arc::ptr_eq(&previous.plan, &plan));
-        let mut divisions = same_plan.map(|same| same.divisions.clone()).unwrap_or_default();
-        divisions.retain(|_, division| division.strong_count() > 0);
+        let mut divisions = previous.map(|of| of.divisions_for(&plan)).unwrap_or_default();
 
         let mut compile = |row: usize, service: &Service| {
             let Some(id) = ServiceId::from_index(row) else { return Arc::default() };
@@ -452,6 +461,25 @@ impl Snapshot {
     /// A service, decided.
     pub fn service(&self, id: ServiceId) -> Option<&CompiledService> {
         self.services.get(id.index()).map(Arc::as_ref)
+    }
+
+    /// Those of the divisions in use that `plan` may take over: it has the same catchments, or
+    /// weights decide.
+    fn divisions_for(&self, plan: &Arc<Plan>) -> HashMap<DivisionKey, Weak<Division>> {
+        let catchments = plan.catchments.iter().map(Arc::as_ptr).zip(0..);
+        let rows: HashMap<*const Catchment, usize> = catchments.collect();
+        let in_plan = |key: &DivisionKey| {
+            let order = match &key.order {
+                Order::Catchment(row) => {
+                    let catchment = self.plan.catchments.get(*row)?;
+                    Order::Catchment(*rows.get(&Arc::as_ptr(catchment))?)
+                }
+                weights @ Order::Weights(_) => weights.clone(),
+            };
+            Some(DivisionKey { order, ..*key })
+        };
+        let used = self.divisions.iter().filter(|(_, division)| division.strong_count() > 0);
+        used.filter_map(|(key, division)| Some((in_plan(key)?, division.clone()))).collect()
     }
 
     /// What this snapshot knows of the service that is row `row` of `plan`, which may be another
@@ -540,7 +568,7 @@ fn select_among(
     };
     let key = DivisionKey { order, regions, depth };
     let division = divisions.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
-        let division = Arc::new(Division::build(&plan.catchments, &key));
+        let division = Arc::new(Division::build(plan, &key));
         divisions.insert(key, Arc::downgrade(&division));
         division
     });

@@ -62,11 +62,14 @@ pub fn order_of(client: IpAddr, contenders: &[Contender]) -> Vec<RegionId> {
 
 /// The regions in the order in which `slot` prefers them.
 pub fn order(slot: usize, contenders: &[Contender]) -> Vec<RegionId> {
-    let mut scored: Vec<(u64, &Contender)> = contenders
-        .iter()
-        .map(|contender| (minus_log2(mix(contender.name_hash ^ mix(slot as u64))), contender))
-        .collect();
-    scored.sort_by(|(a, left), (b, right)| {
+    order_by(contenders, |contender| score(slot, contender.name_hash))
+}
+
+/// The same, by their scores before weights.
+pub fn order_by(contenders: &[Contender], score: impl Fn(&Contender) -> u64) -> Vec<RegionId> {
+    let mut scored: Vec<(u64, &Contender)> =
+        contenders.iter().map(|contender| (score(contender), contender)).collect();
+    scored.sort_unstable_by(|(a, left), (b, right)| {
         // a / w_left < b / w_right, without dividing; weight 0 is an infinite score.
         let (a, b) = (u128::from(*a), u128::from(*b));
         (left.weight == 0)
@@ -75,6 +78,16 @@ pub fn order(slot: usize, contenders: &[Contender]) -> Vec<RegionId> {
             .then(left.region.cmp(&right.region))
     });
     scored.into_iter().map(|(_, contender)| contender.region).collect()
+}
+
+/// What a region scores in each slot before its weight counts. To compute them takes longer than
+/// all else, and they are the same for all services.
+pub fn scores(name_hash: u64) -> Box<[u64]> {
+    (0..SLOTS).map(|slot| score(slot, name_hash)).collect()
+}
+
+fn score(slot: usize, name_hash: u64) -> u64 {
+    minus_log2(mix(name_hash ^ mix(slot as u64)))
 }
 
 /// The hash of a region's name, as [`Contender`] wants it.
