@@ -51,8 +51,19 @@ pub(super) struct Given {
     pub until: Option<Instant>,
 }
 
+/// What slows down moves, by name: services' regions with a family, and regions.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Moves {
+    /// What is out.
+    pub out: Vec<String>,
+    /// What is down, and kept.
+    pub kept: Vec<String>,
+    /// The regions that left lately, when each did, and with how much of the traffic.
+    pub left: Vec<(String, Instant, f64)>,
+}
+
 /// What an earlier process knew.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Recalled {
     /// What operators have said.
     pub said: Vec<Said>,
@@ -60,8 +71,8 @@ pub(super) struct Recalled {
     pub states: Vec<Kept>,
     /// When it was last alive.
     pub alive: Option<Instant>,
-    /// The services' regions that were out.
-    pub out: Vec<String>,
+    /// What was out, what was kept, and what had left.
+    pub moves: Moves,
     /// The incarnation in which it spoke to other nodes; 0: it did not.
     pub incarnation: u64,
     /// Who is to write, as operators said, by service.
@@ -90,7 +101,7 @@ enum Job {
     Tell(Box<Record>),
     States(Vec<Kept>),
     Alive(Instant),
-    Out(Vec<String>),
+    Moves(Moves),
     Given(Vec<Given>),
     Incarnation(u64),
     Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
@@ -165,9 +176,9 @@ impl Store {
         self.send(Job::States(states));
     }
 
-    /// These services' regions are out, and no others.
-    pub(super) fn out(&self, pools: Vec<String>) {
-        self.send(Job::Out(pools));
+    /// These are out, kept and have left, and no others.
+    pub(super) fn moves(&self, moves: Moves) {
+        self.send(Job::Moves(moves));
     }
 
     /// Answers are given with these TTLs, or were, and with no others.
@@ -262,6 +273,9 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS states (
         target TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS out (pool TEXT PRIMARY KEY) STRICT;
+    CREATE TABLE IF NOT EXISTS kept (pool TEXT PRIMARY KEY) STRICT;
+    CREATE TABLE IF NOT EXISTS moved (
+        region TEXT PRIMARY KEY, at INTEGER NOT NULL, share REAL NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS given (
         service TEXT NOT NULL, ttl INTEGER NOT NULL, until INTEGER,
         PRIMARY KEY (service, ttl)) STRICT;
@@ -319,8 +333,6 @@ impl Database {
         let states = statement.query_map([], kept)?.collect::<Result<Vec<_>, _>>()?;
         let alive = self.connection.query_row("SELECT at FROM alive", [], |row| row.get(0));
         let alive: Option<i64> = alive.optional()?;
-        let mut statement = self.connection.prepare("SELECT pool FROM out")?;
-        let out = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<_>, _>>()?;
         let last =
             self.connection.query_row("SELECT number FROM incarnation", [], |row| row.get(0));
         let incarnation: Option<i64> = last.optional()?;
@@ -338,7 +350,20 @@ impl Database {
         };
         let given = statement.query_map([], given)?.collect::<Result<Vec<_>, _>>()?;
         let alive = alive.map(moment);
-        Ok(Recalled { named, said, states, alive, out, incarnation, given, lost: None })
+        let moves = self.recall_moves()?;
+        Ok(Recalled { named, said, states, alive, moves, incarnation, given, lost: None })
+    }
+
+    fn recall_moves(&self) -> rusqlite::Result<Moves> {
+        let pools = |sql| {
+            let mut statement = self.connection.prepare(sql)?;
+            statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
+        };
+        let mut statement = self.connection.prepare("SELECT region, at, share FROM moved")?;
+        let left = |row: &Row<'_>| Ok((row.get(0)?, moment(row.get(1)?), row.get(2)?));
+        let left = statement.query_map([], left)?.collect::<Result<_, _>>()?;
+        let [out, kept] = [pools("SELECT pool FROM out")?, pools("SELECT pool FROM kept")?];
+        Ok(Moves { out, kept, left })
     }
 
     fn work(mut self, jobs: &Receiver<Job>) {
@@ -379,7 +404,7 @@ impl Database {
                 }
                 Job::Tell(record) => self.tell(&record),
                 Job::States(states) => self.keep(&states),
-                Job::Out(pools) => self.keep_out(&pools),
+                Job::Moves(moves) => self.keep_moves(&moves),
                 Job::Given(given) => self.keep_given(&given),
                 Job::Incarnation(number) => {
                     let sql = "INSERT OR REPLACE INTO incarnation VALUES (1, ?1)";
@@ -413,11 +438,18 @@ impl Database {
         transaction.commit()
     }
 
-    fn keep_out(&mut self, pools: &[String]) -> rusqlite::Result<()> {
+    fn keep_moves(&mut self, moves: &Moves) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
-        transaction.execute("DELETE FROM out", [])?;
-        for pool in pools {
+        transaction.execute_batch("DELETE FROM out; DELETE FROM kept; DELETE FROM moved;")?;
+        for pool in &moves.out {
             transaction.execute("INSERT OR REPLACE INTO out VALUES (?1)", [pool])?;
+        }
+        for pool in &moves.kept {
+            transaction.execute("INSERT OR REPLACE INTO kept VALUES (?1)", [pool])?;
+        }
+        for (region, at, share) in &moves.left {
+            let sql = "INSERT OR REPLACE INTO moved VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, params![region, number(*at), share])?;
         }
         transaction.commit()
     }

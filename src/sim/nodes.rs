@@ -11,8 +11,8 @@ use crate::ids::{NodeId, RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
 use crate::snapshot::Snapshot;
 use crate::steer::{
-    Contest, Facts, Family, Holds, InForce, Lease, Named, Naming, Override, Overrides, Policy,
-    Ramp, Scope, Word, Writers,
+    Contest, Facts, Family, Holds, InForce, Lease, Left, Moves, Named, Naming, Override, Overrides,
+    Policy, Ramp, Scope, Word, Writers,
 };
 use crate::time::Instant;
 
@@ -57,6 +57,9 @@ pub(super) struct Node {
 /// When operators last said something of which region, and what; nothing: they took it back.
 type Words = BTreeMap<RegionId, (Instant, Option<Override>)>;
 
+/// A family of a service's region; the service by its name.
+type Part = (String, RegionId, Family);
+
 /// What a node leaves on disk.
 #[derive(Clone, Default)]
 pub(super) struct Kept {
@@ -67,8 +70,10 @@ pub(super) struct Kept {
     words: Words,
     /// What operators said of the writer.
     named: Option<Named>,
-    /// Which regions of which services were out.
-    out: Vec<(String, RegionId, Family)>,
+    /// Which regions of which services were out and kept, and which had left.
+    out: Vec<Part>,
+    kept: Vec<Part>,
+    left: Vec<Left>,
 }
 
 impl Kept {
@@ -117,9 +122,12 @@ impl Node {
         let others = (0..count).filter_map(NodeId::from_index).filter(|of| *of != id);
         let mut holds = Holds::default();
         holds.limit(stage.config.max_moves);
-        let out = kept.out.iter();
-        let out = out.filter_map(|(name, at, by)| Some((stage.config.service(name)?, *at, *by)));
-        holds.recall(out);
+        let parts = |of: Vec<Part>| {
+            let part = |(name, at, by): Part| Some((stage.config.service(&name)?, at, by));
+            of.into_iter().filter_map(part).collect()
+        };
+        let (out, held) = (parts(kept.out), parts(kept.kept));
+        holds.recall(now, Moves { out, kept: held, left: kept.left });
         holds.follow(now, &stage.plan.services, stage.plan.ids(), monitor.table());
         let facts = Facts { holds: &holds, ..Facts::of(monitor.table()) };
         let snapshot = Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1));
@@ -348,13 +356,16 @@ impl Node {
         let state = |target: &TargetId| (*target, self.monitor.table().get(*target).state);
         let services = &self.snapshot.plan().services;
         let name = |of: ServiceId| services.get(of.index()).map(|of| of.name.clone());
-        let out = self.holds.out().filter_map(|(of, at, by)| Some((name(of)?, at, by)));
+        let part = |(of, at, by)| Some((name(of)?, at, by));
+        let Moves { out, kept, left } = self.holds.moves();
         Kept {
             at: now,
             states: targets.iter().map(state).collect(),
             words: self.words.clone(),
             named: self.named.clone(),
-            out: out.collect(),
+            out: out.into_iter().filter_map(part).collect(),
+            kept: kept.into_iter().filter_map(part).collect(),
+            left,
         }
     }
 

@@ -243,6 +243,10 @@ fn no_more_of_the_traffic_leaves_than_may() {
         let outcome = played(&loaded, 200, population(&[cache(0.0)]), more);
         // One may always leave.
         assert_eq!(moved(&outcome), left, "{share}");
+        // What has left counts, also for those who start then.
+        let more = format!("{}, {RESTART}]", more.trim_end_matches(']'));
+        let outcome = played(&loaded, 400, population(&[cache(0.0)]), &more);
+        assert_eq!(moved(&outcome), left, "{share}, over a start");
     }
 }
 

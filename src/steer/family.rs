@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The kinds of answer a service can give, each steered for itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Family {
     /// A records.
     V4,

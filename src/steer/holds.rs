@@ -9,7 +9,7 @@
 //! Answers of each family are steered for themselves, and so are held. Health alone counts here: an
 //! operator's word goes over all of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::{Family, Pool, Service, state_of};
@@ -57,16 +57,40 @@ enum Course {
 /// What has a course: a family of a service's region.
 type Key = (ServiceId, RegionId, Family);
 
+/// A region that left.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Left {
+    /// When.
+    pub at: Instant,
+    /// Which.
+    pub region: RegionId,
+    /// With how much of the traffic, of 1.
+    pub with: f64,
+}
+
+/// What one process leaves of it to the next one.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Moves {
+    /// What is out, well or not: families of services' regions.
+    pub out: BTreeSet<(ServiceId, RegionId, Family)>,
+    /// What is kept.
+    pub kept: BTreeSet<(ServiceId, RegionId, Family)>,
+    /// The regions that left lately, the first one first.
+    pub left: Vec<Left>,
+}
+
 /// Who is held, and why.
 #[derive(Clone, Debug, Default)]
 pub struct Holds {
     limit: Option<MaxMoves>,
     courses: HashMap<Key, Course>,
     held: HashMap<Key, Hold>,
-    /// How much of the traffic each region has.
-    traffic: BTreeMap<RegionId, f64>,
-    /// The regions that left lately, when each did, and with how much of the traffic.
-    left: VecDeque<(Instant, RegionId, f64)>,
+    /// How much of the traffic each region has; `None`: that is not known yet.
+    traffic: Option<BTreeMap<RegionId, f64>>,
+    /// The regions that left lately, the first one first.
+    left: VecDeque<Left>,
+    /// Whether [`Self::moves`] may tell something else than before.
+    is_other: bool,
 }
 
 impl Holds {
@@ -88,7 +112,7 @@ impl Holds {
 
     /// So much of the traffic each region has, of 1.
     pub fn measure(&mut self, traffic: BTreeMap<RegionId, f64>) {
-        self.traffic = traffic;
+        self.traffic = Some(traffic);
     }
 
     /// Why a family of a service's region is not treated by its health, if it is not.
@@ -105,15 +129,30 @@ impl Holds {
         })
     }
 
-    /// What is out, well or not.
-    pub fn out(&self) -> impl Iterator<Item = (ServiceId, RegionId, Family)> {
-        let courses = self.courses.iter();
-        courses.filter(|(_, course)| matches!(course, Course::Out(_))).map(|(key, _)| *key)
+    /// Is there something else for the next process to know than when this was last asked?
+    pub fn take_other(&mut self) -> bool {
+        std::mem::take(&mut self.is_other)
     }
 
-    /// Takes these for out, as an earlier process did.
-    pub fn recall(&mut self, out: impl IntoIterator<Item = (ServiceId, RegionId, Family)>) {
+    /// What the next process has to know.
+    pub fn moves(&self) -> Moves {
+        let mut moves = Moves { left: self.left.iter().copied().collect(), ..Moves::default() };
+        for (key, course) in &self.courses {
+            let of = if *course == Course::Kept { &mut moves.kept } else { &mut moves.out };
+            of.insert(*key);
+        }
+        moves
+    }
+
+    /// Begins with what an earlier process knew. What left by a clock that was ahead left now: it
+    /// is not to count for longer than it may.
+    pub fn recall(&mut self, now: Instant, moves: Moves) {
+        let Moves { out, kept, left } = moves;
         self.courses.extend(out.into_iter().map(|key| (key, Course::Out(None))));
+        self.held.extend(kept.iter().map(|key| (*key, Hold::Kept)));
+        self.courses.extend(kept.into_iter().map(|key| (key, Course::Kept)));
+        self.left = left.into_iter().map(|of| Left { at: of.at.min(now), ..of }).collect();
+        self.left.make_contiguous().sort_by_key(|of| of.at);
     }
 
     /// The same holds under the ids of `services`; those of whom none is there any more end.
@@ -133,8 +172,11 @@ impl Holds {
         let held = std::mem::take(&mut self.held).into_iter();
         self.held = held.filter_map(|(from, hold)| Some((key(from)?, hold))).collect();
         let left = std::mem::take(&mut self.left).into_iter();
-        self.left = left.filter_map(|(at, of, with)| Some((at, region(of)?, with))).collect();
-        self.traffic.clear();
+        self.left = left.filter_map(|of| Some(Left { region: region(of.region)?, ..of })).collect();
+        let traffic = self.traffic.take();
+        let of_region = |(of, with)| Some((region(of)?, with));
+        self.traffic = traffic.map(|all| all.into_iter().filter_map(of_region).collect());
+        self.is_other = true;
     }
 
     /// An operator lets a service's region back. Was it held?
@@ -146,6 +188,7 @@ impl Holds {
             self.courses.remove(&(service, region, *family));
             self.held.remove(&(service, region, *family));
         }
+        self.is_other |= !back.is_empty();
         !back.is_empty()
     }
 
@@ -175,10 +218,12 @@ impl Holds {
                     })),
                     Some(Course::Out(None)) | None => None,
                 };
-                match course {
+                let before = match course {
                     Some(course) => self.courses.insert(key, course),
                     None => self.courses.remove(&key),
                 };
+                let is_kept = |of: Option<Course>| of.map(|of| of == Course::Kept);
+                self.is_other |= is_kept(before) != is_kept(course);
                 is_other |= hold != self.held.get(&key).copied();
                 match hold {
                     Some(hold) => self.held.insert(key, hold),
@@ -219,21 +264,25 @@ impl Holds {
         }
     }
 
-    /// May a region leave now? If so, it counts, once for all services and families.
+    /// May a region leave now? If so, it counts, once for all services and families. One of which
+    /// is not known how much of the traffic it has may leave as the first one only.
     fn may_leave(&mut self, now: Instant, region: RegionId) -> bool {
         let Some(limit) = self.limit else { return true };
-        self.left.retain(|(at, ..)| now.since(*at) < limit.within);
-        if self.left.iter().any(|(_, of, _)| *of == region) {
+        self.left.retain(|of| now.since(of.at) < limit.within);
+        if self.left.iter().any(|of| of.region == region) {
             return true;
         }
-        let with = self.traffic.get(&region).copied().unwrap_or_default();
-        let gone: f64 = self.left.iter().map(|(.., with)| with).sum();
+        let traffic = self.traffic.as_ref();
+        let with = traffic.map(|all| all.get(&region).copied().unwrap_or_default());
+        let gone: f64 = self.left.iter().map(|of| of.with).sum();
         let are_many = limit.regions.is_some_and(|most| self.left.len() >= most);
-        let is_much = limit.percent.is_some_and(|most| (gone + with) * 100.0 > f64::from(most));
+        let is_much = limit
+            .percent
+            .is_some_and(|most| with.is_none_or(|with| (gone + with) * 100.0 > f64::from(most)));
         if are_many || (is_much && !self.left.is_empty()) {
             return false;
         }
-        self.left.push_back((now, region, with));
+        self.left.push_back(Left { at: now, region, with: with.unwrap_or_default() });
         true
     }
 
@@ -241,10 +290,7 @@ impl Holds {
     pub fn next_change(&self) -> Option<Instant> {
         let back = self.held.values().filter_map(|hold| match hold {
             Hold::Back(until) => *until,
-            Hold::Kept => {
-                let (oldest, ..) = self.left.front()?;
-                Some(*oldest + self.limit?.within)
-            }
+            Hold::Kept => Some(self.left.front()?.at + self.limit?.within),
         });
         back.min()
     }

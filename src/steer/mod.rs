@@ -21,7 +21,7 @@ use crate::time::{Instant, Ttl};
 use crate::zone::Name;
 
 pub use family::Family;
-pub use holds::{Failback, Hold, Holds, MaxMoves};
+pub use holds::{Failback, Hold, Holds, Left, MaxMoves, Moves};
 pub use leases::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Turn, Vacancy, Written};
 pub use named::{Named, Naming};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};

@@ -281,7 +281,7 @@ fn a_region_that_leaves_a_service_waits_for_nothing_there() {
     let services = [second, first];
     holds.rekey(&services, Some, |of| Some(id(1 - of.index())));
     assert_eq!([0, 1].map(|row| holds.of(id(row), region(0), Family::V4)), [back, None]);
-    assert_eq!(holds.out().collect::<Vec<_>>(), [(id(0), region(0), Family::V4)]);
+    assert_eq!(holds.moves().out, [(id(0), region(0), Family::V4)].into());
     holds.follow(at(61), &services, [id(0), id(1)], &states("uuuuuu"));
     assert_eq!(holds.next_change(), None);
 }
@@ -300,7 +300,9 @@ fn a_manual_failback_waits_for_the_operator() {
     assert_eq!(holds.of(id(0), region(0), Family::V4), None);
     // What an earlier process knew to be out waits too.
     let mut later = Holds::default();
-    later.recall(holds.out().chain([(id(1), region(2), Family::V4)]));
+    let mut moves = holds.moves();
+    moves.out.insert((id(1), region(2), Family::V4));
+    later.recall(at(0), moves);
     later.follow(at(0), &services, [id(0), id(1)], &states("uuuuuu"));
     assert_eq!(later.of(id(1), region(2), Family::V4), Some(Hold::Back(None)));
 }
@@ -339,7 +341,7 @@ fn one_family_of_a_region_waits_for_its_failback() {
     assert_eq!(follow(9999, "uuuuuu"), [eu, us.clone()]);
     // The next process knows which family is out.
     let mut later = Holds::default();
-    later.recall(holds.out());
+    later.recall(at(0), holds.moves());
     later.follow(at(0), &services, [web()], &states("uuuuuu"));
     assert_eq!(later.all().collect::<Vec<_>>(), [(web(), region(0), Hold::Back(None))]);
     assert_eq!(later.of(web(), region(0), Family::V6), None);
@@ -349,7 +351,7 @@ fn one_family_of_a_region_waits_for_its_failback() {
     let mut services = services;
     services[0].pools[0].endpoints.remove(0);
     later.rekey(&services, Some, Some);
-    assert_eq!((later.all().count(), later.out().count()), (0, 0));
+    assert_eq!((later.all().count(), later.moves().out.len()), (0, 0));
 }
 
 #[test]
@@ -391,6 +393,70 @@ fn no_more_of_the_traffic_leaves_than_may() {
     assert_eq!(kept([0.2, 0.31, 0.49], ["duuuuu", "dduuuu"]), 1, "more would");
     assert_eq!(kept([0.9, 0.05, 0.05], ["duuuuu", "duuuuu"]), 0, "one may always leave");
     assert_eq!(kept([0.9, 0.05, 0.05], ["duuuuu", "dduuuu"]), 1);
+}
+
+/// Three regions of which two are down and one may leave, so that the second one is kept.
+fn one_kept(services: &[Service], limit: MaxMoves) -> Holds {
+    let mut holds = Holds::default();
+    holds.limit(Some(limit));
+    for (second, table, shares) in [(1, "duuuuu", [0.3, 0.3, 0.4]), (2, "dduuuu", [0.0, 0.5, 0.5])]
+    {
+        holds.measure((0..3).map(region).zip(shares).collect());
+        holds.follow(at(second), services, [id(0), id(1)], &states(table));
+    }
+    assert_eq!(holds.of(id(0), region(1), Family::V4), Some(Hold::Kept));
+    holds
+}
+
+const LIMITS: [(Option<usize>, Option<u32>); 2] = [(Some(1), None), (None, Some(50))];
+
+fn limit((regions, percent): (Option<usize>, Option<u32>)) -> MaxMoves {
+    MaxMoves { regions, percent, within: Duration::from_secs(300) }
+}
+
+#[test]
+fn what_is_kept_stays_over_a_reload() {
+    let services = two_services(Failback::After(Duration::ZERO));
+    for limit in LIMITS.map(limit) {
+        let mut holds = one_kept(&services, limit);
+        // The regions change places: the second one comes first.
+        let mut turned = services.clone();
+        for pool in turned.iter_mut().flat_map(|of| &mut of.pools) {
+            pool.region = region([1, 0, 2][pool.region.index()]);
+        }
+        holds.rekey(&turned, |of| Some(region([1, 0, 2][of.index()])), Some);
+        let follow = |holds: &mut Holds, second| {
+            holds.follow(at(second), &turned, [id(0), id(1)], &states("dduuuu"));
+            [1, 0].map(|row| holds.of(id(0), region(row), Family::V4))
+        };
+        assert_eq!(follow(&mut holds, 300), [None, Some(Hold::Kept)], "{limit:?}");
+        assert_eq!(follow(&mut holds, 301), [None, None], "{limit:?}");
+    }
+}
+
+#[test]
+fn what_is_kept_stays_over_a_start_and_no_longer_than_it_would() {
+    let services = two_services(Failback::After(Duration::ZERO));
+    for limit in LIMITS.map(limit) {
+        let before = one_kept(&services, limit).moves();
+        // Soon, later, and by a clock that was far ahead of this one.
+        for (start, ahead, until) in [(3, 0, 301), (100, 0, 301), (200, 9999, 500)] {
+            let mut moves = before.clone();
+            moves.left.iter_mut().for_each(|of| of.at = of.at + Duration::from_secs(ahead));
+            let mut later = Holds::default();
+            later.limit(Some(limit));
+            later.recall(at(start), moves);
+            let mut follow = |second, table: &str| {
+                later.follow(at(second), &services, [id(0), id(1)], &states(table));
+                (later.of(id(0), region(1), Family::V4), later.next_change())
+            };
+            let kept = (Some(Hold::Kept), Some(at(until)));
+            // How much of the traffic anything has is not known yet.
+            assert_eq!(follow(start, "dduuuu"), kept, "{limit:?}, {start}");
+            assert_eq!(follow(until - 1, "dduuuu"), kept, "{limit:?}, {start}");
+            assert_eq!(follow(until, "dduuuu"), (None, None), "{limit:?}, {start}");
+        }
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod floods;
 mod harness;
 mod host;
 mod http;
+mod moves;
 mod operators;
 mod probing;
 mod refusals;

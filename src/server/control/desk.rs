@@ -104,7 +104,7 @@ impl Control {
             return Err(format!("{subject} does not wait to be let back"));
         }
         self.publish(Some(&[service]));
-        self.keep_out();
+        self.keep_moves();
         let what = (subject.to_string(), "let back".to_owned());
         self.tell(Level::Warn, Kind::Override, what, (why, who), None);
         Ok(())

@@ -219,6 +219,7 @@ impl Control {
     pub(super) async fn run(mut self) {
         self.note_absent(&self.published.load_full(), None);
         self.tell_lost();
+        self.keep_moves();
         loop {
             self.turn();
             let deadline = self.ready_by().filter(|_| !*self.ready.borrow());
@@ -324,16 +325,10 @@ impl Control {
         if which.is_empty() {
             return which;
         }
-        if self.holds.counts_traffic() {
-            let clients = self.sample.clients(&self.loaded.plan);
-            self.holds.measure(overrides::traffic(&self.published.load(), &clients));
-        }
-        let before: Vec<_> = self.holds.out().collect();
+        self.measure();
         let services = &self.loaded.plan.services;
         let changed = self.holds.follow(now, services, which, self.monitor.table());
-        if before != self.holds.out().collect::<Vec<_>>() {
-            self.keep_out();
-        }
+        self.keep_moves();
         for id in &changed {
             let kept = self.holds.all().filter(|(of, _, hold)| of == id && *hold == Hold::Kept);
             for (service, region, _) in kept.collect::<Vec<_>>() {
@@ -344,6 +339,14 @@ impl Control {
             }
         }
         changed
+    }
+
+    /// Finds out how much of the traffic each region has, if that counts.
+    fn measure(&mut self) {
+        if self.holds.counts_traffic() {
+            let clients = self.sample.clients(&self.loaded.plan);
+            self.holds.measure(overrides::traffic(&self.published.load(), &clients));
+        }
     }
 
     /// Decides `changed` services anew, or all, and lets that be answered.
@@ -491,6 +494,7 @@ impl Control {
         let region = |id: RegionId| config.region(&old.config.regions.get(id.index())?.name);
         let service = |id: ServiceId| config.service(&old.config.services.get(id.index())?.name);
         self.holds.limit(config.max_moves);
+        self.measure();
         self.holds.rekey(&plan.services, region, service);
         self.holds.follow(now, &plan.services, plan.ids(), self.monitor.table());
         self.planned = overrides::planned(config, now);
@@ -500,6 +504,7 @@ impl Control {
         self.sample.turn_to(plan);
         self.writing.in_force = self.writing.in_force.rekeyed(region, service);
         self.loaded = loaded.clone();
+        self.keep_moves();
         self.follow_writers(now);
         self.note_ttls();
         self.compile(plan, None);

@@ -9,21 +9,35 @@ use crate::ids::{RegionId, ServiceId};
 use crate::rng::Seed;
 use crate::server::load::Loaded;
 use crate::server::overrides;
-use crate::server::store::{Kept, Recalled};
-use crate::steer::{Family, Holds, Scope};
+use crate::server::store::{Kept, Moves, Recalled};
+use crate::steer::{self, Family, Holds, Left, Scope};
 use crate::time::Instant;
 
 impl Control {
-    /// Keeps what is out for the next process: `web/eu AAAA`.
-    pub(super) fn keep_out(&self) {
-        let name = |(of, at, family)| format!("{} {family}", self.loaded.plan.pool_name(of, at));
-        self.store.out(self.holds.out().map(name).collect());
+    /// Keeps what is out, kept and has left for the next process, if that is something else than
+    /// before: `web/eu AAAA`, `eu`.
+    pub(super) fn keep_moves(&mut self) {
+        if !self.holds.take_other() {
+            return;
+        }
+        let plan = &self.loaded.plan;
+        let name = |(of, at, family)| format!("{} {family}", plan.pool_name(of, at));
+        let left = |of: Left| {
+            let region = plan.regions.get(of.region.index())?;
+            Some((region.name.clone(), of.at, of.with))
+        };
+        let steer::Moves { out, kept, left: all } = self.holds.moves();
+        self.store.moves(Moves {
+            out: out.into_iter().map(name).collect(),
+            kept: kept.into_iter().map(name).collect(),
+            left: all.into_iter().filter_map(left).collect(),
+        });
     }
 }
 
-/// What was kept to be out: a family of a service's region; all, if none is named, as earlier
-/// versions did.
-fn out(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
+/// What is told of: a family of a service's region; all, if none is named, as earlier versions
+/// did.
+fn parts(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
     let named = Family::ALL.into_iter().find_map(|family| {
         let pool = told.strip_suffix(&format!(" {family}"))?;
         Some((pool, vec![family]))
@@ -40,7 +54,14 @@ fn out(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
 pub(super) fn hold(monitor: &Monitor, loaded: &Loaded, recalled: &Recalled, now: Instant) -> Holds {
     let mut holds = Holds::default();
     holds.limit(loaded.config.max_moves);
-    holds.recall(recalled.out.iter().flat_map(|told| out(told, &loaded.config)));
+    let config = &loaded.config;
+    let all = |told: &[String]| told.iter().flat_map(|told| parts(told, config)).collect();
+    let left = |(name, at, with): &(String, Instant, f64)| {
+        config.region(name).map(|region| Left { at: *at, region, with: *with })
+    };
+    let Moves { out, kept, left: gone } = &recalled.moves;
+    let left = gone.iter().filter_map(left).collect();
+    holds.recall(now, steer::Moves { out: all(out), kept: all(kept), left });
     holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
     holds
 }
