@@ -1,9 +1,9 @@
 //! Which regions of which services are in no answer, and since when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Control;
+use super::{Control, Peers};
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::server::arrivals::Signals;
 use crate::server::overrides::{FEWEST, shares};
@@ -41,6 +41,28 @@ fn had(signals: &Signals, pool: &Pool) -> Before {
 
 /// All of them, by the names of service and region.
 pub(super) type Absents = BTreeMap<Name, Absent>;
+
+/// The services for whose absent regions other nodes may be doubted otherwise than they were when
+/// that was last looked at.
+#[derive(Debug)]
+pub(super) enum Unsure {
+    All,
+    Of(BTreeSet<String>),
+}
+
+impl Default for Unsure {
+    fn default() -> Self {
+        Self::Of(BTreeSet::new())
+    }
+}
+
+impl Unsure {
+    pub(super) fn add(&mut self, service: &str) {
+        if let Self::Of(services) = self {
+            services.insert(service.to_owned());
+        }
+    }
+}
 
 /// What arrived at those that operators have begun to empty.
 pub(super) type Begun = BTreeMap<Name, Before>;
@@ -82,6 +104,9 @@ impl Control {
         let ids = which(after.plan());
         let then = all_named(before, &which(before.plan()));
         let is_in = all_named(&after, &ids);
+        if let (None, Some(peers)) = (changed, &mut self.peers) {
+            peers.unsure = Unsure::All;
+        }
         for name in is_in.keys() {
             self.absent.remove(name);
         }
@@ -90,6 +115,7 @@ impl Control {
         }
         for id in ids {
             let Some(service) = after.plan().services.get(id.index()) else { continue };
+            self.peers.iter_mut().for_each(|peers| peers.unsure.add(&service.name));
             let ttl = service.ttl.max(self.ttls.longest(&service.name, now));
             let (was, doubt) = (0.0, None);
             let names = service.pools.iter().filter_map(|pool| name(after.plan(), id, pool.region));
@@ -159,12 +185,38 @@ impl Control {
     /// Notes which of these regions other nodes may still answer with.
     pub(super) fn doubt_absent(&mut self) {
         let now = self.clock.now();
-        let Some(peers) = self.peers.as_ref().filter(|peers| peers.are_many()) else { return };
-        for ((service, region), absent) in &mut self.absent {
-            absent.doubt = peers.doubt(service, region);
-            if absent.doubt.is_some() {
-                absent.doubted = now;
-            }
-        }
+        let peers = self.peers.as_mut().filter(|peers| peers.are_many());
+        peers.into_iter().for_each(|peers| doubt(&mut self.absent, peers, now));
     }
+
+    /// What is absent, as it is now.
+    pub(super) fn absent(&self) -> Absents {
+        let mut absents = self.absent.clone();
+        doubted_still(&mut absents, self.clock.now());
+        absents
+    }
+}
+
+/// Notes which nodes are doubted, where that may be otherwise than it was.
+pub(super) fn doubt(absents: &mut Absents, peers: &mut Peers, now: Instant) {
+    let unsure = std::mem::take(&mut peers.unsure);
+    let look = |((service, region), absent): (&Name, &mut Absent)| {
+        let before = std::mem::replace(&mut absent.doubt, peers.doubt(service, region));
+        if before.is_some() || absent.doubt.is_some() {
+            absent.doubted = now;
+        }
+    };
+    match unsure {
+        Unsure::All => absents.iter_mut().for_each(look),
+        Unsure::Of(services) => services.into_iter().for_each(|service| {
+            let rows = absents.range_mut((service.clone(), String::new())..);
+            rows.take_while(|((of, _), _)| *of == service).for_each(look);
+        }),
+    }
+}
+
+/// A doubt that goes on is one of now, whenever it was last looked at.
+pub(super) fn doubted_still(absents: &mut Absents, now: Instant) {
+    let doubted = absents.values_mut().filter(|absent| absent.doubt.is_some());
+    doubted.for_each(|absent| absent.doubted = now);
 }

@@ -373,6 +373,7 @@ impl Control {
         let generation = previous.generation() + 1;
         let next = Snapshot::compile(plan.clone(), &facts, Some(&previous), changed, generation);
         self.published.store(Arc::new(next));
+        self.writing.decided(plan, changed);
         self.note_absent(&previous, changed);
         self.replaced.push(previous);
     }
@@ -437,7 +438,7 @@ impl Control {
             holds: self.holds.clone(),
             writing: self.writing.in_force.clone(),
             writers: self.writers(),
-            absent: self.absent.clone(),
+            absent: self.absent(),
             signals: self.prober.arrivals().at(self.clock.now()),
             condition: self.told,
             stale: self.monitor.stale(),

@@ -30,6 +30,7 @@ use crate::steer::Family;
 use crate::time::{Instant, Ttl};
 
 use super::Control;
+use super::absent::Unsure;
 
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,8 @@ pub(in crate::server) struct Peers {
     differing: BTreeMap<(NodeId, String), (Instant, f64)>,
     /// Those that did so and do so no longer: for how long.
     agreed: Vec<(NodeId, String, Duration, f64)>,
+    /// Where [`Self::doubt`] may tell something else than before.
+    pub(super) unsure: Unsure,
 }
 
 /// What a node answers for a service.
@@ -113,6 +116,7 @@ impl Peers {
             own_word: None,
             differing: BTreeMap::new(),
             agreed: Vec::new(),
+            unsure: Unsure::All,
         }
     }
 
@@ -168,11 +172,21 @@ impl Peers {
         ours.is_some() && ours == self.conditions.get(&node).map(|word| &word.config)
     }
 
+    /// Learns what a node says of itself.
+    fn learn(&mut self, node: NodeId, word: NodeWord) {
+        let config = word.config.clone();
+        let before = self.conditions.insert(node, word);
+        if before.is_none_or(|before| before.config != config) {
+            self.unsure = Unsure::All;
+        }
+    }
+
     /// Notes whether a node answers for a service as this one does.
     fn compare(&mut self, now: Instant, node: NodeId, service: &str) {
         let theirs = self.digests.get(&node).and_then(|of| of.get(service));
         let ours = self.own_digests.get(service);
         let key = (node, service.to_owned());
+        self.unsure.add(service);
         match (ours, theirs) {
             (Some(ours), Some(theirs)) if ours.hash != theirs.hash => {
                 let share = ours.distance(theirs);
@@ -306,6 +320,7 @@ impl Control {
     pub(super) fn meet(&mut self) {
         let now = self.clock.now();
         let Some(peers) = &mut self.peers else { return };
+        peers.unsure = Unsure::All;
         let targets = &self.loaded.config.targets;
         let shared = targets.iter().filter(|target| {
             // What is told to this node, or tells of it, is this node's own.
@@ -367,6 +382,7 @@ impl Control {
             if peers.own_digests.get(&name) != Some(&digest) {
                 peers.say(format!("s/{name}"), serde_json::to_string(&digest).ok());
                 peers.own_digests.insert(name.clone(), digest);
+                peers.unsure.add(&name);
                 others.iter().for_each(|node| peers.compare(now, *node, &name));
             }
         }
@@ -411,6 +427,9 @@ impl Control {
         let Some(peers) = &mut self.peers else { return };
         if peers.own_word.as_ref() != Some(&word) {
             peers.say("n".to_owned(), serde_json::to_string(&word).ok());
+            if peers.own_word.as_ref().is_none_or(|before| before.config != word.config) {
+                peers.unsure = Unsure::All;
+            }
             peers.own_word = Some(word);
         }
     }
@@ -429,6 +448,7 @@ impl Control {
                     }
                     peers.digests.remove(&node);
                     peers.conditions.remove(&node);
+                    peers.unsure = Unsure::All;
                     peers.differing.retain(|(of, _), _| *of != node);
                     self.forget_follower(node);
                 }
@@ -455,7 +475,7 @@ impl Control {
                     },
                     (None, Some(value)) if key == "n" => {
                         if let Ok(word) = serde_json::from_str(&value) {
-                            peers.conditions.insert(node, word);
+                            peers.learn(node, word);
                         }
                     }
                     // A newer version may say more.
@@ -517,7 +537,10 @@ impl Control {
     pub(super) fn see_peers(&mut self, fresh: BTreeSet<NodeId>, until: Option<Instant>) {
         let now = self.clock.now();
         if let Some(peers) = &mut self.peers {
-            peers.fresh.clone_from(&fresh);
+            if peers.fresh != fresh {
+                peers.fresh.clone_from(&fresh);
+                peers.unsure = Unsure::All;
+            }
             peers.fresh_until = until;
         }
         self.monitor.handle_peers(now, fresh);

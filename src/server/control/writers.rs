@@ -58,6 +58,10 @@ pub(super) struct Writing {
     leased: HashMap<String, Leased>,
     problems: HashMap<String, String>,
     contests: Option<watch::Sender<Vec<Contest>>>,
+    /// Whether some of them may be others than were told, and whether this node might name the
+    /// next writer by those.
+    is_untold: bool,
+    may_name: bool,
     wishes: Option<mpsc::Sender<Wish>>,
     /// All that is known, also of what is over or is yet to come.
     all: Writers,
@@ -68,6 +72,15 @@ pub(super) struct Writing {
 impl Writing {
     pub(super) fn new(named: BTreeMap<String, Named>) -> Self {
         Self { named, ..Self::default() }
+    }
+
+    /// These services were decided anew, or all.
+    pub(super) fn decided(&mut self, plan: &Plan, changed: Option<&[ServiceId]>) {
+        let is_leased = |id: &ServiceId| {
+            let policy = plan.services.get(id.index()).map(|of| &of.policy);
+            matches!(policy, Some(Policy::SingleWriter(_, Lease::Kept(_))))
+        };
+        self.is_untold |= changed.is_none_or(|changed| changed.iter().any(is_leased));
     }
 
     /// When somebody else may be answered by time alone.
@@ -104,6 +117,7 @@ impl Control {
         let (contests, contested) = watch::channel(Vec::new());
         let (wishes, wished) = mpsc::channel(WISHES);
         self.writing.contests = Some(contests);
+        self.writing.is_untold = true;
         self.writing.wishes = Some(wishes);
         Leases::new(self.clock, gateway, (contested, wished), handle.requests.clone(), quiet)
     }
@@ -156,11 +170,16 @@ impl Control {
         }
     }
 
-    /// Tells the task that looks after leases what there is to look after.
-    pub(super) fn tell_contests(&self) {
+    /// Tells the task that looks after leases what there is to look after, if that may be another
+    /// thing than was told.
+    pub(super) fn tell_contests(&mut self) {
+        let may_name = !self.monitor.is_isolated() && !self.monitor.abstains();
+        let could_name = std::mem::replace(&mut self.writing.may_name, may_name);
+        if !std::mem::take(&mut self.writing.is_untold) && may_name == could_name {
+            return;
+        }
         let Some(contests) = &self.writing.contests else { return };
         let plan = &self.loaded.plan;
-        let may_name = !self.monitor.is_isolated() && !self.monitor.abstains();
         let facts = self.facts();
         let name = |region| name(plan, region);
         let renews = |region| self.renews(region);

@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::super::absent::{Absent, Absents, doubt, doubted_still};
 use super::*;
 use crate::health::Electorate;
 
@@ -84,6 +85,57 @@ fn a_node_that_answers_otherwise_is_waited_for_while_it_may_name_the_region() {
         peers.conditions = peers.conditions.keys().map(|node| (*node, word(config))).collect();
         assert_eq!(peers.doubt("web", "eu").as_deref(), doubt, "{theirs:?}, {config}");
     }
+}
+
+#[test]
+fn doubts_are_looked_at_where_they_may_be_others_and_stand_meanwhile() {
+    let at = |seconds| Instant::default() + Duration::from_secs(seconds);
+    let absent = || Absent {
+        since: at(0),
+        left: true,
+        was: 1.0,
+        ttl: Ttl::from_secs(30),
+        doubted: at(0),
+        doubt: None,
+        before: Vec::new(),
+    };
+    let name = |service: &str, region: &str| (service.to_owned(), region.to_owned());
+    let names = [name("api", "eu"), name("web", "eu"), name("web", "us"), name("webs", "eu")];
+    let mut absents: Absents = names.into_iter().map(|name| (name, absent())).collect();
+    // Both nodes have the two, and answer each otherwise.
+    let mut peers = two(Some(digest(1)), Some(digest(2)));
+    let other = *peers.digests.keys().next().unwrap();
+    for (service, hash) in [("api", 1), ("webs", 1)] {
+        peers.own_digests.insert(service.to_owned(), digest(hash));
+        peers.digests.get_mut(&other).unwrap().insert(service.to_owned(), digest(hash + 1));
+    }
+    let told = |absents: &Absents| -> Vec<(bool, Instant)> {
+        absents.values().map(|absent| (absent.doubt.is_some(), absent.doubted)).collect()
+    };
+    doubt(&mut absents, &mut peers, at(1));
+    assert_eq!(told(&absents), [(true, at(1)); 4]);
+    doubt(&mut absents, &mut peers, at(2));
+    assert_eq!(told(&absents), [(true, at(1)); 4], "nothing is another thing");
+    let mut shown = absents.clone();
+    doubted_still(&mut shown, at(2));
+    assert_eq!(told(&shown), [(true, at(2)); 4]);
+    // They agree on one of the services.
+    peers.digests.get_mut(&other).unwrap().insert("web".to_owned(), digest(1));
+    peers.compare(at(3), other, "web");
+    doubt(&mut absents, &mut peers, at(3));
+    let [still, over] = [(true, at(1)), (false, at(3))];
+    assert_eq!(told(&absents), [still, over, over, still]);
+    doubted_still(&mut absents, at(4));
+    let [still, over] = [(true, at(4)), (false, at(3))];
+    assert_eq!(told(&absents), [still, over, over, still]);
+    // The node has another generation, and then another configuration.
+    let word = NodeWord { generation: 7, ..NodeWord::default() };
+    peers.learn(other, word.clone());
+    doubt(&mut absents, &mut peers, at(5));
+    assert_eq!(told(&absents), [still, over, over, still]);
+    peers.learn(other, NodeWord { config: "another".to_owned(), ..word });
+    doubt(&mut absents, &mut peers, at(6));
+    assert_eq!(told(&absents), [(true, at(6)), over, over, (true, at(6))]);
 }
 
 #[test]
