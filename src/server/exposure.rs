@@ -1,11 +1,11 @@
 //! Which answers may still be remembered somewhere: the pages of all workers, by name.
 //!
 //! Ids belong to one plan, so each plan has a book; a book that is no longer written is folded into
-//! the newest, where what it knows keeps its names, also of what is not served any more.
+//! the newest, and what that has no row for is remembered by its names.
 
 use std::collections::BTreeMap;
 use std::iter::repeat_n;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::convergence::{Page, Remaining, Returns, Seen, width};
@@ -17,22 +17,30 @@ use crate::time::{Instant, Ttl};
 /// The way to the ledger.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exposure {
-    books: Arc<Mutex<Vec<Book>>>,
+    shelf: Arc<Mutex<Shelf>>,
     returns: Arc<Returns>,
 }
 
-/// Who answers by a plan, and what was answered before by names that it does not have.
+/// All that may still be remembered.
+#[derive(Debug, Default)]
+struct Shelf {
+    /// The newest plan's book is the last.
+    books: Vec<Book>,
+    /// What was answered by earlier plans and has no row in the newest: the second from which on so
+    /// many answers are forgotten.
+    past: BTreeMap<(String, String), BTreeMap<u64, u64>>,
+}
+
+/// Who answers by a plan.
 #[derive(Debug)]
 struct Book {
     plan: Arc<Plan>,
-    /// Since when there is a newer one.
+    /// Since when answers are given by a newer one.
     closed: Option<Instant>,
     /// The first is shared by all but the UDP workers.
     pages: Vec<Arc<Page>>,
     /// How many of the others have a worker.
     taken: usize,
-    /// What other plans' services and regions are called, for the rows after the plan's own.
-    others: Vec<(String, String)>,
     /// How wide the buckets of each row are.
     widths: Arc<[u32]>,
 }
@@ -54,7 +62,7 @@ pub(super) type Exposures = BTreeMap<(String, String), Remaining>;
 /// whole seconds.
 pub(super) const TRAVEL: u64 = 2;
 
-/// How long a worker may still write into a book after a newer one was opened.
+/// How long a worker may still write into a book after answers are given by a newer plan.
 const LATE: Duration = Duration::from_secs(2);
 
 impl Sheet {
@@ -92,17 +100,28 @@ impl Exposure {
     /// Opens the book of a plan, with as many pages as the one before has, ahead of those who will
     /// write in it: that takes its time.
     pub(super) fn open(&self, now: Instant, plan: &Arc<Plan>) {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        if !books.iter().any(|book| Arc::ptr_eq(&book.plan, plan)) {
-            open(&mut books, now, plan.clone());
+        let mut shelf = self.shelf();
+        if !shelf.books.iter().any(|book| Arc::ptr_eq(&book.plan, plan)) {
+            shelf.open(now, plan.clone());
         }
+    }
+
+    /// Answers are given by the newest plan from now on.
+    pub(super) fn turn_over(&self, now: Instant) {
+        if let Some((_, older)) = self.shelf().books.split_last_mut() {
+            older.iter_mut().for_each(|book| _ = book.closed.get_or_insert(now));
+        }
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a worker that answers by `plan` writes from now on.
     pub(super) fn sheet(&self, now: Instant, plan: &Arc<Plan>, transport: Transport) -> Sheet {
         self.open(now, plan);
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan));
+        let mut shelf = self.shelf();
+        let known = shelf.books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan));
         let is_alone = transport == Transport::Udp;
         let page = match known {
             Some(book) if is_alone => {
@@ -115,12 +134,11 @@ impl Exposure {
         Sheet { page, is_alone, returns: self.returns.clone(), regions: plan.regions.len() }
     }
 
-    /// Moves what is known of earlier plans into the newest's book, and lets go of them: is none of
-    /// them left?
+    /// Lets go of earlier plans, but not of what is known of their answers: is none of them left?
     pub(super) fn settle(&self, now: Instant) -> bool {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        fold(&mut books, now);
-        books.len() <= 1
+        let mut shelf = self.shelf();
+        shelf.fold(now);
+        shelf.books.len() <= 1
     }
 
     /// For how long resolvers went on with what they were told.
@@ -130,10 +148,16 @@ impl Exposure {
 
     /// What may still be remembered, by service and region.
     pub(super) fn remaining(&self, now: Instant) -> Exposures {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        fold(&mut books, now);
+        let mut shelf = self.shelf();
+        shelf.fold(now);
         let mut all = Exposures::new();
-        for (_, name, remaining) in books.iter().flat_map(|book| book.remaining(now)) {
+        let of_books = shelf.books.iter().flat_map(|book| book.remaining(now));
+        let of_books = of_books.map(|(_, name, remaining)| (name, remaining));
+        let of_past = shelf.past.iter().map(|(name, ends)| {
+            let until = ends.last_key_value().map_or(0, |(until, _)| *until);
+            (name.clone(), Remaining { answers: ends.values().sum(), until })
+        });
+        for (name, remaining) in of_books.chain(of_past) {
             let sum = all.entry(name).or_default();
             *sum = sum.plus(remaining);
         }
@@ -146,53 +170,59 @@ fn nothing() -> Arc<Page> {
     Arc::new(Page::new([].into()))
 }
 
-/// A new book, with rows for all that may still be remembered.
-fn open(books: &mut Vec<Book>, now: Instant, plan: Arc<Plan>) {
-    fold(books, now);
-    let pages = books.last().map_or(1, |book| book.pages.len());
-    // What was answered by a longer TTL goes on to need its wider buckets.
-    let mut wider: BTreeMap<(String, String), u32> = BTreeMap::new();
-    for book in &mut *books {
-        book.closed.get_or_insert(now);
-        for (row, name, _) in book.remaining(now) {
-            let width = wider.entry(name).or_default();
-            *width = (*width).max(book.widths.get(row).copied().unwrap_or_default());
-        }
-    }
-    let others = wider.keys().filter(|name| row_of(&plan, name).is_none()).cloned().collect();
-    let (closed, widths) = (None, [].into());
-    let mut book = Book { plan, closed, pages: Vec::new(), taken: 0, others, widths };
-    let Plan { services, regions, .. } = &*book.plan;
-    let of_plan = services.iter().flat_map(|service| repeat_n(width(service.ttl), regions.len()));
-    let mut widths: Vec<u32> = of_plan.chain(book.others.iter().map(|_| 0)).collect();
-    for (name, wide) in &wider {
-        if let Some(width) = book.row(name).and_then(|row| widths.get_mut(row)) {
-            *width = (*width).max(*wide);
-        }
-    }
-    book.widths = widths.into();
-    for _ in 0..pages {
-        book.add_page();
-    }
-    books.push(book);
-}
-
-/// Moves what closed books know into the newest.
-fn fold(books: &mut Vec<Book>, now: Instant) {
-    let is_over = |book: &Book| book.closed.is_some_and(|at| now.since(at) > LATE);
-    let Some((newest, older)) = books.split_last() else { return };
-    let seconds = now.as_nanos() / NANOS;
-    for book in older.iter().filter(|book| is_over(book)) {
-        for (row, name, _) in book.remaining(now) {
-            let Some(into) = newest.row(&name) else { continue };
-            let buckets = book.pages.iter().flat_map(|page| page.unexpired(row, seconds));
-            for (until, count) in buckets {
-                // A bucket's end is the first second that is no longer in it.
-                newest.pages.iter().take(1).for_each(|page| page.add(into, until - 1, count));
+impl Shelf {
+    /// A new book.
+    fn open(&mut self, now: Instant, plan: Arc<Plan>) {
+        self.fold(now);
+        let pages = self.books.last().map_or(1, |book| book.pages.len());
+        let Plan { services, regions, .. } = &*plan;
+        let widths = services.iter().flat_map(|of| repeat_n(width(of.ttl), regions.len()));
+        let mut widths: Vec<u32> = widths.collect();
+        // What was answered by a longer TTL goes on to need its wider buckets.
+        for book in &self.books {
+            for (row, name, _) in book.remaining(now) {
+                let into = row_of(&plan, &name).and_then(|row| widths.get_mut(row));
+                into.into_iter().for_each(|width| *width = (*width).max(book.width(row)));
             }
         }
+        let widths = widths.into();
+        let mut book = Book { plan, closed: None, pages: Vec::new(), taken: 0, widths };
+        for _ in 0..pages {
+            book.add_page();
+        }
+        self.books.push(book);
     }
-    books.retain(|book| !is_over(book));
+
+    /// Moves what closed books know into the newest, as far as that has a row for it whose buckets
+    /// are wide enough.
+    fn fold(&mut self, now: Instant) {
+        let seconds = now.as_nanos() / NANOS;
+        self.past.retain(|_, ends| {
+            ends.retain(|until, _| *until > seconds);
+            !ends.is_empty()
+        });
+        let is_over = |book: &Book| book.closed.is_some_and(|at| now.since(at) > LATE);
+        let Some((newest, older)) = self.books.split_last() else { return };
+        for book in older.iter().filter(|book| is_over(book)) {
+            for (row, name, _) in book.remaining(now) {
+                let buckets = book.pages.iter().flat_map(|page| page.unexpired(row, seconds));
+                let into = row_of(&newest.plan, &name);
+                match into.filter(|into| newest.width(*into) >= book.width(row)) {
+                    // A bucket's end is the first second that is no longer in it.
+                    Some(into) => buckets.for_each(|(until, count)| {
+                        newest.pages.iter().take(1).for_each(|of| of.add(into, until - 1, count));
+                    }),
+                    None => {
+                        let ends = self.past.entry(name).or_default();
+                        buckets.for_each(|(until, count)| {
+                            *ends.entry(until).or_default() += u64::from(count);
+                        });
+                    }
+                }
+            }
+        }
+        self.books.retain(|book| !is_over(book));
+    }
 }
 
 /// The row of a service's region among those of a plan.
@@ -211,17 +241,13 @@ impl Book {
     /// The service and the region of a row.
     fn name(&self, row: usize) -> Option<(String, String)> {
         let Plan { services, regions, .. } = &*self.plan;
-        if row >= services.len() * regions.len() {
-            return self.others.get(row - services.len() * regions.len()).cloned();
-        }
         let (service, region) = (row / regions.len(), row % regions.len());
         Some((services.get(service)?.name.clone(), regions.get(region)?.name.clone()))
     }
 
-    fn row(&self, name: &(String, String)) -> Option<usize> {
-        let other = || self.others.iter().position(|of| of == name);
-        let own = self.plan.services.len() * self.plan.regions.len();
-        row_of(&self.plan, name).or_else(|| other().map(|row| own + row))
+    /// How wide the buckets of a row are.
+    fn width(&self, row: usize) -> u32 {
+        self.widths.get(row).copied().unwrap_or_default()
     }
 
     fn remaining(
@@ -235,5 +261,94 @@ impl Book {
             let name = (sum.answers > 0).then(|| self.name(row)).flatten()?;
             Some((row, name, sum))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Targets};
+    use crate::ids::RegionId;
+
+    /// A service `web` in these regions, whose answers have this TTL.
+    fn plan(regions: &[&str], ttl: &str) -> Arc<Plan> {
+        let [all, pools] =
+            ["{}", "192.0.2.1"].map(|what| regions.join(&format!(": {what}, ")) + ": " + what);
+        let text = format!(
+            "regions: {{ {all} }}\nzones: {{ example.com: {{ ns: [ns.example.net] }} }}\n\
+             services: {{ web: {{ names: [a.example.com], ttl: {ttl}, regions: {{ {pools} }} }} }}"
+        );
+        let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
+        let config = Config::load("test", &text, &mut Targets::default(), &mut no_files).unwrap();
+        let Config { zones, services, regions, identity, .. } = config;
+        Plan::new(zones, services, regions, Vec::new(), identity).into()
+    }
+
+    const START: Instant = Instant::from_nanos(1_000_000 * NANOS);
+
+    fn after(millis: u64) -> Instant {
+        START + Duration::from_millis(millis)
+    }
+
+    /// What may be remembered of the first region: how many answers, and for how long.
+    fn of(exposure: &Exposure, name: &str, now: Instant) -> Option<(u64, u64)> {
+        let remaining = exposure.remaining(now);
+        let of = remaining.get(&("web".to_owned(), name.to_owned()))?;
+        Some((of.answers, of.until - START.as_nanos() / NANOS))
+    }
+
+    #[test]
+    fn what_is_told_late_of_what_is_served_no_more_is_remembered() {
+        let (exposure, both, one) =
+            (Exposure::default(), plan(&["a", "b"], "59s"), plan(&["b"], "59s"));
+        let named = (RegionSet::EMPTY.with(RegionId::from_index(0).unwrap()), Ttl::from_secs(50));
+        let service = ServiceId::from_index(0).unwrap();
+        let sheet = exposure.sheet(START, &both, Transport::Udp);
+        // Nothing may be remembered when the new book is opened.
+        exposure.open(START, &one);
+        sheet.add(after(4000), 1, service, named);
+        assert_eq!(of(&exposure, "a", after(4500)), Some((1, 57)), "compiling takes its time");
+        exposure.turn_over(after(5000));
+        sheet.add(after(5000), 2, service, named);
+        for _ in 0..2 {
+            assert!(!exposure.settle(after(7000)), "somebody may still write");
+            assert_eq!(of(&exposure, "a", after(7000)), Some((3, 58)));
+        }
+        for _ in 0..2 {
+            assert!(exposure.settle(after(7001)));
+            assert_eq!(of(&exposure, "a", after(7001)), Some((3, 58)));
+        }
+        // Also after the next ones, by which it is served again.
+        for plan in [plan(&["b"], "59s"), plan(&["a", "b"], "59s")] {
+            exposure.open(after(8000), &plan);
+            exposure.turn_over(after(8000));
+            assert!(exposure.settle(after(11_000)));
+            assert_eq!(of(&exposure, "a", after(56_999)), Some((3, 58)));
+        }
+        let again = exposure.sheet(after(12_000), &both, Transport::Udp);
+        again.add(after(12_000), 4, service, named);
+        assert_eq!(of(&exposure, "a", after(56_999)), Some((7, 65)));
+        assert_eq!(of(&exposure, "a", after(57_000)), Some((6, 65)));
+        assert_eq!(of(&exposure, "a", after(58_000)), Some((4, 65)));
+        assert_eq!(of(&exposure, "a", after(65_000)), None);
+    }
+
+    #[test]
+    fn what_was_told_late_with_a_longer_ttl_is_remembered_for_as_long() {
+        let (exposure, longer, shorter) =
+            (Exposure::default(), plan(&["a"], "1h"), plan(&["a"], "10s"));
+        let named = |ttl| (RegionSet::EMPTY.with(RegionId::from_index(0).unwrap()), ttl);
+        let service = ServiceId::from_index(0).unwrap();
+        let sheet = exposure.sheet(START, &longer, Transport::Udp);
+        exposure.open(START, &shorter);
+        exposure.turn_over(START);
+        sheet.add(START, 1, service, named(Ttl::from_secs(3600)));
+        assert!(exposure.settle(after(3000)));
+        let sheet = exposure.sheet(after(3000), &shorter, Transport::Udp);
+        for second in 3..120 {
+            sheet.add(after(second * 1000), 1, service, named(Ttl::from_secs(10)));
+        }
+        let (answers, until) = of(&exposure, "a", after(1_000_000)).unwrap();
+        assert!(answers == 1 && (3602..3664).contains(&until), "{answers} until {until}");
     }
 }

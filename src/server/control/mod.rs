@@ -509,6 +509,7 @@ impl Control {
         self.follow_writers(now);
         self.note_ttls();
         self.compile(plan, None);
+        self.exposure.turn_over(self.clock.now());
         for target in gone {
             self.monitor.forget(target);
             self.prober.arrivals().forget(target);
