@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::encrypted::HTTP_2;
 use super::responder::{Responder, Shared};
+use super::tcp::LONGEST;
 use crate::query::Peer;
 
 /// Where queries go (RFC 8484 §4.1).
@@ -32,16 +33,19 @@ const PATH: &str = "/dns-query";
 /// What they and their answers are (RFC 8484 §6).
 const MESSAGE: &str = "application/dns-message";
 
-/// A message has 65,535 octets at most (RFC 1035 §4.2.2).
-const LONGEST: usize = 65_535;
+/// What is said of a longer one.
+const TOO_LONG: &str = "a query has 4,096 octets at most here, and all of them are to come";
+const _: () = assert!(LONGEST == 4096, "it is told");
 
 /// How many requests of one connection may be under way.
 const STREAMS: u32 = 100;
 
-/// What one connection's requests may take up before they are answered, in octets.
+/// What one connection's requests may take up before they are read, in octets. What is read of each
+/// and waits for the rest is a message, which [`LONGEST`] bounds: half a mebibyte in all.
 const WINDOW: u32 = 1 << 17;
 
-/// What the fields of a request may, each connection's.
+/// What the fields of a request may, until they are read. A message in them has a third more octets
+/// than by itself.
 const FIELDS: u32 = 16 << 10;
 
 /// Answers one connection's requests until it ends, or is idle: no whole query came for so long.
@@ -112,30 +116,43 @@ type Refused = (StatusCode, &'static str);
 
 /// The message of a request, or the status that says why there is none.
 async fn message(request: Request<Incoming>) -> Result<Vec<u8>, Refused> {
-    let (head, body) = request.into_parts();
+    let given = given(&request);
     // First all of it, also of what is refused: some clients take it for an error of the connection
-    // if the answer comes before they have sent their request.
-    let body = Limited::new(body, LONGEST).collect().await;
-    let what = "a DNS message has 65,535 octets at most, and all of them are to come";
-    let body = body.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, what))?;
-    if head.uri.path() != PATH {
+    // if the answer comes before they have sent their request. Nothing but messages is kept.
+    let mut body = Limited::new(request.into_body(), LONGEST);
+    let mut posted = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, TOO_LONG))?;
+        // Copied: a frame, however short, holds on to all that was received with it.
+        if let (Ok(None), Some(data)) = (&given, frame.data_ref()) {
+            posted.extend_from_slice(data);
+        }
+    }
+    Ok(given?.unwrap_or(posted))
+}
+
+/// The message that the head of a request has; `None`: it is the body.
+fn given(request: &Request<Incoming>) -> Result<Option<Vec<u8>>, Refused> {
+    if request.uri().path() != PATH {
         return Err((StatusCode::NOT_FOUND, "queries go to /dns-query"));
     }
-    match head.method {
+    match *request.method() {
         Method::GET => {
-            let mut fields = head.uri.query().unwrap_or_default().split('&');
+            let mut fields = request.uri().query().unwrap_or_default().split('&');
             let given = fields.find_map(|field| field.strip_prefix("dns="));
             let what = "expected `?dns=` and a DNS message in base64url without padding";
             let given = given.and_then(|given| BASE64_URL_SAFE_NO_PAD.decode(given).ok());
-            given.ok_or((StatusCode::BAD_REQUEST, what))
+            let given = given.ok_or((StatusCode::BAD_REQUEST, what))?;
+            let is_read = given.len() <= LONGEST;
+            is_read.then_some(Some(given)).ok_or((StatusCode::URI_TOO_LONG, TOO_LONG))
         }
         Method::POST => {
-            let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
             if kind.is_none_or(|kind| !kind.eq_ignore_ascii_case(MESSAGE.as_bytes())) {
                 let what = "expected a body of the type application/dns-message";
                 return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, what));
             }
-            Ok(body.to_bytes().to_vec())
+            Ok(None)
         }
         _ => Err((StatusCode::METHOD_NOT_ALLOWED, "queries are asked by GET or POST")),
     }

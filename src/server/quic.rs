@@ -17,6 +17,7 @@ use quinn::{
     Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream, ServerConfig,
     TokioRuntime, TransportConfig, VarInt,
 };
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -25,7 +26,7 @@ use tracing::error;
 use super::certificate::Newest;
 use super::encrypted::{Spoken, tls_config};
 use super::responder::{Answers, Responder, Shared};
-use super::tcp::{Room, Taken};
+use super::tcp::{LONGEST, Room, Taken};
 use crate::query::{Peer, Transport};
 
 /// How many handshakes may be under way with addresses that nobody has proven: more are asked to
@@ -35,10 +36,9 @@ const UNPROVEN: usize = 32;
 /// How many queries of one connection may be under way.
 const STREAMS: u32 = 100;
 
-/// What one connection may send before it is read, in octets, and what one stream may: a message
-/// and its length (RFC 9250 §4.2).
+/// What one connection may send before it is read, in octets. What is read of each stream and waits
+/// for the rest is a message, which [`LONGEST`] bounds: half a mebibyte in all.
 const WINDOW: u32 = 1 << 17;
-const LONGEST: usize = 2 + 65_535;
 
 /// Errors of RFC 9250 §4.3.
 const NO_ERROR: VarInt = VarInt::from_u32(0);
@@ -156,8 +156,18 @@ async fn answer(
     peer: Peer,
     responder: &Shared,
 ) -> Result<(), Wrong> {
+    // A message and its length (RFC 9250 §4.2). Copied as it comes: a part, however short, holds on
+    // to all that was received with it.
+    let (most, mut octets) = (2 + LONGEST, Vec::new());
+    let all = (&mut receive).take(most as u64 + 1).read_to_end(&mut octets).await;
     // What is cut short is nobody's query any more.
-    let Ok(octets) = receive.read_to_end(LONGEST).await else { return Ok(()) };
+    let Ok(length) = all else { return Ok(()) };
+    if length > most {
+        // It may have ended in the meantime.
+        let _ended = receive.stop(EXCESSIVE_LOAD);
+        let _ended = send.reset(EXCESSIVE_LOAD);
+        return Ok(());
+    }
     let message = query(&octets).ok_or(Wrong)?;
     let out = responder.answer(message, peer);
     let Ok(length) = u16::try_from(out.len()) else { return Ok(()) };

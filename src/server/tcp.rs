@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A client may send many messages at once and any part of one. Nothing more is read from one
-//! that does not take its answers, so it can fill no memory but its own. A connection lives as
-//! long as whole queries come; half a query, or none, ends it after the idle time.
+//! that does not take its answers, and of no message is more kept than a query has, so it can fill
+//! no memory but its own. A connection lives as long as whole queries come; half a query, or none,
+//! ends it after the idle time.
 
 use std::collections::HashMap;
 use std::io;
@@ -114,6 +115,12 @@ const READ: usize = 8 * 1024;
 /// client that sends many and takes nothing has the server keep this and one answer.
 const WRITE: usize = 16 * 1024;
 
+/// The longest query that is read, by whatever carries streams, in octets: a message may have
+/// 65,535, and of many that are only begun nobody could keep so much. One with every option there
+/// is has some 600, and padding comes in blocks of 128 (RFC 8467 §4.1). What is longer is cut here,
+/// and then malformed, as over UDP.
+pub(super) const LONGEST: usize = 4096;
+
 /// Answers one connection's queries until it ends or is idle.
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -126,15 +133,19 @@ async fn converse(
     let mut answer = Vec::new();
     let mut answers = Vec::new();
     let mut deadline = Instant::now() + idle;
+    // What is still to come of a message that was cut.
+    let mut rest = 0;
     loop {
         let count = timeout_at(deadline, stream.read(&mut chunk)).await??;
         let Some(read) = chunk.get(..count).filter(|read| !read.is_empty()) else {
             return Ok(());
         };
-        pending.extend_from_slice(read);
+        let passed = rest.min(count);
+        rest -= passed;
+        pending.extend_from_slice(read.get(passed..).unwrap_or(&[]));
         let mut taken = 0;
-        while let Some(message) = whole_message(pending.get(taken..).unwrap_or(&[])) {
-            taken += 2 + message.len();
+        while let Some((message, length)) = next_message(pending.get(taken..).unwrap_or(&[])) {
+            taken += length;
             answer.clear();
             responder.respond(responder.now(), message, peer, &mut answer);
             let Ok(length) = u16::try_from(answer.len()) else { continue };
@@ -146,7 +157,8 @@ async fn converse(
                 deadline = write(&mut stream, &mut answers, idle).await?;
             }
         }
-        pending.drain(..taken);
+        rest += taken.saturating_sub(pending.len());
+        pending.drain(..taken.min(pending.len()));
         if taken > 0 {
             responder.flush(responder.now());
         }
@@ -175,11 +187,12 @@ async fn write(
     Ok(Instant::now() + idle)
 }
 
-/// The message at the beginning of `bytes`, behind its length (RFC 1035 §4.2.2), if it is there
-/// whole.
-fn whole_message(bytes: &[u8]) -> Option<&[u8]> {
+/// The message at the beginning of `bytes`, behind its length (RFC 1035 §4.2.2), if as much of it
+/// is there as is read, and how many octets it takes there.
+fn next_message(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
-    rest.get(..usize::from(u16::from_be_bytes(*length)))
+    let length = usize::from(u16::from_be_bytes(*length));
+    Some((rest.get(..length.min(LONGEST))?, 2 + length))
 }
 
 /// How many connections there may be, and are.

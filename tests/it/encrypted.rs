@@ -152,8 +152,11 @@ fn https_is_spoken_as_rfc_8484_has_it() {
     let server = serve();
     let wire = question("www.example.com", RecordType::A, None).to_vec().unwrap();
     server.write("query", &wire);
-    server.write("long", &[0; 70_000]);
-    let [query, long] = ["query", "long"].map(|file| format!("@{}", server.path(file).display()));
+    // Of zeros: read, and answered, though not with what was asked for.
+    server.write("most", &[0; 4096]);
+    server.write("long", &[0; 4097]);
+    let files = ["query", "most", "long"];
+    let [query, most, long] = files.map(|file| format!("@{}", server.path(file).display()));
     let posted = ["--data-binary", &query, "-H", "content-type: application/dns-message"];
     for version in ["--http2", "--http1.1"] {
         let (status, head) = curl(&server, "/dns-query", &[&posted[..], &[version]].concat());
@@ -161,15 +164,23 @@ fn https_is_spoken_as_rfc_8484_has_it() {
         assert!(head.contains("content-type: application/dns-message"), "{head}");
         assert!(head.contains("cache-control: private, max-age=30\r\n"), "{head}");
     }
-    let wrong: [(&str, &str, &[&str]); 6] = [
+    let asked = |octets: usize| format!("/dns-query?dns={}", "A".repeat(octets.div_ceil(3) * 4));
+    let (most_asked, long_asked) = (asked(4095), asked(4098));
+    let typed = posted[3];
+    let told: [(&str, &str, &[&str]); 11] = [
         ("404", "/", &posted),
         ("415", "/dns-query", &["--data-binary", &query]),
         ("405", "/dns-query", &["-X", "PUT"]),
         ("400", "/dns-query", &[]),
         ("400", "/dns-query?dns=AAAA", &[]),
-        ("413", "/dns-query", &["--http1.1", "--data-binary", &long, "-H", posted[3]]),
+        ("200", "/dns-query", &["--http2", "--data-binary", &most, "-H", typed]),
+        ("413", "/dns-query", &["--http2", "--data-binary", &long, "-H", typed]),
+        ("413", "/dns-query", &["--http1.1", "--data-binary", &long, "-H", typed]),
+        ("413", "/dns-query", &["-X", "GET", "--data-binary", &long]),
+        ("200", &most_asked, &[]),
+        ("414", &long_asked, &[]),
     ];
-    for (expected, path, how) in wrong {
+    for (expected, path, how) in told {
         assert_eq!(curl(&server, path, how).0, expected, "{path} {how:?}");
     }
 }
@@ -274,6 +285,32 @@ fn each_stream_is_answered_by_itself_over_quic() {
                 other => panic!("{wrong:?}: {other}"),
             }
         }
+    });
+}
+
+#[test]
+fn a_query_that_is_too_long_is_not_kept_over_quic() {
+    let server = serve();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let endpoint = quic(&server);
+        let connection = endpoint.connect(server.doq.unwrap(), "ns1.example.com").unwrap();
+        let connection = connection.await.unwrap();
+        let mut streams = Vec::new();
+        for _ in 0..100 {
+            let (mut send, receive) = connection.open_bi().await.unwrap();
+            // More is to come.
+            let _may_be_stopped =
+                send.write_all(&[&[0xff, 0xff, 0, 0], &[0; 4095][..]].concat()).await;
+            streams.push((send, receive));
+        }
+        let load = Some(quinn::VarInt::from_u32(4));
+        for (send, mut receive) in streams {
+            let stopped = tokio::time::timeout(PATIENCE, send.stopped()).await;
+            assert_eq!(stopped.unwrap().unwrap(), load, "DOQ_EXCESSIVE_LOAD");
+            let reset = receive.read_to_end(1 << 16).await.unwrap_err();
+            assert!(format!("{reset:?}").contains("Reset(4)"), "{reset:?}");
+        }
+        assert!(ask_quic(connection, streamed(0)).await.unwrap() > 40);
     });
 }
 

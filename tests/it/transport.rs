@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use tempfile::tempdir;
 
@@ -127,6 +127,27 @@ fn tcp_takes_many_messages_at_once_and_any_part_of_one() {
     let length = u16::try_from(response.len()).unwrap().to_be_bytes();
     stream.write_all(&[&length[..], &response, &framed(&questions[2])].concat()).unwrap();
     assert_eq!(receive(&mut stream).unwrap().metadata.id, questions[2].metadata.id);
+}
+
+#[test]
+fn a_message_that_is_too_long_is_passed_over() {
+    let server = Meridian::serve(&config());
+    let asked = question("small.example.com", RecordType::A, None);
+    for length in [4097_u16, 60_000] {
+        let mut stream = connect(server.dns);
+        // So much of it says that it is malformed.
+        let mut long = asked.to_vec().unwrap();
+        long.resize(4096, 0);
+        stream.write_all(&[&length.to_be_bytes()[..], &long].concat()).unwrap();
+        let answer = receive(&mut stream).unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::FormErr, "{length}");
+        assert_eq!(answer.metadata.id, asked.metadata.id);
+        // The rest is no message, whatever it looks like, and what follows it is one.
+        let other = framed(&question("most.example.com", RecordType::TXT, None));
+        let rest = other.iter().cycle().take(usize::from(length) - 4096).copied();
+        stream.write_all(&rest.chain(framed(&asked)).collect::<Vec<u8>>()).unwrap();
+        assert_eq!(data(&receive(&mut stream).unwrap()), ["192.0.2.1"], "{length}");
+    }
 }
 
 #[test]
