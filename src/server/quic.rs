@@ -109,7 +109,11 @@ fn welcome(incoming: Incoming, unproven: &Arc<Semaphore>, answers: &Answers, roo
         let Ok(Ok(connection)) = timeout(room.idle(), incoming).await else { return };
         let taken = match entry {
             Entry::Room(taken) => Ok(taken),
-            Entry::Unproven(_) => room.take(address.ip()),
+            Entry::Unproven(permit) => {
+                // It is proven by now, and others may begin.
+                drop(permit);
+                room.take(address.ip())
+            }
         };
         match taken {
             Ok(taken) => converse(&connection, address, &answers, &taken).await,
@@ -123,7 +127,7 @@ enum Entry {
     /// The address is its own, and has a place.
     Room(Taken),
     /// One of few whose addresses may be others'.
-    Unproven(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit),
+    Unproven(OwnedSemaphorePermit),
 }
 
 /// Answers one connection's queries until it ends, or is idle.

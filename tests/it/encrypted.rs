@@ -338,6 +338,36 @@ fn handshakes_that_are_only_begun_delay_nobody_over_quic() {
 }
 
 #[test]
+fn handshakes_that_are_done_keep_no_place_of_those_that_are_begun() {
+    let server = serve();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        // As many as may be unproven, each by a client that was told nothing before.
+        let mut held = Vec::new();
+        for _ in 0..32 {
+            let endpoint = quic(&server);
+            let connection = endpoint.connect(server.doq.unwrap(), "ns1.example.com").unwrap();
+            held.push((connection.await.unwrap(), endpoint));
+        }
+        wait_for("all", || (server.metric("meridian_tcp_connections") == 32.0).then_some(()));
+        // The first packet of another connection, and what it is answered with (RFC 9000 §17.2):
+        // the handshake, and no Retry.
+        let catcher = UdpSocket::bind("127.0.0.1:0").unwrap();
+        catcher.set_read_timeout(Some(PATIENCE)).unwrap();
+        let endpoint = quic(&server);
+        let _begun = endpoint.connect(catcher.local_addr().unwrap(), "ns1.example.com").unwrap();
+        let mut packet = [0; 2048];
+        let length = catcher.recv(&mut packet).unwrap();
+        catcher.send_to(&packet[..length], server.doq.unwrap()).unwrap();
+        let server = server.doq.unwrap();
+        let answer = wait_for("an answer", || {
+            let (_, from) = catcher.recv_from(&mut packet).unwrap();
+            (from == server).then_some(packet[0])
+        });
+        assert_eq!(answer & 0x30, 0, "an Initial packet");
+    });
+}
+
+#[test]
 fn both_families_are_listened_on_at_one_port() {
     let port = free_port();
     let server = serve_with(&format!("doq: [\"0.0.0.0:{port}\", \"[::]:{port}\"]"), "");
