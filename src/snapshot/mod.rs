@@ -188,10 +188,14 @@ impl Plan {
         names.filter(|name| !newer.has_addresses(name)).collect()
     }
 
-    /// The zones of this plan whose names are in none of `newer`.
+    /// The zones of this plan that `newer` does not have. One above, in which their names are too,
+    /// is another zone.
     pub fn zones_lost_in<'p>(&'p self, newer: &Self) -> Vec<&'p Name> {
-        let origins = self.zones.iter().map(Zone::origin);
-        origins.filter(|origin| newer.zones.find(&origin.to_lower()).is_none()).collect()
+        let is_lost = |origin: &&Name| {
+            let found = newer.zones.find(&origin.to_lower());
+            found.is_none_or(|zone| zone.origin() != *origin)
+        };
+        self.zones.iter().map(Zone::origin).filter(is_lost).collect()
     }
 
     /// Does `name` exist with addresses, or something that leads to some?

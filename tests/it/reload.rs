@@ -84,6 +84,28 @@ fn a_zone_stays_unless_it_is_retired() {
 }
 
 #[test]
+fn a_zone_below_another_stays_too() {
+    let below = "dev.example.com: { ns: [ns1.example.net], records: { app: { A: 192.0.2.1 } } }";
+    let zones = |more: &str| {
+        format!(
+            "zones: {{ example.com: {{ ns: [ns1.example.net] }}{more} }}
+regions: {{ us: {{}}, eu: {{}} }}\nservices: {{ {WWW} }}\n"
+        )
+    };
+    let server = Meridian::serve(&zones(&format!(", {below}")));
+    let app = || server.addresses("app.dev.example.com");
+    assert_eq!(app(), ["192.0.2.1"]);
+    server.write_config(&zones(""));
+    let told = wait_for("a word", || {
+        assert_eq!(app(), ["192.0.2.1"], "nobody said that it may go");
+        refused(&server).first().cloned()
+    });
+    assert!(told.contains("dev.example.com. is served now"), "{told}");
+    server.write_config(&format!("{}retired: [Dev.example.com]\n", zones("")));
+    wait_until(&Vec::<String>::new(), app);
+}
+
+#[test]
 fn what_counts_from_the_next_start_on_is_told_until_then() {
     let server = Meridian::serve(&config(WWW, ""));
     let warnings = || {
