@@ -69,11 +69,9 @@ impl Sockets {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for address in &config.node.listen {
             // TCP first: its port is nobody else's, while UDP's can be shared.
-            let listener = socket::tcp(*address, had)?;
-            let bound = listener.local_addr()?;
+            tcp.extend(streams(&[*address], &mut addresses.dns, had)?);
+            let bound = addresses.dns.last().copied().unwrap_or(*address);
             udp.extend(socket::udp(bound, (workers, config.node.buffer), had)?);
-            tcp.push(TcpListener::from_std(listener)?);
-            addresses.dns.push(bound);
         }
         let none = Vec::new();
         let of = |list: fn(&Encrypted) -> &Vec<SocketAddr>| {
@@ -83,16 +81,23 @@ impl Sockets {
         let doh = streams(of(|encrypted| &encrypted.doh), &mut addresses.doh, had)?;
         let mut doq = Vec::new();
         for address in of(|encrypted| &encrypted.doq) {
-            let socket = UdpSocket::from_std(socket::one(*address, "QUIC", had)?)?;
-            addresses.doq.push(socket.local_addr()?);
-            doq.push(socket);
+            let sockets = socket::tasks(*address, "QUIC", had)?;
+            addresses.doq.extend(sockets.first().map(|first| first.local_addr()).transpose()?);
+            for socket in sockets {
+                doq.push(UdpSocket::from_std(socket)?);
+            }
         }
-        let mut bound = Vec::new();
-        let http = streams(config.http.listen.as_slice(), &mut bound, had)?.pop();
-        let http = http.map(|listener| (listener, config.http.tls));
+        let (mut bound, mut http) = (Vec::new(), None);
+        if let Some(address) = config.http.listen {
+            let listeners = streams(&[address], &mut bound, had)?;
+            http = Some((socket::only(address, "HTTP", listeners)?, config.http.tls));
+        }
         addresses.http = bound.pop();
-        let cluster = config.cluster.as_ref().map(|of| socket::one(of.listen, "cluster", had));
-        let cluster = cluster.transpose()?.map(UdpSocket::from_std).transpose()?;
+        let mut cluster = None;
+        if let Some(address) = config.cluster.as_ref().map(|of| of.listen) {
+            let sockets = socket::tasks(address, "cluster", had)?;
+            cluster = Some(UdpSocket::from_std(socket::only(address, "cluster", sockets)?)?);
+        }
         let (local, takeover) = unix(loaded, had)?;
         for address in inherited.left() {
             warn!(address, "a socket was passed that the configuration does not name; closed");
@@ -116,12 +121,15 @@ fn streams(
     bound: &mut Vec<SocketAddr>,
     inherited: &mut Inherited,
 ) -> Result<Vec<TcpListener>, StartError> {
-    let listener = |address: &SocketAddr| {
-        let listener = socket::tcp(*address, inherited)?;
-        bound.push(listener.local_addr()?);
-        Ok(TcpListener::from_std(listener)?)
-    };
-    list.iter().map(listener).collect()
+    let mut all = Vec::new();
+    for address in list {
+        let listeners = socket::tcp(*address, inherited)?;
+        bound.extend(listeners.first().map(|first| first.local_addr()).transpose()?);
+        for listener in listeners {
+            all.push(TcpListener::from_std(listener)?);
+        }
+    }
+    Ok(all)
 }
 
 /// The socket of operators, and that of the server that takes this one's place.

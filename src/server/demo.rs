@@ -199,7 +199,8 @@ fn serve(
     address: SocketAddr,
     mode: &watch::Sender<Mode>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let listener = TcpListener::from_std(socket::tcp(address, &mut Inherited::default())?)?;
+    let listeners = socket::tcp(address, &mut Inherited::default())?;
+    let listener = TcpListener::from_std(socket::only(address, "TCP", listeners)?)?;
     let answer = move |State(mode): State<watch::Receiver<Mode>>| async move {
         let mode = *mode.borrow();
         match mode {

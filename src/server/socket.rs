@@ -140,59 +140,78 @@ fn tell_destination(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A TCP listener, not yet in tokio's hands.
+/// TCP listeners of one address, not yet in tokio's hands: all that were inherited, as the kernel
+/// gives each of them some of the clients; otherwise a new one.
 ///
 /// # Errors
 /// The address cannot be had.
 pub(super) fn tcp(
     address: SocketAddr,
     inherited: &mut Inherited,
-) -> Result<TcpListener, BindError> {
-    let mut listen = || {
-        if let Some(socket) = inherited.take(Type::STREAM, address).pop() {
-            socket.set_nonblocking(true)?;
-            return Ok(TcpListener::from(socket));
-        }
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        // A restarted server may listen while connections of the last one still end.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(TcpListener::from(socket))
-    };
-    listen().map_err(|source| BindError { address, transport: "TCP", source })
+) -> Result<Vec<TcpListener>, BindError> {
+    let had = inherited.take(Type::STREAM, address);
+    let listeners = if had.is_empty() { listen(address).map(|new| vec![new]) } else { Ok(had) };
+    let listeners = listeners.and_then(without_waiting);
+    listeners.map_err(|source| BindError { address, transport: "TCP", source })
 }
 
-/// A UDP socket for a task that runs on tokio.
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restarted server may listen while connections of the last one still end.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// UDP sockets of one address for tasks that run on tokio: all that were inherited, or a new one.
 ///
 /// # Errors
 /// The address cannot be had.
-pub(super) fn one(
+pub(super) fn tasks(
     address: SocketAddr,
     transport: &'static str,
     inherited: &mut Inherited,
-) -> Result<UdpSocket, BindError> {
-    let mut bind = || {
-        let socket = match inherited.take(Type::DGRAM, address).pop() {
-            Some(socket) => UdpSocket::from(socket),
-            None => {
-                let domain = Domain::for_address(address);
-                let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-                if address.is_ipv6() {
-                    socket.set_only_v6(true)?;
-                }
-                socket.bind(&address.into())?;
-                UdpSocket::from(socket)
-            }
-        };
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    };
-    bind().map_err(|source| BindError { address, transport, source })
+) -> Result<Vec<UdpSocket>, BindError> {
+    let had = inherited.take(Type::DGRAM, address);
+    let sockets = if had.is_empty() { bind(address).map(|new| vec![new]) } else { Ok(had) };
+    let sockets = sockets.and_then(without_waiting);
+    sockets.map_err(|source| BindError { address, transport, source })
+}
+
+fn bind(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// As tokio wants them.
+fn without_waiting<T: From<Socket>>(sockets: Vec<Socket>) -> io::Result<Vec<T>> {
+    sockets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
+    Ok(sockets.into_iter().map(T::from).collect())
+}
+
+/// The only one of these sockets.
+///
+/// # Errors
+/// There are several: what comes to the others would wait for ever.
+pub(super) fn only<T>(
+    address: SocketAddr,
+    transport: &'static str,
+    sockets: Vec<T>,
+) -> Result<T, BindError> {
+    <[T; 1]>::try_from(sockets).map(|[only]| only).map_err(|several| {
+        let count = several.len();
+        let what =
+            format!("{count} sockets of this address were passed, and one is read; pass one");
+        BindError { address, transport, source: io::Error::other(what) }
+    })
 }
 
 /// A Unix socket that listens at `path`, for those whom `mode` lets.

@@ -15,7 +15,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tempfile::{TempDir, tempdir};
 
-use crate::harness::{Meridian, PATIENCE, free_port, question, wait_for};
+use crate::harness::{Meridian, NODE, PATIENCE, free_port, question, wait_for};
+use crate::passed::passing;
 
 /// Writes a new certificate for ns1.example.com and loopback.
 fn certify(folder: &Path) {
@@ -32,12 +33,14 @@ fn serve() -> Meridian {
 fn serve_with(doq: &str, more: &str) -> Meridian {
     let folder: TempDir = tempdir().unwrap();
     certify(folder.path());
+    Meridian::serve_in(folder, &config(doq, more))
+}
+
+fn config(doq: &str, more: &str) -> String {
     let texts: Vec<String> = (0..6).map(|row| format!("'\"{row}{}\"'", "x".repeat(250))).collect();
     let (texts, any) = (texts.join(", "), "\"127.0.0.1:0\"");
-    Meridian::serve_in(
-        folder,
-        &format!(
-            "tls:
+    format!(
+        "tls:
   {{ certificate: cert.pem, key: key.pem, dot: {any}, doh: {any}, {doq} }}
 {more}
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
@@ -49,7 +52,6 @@ zones:
 services:
   web: {{ names: [www.example.com], regions: {{ us: 192.0.2.10, eu: 192.0.2.20 }} }}
 "
-        ),
     )
 }
 
@@ -364,6 +366,24 @@ fn handshakes_that_are_done_keep_no_place_of_those_that_are_begun() {
             (from == server).then_some(packet[0])
         });
         assert_eq!(answer & 0x30, 0, "an Initial packet");
+    });
+}
+
+#[test]
+fn all_sockets_that_are_passed_are_read_over_quic() {
+    let port = free_port();
+    let folder = tempdir().unwrap();
+    certify(folder.path());
+    let at = format!("127.0.0.1:{port}");
+    let config = format!("{NODE}{}", config(&format!("doq: \"{at}\""), ""));
+    let server = Meridian::start_with(passing(&format!("udp@{at} udp@{at}")), folder, &config);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        // Each from a port of its own: the kernel spreads them among both.
+        for _ in 0..20 {
+            let endpoint = quic(&server);
+            let connection = endpoint.connect(server.doq.unwrap(), "ns1.example.com").unwrap();
+            assert!(ask_quic(connection.await.unwrap(), streamed(0)).await.unwrap() > 40);
+        }
     });
 }
 

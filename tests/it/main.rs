@@ -29,6 +29,7 @@ mod host;
 mod http;
 mod moves;
 mod operators;
+mod passed;
 mod probing;
 mod refusals;
 mod reload;
