@@ -126,7 +126,7 @@ impl Limiter {
 
 /// The IPv4 /24 or IPv6 /56 of an address.
 fn network(client: &IpAddr) -> u64 {
-    match client.to_canonical() {
+    match *client {
         IpAddr::V4(ip) => u64::from(u32::from(ip) >> 8) | 1 << 63,
         IpAddr::V6(ip) => u64::try_from(u128::from(ip) >> 72).unwrap_or(0),
     }

@@ -10,6 +10,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSo
 use std::os::fd::AsRawFd;
 use std::ptr::null_mut;
 
+use super::socket::as_itself;
+
 /// Packets a call: beyond some dozens the cost of the call no longer counts.
 pub(super) const BATCH: usize = 32;
 
@@ -207,7 +209,8 @@ fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
             let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             let port = u16::from_be(v6.sin6_port);
-            Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+            let (flow, scope) = (v6.sin6_flowinfo, v6.sin6_scope_id);
+            Some(as_itself(SocketAddrV6::new(ip, port, flow, scope).into()))
         }
         _ => None,
     }

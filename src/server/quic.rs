@@ -26,6 +26,7 @@ use tracing::error;
 use super::certificate::Newest;
 use super::encrypted::{Spoken, tls_config};
 use super::responder::{Answers, Responder, Shared};
+use super::socket::as_itself;
 use super::tcp::{LONGEST, Room, Taken};
 use crate::query::{Peer, Transport};
 
@@ -89,7 +90,7 @@ pub(super) fn serve(
 
 /// Lets a connection begin, if there is room for it.
 fn welcome(incoming: Incoming, unproven: &Arc<Semaphore>, answers: &Answers, room: &Arc<Room>) {
-    let address = incoming.remote_address();
+    let address = as_itself(incoming.remote_address());
     // Nobody's place is taken by whoever only says that he is there.
     let entry = if incoming.remote_address_validated() {
         match room.take(address.ip()) {

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -243,3 +243,13 @@ pub(super) fn local(path: &Path, mode: u32, inherited: &mut Inherited) -> io::Re
 /// Connections that the kernel holds while they wait to be accepted; it gives what
 /// `net.core.somaxconn` allows.
 const BACKLOG: i32 = 4096;
+
+/// A client as itself: who comes with IPv4 by a socket of both families, which only others open for
+/// us, has an IPv6 address there (RFC 4291 §2.5.5.2), and yet is the client that it is elsewhere.
+#[inline]
+pub(super) fn as_itself(client: SocketAddr) -> SocketAddr {
+    match client.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, client.port()).into(),
+        IpAddr::V6(_) => client,
+    }
+}

@@ -26,6 +26,7 @@ use tracing::warn;
 
 use super::https;
 use super::responder::{Answers, Responder};
+use super::socket::as_itself;
 use crate::config::TcpLimits;
 use crate::query::{Peer, Transport};
 
@@ -63,7 +64,7 @@ pub(super) async fn serve(
 ) -> io::Error {
     loop {
         let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+            Ok((stream, peer)) => (stream, as_itself(peer)),
             Err(error) => {
                 match error.raw_os_error() {
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => return error,

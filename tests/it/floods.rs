@@ -13,11 +13,11 @@ use crate::harness::{
     Meridian, PATIENCE, Process, data, free_port, question, wait_for, wait_until,
 };
 
-const SECRET: &str = "e5e973e5a6b2a43f48e7dc849e37bfcf";
+pub(crate) const SECRET: &str = "e5e973e5a6b2a43f48e7dc849e37bfcf";
 
 const NEWER: &str = "445536bcd2513298075a5d379663c962";
 
-const CLIENT: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8];
+pub(crate) const CLIENT: &[u8] = &[1, 2, 3, 4, 5, 6, 7, 8];
 
 /// So many names of which each is asked for once at most.
 const ENDS: u16 = 256;
@@ -45,7 +45,7 @@ services:
 }
 
 /// A question with this cookie; none if it is empty.
-fn asking(name: &str, cookie: &[u8]) -> Message {
+pub(crate) fn asking(name: &str, cookie: &[u8]) -> Message {
     let mut message = question(name, RecordType::A, Some("0.0.0.0/0"));
     let edns = message.edns.as_mut().unwrap();
     edns.options_mut().remove(EdnsCode::Subnet);
@@ -56,7 +56,7 @@ fn asking(name: &str, cookie: &[u8]) -> Message {
 }
 
 /// The cookie in an answer.
-fn cookie(answer: &Message) -> Vec<u8> {
+pub(crate) fn cookie(answer: &Message) -> Vec<u8> {
     match answer.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Cookie)) {
         Some(EdnsOption::Unknown(_, octets)) => octets.clone(),
         _ => Vec::new(),
@@ -64,10 +64,10 @@ fn cookie(answer: &Message) -> Vec<u8> {
 }
 
 /// A client at this address, which speaks with one server.
-struct Client(UdpSocket);
+pub(crate) struct Client(UdpSocket);
 
 impl Client {
-    fn at(address: &str, server: SocketAddr) -> Self {
+    pub(crate) fn at(address: &str, server: SocketAddr) -> Self {
         let socket = UdpSocket::bind((address, 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.connect(server).unwrap();
@@ -80,7 +80,7 @@ impl Client {
         Message::from_vec(&buffer[..length]).unwrap()
     }
 
-    fn ask(&self, message: &Message) -> Message {
+    pub(crate) fn ask(&self, message: &Message) -> Message {
         self.0.send(&message.to_vec().unwrap()).unwrap();
         self.receive()
     }

@@ -1,4 +1,5 @@
-//! Sockets that the service manager opened: all of them are read.
+//! Sockets that the service manager opened: all of them are read, and one for both families knows
+//! its clients as two would.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,6 +9,7 @@ use hickory_proto::rr::RecordType;
 use socket2::{Domain, Socket, Type};
 use tempfile::tempdir;
 
+use crate::floods::{CLIENT, Client, SECRET, asking};
 use crate::harness::{Meridian, NODE, PATIENCE, Process, free_port, question, wait_for};
 
 /// What starts Meridian with sockets, such as `tcp@[::]:53 udp@127.0.0.1:53`, as systemd does
@@ -108,4 +110,51 @@ fn a_second_socket_for_the_pages_is_refused() {
     assert_eq!(status.code(), Some(1), "{told}");
     let expected = format!("cannot listen on {at} (HTTP): 2 sockets of this address were passed");
     assert!(told.contains(&expected), "{told}");
+}
+
+/// One that listens by sockets for both families, and where to ask it.
+fn serve_both() -> (Meridian, SocketAddr) {
+    let port = free_port();
+    let node = NODE.replacen("127.0.0.1:0", &format!("[::]:{port}"), 1);
+    let start = passing(&format!("tcp@[::]:{port} udp@[::]:{port}"));
+    let folder = tempdir().unwrap();
+    std::fs::write(folder.path().join("cookies"), SECRET).unwrap();
+    let limits = "tcp: { per_client: 2 }\nrate_limit: { same: 1, exempt: [127.3.0.0/16] }\n";
+    let server = Meridian::start_with(start, folder, &format!("{node}{REST}{COOKIES}{limits}"));
+    (server, ([127, 0, 0, 1], port).into())
+}
+
+const COOKIES: &str = "cookies: { secrets: cookies }\n";
+
+#[test]
+fn each_ipv4_address_is_one_client_by_a_listener_of_both_families() {
+    let (_server, there) = serve_both();
+    let mut held = [(); 2].map(|()| Connection::from("127.0.0.1", there));
+    assert!(held.iter_mut().all(Connection::is_served));
+    assert!(!Connection::from("127.0.0.1", there).is_served(), "a third of one client");
+    assert!(Connection::from("127.0.0.2", there).is_served(), "another client");
+}
+
+#[test]
+fn networks_of_ipv4_are_exempt_by_a_socket_of_both_families() {
+    let (_server, there) = serve_both();
+    let exempt = Client::at("127.3.0.1", there);
+    let asked = asking("www.example.com", b"");
+    assert!((0..50).all(|_| !exempt.ask(&asked).answers.is_empty()));
+}
+
+/// RFC 9018 §4.4: a cookie is made of the four octets of an IPv4 address, at whatever server.
+#[test]
+fn cookies_of_ipv4_are_good_by_a_socket_of_both_families() {
+    let (_server, there) = serve_both();
+    let folder = tempdir().unwrap();
+    std::fs::write(folder.path().join("cookies"), SECRET).unwrap();
+    let other = Meridian::serve_in(folder, &format!("{REST}{COOKIES}"));
+    let ask = |server, cookie: &[u8]| {
+        let asked = asking("www.example.com", cookie);
+        crate::floods::cookie(&Client::at("127.3.0.1", server).ask(&asked))
+    };
+    let baked = ask(other.dns, CLIENT);
+    assert_eq!(baked.len(), 24);
+    assert_eq!(ask(there, &baked), baked);
 }
