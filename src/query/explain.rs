@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::resolve::LONGEST_CHAIN;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Plan, Ready, Selector, Snapshot};
+use crate::snapshot::{Body, Plan, Ready, Selector, Snapshot};
 use crate::steer::{Facts, Family, Policy, Service, Standing, ramp_slot};
 use crate::zone::{Found, Name, RecordType};
 
@@ -38,6 +39,19 @@ pub struct Explanation {
     /// Where the client is.
     pub location: Whereabouts,
     /// What it gets.
+    #[serde(flatten)]
+    pub outcome: Explained,
+    /// What it gets of the names to which aliases lead from there, one after the other.
+    #[serde(default)]
+    pub then: Vec<Step>,
+}
+
+/// A name to which an alias leads.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// The name.
+    pub name: String,
+    /// What a client gets there.
     #[serde(flatten)]
     pub outcome: Explained,
 }
@@ -75,6 +89,9 @@ pub enum Explained {
         zone: String,
         /// The types of the records there.
         types: Vec<String>,
+        /// The name that answers instead, if it is an alias of one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        alias: Option<String>,
     },
     /// The name is in a zone that others serve.
     Delegated {
@@ -133,9 +150,30 @@ pub fn explain(
     facts: &Facts<'_>,
     question: &Question,
 ) -> Explanation {
-    let location = atlas.locate(question.client);
+    let mut steps = Vec::new();
+    let mut next = Some(question.name.clone());
+    while let Some(name) = next.take_if(|_| steps.len() <= LONGEST_CHAIN) {
+        let asked = Question { name, ..question.clone() };
+        let (outcome, target) = outcome(snapshot, atlas, facts, &asked);
+        steps.push((asked.name, outcome));
+        next = target.filter(|target| steps.iter().all(|(known, _)| known != target));
+    }
+    let mut steps = steps.into_iter();
+    let first = steps.next().map_or(Explained::NotOurs, |(_, outcome)| outcome);
+    Explanation {
+        name: question.name.to_string(),
+        rtype: question.rtype.to_string(),
+        client: question.client,
+        location: whereabouts(atlas, question.client),
+        outcome: first,
+        then: steps.map(|(name, outcome)| Step { name: name.to_string(), outcome }).collect(),
+    }
+}
+
+fn whereabouts(atlas: &Atlas, client: IpAddr) -> Whereabouts {
+    let location = atlas.locate(client);
     let place = location.place.cloned().unwrap_or_default();
-    let location = Whereabouts {
+    Whereabouts {
         source: location.source.to_string(),
         network: location.network.to_string(),
         continent: place.continent.map(|code| code.to_string()),
@@ -144,54 +182,51 @@ pub fn explain(
         city: place.city.map(String::from),
         at: place.at.map(|at| (at.latitude(), at.longitude())),
         asn: location.asn,
-    };
-    Explanation {
-        name: question.name.to_string(),
-        rtype: question.rtype.to_string(),
-        client: question.client,
-        location,
-        outcome: outcome(snapshot, atlas, facts, question),
     }
 }
 
+/// What answers at one name, and where that leads.
 fn outcome(
     snapshot: &Snapshot,
     atlas: &Atlas,
     facts: &Facts<'_>,
     question: &Question,
-) -> Explained {
+) -> (Explained, Option<Name>) {
     let name = question.name.to_lower();
-    let Some(zone) = snapshot.plan().zones.find(&name) else { return Explained::NotOurs };
+    let Some(zone) = snapshot.plan().zones.find(&name) else { return (Explained::NotOurs, None) };
     let origin = zone.origin().to_string();
     let node = match zone.find(&name) {
-        Found::NoName => return Explained::NoSuchName { zone: origin },
-        Found::Delegation(_) => return Explained::Delegated { zone: origin },
+        Found::NoName => return (Explained::NoSuchName { zone: origin }, None),
+        Found::Delegation(_) => return (Explained::Delegated { zone: origin }, None),
         Found::Fixed(fixed) => {
             let types = fixed.types().map(|rtype| rtype.to_string()).collect();
-            return Explained::Zone { zone: origin, types };
+            return (Explained::Zone { zone: origin, types, alias: None }, None);
         }
         Found::Node(node) => node,
     };
+    // RFC 1034 §4.3.2 step 3a: an alias that was asked for is the answer.
+    let is_followed = !matches!(question.rtype, RecordType::CNAME | RecordType::ANY);
     let steered = node.service().and_then(|id| steering(snapshot, atlas, facts, question, id));
-    match steered {
-        Some(steering) => Explained::Steered(steering),
-        None => {
-            let epoch = node.epoch_of().and_then(|id| snapshot.service(id)?.epoch());
-            let types = node.sets().iter().map(|set| set.rtype);
-            let types = types.chain(epoch.map(|_| RecordType::TXT));
-            Explained::Zone { zone: origin, types: types.map(|of| of.to_string()).collect() }
-        }
+    if let Some((steering, target)) = steered {
+        return (Explained::Steered(steering), target.filter(|_| is_followed));
     }
+    let epoch = node.epoch_of().and_then(|id| snapshot.service(id)?.epoch());
+    let types = node.sets().iter().map(|set| set.rtype);
+    let types = types.chain(epoch.map(|_| RecordType::TXT)).map(|of| of.to_string()).collect();
+    let alias = node.set(RecordType::CNAME).filter(|_| is_followed);
+    let target = alias.and_then(|set| Name::from_wire(set.rdata.first()?.target()?));
+    let alias = target.as_ref().map(Name::to_string);
+    (Explained::Zone { zone: origin, types, alias }, target)
 }
 
-/// How a service answers; `None` if it has nothing to say of this type.
+/// How a service answers, and where an alias leads; `None` if it has nothing to say of this type.
 fn steering(
     snapshot: &Snapshot,
     atlas: &Atlas,
     facts: &Facts<'_>,
     question: &Question,
     id: ServiceId,
-) -> Option<Steering> {
+) -> Option<(Steering, Option<Name>)> {
     let plan = snapshot.plan();
     let service = plan.services.get(id.index())?;
     let compiled = snapshot.service(id)?;
@@ -217,7 +252,11 @@ fn steering(
         let chosen = ready.choice.regions.contains(&region);
         Candidate { region: region_name(plan, region), distance_km, chosen, why }
     });
-    Some(Steering {
+    let target = match &ready.body {
+        Body::Alias(rdata, _) => rdata.target().and_then(Name::from_wire),
+        _ => None,
+    };
+    let steering = Steering {
         service: service.name.clone(),
         policy: service.policy.to_string(),
         rule,
@@ -227,7 +266,8 @@ fn steering(
         ttl: ready.choice.ttl.as_secs(),
         ttl_reason: ready.choice.ttl_reason.to_string(),
         scope: if service.ecs { prefix } else { 0 },
-    })
+    };
+    Some((steering, target))
 }
 
 /// A service's regions in a client's order, with their distances, and the rule for the order.
@@ -292,22 +332,44 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {} for {}", self.name, self.rtype, self.client)?;
         writeln!(f, "  client     {}", self.location)?;
-        match &self.outcome {
-            Explained::Steered(steering) => steering.fmt(f),
-            Explained::Zone { zone, types } if types.is_empty() => {
+        self.outcome.fmt(f)?;
+        for Step { name, outcome } in &self.then {
+            write!(f, "\n{name}\n")?;
+            match outcome {
+                Explained::NotOurs => {
+                    write!(
+                        f,
+                        "  answer     ends here: the name is in no zone that is served here"
+                    )?;
+                }
+                ours => ours.fmt(f)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steered(steering) => steering.fmt(f),
+            Self::Zone { zone, alias: Some(target), .. } => {
+                write!(f, "  answer     an alias of {target} from the zone {zone}")
+            }
+            Self::Zone { zone, types, .. } if types.is_empty() => {
                 write!(f, "  answer     NODATA: the name exists in {zone} without records")
             }
-            Explained::Zone { zone, types } => {
+            Self::Zone { zone, types, .. } => {
                 let types = types.join(", ");
                 write!(f, "  answer     from the zone {zone}, for everybody alike; it has {types}")
             }
-            Explained::Delegated { zone } => {
+            Self::Delegated { zone } => {
                 write!(f, "  answer     a referral: {zone} delegates this name")
             }
-            Explained::NoSuchName { zone } => {
+            Self::NoSuchName { zone } => {
                 write!(f, "  answer     NXDOMAIN: {zone} has no such name")
             }
-            Explained::NotOurs => {
+            Self::NotOurs => {
                 write!(f, "  answer     REFUSED: the name is in no zone that is served here")
             }
         }

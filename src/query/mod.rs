@@ -23,7 +23,7 @@ use crate::time::{Instant, Ttl};
 use crate::zone::CLASS_IN;
 
 pub use explain::explain;
-pub use explain::{Candidate, Explained, Explanation, Question, Steering, Whereabouts};
+pub use explain::{Candidate, Explained, Explanation, Question, Steering, Step, Whereabouts};
 pub use name::LowerName;
 pub use receive::Silence;
 

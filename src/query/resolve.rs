@@ -50,7 +50,7 @@ impl Resolved {
 
 /// How many CNAME records are followed. A chain in a loop ends here too: the resolver, which has
 /// its own limit, is told what was found so far.
-const LONGEST_CHAIN: usize = 8;
+pub(super) const LONGEST_CHAIN: usize = 8;
 
 /// The services that a chain passed before its last, each with what its answer named.
 pub(super) type Passed = [Option<(ServiceId, Named)>; LONGEST_CHAIN];

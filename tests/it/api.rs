@@ -30,7 +30,8 @@ fn every_answer_is_as_it_is_described() {
     let server = Meridian::serve(&format!(
         "regions: {{ us: {{ at: [39, -77], capacity: 1 }}, eu: {{ at: [53, -6], capacity: 2 }} }}
 checks: {{ web: {{ http: /healthz, port: {port} }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones:
+  example.com: {{ ns: [ns1.example.com, ns2.example.com], records: {{ alias: {{ CNAME: www }} }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ us: {}, eu: {} }} }}
 ",
@@ -66,6 +67,7 @@ services:
     described(explain, "?name=www.example.com&from=192.0.2.1", "200");
     described(explain, "?name=www.example.com&from=192.0.2.1&down=us", "200");
     described(explain, "?name=example.com&from=192.0.2.1", "200");
+    described(explain, "?name=alias.example.com&from=192.0.2.1", "200");
     described(explain, "?name=nope.example.com&from=192.0.2.1", "200");
     described(explain, "?name=nope.example.net&from=192.0.2.1", "200");
     described(explain, "?name=www.example.com&from=nowhere", "400");

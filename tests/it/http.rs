@@ -154,3 +154,68 @@ fn explain_tells_the_whole_decision() {
     let (code, body) = server.get("/api/v1/explain?name=www.example.com&from=nobody");
     assert!(code == 400 && body.contains("nobody"), "{body}");
 }
+
+#[test]
+fn explain_follows_aliases_as_answers_do() {
+    let server = Meridian::serve(
+        "regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
+zones:
+  example.com:
+    ns: [ns1.example.net]
+    records:
+      www: { CNAME: front }
+      out: { CNAME: www.example.net. }
+      gone: { CNAME: nowhere }
+      a: { CNAME: b }
+      b: { CNAME: a }
+services:
+  front:
+    names: [front.example.com]
+    regions: { us: { cname: web.example.com }, eu: { cname: web.example.com } }
+  web: { names: [web.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
+",
+    );
+    let read = |question: &str| -> Value {
+        let path = format!("/api/v1/explain?from=134.226.1.7&name={question}");
+        serde_json::from_str(&server.get(&path).1).unwrap()
+    };
+    let steps = |question: &str| {
+        let told = read(question);
+        let then = told["then"].as_array().unwrap().clone();
+        let steps = std::iter::once(&told).chain(&then).map(|step| {
+            let text = |key: &str| step[key].as_str().unwrap_or("-").to_owned();
+            let answer = step["answer"][0].as_str().unwrap_or("-");
+            format!("{} {} {} {answer}", text("name"), text("outcome"), text("alias"))
+        });
+        steps.collect::<Vec<_>>()
+    };
+    let followed = [
+        "www.example.com. zone front.example.com. -",
+        "front.example.com. steered - web.example.com.",
+        "web.example.com. steered - 192.0.2.2",
+    ];
+    assert_eq!(steps("www.example.com"), followed);
+    assert_eq!(steps("front.example.com"), followed[1..]);
+    assert_eq!(steps("web.example.com"), followed[2..]);
+    assert_eq!(steps("www.example.com&type=CNAME"), ["www.example.com. zone - -"]);
+    assert_eq!(steps("front.example.com&type=CNAME"), followed[1..2]);
+    let out = ["out.example.com. zone www.example.net. -", "www.example.net. not_ours - -"];
+    assert_eq!(steps("out.example.com"), out);
+    let gone = steps("gone.example.com");
+    assert_eq!(gone[1..], ["nowhere.example.com. no_such_name - -"]);
+    let circle = ["a.example.com. zone b.example.com. -", "b.example.com. zone a.example.com. -"];
+    assert_eq!(steps("a.example.com"), circle);
+
+    let told = |name: &str| {
+        let url = server.url("");
+        let output = meridian(&["explain", name, "--from", "134.226.1.7", "--server", &url]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let www = told("www.example.com");
+    let parts = ["alias of front.example.com.", "front (nearest)", "web (nearest)", "192.0.2.2"];
+    for part in parts {
+        assert!(www.contains(part), "{part}: {www}");
+    }
+    let out = told("out.example.com");
+    assert!(out.contains("no zone that is served here") && !out.contains("REFUSED"), "{out}");
+}
