@@ -15,7 +15,7 @@ use super::etcd::Gateway;
 use super::files::{Print, read};
 use super::geoip::{Databases, Geography, Survey};
 use super::memory;
-use super::prober::Probe;
+use super::prober::{Files, Probe};
 use super::seal::cookie_secret;
 use super::tls::Clients;
 use crate::config::{Config, Problem, Targets};
@@ -113,6 +113,8 @@ pub struct Loader {
     targets: Targets,
     geography: Option<Geography>,
     watched: Watched,
+    /// What tells of targets.
+    states: Files,
     /// The secret of cookies, if there is no other.
     drawn: Option<Secret>,
 }
@@ -126,6 +128,7 @@ impl Loader {
             targets: Targets::default(),
             geography: None,
             watched: Watched::default(),
+            states: Files::default(),
             drawn: drawn(),
         }
     }
@@ -175,7 +178,7 @@ impl Loader {
             }
             None => None,
         };
-        let probes = probes(&config, &self.folder)
+        let probes = probes(&config, &self.folder, &mut self.states)
             .map_err(|problems| Refused { what: What::Certificate, problems })?;
         let geography = match self.geography.take() {
             Some(known) if known.is_of(&config.geoip, &self.folder) => Ok(known),
@@ -329,7 +332,11 @@ impl Watched {
     }
 }
 
-fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>>, Vec<Problem>> {
+fn probes(
+    config: &Config,
+    folder: &Path,
+    states: &mut Files,
+) -> Result<HashMap<TargetId, Arc<Probe>>, Vec<Problem>> {
     const PRODUCT: &str = concat!("Meridian/", env!("CARGO_PKG_VERSION"));
     let agent = HeaderValue::from_str(&format!("{PRODUCT} ({})", config.node.name));
     let agent = agent.unwrap_or(HeaderValue::from_static(PRODUCT));
@@ -352,12 +359,13 @@ fn probes(config: &Config, folder: &Path) -> Result<HashMap<TargetId, Arc<Probe>
             },
             None => None,
         };
-        let (address, mut check) = (target.address, target.check.clone());
-        if let Check::Pushed { file: Some(file), .. } = &mut check {
-            *file = folder.join(&*file);
-        }
+        let file = match &target.check {
+            Check::Pushed { file: Some(file), .. } => Some(states.file(folder.join(file))),
+            _ => None,
+        };
+        let (address, check) = (target.address, target.check.clone());
         let (agent, valid) = (agent.clone(), target.schedule.validity());
-        let probe = Probe { address, check, tls, agent, valid };
+        let probe = Probe { address, check, tls, file, agent, valid };
         probes.insert(target.id, Arc::new(probe));
     }
     if problems.is_empty() { Ok(probes) } else { Err(problems) }

@@ -2,10 +2,14 @@
 
 use std::io::Write;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::harness::{Meridian, Nginx, Process, free_port, own_address, wait_for, wait_until};
+use tempfile::TempDir;
+
+use crate::harness::{
+    Meridian, NODE, Nginx, Process, free_port, own_address, wait_for, wait_until,
+};
 
 /// One service with one endpoint, and this check of it.
 fn config(check: &str, address: IpAddr) -> String {
@@ -187,6 +191,74 @@ fn what_others_tell_counts_at_once_and_as_long_as_they_say() {
     // That is not this node's trouble.
     assert!(server.metric("meridian_probes_total{outcome=\"untold\"}") > 0.0);
     assert_eq!(server.metric("meridian_probes_total{outcome=\"local\"}"), 0.0);
+}
+
+/// A server of the endpoints 192.0.2.1 to 192.0.2.200, which go by a file of states, and for which
+/// each opening of the file takes as long as is told; a file that lists who opened it; and the
+/// tracer that sees to that, which is to end first.
+fn telling(folder: TempDir, opening: &str) -> (Meridian, PathBuf, Tracer) {
+    let (states, trace) = (folder.path().join("states.txt"), folder.path().join("trace"));
+    let mut command = Command::new("strace");
+    // The tracer stands aside, so that the process that is started is the server.
+    command.args(["-D", "-f", "-q", "--seccomp-bpf", "-e", "trace=openat"]).arg("-P").arg(&states);
+    command.arg(format!("--inject=openat:delay_enter={opening}")).arg("-o").arg(&trace);
+    command.arg(env!("CARGO_BIN_EXE_meridian"));
+    let endpoints: Vec<String> = (1..=200).map(|last| format!("192.0.2.{last}")).collect();
+    let config = format!(
+        "{NODE}regions: {{ here: {{}} }}
+checks: {{ own: {{ pushed: states.txt, interval: 100ms, timeout: 200ms }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com] }} }}
+services:
+  web: {{ names: [www.example.com], check: own, regions: {{ here: [{}] }} }}
+",
+        endpoints.join(", ")
+    );
+    let server = Meridian::start_with(command, folder, &config);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    (server, trace, Tracer(tracer.unwrap().trim().to_owned()))
+}
+
+/// A tracer by its process's number, ended when it is dropped: a thread that it holds up would not
+/// end before it.
+struct Tracer(String);
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ended = Command::new("kill").args(["-s", "KILL", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_file_of_states_that_hangs_holds_up_one_thread_and_is_this_node_s_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("states.txt"), "192.0.2.1 down\n").unwrap();
+    let (server, _, _tracer) = telling(folder, "1000s");
+    // Each is asked for again and again, and each time it is told that nothing could be seen.
+    let seen = || server.metric("meridian_probes_total{outcome=\"local\"}") >= 600.0;
+    wait_for("three probes of each", || seen().then_some(()));
+    assert_eq!(server.endpoint("192.0.2.1".parse().unwrap()).0, "unknown");
+    let threads = format!("/proc/{}/task", server.process.id());
+    let threads = std::fs::read_dir(threads).unwrap().count();
+    assert!(threads < 100, "{threads}");
+}
+
+#[test]
+fn a_file_of_states_is_read_when_it_changes_and_not_for_each_of_its_targets() {
+    let folder = tempfile::tempdir().unwrap();
+    let states: String = (1..=200).map(|last| format!("192.0.2.{last} up\n")).collect();
+    std::fs::write(folder.path().join("states.txt"), &states).unwrap();
+    let (server, trace, _tracer) = telling(folder, "1us");
+    let probes = || server.metric("meridian_probes_total{outcome=\"success\"}");
+    let many = wait_for("many probes", || Some(probes()).filter(|probes| *probes >= 8000.0));
+    let opened = std::fs::read_to_string(trace).unwrap().matches("openat(").count();
+    assert!(opened > 0 && (opened as f64) < many / 10.0, "{opened} times for {many} probes");
+    // A change is seen, also one by which the file is as large as before.
+    let address = "192.0.2.7".parse().unwrap();
+    server.wait_for_endpoint(address, "up", "ok");
+    let states = states.replace("192.0.2.7 up\n192.0.2.8 up", "192.0.2.7 down\n192.0.2.8  ");
+    std::fs::write(server.path("states.txt"), states).unwrap();
+    server.wait_for_endpoint(address, "down", "told to be down");
 }
 
 #[test]

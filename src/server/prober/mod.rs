@@ -4,9 +4,10 @@
 //! closed by a reset, which leaves no port waiting behind (10,000 targets at two probes a second
 //! would use up all ports within seconds). Whatever a target does ends at the probe's timeout.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -32,9 +33,10 @@ use super::tls::Tls;
 use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
 use crate::ids::TargetId;
 use crate::time::Instant;
+use pushed::File;
 
 pub(in crate::server) use held::Held;
-pub(in crate::server) use pushed::Pushed;
+pub(in crate::server) use pushed::{Files, Pushed};
 
 mod command;
 mod dns;
@@ -56,6 +58,8 @@ pub struct Probe {
     pub check: Check,
     /// How TLS is done, if the check needs it.
     pub tls: Option<Arc<Tls>>,
+    /// The file that tells of it too, if it is `pushed` and there is one.
+    pub file: Option<File>,
     /// As whom it asks over HTTP: whoever reads the target's logs sees which node that was.
     pub agent: HeaderValue,
     /// For how long what it sees may be believed.
@@ -67,9 +71,10 @@ pub struct Probe {
 pub(super) struct Prober {
     clock: Clock,
     reports: UnboundedSender<(TargetId, Report)>,
-    /// For all but commands.
+    /// For what needs a socket.
     room: Arc<Semaphore>,
     commands: Arc<Semaphore>,
+    under_way: UnderWay,
     pushed: Pushed,
     arrivals: Arrivals,
 }
@@ -86,6 +91,7 @@ impl Prober {
             reports,
             room: Arc::new(Semaphore::new(sockets)),
             commands: Arc::new(Semaphore::new(COMMANDS)),
+            under_way: UnderWay::default(),
             pushed: Pushed::default(),
             arrivals: Arrivals::default(),
         }
@@ -106,20 +112,28 @@ impl Prober {
         &self.arrivals
     }
 
-    /// Carries `order` out; its report follows, however it ends.
+    /// Carries `order` out; its report follows, however it ends. While an earlier order of its
+    /// target waits for its turn or is carried out, that one's report is for both: where turns are
+    /// scarce, orders do not pile up.
     pub(super) fn launch(&self, order: Order, probe: Option<Arc<Probe>>) {
         let began = self.clock.now();
         if let Some(outcome) = probe.as_ref().and_then(|probe| self.at_once(began, probe)) {
             return self.report(order, began, outcome);
         }
+        let Some(entry) = self.under_way.enter(order.target) else { return };
         let prober = self.clone();
         // Its time begins when it has its turn: to wait for that is nothing a target does.
         let room = match probe.as_ref().map(|probe| &probe.check) {
-            Some(Check::Command { .. }) => self.commands.clone(),
-            _ => self.room.clone(),
+            Some(Check::Command { .. }) => Some(self.commands.clone()),
+            // It has no socket, and waits for what all targets of its file wait for.
+            Some(Check::Pushed { .. }) => None,
+            _ => Some(self.room.clone()),
         };
         tokio::spawn(async move {
-            let permit = room.acquire_owned().await;
+            let permit = match room {
+                Some(room) => room.acquire_owned().await.ok(),
+                None => None,
+            };
             let began = prober.clock.now();
             let (outcome, signal) = match &probe {
                 // What waits for its turn needs no room for what it will need then.
@@ -130,6 +144,8 @@ impl Prober {
             if let Some((probe, signal)) = probe.zip(signal) {
                 prober.arrivals.tell(prober.clock.now(), order.target, signal, probe.valid);
             }
+            // Whoever hears the report may order the next one.
+            drop(entry);
             prober.report(order, began, outcome);
         });
     }
@@ -137,9 +153,9 @@ impl Prober {
     /// What was told of a target is known without a task of its own.
     fn at_once(&self, now: Instant, probe: &Probe) -> Option<Outcome> {
         match &probe.check {
-            Check::Pushed { name, file } => match self.pushed.told(now, (name, probe.address)) {
+            Check::Pushed { name, .. } => match self.pushed.told(now, (name, probe.address)) {
                 // It may be in the file.
-                None if file.is_some() => None,
+                None if probe.file.is_some() => None,
                 told => Some(pushed::outcome(told)),
             },
             _ => None,
@@ -152,6 +168,28 @@ impl Prober {
         let latency = self.clock.now().since(began);
         // The receiver is gone only when the server ends.
         let _ended = self.reports.send((order.target, Report { outcome, latency }));
+    }
+}
+
+/// The targets of which an order waits for its turn or is carried out.
+#[derive(Clone, Debug, Default)]
+struct UnderWay(Arc<Mutex<HashSet<TargetId>>>);
+
+impl UnderWay {
+    /// An order of `target` is under way as long as what is returned lives; `None`: one is already.
+    fn enter(&self, target: TargetId) -> Option<Entry> {
+        let is_first = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(target);
+        is_first.then(|| Entry(self.clone(), target))
+    }
+}
+
+/// An order that is under way, also when its task ends by a panic.
+struct Entry(UnderWay, TargetId);
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Self(UnderWay(targets), target) = self;
+        targets.lock().unwrap_or_else(PoisonError::into_inner).remove(target);
     }
 }
 
@@ -204,11 +242,11 @@ impl Prober {
             Check::Dns { query, .. } => dns::ask(address, query, deadline).await?,
             Check::Ping => ping::echo(probe.address, deadline).await?,
             Check::Command { command } => command::run(probe.address, command, deadline).await?,
-            Check::Pushed { file, .. } => {
-                let told = match file {
-                    Some(file) => pushed::look(file, probe.address, self.clock.now()).await,
-                    None => None,
-                };
+            Check::Pushed { .. } => {
+                let Some(file) = &probe.file else { return Ok(pushed::outcome(None)) };
+                let look = file.look(probe.address, self.clock.now());
+                // A file that cannot be looked at in time says nothing of the target.
+                let told = timeout_at(deadline.0, look).await.map_err(|_| Failure::Local)?;
                 return Ok(pushed::outcome(told));
             }
             Check::Tcp { .. } | Check::Http { .. } | Check::Https { .. } | Check::Grpc { .. } => {
@@ -417,5 +455,50 @@ fn failure(error: &io::Error, stage: Stage) -> Failure {
         // word of the target.
         _ if stage == Stage::Connect => Failure::Unreachable,
         _ => Failure::Closed(stage),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_target_of_which_an_order_has_not_ended_is_not_probed_once_more() {
+        let (sender, mut reports) = unbounded_channel();
+        let prober = Prober::new(Clock::start(), 1, sender);
+        let command = Check::Command { command: ["/usr/bin/true".to_owned()].into() };
+        let probe = Arc::new(Probe {
+            address: IpAddr::from([192, 0, 2, 1]),
+            check: command,
+            tls: None,
+            file: None,
+            agent: HeaderValue::from_static("test"),
+            valid: Duration::ZERO,
+        });
+        let target = |index| TargetId::from_index(index).unwrap();
+        let launch = |target| {
+            let order = Order { target, timeout: Duration::from_secs(30), due: Instant::default() };
+            prober.launch(order, Some(probe.clone()));
+        };
+        let turns = u32::try_from(COMMANDS).unwrap();
+        let turns = prober.commands.clone().acquire_many_owned(turns).await.unwrap();
+        for _ in 0..10 {
+            launch(target(0));
+            launch(target(1));
+        }
+        drop(turns);
+        let mut ended = [(); 2].map(|()| target(7));
+        for ended in &mut ended {
+            *ended = reports.recv().await.unwrap().0;
+        }
+        ended.sort_unstable();
+        assert_eq!(ended, [target(0), target(1)]);
+        // One that has ended can be ordered again.
+        launch(target(1));
+        assert_eq!(reports.recv().await.unwrap().0, target(1));
+        drop(prober);
+        assert!(reports.recv().await.is_none(), "an order more was carried out");
     }
 }

@@ -3,21 +3,28 @@
 //! A line of the file is `ADDRESS up` or `ADDRESS down`, with an end such as
 //! `2030-01-31T12:00:00Z` after it if it has one. What was told over the API goes first, until it
 //! ends. Who was told nothing is what it was, and stale.
+//!
+//! A file is read once a change, for all its targets, by one thread at a time: what hangs there (a
+//! server of files that is gone) holds up that one, and nobody who waits for it for longer than a
+//! probe may take.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 
 use crate::health::{Failure, Outcome};
-use crate::server::files::read;
+use crate::server::files::{Print, read};
 use crate::time::Instant;
 
 /// What was told over the API, by check and address.
 #[derive(Clone, Debug, Default)]
-pub(in crate::server) struct Pushed(Arc<Mutex<HashMap<(String, IpAddr), Told>>>);
+pub(in crate::server) struct Pushed(Arc<std::sync::Mutex<HashMap<(String, IpAddr), Told>>>);
 
 /// Up or not, and until when.
 type Told = (bool, Instant);
@@ -43,11 +50,129 @@ impl Pushed {
     }
 }
 
-/// Does this file tell that an address is up at `now`?
-pub(super) async fn look(file: &Path, address: IpAddr, now: Instant) -> Option<bool> {
-    let file = file.to_owned();
-    let octets = tokio::task::spawn_blocking(move || read(&file)).await.ok()?.ok()?;
-    in_file(&String::from_utf8_lossy(&octets), address, now)
+/// The files that tell states, each of them once.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Files(HashMap<PathBuf, Weak<Mutex<Seen>>>);
+
+impl Files {
+    /// The file at this path: the same one as long as a probe has it, or somebody looks at it.
+    pub(in crate::server) fn file(&mut self, path: PathBuf) -> File {
+        if let Some(known) = self.0.get(&path).and_then(Weak::upgrade) {
+            return File(known);
+        }
+        self.0.retain(|_, seen| seen.strong_count() > 0);
+        let seen = Arc::new(Mutex::new(Seen { path: path.clone(), ..Seen::default() }));
+        self.0.insert(path, Arc::downgrade(&seen));
+        File(seen)
+    }
+}
+
+/// A file that tells states. Whoever has what is in it looks at it.
+#[derive(Clone, Debug)]
+pub struct File(Arc<Mutex<Seen>>);
+
+impl File {
+    /// Does it tell that an address is up at `now`? Waits for as long as the file takes.
+    pub(super) async fn look(&self, address: IpAddr, now: Instant) -> Option<bool> {
+        let mut seen = self.0.clone().lock_owned().await;
+        if !seen.is_fresh() {
+            // Who stops waiting leaves the lock with the thread: it is the only one until it ends.
+            let renewed = spawn_blocking(move || {
+                seen.renew();
+                seen
+            });
+            seen = renewed.await.ok()?;
+        }
+        seen.of(address, now)
+    }
+}
+
+/// So long after a look at a file nobody looks again: far shorter than an interval.
+const FRESH: Duration = Duration::from_millis(50);
+
+/// A file that has looked the same for so long is not read again: within the time that a file
+/// system counts as one moment, it could have been written twice.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// What a file told when it was read.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Seen {
+    path: PathBuf,
+    /// When the last look at it ended.
+    looked: Option<tokio::time::Instant>,
+    /// What it looked like then, and since when.
+    print: Option<(Print, tokio::time::Instant)>,
+    /// What was read then is all that it tells as long as it looks like that.
+    is_settled: bool,
+    /// The lines on each address, the last one last; none before one that has no end.
+    told: HashMap<IpAddr, Vec<(bool, Option<Instant>)>>,
+}
+
+impl Seen {
+    fn is_fresh(&self) -> bool {
+        self.looked.is_some_and(|at| at.elapsed() < FRESH)
+    }
+
+    /// Looks at the file, and reads it if it may have changed. One that cannot be read tells
+    /// nothing.
+    fn renew(&mut self) {
+        let now = tokio::time::Instant::now();
+        let print = Print::of(&self.path);
+        let since = match self.print {
+            Some((same, since)) if same == print => since,
+            _ => {
+                self.is_settled = false;
+                now
+            }
+        };
+        self.print = Some((print, since));
+        if !self.is_settled {
+            let octets = read(&self.path);
+            self.is_settled = octets.is_ok() && now.duration_since(since) > SETTLED;
+            let octets = octets.unwrap_or_default();
+            self.told = told_by(&String::from_utf8_lossy(&octets));
+        }
+        self.looked = Some(tokio::time::Instant::now());
+    }
+
+    /// What it tells of `address` at `now`: the last line that is not over counts.
+    fn of(&self, address: IpAddr, now: Instant) -> Option<bool> {
+        let mut lines = self.told.get(&address)?.iter().rev();
+        let (is_up, _) = lines.find(|(_, until)| until.is_none_or(|until| until > now))?;
+        Some(*is_up)
+    }
+}
+
+/// What the lines of a text tell, by address.
+fn told_by(text: &str) -> HashMap<IpAddr, Vec<(bool, Option<Instant>)>> {
+    let mut told: HashMap<_, Vec<_>> = HashMap::new();
+    for (address, is_up, until) in text.lines().filter_map(read_line) {
+        let lines = told.entry(address).or_default();
+        if until.is_none() {
+            lines.clear();
+        }
+        lines.push((is_up, until));
+    }
+    told
+}
+
+/// `ADDRESS up` or `ADDRESS down`, with an end or without.
+fn read_line(line: &str) -> Option<(IpAddr, bool, Option<Instant>)> {
+    let mut words = line.split_whitespace();
+    let address = words.next()?.parse().ok()?;
+    let is_up = match words.next()? {
+        "up" => true,
+        "down" => false,
+        _ => return None,
+    };
+    let moment = |until: &str| {
+        let until: Timestamp = until.parse().ok()?;
+        u64::try_from(until.as_nanosecond()).ok().map(Instant::from_nanos)
+    };
+    match words.next() {
+        None => Some((address, is_up, None)),
+        Some(until) => moment(until).map(|until| (address, is_up, Some(until))),
+    }
 }
 
 /// What a probe saw of an address of which this is told.
@@ -59,26 +184,6 @@ pub(super) fn outcome(told: Option<bool>) -> Outcome {
     }
 }
 
-/// What the lines of a file say of `address` at `now`; the last one counts.
-fn in_file(text: &str, address: IpAddr, now: Instant) -> Option<bool> {
-    let line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let is_about = words.next()?.parse::<IpAddr>().ok()? == address;
-        let is_up = match words.next()? {
-            "up" => true,
-            "down" => false,
-            _ => return None,
-        };
-        let until = words.next().map(|until| until.parse::<Timestamp>());
-        let is_over = match until {
-            None => false,
-            Some(until) => u64::try_from(until.ok()?.as_nanosecond()).ok()? <= now.as_nanos(),
-        };
-        (is_about && !is_over).then_some(is_up)
-    };
-    text.lines().rev().find_map(line)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,7 +193,8 @@ mod tests {
         let text = "# states\n192.0.2.1 up\n192.0.2.2 down\n192.0.2.1 down 2030-01-01T00:00:00Z\n\
                     2001:db8::1 up\n192.0.2.3 perhaps\n192.0.2.4 up soon\n";
         let at = |year: u64| Instant::from_nanos((year - 1970) * 31_556_952 * 1_000_000_000);
-        let told = |ip: &str, year| in_file(text, ip.parse().unwrap(), at(year));
+        let seen = Seen { told: told_by(text), ..Seen::default() };
+        let told = |ip: &str, year| seen.of(ip.parse().unwrap(), at(year));
         assert_eq!(told("192.0.2.1", 2029), Some(false));
         assert_eq!(told("192.0.2.1", 2031), Some(true), "the last line is over");
         assert_eq!(told("192.0.2.2", 2031), Some(false));
