@@ -174,6 +174,11 @@ fn span(text: &str) -> Result<Duration, String> {
     duration(text).ok_or_else(|| "expected a time such as 90s, 30m or 2h".to_owned())
 }
 
+/// A span as the server takes it, in whole seconds; a part of one counts as one.
+fn seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
 fn share(text: &str) -> Result<f64, String> {
     crate::config::share(text).ok_or_else(|| "expected a share such as 1%".to_owned())
 }
@@ -182,7 +187,7 @@ fn steps(text: &str) -> Result<Steps, String> {
     let read = || {
         let (percent, every) = text.split_once('/')?;
         let percent = percent.trim().strip_suffix('%')?.parse().ok()?;
-        Some(Steps { percent, every_seconds: duration(every)?.as_secs() })
+        Some(Steps { percent, every_seconds: seconds(duration(every)?) })
     };
     read().ok_or_else(|| "expected a share and a time such as 10%/30s".to_owned())
 }
@@ -244,7 +249,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Push { check, address, state, span, requests, epoch } => {
             let up = is_up(&state)?;
             let told = format!("{address}: {state}, as far as {check} goes");
-            let for_seconds = span.as_secs();
+            let for_seconds = seconds(span);
             let push = Push { check, address, up, for_seconds, requests, epoch };
             done(server.send("PUT", "/api/v1/pushed", &push), &told)
         }
@@ -284,7 +289,7 @@ fn say(server: &Server, json: bool, what: &str, word: Word) -> Result<(), Failed
         reason: word.reason,
         owner: word.owner,
         until: word.until,
-        for_seconds: word.span.map(|span| span.as_secs()),
+        for_seconds: word.span.map(seconds),
         ramp: word.ramp,
         force: word.force,
         dry_run: word.dry_run,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Meridian, wait_for, wait_within};
+use crate::harness::{Meridian, wait_for, wait_until, wait_within};
 
 /// As many services, of two regions that are always up.
 fn world(services: usize) -> Meridian {
@@ -103,6 +103,33 @@ fn what_may_be_left_of_a_region_is_a_share_or_nothing() {
     for fine in ["0", "0.01", "1"] {
         assert_eq!(asked(fine).0, 200, "{fine}");
     }
+}
+
+#[test]
+fn no_word_is_for_no_time_and_a_part_of_a_second_is_a_whole_one() {
+    let server = Meridian::serve(
+        "regions: { us: {}, eu: {} }
+checks: { told: { pushed: true } }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services:
+  web: { names: [www.example.com], check: told, regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
+",
+    );
+    let pushed = json!({ "check": "told", "address": "192.0.2.1", "up": true, "for_seconds": 0 });
+    let drained = json!({
+        "subject": "eu", "word": "drain", "reason": "test", "owner": "alice", "for_seconds": 0,
+    });
+    for (path, body) in [("/api/v1/pushed", pushed), ("/api/v1/overrides", drained)] {
+        let (status, told) = say(&server, "PUT", path, &body);
+        let is_told = told.contains("`for_seconds: 0`") && told.contains("at least 1");
+        assert!(status == 400 && is_told, "{path}: {status} {told}");
+    }
+    let (fine, told) = server.ctl(&["push", "told", "192.0.2.1", "up", "--for", "500ms"]);
+    assert!(fine, "{told}");
+    wait_until(&"up".to_owned(), || server.endpoint("192.0.2.1".parse().unwrap()).0);
+    let ramp = ["drain", "eu", "--reason", "test", "--ramp", "10%/1500ms", "--dry-run"];
+    let (fine, told) = server.ctl(&ramp);
+    assert!(fine && told.contains("10 % of the clients every 2 s"), "{told}");
 }
 
 #[test]

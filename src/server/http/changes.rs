@@ -37,7 +37,7 @@ pub struct Saying {
     /// Until when (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// For how many seconds from now, instead.
+    /// For how many seconds from now, at least one, instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_seconds: Option<u64>,
     /// How fast it reaches all clients; none: at once.
@@ -150,7 +150,7 @@ pub struct Push {
     pub address: IpAddr,
     /// Whether it is up.
     pub up: bool,
-    /// For how many seconds that is to be believed; after that it is stale.
+    /// For how many seconds that is to be believed, at least one; after that it is stale.
     pub for_seconds: u64,
     /// How many requests of clients arrive there, a second; none: nothing is said of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -257,7 +257,7 @@ pub(super) async fn push(
         Signal::rate(given).ok_or_else(wrong)
     };
     let signal = Signal { requests: requests.map(rate).transpose()?, epoch };
-    let span = Duration::from_secs(for_seconds);
+    let span = lasting(for_seconds).map_err(Refusal::bad)?;
     shared.control.push((check, address), (up, signal), span).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -294,7 +294,7 @@ impl Saying {
         let until = match (&self.until, self.for_seconds) {
             (Some(_), Some(_)) => return Err("both `until` and `for_seconds`".to_owned()),
             (Some(until), None) => Some(moment(until)?),
-            (None, span) => span.map(|seconds| now + Duration::from_secs(seconds)),
+            (None, span) => span.map(lasting).transpose()?.map(|span| now + span),
         };
         let ramp = match self.ramp {
             Some(Steps { percent, every_seconds }) => {
@@ -318,6 +318,15 @@ pub(super) fn are_short(reason: &str, owner: &str) -> Result<(), String> {
         return Err(format!("`reason` and `owner` take at most {LONGEST_REASON} octets"));
     }
     Ok(())
+}
+
+/// For how long something is said: what were over at once would only take away what was said
+/// before.
+fn lasting(seconds: u64) -> Result<Duration, String> {
+    if seconds == 0 {
+        return Err("`for_seconds: 0` is over at once; expected at least 1".to_owned());
+    }
+    Ok(Duration::from_secs(seconds))
 }
 
 fn moment(text: &str) -> Result<Instant, String> {
