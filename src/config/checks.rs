@@ -1,9 +1,12 @@
 //! `checks`: how endpoints are probed.
 
 use std::cell::Cell;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::pki_types::ServerName;
 
 use super::defaults;
 use super::problem::Place;
@@ -131,12 +134,12 @@ fn check(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<(Check, Sch
         Some(kind) => match kind.key.rsplit('.').next() {
             Some("tcp") => port(&kind, problems).map(|port| Check::Tcp { port }),
             Some("http") => http(&kind, 80, &mut fields, problems)
-                .map(|(port, request)| Check::Http { port, request: Arc::new(request) }),
+                .map(|(port, request, _)| Check::Http { port, request: Arc::new(request) }),
             Some("https") => {
                 let request = http(&kind, 443, &mut fields, problems);
-                let host = request.as_ref().and_then(|(_, request)| request.host.clone());
-                let tls = Arc::new(tls(&mut fields, host.as_deref(), problems));
-                request.map(|(port, request)| Check::Https {
+                let host = request.as_ref().and_then(|(.., host)| host.as_ref());
+                let tls = Arc::new(tls(&mut fields, host, problems));
+                request.map(|(port, request, _)| Check::Https {
                     port,
                     request: Arc::new(request),
                     tls,
@@ -150,10 +153,7 @@ fn check(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<(Check, Sch
                 base = Schedule { reprobes: 0, rise: 1, hold_down: Duration::ZERO, ..base };
                 pushed(&kind, name, problems)
             }
-            _ => match kind.boolean(problems) {
-                Some(true) => Some(Check::Ping),
-                _ => None,
-            },
+            _ => ping(&kind, problems),
         },
         None => {
             let what = "expected one of `tcp: PORT`, `http: PATH`, `https: PATH`, `grpc: SERVICE`, \
@@ -167,6 +167,15 @@ fn check(name: &str, at: &At<'_>, problems: &mut Problems) -> Option<(Check, Sch
     let check = check?;
     schedule.hold &= check.is_connection();
     Some((check, schedule))
+}
+
+/// `ping`: `true`, as there is nothing to say of it.
+fn ping(kind: &At<'_>, problems: &mut Problems) -> Option<Check> {
+    if !kind.boolean(problems)? {
+        kind.wrong("true, or another kind of check", problems);
+        return None;
+    }
+    Some(Check::Ping)
 }
 
 /// `grpc`: a service of the gRPC health protocol; a text may be empty.
@@ -197,8 +206,8 @@ fn dns(kind: &At<'_>, fields: &mut Fields<'_>, problems: &mut Problems) -> Optio
         .get("type")
         .and_then(|at| at.parsed::<RecordType>("a record type, such as A or SOA", problems));
     let (mut rcodes, mut addresses) = (Vec::new(), Vec::new());
-    for item in fields.get("expect").map(|at| at.list()).unwrap_or_default() {
-        let expected = "a response code such as NOERROR, or an address";
+    let expected = "a response code such as NOERROR, or an address";
+    for item in expectations(fields, expected, problems).unwrap_or_default() {
         let Some(text) = item.text(expected, problems) else { continue };
         let rcode = RCODES.iter().find(|(name, _)| *name == text);
         match (rcode, text.parse()) {
@@ -217,6 +226,20 @@ fn dns(kind: &At<'_>, fields: &mut Fields<'_>, problems: &mut Problems) -> Optio
     Some(Check::Dns { port, query: Arc::new(DnsCheck { name, rtype, rcodes, addresses }) })
 }
 
+/// `expect`: what is good. If nothing were, all would be down for ever.
+fn expectations<'n>(
+    fields: &mut Fields<'n>,
+    expected: &str,
+    problems: &mut Problems,
+) -> Option<Vec<At<'n>>> {
+    let at = fields.get("expect")?;
+    let items = at.list();
+    if items.is_empty() {
+        problems.error(at.place(), &at.key, format!("an empty list; expected {expected}"));
+    }
+    Some(items)
+}
+
 /// `command`: a program and its arguments.
 fn command(kind: &At<'_>, problems: &mut Problems) -> Option<Check> {
     let words = kind.list();
@@ -232,7 +255,12 @@ fn command(kind: &At<'_>, problems: &mut Problems) -> Option<Check> {
 
 /// `pushed`: a file that tells it, or `true`: the API only.
 fn pushed(kind: &At<'_>, name: &str, problems: &mut Problems) -> Option<Check> {
-    let text = kind.text("the path of a file, or true", problems)?;
+    let expected = "the path of a file, or true";
+    let text = kind.text(expected, problems)?;
+    if text == "false" {
+        kind.wrong(expected, problems);
+        return None;
+    }
     let file = (text != "true").then(|| PathBuf::from(text));
     Some(Check::Pushed { name: name.into(), file })
 }
@@ -241,13 +269,13 @@ fn port(at: &At<'_>, problems: &mut Problems) -> Option<u16> {
     at.number(1, 65535, problems).and_then(|port| u16::try_from(port).ok())
 }
 
-/// The keys that `http` and `https` share; also the port.
-fn http(
+/// The keys that `http` and `https` share; also the port, and where the host is said.
+fn http<'n>(
     path: &At<'_>,
     default_port: u16,
-    fields: &mut Fields<'_>,
+    fields: &mut Fields<'n>,
     problems: &mut Problems,
-) -> Option<(u16, HttpCheck)> {
+) -> Option<(u16, HttpCheck, Option<At<'n>>)> {
     let text = path.text("a path, such as /healthz", problems)?;
     // What a request line may not hold (RFC 3986 §2); `%` and two digits stand for it.
     let strange = |c: char| !c.is_ascii_graphic() || "\"<>\\^`{|}#".contains(c);
@@ -256,59 +284,96 @@ fn http(
         problems.error(path.place(), &path.key, what);
     }
     let port = fields.get("port").and_then(|at| port(&at, problems)).unwrap_or(default_port);
-    let host = fields.get("host").and_then(|at| {
+    let at = fields.get("host");
+    let host = at.as_ref().and_then(|at| {
         let host = at.text("a host name", problems)?;
-        let bad = |c: char| !c.is_ascii_graphic() || c == '/';
-        if host.is_empty() || host.chars().any(bad) {
-            problems.error(at.place(), &at.key, format!("`{host}` is no host name"));
+        if name_of(host).is_none() {
+            let what = format!("`{host}` is no host name; expected one such as {HOSTS}");
+            problems.error(at.place(), &at.key, what);
         }
         Some(host.to_owned())
     });
-    let statuses = match fields.get("expect") {
-        Some(at) => at.list().iter().filter_map(|item| statuses(item, problems)).collect(),
+    let statuses = match expectations(fields, STATUSES, problems) {
+        Some(items) => items.iter().filter_map(|item| statuses(item, problems)).collect(),
         None => vec![StatusRange { first: defaults::EXPECT.0, last: defaults::EXPECT.1 }],
     };
     let contains = fields.get("contains").and_then(|at| at.text("a text", problems));
     let expect = Expect { statuses, contains: contains.map(str::to_owned) };
-    Some((port, HttpCheck { path: text.to_owned(), host, expect }))
+    Some((port, HttpCheck { path: text.to_owned(), host, expect }, at))
 }
+
+const HOSTS: &str = "www.example.com, 192.0.2.1 or [2001:db8::1], with a port or without";
+
+/// The name or address in a Host field, where an IPv6 address is in brackets and a port may follow
+/// (RFC 3986 §3.2.2); `None`: it is none.
+fn name_of(host: &str) -> Option<&str> {
+    let (name, rest) = match host.strip_prefix('[') {
+        Some(inner) => inner.split_once(']').filter(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok())?,
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    let is_fine = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+    let bad = |c: char| !c.is_ascii_graphic() || "/[]".contains(c);
+    (is_fine && !name.is_empty() && !name.contains(bad)).then_some(name)
+}
+
+const STATUSES: &str = "a status or a range of them from 100 to 599, such as 200 or 200-299";
 
 /// `200` or `200-299`.
 fn statuses(at: &At<'_>, problems: &mut Problems) -> Option<StatusRange> {
-    let expected = "a status or a range of them from 100 to 599, such as 200 or 200-299";
-    let text = at.text(expected, problems)?;
+    let text = at.text(STATUSES, problems)?;
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let status = |text: &str| text.trim().parse().ok().filter(|code| (100..600).contains(code));
     match (status(first), status(last)) {
         (Some(first), Some(last)) if first <= last => Some(StatusRange { first, last }),
         _ => {
-            problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
+            problems.error(at.place(), &at.key, format!("`{text}` given; expected {STATUSES}"));
             None
         }
     }
 }
 
-fn tls(fields: &mut Fields<'_>, host: Option<&str>, problems: &mut Problems) -> TlsCheck {
-    let sni = fields.get("sni").and_then(|at| {
-        at.parsed::<Name>("a host name", problems)?;
-        at.text("a host name", problems)
-    });
+fn tls(fields: &mut Fields<'_>, host: Option<&At<'_>>, problems: &mut Problems) -> TlsCheck {
+    let server_name = server_name(fields.get("sni"), host, problems);
     let verify = fields.get("verify").and_then(|at| at.boolean(problems)).unwrap_or(true);
     let roots = fields.get("ca").and_then(|at| at.text("the path of a PEM file", problems));
-    // The certificate is for the host that is asked for, unless said otherwise.
-    let host = || host.map(|host| host.split_once(':').map_or(host, |(name, _)| name));
     let mut within = |key| {
         let at = fields.get(key)?;
         at.duration(Duration::ZERO, YEAR, problems)
     };
     let (expires, warns) = (within("expires_within"), within("warns_within"));
     TlsCheck {
-        server_name: sni.or_else(host).map(str::to_owned),
+        server_name,
         verify,
         roots: roots.map(PathBuf::from),
         expires_within: expires.unwrap_or_default(),
         warns_within: warns.unwrap_or_default(),
     }
+}
+
+/// What the certificate must be for: `sni`, or else the host that is asked for.
+fn server_name(
+    sni: Option<At<'_>>,
+    host: Option<&At<'_>>,
+    problems: &mut Problems,
+) -> Option<ServerName<'static>> {
+    let expected = "the name of one host, or an address";
+    if let Some(at) = sni {
+        let name = ServerName::try_from(at.text(expected, problems)?.trim());
+        if name.is_err() {
+            at.wrong(expected, problems);
+        }
+        return name.ok().map(|name| name.to_owned());
+    }
+    let at = host?;
+    // What else is wrong with the host has been told.
+    let Value::Text(host) = &at.node.value else { return None };
+    let name = ServerName::try_from(name_of(host)?);
+    if name.is_err() {
+        let what = format!("no certificate is for `{host}`; expected `sni` with {expected}");
+        problems.error(at.place(), &at.key, what);
+    }
+    name.ok().map(|name| name.to_owned())
 }
 
 /// No certificate is wanted to last longer.

@@ -121,7 +121,7 @@ pub struct StatusRange {
 pub struct TlsCheck {
     /// The name that is sent (SNI) and that the certificate must be valid for; `None`: the
     /// address.
-    pub server_name: Option<String>,
+    pub server_name: Option<ServerName<'static>>,
     /// Whether the certificate is verified.
     pub verify: bool,
     /// A PEM file of certificates to trust instead of the system's.
@@ -220,7 +220,7 @@ impl fmt::Display for HttpCheck {
 impl fmt::Display for TlsCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.verify { "verified" } else { "unverified" })?;
-        self.server_name.iter().try_for_each(|name| write!(f, " as {name}"))?;
+        self.server_name.iter().try_for_each(|name| write!(f, " as {}", name.to_str()))?;
         self.roots.iter().try_for_each(|roots| write!(f, " by {}", roots.display()))?;
         let (fails, warns) = (self.expires_within.as_secs(), self.warns_within.as_secs());
         write!(f, " for {fails} s, better {warns} s")

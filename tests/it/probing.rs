@@ -210,6 +210,39 @@ services:
 }
 
 #[test]
+fn a_certificate_is_for_the_address_that_is_the_host() {
+    let port = free_port();
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["2001:db8::1".to_owned()]).unwrap();
+    let nginx = Nginx::start_tls(port, &cert.pem(), &signing_key.serialize_pem());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.pem"), cert.pem()).unwrap();
+    let check = format!("https: /healthz, port: {port}, ca: ca.pem");
+    let service = |name: &str| {
+        let regions = format!("regions: {{ here: {} }}", nginx.address);
+        format!("  {name}: {{ names: [{name}.example.com], check: {name}, {regions} }}\n")
+    };
+    let server = Meridian::serve_in(
+        folder,
+        &format!(
+            "regions: {{ here: {{ at: [0, 0] }} }}
+checks:
+  bare: {{ {check}, host: \"[2001:db8::1]\" }}
+  port: {{ {check}, host: \"[2001:db8::1]:8443\" }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:\n{}{}",
+            service("bare"),
+            service("port"),
+        ),
+    );
+    wait_until(&["ok"; 2].map(str::to_owned), || {
+        let status = server.status();
+        let last = |row: usize| status["services"][row]["endpoints"][0]["last"].clone();
+        [last(0), last(1)].map(|last| last.as_str().unwrap_or_default().to_owned())
+    });
+}
+
+#[test]
 fn a_certificate_is_seen_to_expire_although_the_server_would_go_on_with_a_session() {
     let port = free_port();
     let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);

@@ -275,8 +275,10 @@ async fn connect(
             Ok(Outcome::Success)
         }
         Check::Grpc { service, tls, .. } => {
-            let name = tls.as_ref().and_then(|tls| tls.server_name.clone());
-            let authority = name.unwrap_or_else(|| address.to_string());
+            let authority = match tls.as_ref().and_then(|tls| tls.server_name.as_ref()) {
+                Some(ServerName::DnsName(name)) => name.as_ref().to_owned(),
+                _ => address.to_string(),
+            };
             let who = (authority, &probe.agent);
             match tls {
                 Some(tls) => {
@@ -309,10 +311,7 @@ async fn secure(
     deadline: Deadline,
 ) -> Result<(TlsStream<TcpStream>, Outcome), Failure> {
     let how = probe.tls.as_ref().ok_or(Failure::Local)?;
-    let name = match &tls.server_name {
-        Some(name) => ServerName::try_from(name.clone()).map_err(|_| Failure::Tls)?,
-        None => ServerName::from(probe.address),
-    };
+    let name = tls.server_name.clone().unwrap_or_else(|| probe.address.into());
     let handshake = TlsConnector::from(how.config.clone()).connect(name.clone(), stream);
     let stream = deadline.hold(Stage::Handshake, handshake).await?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
