@@ -37,6 +37,8 @@ mod protection;
 pub(crate) mod read;
 mod services;
 mod subject;
+#[cfg(test)]
+mod tests;
 mod webhooks;
 pub(crate) mod yaml;
 mod zones;
@@ -127,12 +129,19 @@ pub struct Target {
     pub check: Check,
     /// When.
     pub schedule: Schedule,
+    /// Which of the schedules this is by which that check is made of that address: 0 is the first.
+    pub turn: usize,
 }
 
 impl Target {
-    /// What identifies it in every process: its address and all of its check.
+    /// What identifies it in every process: its address and all of its check; not its schedule, so
+    /// that what is known of it outlives a change of that.
     pub fn key(&self) -> String {
-        format!("{} {}", self.address, self.check)
+        let Self { address, check, turn, .. } = self;
+        match turn {
+            0 => format!("{address} {check}"),
+            _ => format!("{address} {check} #{}", turn + 1),
+        }
     }
 }
 
@@ -140,14 +149,14 @@ impl Target {
 /// target outlives them.
 #[derive(Debug, Default)]
 pub struct Targets {
-    ids: HashMap<(IpAddr, Check), TargetId>,
+    ids: HashMap<(IpAddr, Check, usize), TargetId>,
 }
 
 impl Targets {
     /// The id of a target, always the same one; `None` when there are no more ids.
-    fn id(&mut self, address: IpAddr, check: &Check) -> Option<TargetId> {
+    fn id(&mut self, address: IpAddr, check: &Check, turn: usize) -> Option<TargetId> {
         let next = TargetId::from_index(self.ids.len())?;
-        Some(*self.ids.entry((address, check.clone())).or_insert(next))
+        Some(*self.ids.entry((address, check.clone(), turn)).or_insert(next))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `services`: names, regions and what picks between them.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub(super) struct Services {
     /// What clients write to services of which that is declared.
     pub(super) writes: HashMap<String, Writes>,
     known_catchments: HashMap<CatchmentSpec, usize>,
+    /// The schedules by which an address is probed in one way.
+    schedules: HashMap<(IpAddr, Check), Vec<Schedule>>,
     pub(super) target_rows: HashMap<TargetId, usize>,
 }
 
@@ -201,14 +204,12 @@ pub(super) fn canaries(
         fields.done(problems);
         let address = address.and_then(|at| at.unicast(problems));
         let check = check.and_then(|at| checks.find(&at, problems));
-        let (Some(ip), Some((check, schedule))) = (address, check) else { continue };
-        let Some(id) = targets.id(ip, check) else { continue };
-        if services.target_rows.contains_key(&id) {
+        let (Some(ip), Some(check)) = (address, check) else { continue };
+        if services.schedules.contains_key(&(ip, check.0.clone())) {
             let what = format!("{ip} is probed in this way as an endpoint; a canary is none");
             problems.error(at.place(), &at.key, what);
         }
-        services.target(id, ip, check, *schedule);
-        canaries.push(id);
+        canaries.extend(services.target(targets, ip, check));
     }
     canaries
 }
@@ -380,11 +381,8 @@ struct Probing<'p> {
 
 impl Probing<'_> {
     fn endpoint(&mut self, address: Address) -> Endpoint {
-        let mut target = |ip, (check, schedule): &(Check, Schedule)| {
-            let id = self.targets.id(ip, check)?;
-            self.services.target(id, ip, check, *schedule);
-            Some(id)
-        };
+        let mut target =
+            |ip, check: &(Check, Schedule)| self.services.target(self.targets, ip, check);
         let checks = self.rule.checks.iter();
         let targets = address.ip().map(|ip| checks.filter_map(|check| target(ip, check)).collect());
         let probed = targets.map(|targets| Probed { targets, need: self.rule.need });
@@ -506,22 +504,25 @@ impl Services {
         }
     }
 
-    /// A target that is probed. Of several schedules for it the fastest counts.
+    /// A target that is probed; equal ones are one. Each schedule for the same is a target of its
+    /// own: what one service goes by is nothing to another. `None`: there are no more ids.
     fn target(
         &mut self,
-        id: TargetId,
-        address: std::net::IpAddr,
-        check: &Check,
-        schedule: Schedule,
-    ) {
-        let row = *self.target_rows.entry(id).or_insert_with(|| {
-            self.targets.push(Target { id, address, check: check.clone(), schedule });
+        targets: &mut Targets,
+        address: IpAddr,
+        (check, schedule): &(Check, Schedule),
+    ) -> Option<TargetId> {
+        let known = self.schedules.entry((address, check.clone())).or_default();
+        let turn = known.iter().position(|known| known == schedule).unwrap_or(known.len());
+        if turn == known.len() {
+            known.push(*schedule);
+        }
+        let id = targets.id(address, check, turn)?;
+        self.target_rows.entry(id).or_insert_with(|| {
+            let (check, schedule) = (check.clone(), *schedule);
+            self.targets.push(Target { id, address, check, schedule, turn });
             self.targets.len() - 1
         });
-        if let Some(target) = self.targets.get_mut(row)
-            && schedule.interval < target.schedule.interval
-        {
-            target.schedule = schedule;
-        }
+        Some(id)
     }
 }

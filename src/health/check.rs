@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How an endpoint is probed, at its own address. Equal checks of one address share a probe.
+use rustls::pki_types::ServerName;
+
+/// How an endpoint is probed, at its own address. Equal checks of one address, by one schedule,
+/// share a probe.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Check {
     /// A TCP connection is accepted.

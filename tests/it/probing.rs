@@ -293,6 +293,35 @@ services:\n{services}"
     assert_eq!(server.metric("meridian_probes_total{outcome=\"success\"}"), 1.0);
 }
 
+#[test]
+fn each_service_goes_by_its_own_check_of_an_address_that_they_share() {
+    let port = free_port();
+    let slow = misbehaving(port, late);
+    let service = |name: &str| {
+        let regions = format!("regions: {{ here: {slow} }}");
+        format!("  {name}: {{ names: [{name}.example.com], check: {name}, {regions} }}\n")
+    };
+    let server = Meridian::serve(&format!(
+        "regions: {{ here: {{ at: [0, 0] }} }}
+checks:
+  patient: {{ http: /healthz, port: {port}, timeout: 5s }}
+  hasty: {{ http: /healthz, port: {port}, timeout: 5s, slow_after: 300ms }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:\n{}{}",
+        service("patient"),
+        service("hasty"),
+    ));
+    let expected = [["up", "ok"], ["down", "right, but too slow"]];
+    wait_until(&expected.map(|row| row.map(str::to_owned)), || {
+        let status = server.status();
+        let of = |row: usize| {
+            let endpoint = &status["services"][row]["endpoints"][0];
+            ["state", "last"].map(|key| endpoint[key].as_str().unwrap_or_default().to_owned())
+        };
+        [of(0), of(1)]
+    });
+}
+
 /// Answers requests, and closes connections on which none comes.
 fn impatient(mut stream: TcpStream) {
     stream.set_read_timeout(Some(SOON * 5)).unwrap();

@@ -1,0 +1,33 @@
+//! What outlives a reload.
+
+use super::*;
+
+/// Two services of one address, with checks that differ in what stands behind each.
+fn probed(targets: &mut Targets, [first, second]: [&str; 2]) -> Vec<(String, TargetId)> {
+    let text = format!(
+        "regions: {{ us: {{}} }}
+checks: {{ one: {{ tcp: 443{first} }}, two: {{ tcp: 443{second} }} }}
+zones: {{ example.com: {{ ns: ns1.example.net }} }}
+services:
+  a: {{ names: a.example.com, check: one, regions: {{ us: 192.0.2.1 }} }}
+  b: {{ names: b.example.com, check: two, regions: {{ us: 192.0.2.1 }} }}
+"
+    );
+    let mut no_files = |_: &Path| Err("no file".to_owned());
+    let config = Config::load("test", &text, targets, &mut no_files).unwrap();
+    config.targets.iter().map(|target| (target.key(), target.id)).collect()
+}
+
+#[test]
+fn what_is_known_of_a_target_outlives_a_change_of_its_schedule() {
+    let mut targets = Targets::default();
+    let one = probed(&mut targets, ["", ""]);
+    assert_eq!(one, [("192.0.2.1 tcp 443".to_owned(), one[0].1)]);
+    assert_eq!(probed(&mut targets, [", interval: 1s", ", interval: 1s"]), one);
+    // Where two services go by two schedules, the second one is another target.
+    let two = probed(&mut targets, [", rise: 3", ", slow_after: 1s"]);
+    assert_eq!((two.len(), &two[0], &*two[1].0), (2, &one[0], "192.0.2.1 tcp 443 #2"));
+    assert_ne!(two[1].1, one[0].1);
+    assert_eq!(probed(&mut targets, ["", ", rise: 3"]), two);
+    assert_eq!(probed(&mut targets, ["", ""]), one);
+}
