@@ -72,7 +72,8 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         let routes = |_: &_| -> Router { backends.routes() };
         let program = std::env::args().next();
         let guide = guide(ports, program.as_deref().unwrap_or("meridian"));
-        until_stopped(server::Server::start(source, Start::Alone, routes), |_| print(&guide)).await
+        let start = server::Server::start(source, Start::Alone, |_| (), routes);
+        until_stopped(start, |_| print(&guide)).await
     })
 }
 

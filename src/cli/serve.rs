@@ -20,7 +20,14 @@ const REPLACE: &str = "--replace";
 /// Serves until it is told to stop.
 pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
     log::start();
-    let start = Server::start(Source::File(config), start, |_| Router::new());
+    let is_first = start == Start::Alone;
+    // One that takes another's place is not waited for: that one is ready.
+    let waits = |within| {
+        if is_first {
+            tell(&[still_starting(within)]);
+        }
+    };
+    let start = Server::start(Source::File(config), start, waits, |_| Router::new());
     runtime()?.block_on(until_stopped(start, |server| announce(server.addresses())))
 }
 
@@ -59,13 +66,8 @@ pub(super) async fn until_stopped(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     ready(&server);
-    let notify = |state: &[NotifyState<'_>]| {
-        if let Err(error) = sd_notify::notify(state) {
-            info!(%error, "systemd was not told");
-        }
-    };
     // Of those that serve in turn, systemd watches over the last.
-    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+    tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     // Twice as often as systemd wants it; without systemd, hardly ever.
     let watchdog = sd_notify::watchdog_enabled();
     let mut ticks = interval(watchdog.map_or(Duration::from_secs(3600), |every| every / 2));
@@ -82,13 +84,29 @@ pub(super) async fn until_stopped(
             }
             // A control task that does not answer is a reason to be restarted.
             _ = ticks.tick() => if watchdog.is_some() && server.control().view().await.is_some() {
-                notify(&[NotifyState::Watchdog]);
+                tell(&[NotifyState::Watchdog]);
             },
         }
     }
-    notify(&[NotifyState::Stopping]);
+    tell(&[NotifyState::Stopping]);
     server.stop(Duration::ZERO).await;
     Ok(())
+}
+
+/// Tells systemd, if it listens.
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        info!(%error, "systemd was not told");
+    }
+}
+
+/// More than a start takes besides the wait for the first verdicts.
+const ROOM: Duration = Duration::from_secs(30);
+
+/// The start may take so long, and some time more, whatever `TimeoutStartSec` is.
+fn still_starting(within: Duration) -> NotifyState<'static> {
+    let micros = (within + ROOM).as_micros();
+    NotifyState::ExtendTimeoutUsec(u32::try_from(micros).unwrap_or(u32::MAX))
 }
 
 /// Starts what is installed under this program's name, to take this one's place. If it fails to,

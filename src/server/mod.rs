@@ -147,13 +147,15 @@ pub enum Start {
 }
 
 impl Server {
-    /// Starts a server: when this returns, it answers. `routes` are more of the HTTP address.
+    /// Starts a server: when this returns, it answers. Before it waits for the first verdicts,
+    /// `waits` hears for how long at most. `routes` are more of the HTTP address.
     ///
     /// # Errors
     /// What is wrong with its files or addresses.
     pub async fn start(
         source: Source,
         start: Start,
+        waits: impl FnOnce(Duration),
         routes: impl FnOnce(&Handle) -> axum::Router,
     ) -> Result<Self, StartError> {
         memory::keep_large_apart();
@@ -177,6 +179,7 @@ impl Server {
         let (interfaces, is_pinned) = (loaded.config.node.xdp.clone(), loaded.config.node.pin);
         let rules = loaded.config.http.clone();
         let rules = (rules.tokens.map(|file| loaded.folder.join(file)), rules.open);
+        waits(loaded.config.node.ready_within);
         let recorder = http::metrics::install();
 
         let (is_quiet, quiet) = watch::channel(false);

@@ -44,6 +44,27 @@ fn systemd_is_told_of_readiness_life_and_end() {
 }
 
 #[test]
+fn systemd_waits_as_long_as_the_first_verdicts_may_take() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, notify) = (folder.path().join("meridian.yaml"), folder.path().join("notify"));
+    // Nobody tells what is to be told: the whole time is waited for.
+    let config = CONFIG
+        .replace("\"127.0.0.1:PORT\"", "\"127.0.0.1:0\", ready_within: 1m")
+        .replace("regions: { here: 192.0.2.1 }", "check: told, regions: { here: 192.0.2.1 }");
+    std::fs::write(&file, config + "checks: { told: { pushed: true } }\n").unwrap();
+    let socket = UnixDatagram::bind(&notify).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.arg("serve").arg("--config").arg(&file).stderr(Stdio::null());
+    let _process = Process::start(command.env("NOTIFY_SOCKET", &notify));
+    let mut buffer = [0; 256];
+    let length = socket.recv(&mut buffer).unwrap();
+    let told = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    let micros = told.trim().strip_prefix("EXTEND_TIMEOUT_USEC=").map(str::parse::<u64>);
+    assert!(micros.unwrap().unwrap() > 60_000_000, "{told}");
+}
+
+#[test]
 fn an_address_that_is_taken_is_told_with_what_to_do() {
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = holder.local_addr().unwrap().port().to_string();
