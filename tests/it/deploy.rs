@@ -1,6 +1,7 @@
 //! What operators deploy: checked by the tools that will read it.
 
 use std::collections::BTreeSet;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -144,8 +145,8 @@ fn the_configuration_in_the_manifest_is_good() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[test]
-fn operators_are_heard_by_what_the_manifest_starts() {
+/// A server as the manifest starts it.
+fn started() -> Meridian {
     let (text, config) = manifest();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tokens"), "alice s3cret\n").unwrap();
@@ -159,7 +160,12 @@ fn operators_are_heard_by_what_the_manifest_starts() {
         assert!(config.contains(mounted), "{mounted}");
         config = config.replace(mounted, folder.path().to_str().unwrap());
     }
-    let server = Meridian::start(folder, &config);
+    Meridian::start(folder, &config)
+}
+
+#[test]
+fn operators_are_heard_by_what_the_manifest_starts() {
+    let server = started();
     let (fine, told) = server.ctl(&["drain", "eu-west", "--force", "--reason", "a test"]);
     assert!(fine, "{told}");
     let (token, url) = (server.path("tokens"), server.url(""));
@@ -167,6 +173,29 @@ fn operators_are_heard_by_what_the_manifest_starts() {
         ["ctl", "--server", &url, "--token-file", token.to_str().unwrap(), "clear", "eu-west"];
     let output = meridian(&ctl);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What a probe of the manifest runs.
+fn run_by<'a>(probe: &str, text: &'a str) -> Vec<&'a str> {
+    let (_, probe) = text.split_once(&format!(" {probe}:\n")).unwrap();
+    let (_, command) = probe.lines().next().unwrap().split_once("exec: { command: [").unwrap();
+    command.trim_end_matches("] }").split(", ").collect()
+}
+
+#[test]
+fn nobody_who_takes_the_api_has_the_kubelet_end_it() {
+    let (text, _) = manifest();
+    let server = started();
+    let connect = || TcpStream::connect(server.http);
+    let _all = [(); 300].map(|()| wait_for("a connection", || connect().ok()));
+    for probe in ["startupProbe", "livenessProbe"] {
+        let words = run_by(probe, text);
+        assert_eq!(words[0], "meridian", "as the image has it");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+        command.args(&words[1..]).env("MERIDIAN_SOCKET", server.path("ctl.sock"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -125,7 +125,7 @@ pub(crate) struct Meridian {
     pub(crate) dot: Option<SocketAddr>,
     pub(crate) doh: Option<SocketAddr>,
     pub(crate) doq: Option<SocketAddr>,
-    http: SocketAddr,
+    pub(crate) http: SocketAddr,
     logs: Arc<Mutex<Vec<Value>>>,
 }
 
