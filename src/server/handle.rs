@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use super::arrivals::{Arrivals, Signal, Signals};
 use super::clock::Clock;
@@ -32,6 +32,9 @@ use crate::snapshot::Snapshot;
 use crate::steer::{Facts, Holds, InForce, Leased, Named, Naming, Writers};
 use crate::time::Instant;
 
+#[cfg(test)]
+mod tests;
+
 /// What the control task is asked.
 pub(super) enum Request {
     /// Serve this from now on, or know that it was refused.
@@ -47,7 +50,7 @@ pub(super) enum Request {
     /// Tell what an operator's word would do, once it has reached everybody.
     Weigh(Box<Said>, oneshot::Sender<Result<(Said, Impact), String>>),
     /// Follow it, on whose behalf; it is on disk.
-    Say(Box<Said>, String, oneshot::Sender<()>),
+    Say(Box<Said>, String, oneshot::Sender<Result<(), String>>),
     /// A node agrees again, and what it cost that it did not.
     Agreed(String, String),
     /// What etcd has of a service's writer, or why that is not known.
@@ -150,6 +153,8 @@ pub enum Unheard {
     Dangerous(Vec<String>),
     /// It cannot be kept.
     Unkept(String),
+    /// Another word came meanwhile, and counts: this is how it is now.
+    Overruled(String),
     /// Its turn does not come, for this reason.
     Busy(String),
     /// The server stops.
@@ -204,19 +209,24 @@ impl Handle {
     /// answers. `force`: even if it leaves services with nothing.
     ///
     /// # Errors
-    /// It makes no sense, is refused, or cannot be kept; then nothing has changed.
+    /// It makes no sense, is refused, or cannot be kept; then nothing has changed. Or another
+    /// node's word on the same subject came meanwhile, and counts.
     pub async fn say(&self, said: Said, who: String, force: bool) -> Result<Impact, Unheard> {
-        let _one_at_a_time = self.desk.turn().await?;
+        let turn = self.desk.turn().await?;
         let (said, impact) = self.stamp(said).await?;
         if !force && !impact.left_with_nothing.is_empty() {
             return Err(Unheard::Dangerous(impact.left_with_nothing));
         }
-        self.store.say(said.clone()).await.map_err(Unheard::Unkept)?;
-        let (reply, done) = oneshot::channel();
-        let followed = self.requests.send(Request::Say(Box::new(said), who, reply)).await;
-        followed.map_err(|_| Unheard::Stopping)?;
-        done.await.map_err(|_| Unheard::Stopping)?;
-        Ok(impact)
+        let Self { requests, store, .. } = self.clone();
+        seen_through(turn, async move {
+            store.say(said.clone()).await.map_err(Unheard::Unkept)?;
+            let (reply, done) = oneshot::channel();
+            let followed = requests.send(Request::Say(Box::new(said), who, reply)).await;
+            followed.map_err(|_| Unheard::Stopping)?;
+            done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Overruled)?;
+            Ok(impact)
+        })
+        .await
     }
 
     /// Takes back what was said of `subject`, the same way.
@@ -256,22 +266,26 @@ impl Handle {
     /// # Errors
     /// It makes no sense, or cannot be kept.
     pub async fn name(&self, naming: Naming, who: String) -> Result<(), Unheard> {
-        let _one_at_a_time = self.desk.turn().await?;
+        let turn = self.desk.turn().await?;
         let (reply, next) = oneshot::channel();
         let asked = self.requests.send(Request::NextWriter(naming.clone(), reply)).await;
         asked.map_err(|_| Unheard::Stopping)?;
         let next = next.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)?;
         let Naming { service, region, fenced, .. } = naming;
-        let (reply, done) = oneshot::channel();
         match next {
             Next::Manual(named) => {
                 // Text and numbers can always be written.
                 can_be_told(&serde_json::to_string(&named).unwrap_or_default())?;
-                let kept = self.store.name(service.clone(), (*named).clone()).await;
-                kept.map_err(Unheard::Unkept)?;
-                let followed = Request::NameWriter(service, named, who, reply);
-                self.requests.send(followed).await.map_err(|_| Unheard::Stopping)?;
-                done.await.map_err(|_| Unheard::Stopping)
+                let Self { requests, store, .. } = self.clone();
+                seen_through(turn, async move {
+                    let kept = store.name(service.clone(), (*named).clone()).await;
+                    kept.map_err(Unheard::Unkept)?;
+                    let (reply, done) = oneshot::channel();
+                    let followed = Request::NameWriter(service, named, who, reply);
+                    requests.send(followed).await.map_err(|_| Unheard::Stopping)?;
+                    done.await.map_err(|_| Unheard::Stopping)
+                })
+                .await
             }
             Next::Leased(wishes) => {
                 let (reply, done) = oneshot::channel();
@@ -353,6 +367,21 @@ impl Handle {
         self.requests.blocking_send(Request::LetGo(reply)).ok()?;
         answer.blocking_recv().ok()
     }
+}
+
+/// Sees to its end what begins to be kept, whether anybody still waits for it or not: what is on
+/// disk and not followed would come alive at the next start.
+async fn seen_through<T: Send + 'static>(
+    turn: OwnedMutexGuard<()>,
+    doing: impl Future<Output = Result<T, Unheard>> + Send + 'static,
+) -> Result<T, Unheard> {
+    let done = tokio::spawn(async move {
+        let done = doing.await;
+        drop(turn);
+        done
+    });
+    // Else the server ends.
+    done.await.unwrap_or(Err(Unheard::Stopping))
 }
 
 /// Whether nodes can tell each other what is `spoken`: a word that only one of them follows would

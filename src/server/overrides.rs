@@ -97,6 +97,16 @@ impl Said {
         self.word.map_or("cleared".to_owned(), |word| word.to_string())
     }
 
+    /// That it stands, for somebody who said something else meanwhile.
+    pub(super) fn stands(&self) -> String {
+        let Self { subject, owner, reason, .. } = self;
+        let verb = self.verb();
+        format!(
+            "{owner} said {verb} of {subject} at another node meanwhile ({reason}), and that \
+             counts, as it is safer; if it is to be otherwise all the same, say it again"
+        )
+    }
+
     /// How safe it is, when two were said at once: what takes traffic away is safer than what
     /// brings it.
     pub(super) fn safety(&self) -> u8 {

@@ -29,7 +29,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -95,7 +95,7 @@ impl Predecessor {
 /// another server takes this one's place.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    turn: Mutex<()>,
+    turn: Arc<Mutex<()>>,
     /// The process that takes this one's place; 0: none does.
     taker: AtomicI32,
 }
@@ -108,8 +108,8 @@ impl Desk {
     ///
     /// # Errors
     /// It does not come.
-    pub(super) async fn turn(&self) -> Result<MutexGuard<'_, ()>, Unheard> {
-        let turn = timeout(TURN_PATIENCE, self.turn.lock()).await;
+    pub(super) async fn turn(&self) -> Result<OwnedMutexGuard<()>, Unheard> {
+        let turn = timeout(TURN_PATIENCE, self.turn.clone().lock_owned()).await;
         turn.map_err(|_| match self.taker.load(Ordering::Relaxed) {
             0 => Unheard::Busy("another word is being written to the disk".to_owned()),
             taker => Unheard::Busy(format!(

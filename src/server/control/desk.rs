@@ -1,8 +1,9 @@
 //! What operators say, as far as it changes what is decided.
 
+use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::cluster::Stamp;
+use crate::cluster::{Merged, Stamp, merge};
 use crate::config::Subject;
 use crate::server::history::{Kind, Level};
 use crate::server::overrides::{self, Impact, Said};
@@ -21,6 +22,63 @@ impl Control {
         self.resolve();
         self.heed(Vec::new());
         self.tell(level, Kind::Override, told, (why, who), None);
+    }
+
+    /// The same, said here, and tells whether it is followed. Another node's word may have come
+    /// while this one was written to disk, and been written after it.
+    pub(super) fn say_here(
+        &mut self,
+        said: Said,
+        who: String,
+        reply: oneshot::Sender<Result<(), String>>,
+    ) {
+        let merged = self.weigh_against_ours(&said, (true, &who));
+        let ours = self.said.iter().find(|ours| ours.subject == said.subject);
+        // Else the end of what was here may have been written after it.
+        let is_newest = match ours {
+            Some(ours) => merged == Merged::Theirs && ours.word.is_some(),
+            None => said.stamp.saw == 0,
+        };
+        let (counts, done) = match (merged, ours) {
+            (Merged::Ours | Merged::ConflictOurs, Some(ours)) => (ours.clone(), Err(ours.stands())),
+            _ => (said.clone(), Ok(())),
+        };
+        if done.is_ok() {
+            self.say(said, who);
+        }
+        if is_newest {
+            let _gone = reply.send(done);
+            return;
+        }
+        let kept = self.store.say(counts);
+        tokio::spawn(async move {
+            if let Err(error) = kept.await {
+                warn!(%error, "which of two words counts could not be kept");
+            }
+            let _gone = reply.send(done);
+        });
+    }
+
+    /// Which counts: `theirs`, said here or elsewhere, or what is followed of its subject? Tells of
+    /// the two, if neither knew of the other.
+    pub(super) fn weigh_against_ours(
+        &mut self,
+        theirs: &Said,
+        (is_here, who): (bool, &str),
+    ) -> Merged {
+        let Some(ours) = self.said.iter().find(|said| said.subject == theirs.subject) else {
+            return Merged::Theirs;
+        };
+        let merged = merge((ours.stamp, ours.safety()), (theirs.stamp, theirs.safety()));
+        if let Merged::ConflictOurs | Merged::ConflictTheirs = merged {
+            let [here, elsewhere] = if is_here { [theirs, ours] } else { [ours, theirs] };
+            let both = [here.verb(), elsewhere.verb()].join(" here, and elsewhere ");
+            let kept = if merged == Merged::ConflictOurs { ours.verb() } else { theirs.verb() };
+            let why = format!("said at once without knowing of each other: {both}; {kept} counts");
+            let told = (theirs.subject.to_string(), "conflict".to_owned());
+            self.tell(Level::Warn, Kind::Override, told, (why, who.to_owned()), None);
+        }
+        merged
     }
 
     /// Puts a word in the place of what was said of its subject, here and at the others.

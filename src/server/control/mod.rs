@@ -397,10 +397,7 @@ impl Control {
             Request::Weigh(said, reply) => {
                 let _gone = reply.send(self.weigh(*said));
             }
-            Request::Say(said, who, reply) => {
-                self.say(*said, who);
-                let _gone = reply.send(());
-            }
+            Request::Say(said, who, reply) => self.say_here(*said, who, reply),
             Request::Release(subject, who, why, reply) => {
                 let _gone = reply.send(self.release(&subject, who, why));
             }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
-use crate::cluster::{FRESH, Heard, Merged, merge};
+use crate::cluster::{FRESH, Heard, Merged};
 use crate::config::{Cluster, Config, Member};
 use crate::convergence::Parting;
 use crate::health::State;
@@ -515,18 +515,9 @@ impl Control {
         if ours.is_some_and(|ours| theirs.is_end_of(ours)) {
             return;
         }
-        let merged = ours.map_or(Merged::Theirs, |ours| {
-            merge((ours.stamp, ours.safety()), (theirs.stamp, theirs.safety()))
-        });
         let name = self.peers.as_ref().map(|peers| peers.name(node)).unwrap_or_default();
         let who = format!("{} at {name}", theirs.owner);
-        if let (Merged::ConflictOurs | Merged::ConflictTheirs, Some(ours)) = (merged, ours) {
-            let both = [ours.verb(), theirs.verb()].join(" here, and elsewhere ");
-            let kept = if merged == Merged::ConflictOurs { ours.verb() } else { theirs.verb() };
-            let why = format!("said at once without knowing of each other: {both}; {kept} counts");
-            let told = (theirs.subject.to_string(), "conflict".to_owned());
-            self.tell(Level::Warn, Kind::Override, told, (why, who.clone()), None);
-        }
+        let merged = self.weigh_against_ours(&theirs, (false, &who));
         if matches!(merged, Merged::Theirs | Merged::ConflictTheirs) {
             self.keep(theirs.clone());
             self.say(theirs, who);

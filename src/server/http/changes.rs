@@ -426,6 +426,7 @@ impl From<Unheard> for Refusal {
             Unheard::Unkept(reason) => {
                 Self::broken(format!("it cannot be kept, so it is not followed: {reason}"))
             }
+            Unheard::Overruled(what) => Self::conflict(what),
             Unheard::Busy(reason) => Self::not_now(format!("{reason}; then say it again")),
             Unheard::Stopping => Self::stopping(),
         }
