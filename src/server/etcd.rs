@@ -13,17 +13,21 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use metrics::gauge;
 use reqwest::{Certificate, Client, Identity};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
 
 use super::clock::Clock;
 use super::files::read;
@@ -42,16 +46,21 @@ pub(super) struct Wish {
     pub(super) reply: oneshot::Sender<Result<(), String>>,
 }
 
+/// For how long an operator's wish waits for etcd: whoever says it by `meridian ctl` hears why
+/// before they give up.
+pub(super) const WISH_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How many services are asked about at once. Each answer takes a way to etcd and back, or three
+/// where a writer is named, which may be long: one after the other, they would come too late.
+const AT_ONCE: usize = 32;
+
 /// The task that asks.
 pub(super) struct Leases {
     clock: Clock,
-    store: Gateway,
+    store: Arc<Gateway>,
     contests: watch::Receiver<Vec<Contest>>,
-    wishes: mpsc::Receiver<Wish>,
     control: mpsc::Sender<Request>,
-    vacancies: HashMap<String, Vacancy>,
-    /// Whether another process asks for this node.
-    quiet: watch::Receiver<bool>,
+    wishes: mpsc::Receiver<Wish>,
 }
 
 impl Leases {
@@ -60,71 +69,171 @@ impl Leases {
         store: Gateway,
         (contests, wishes): (watch::Receiver<Vec<Contest>>, mpsc::Receiver<Wish>),
         control: mpsc::Sender<Request>,
-        quiet: watch::Receiver<bool>,
     ) -> Self {
-        Self { clock, store, contests, wishes, control, vacancies: HashMap::new(), quiet }
+        Self { clock, store: Arc::new(store), contests, control, wishes }
     }
 
     /// Asks until the server ends.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
+        let Self { clock, store, contests, control, wishes } = self;
+        let granted = Notify::new();
+        let wished = contests.clone();
+        let looks = Looks { clock, store: store.clone(), contests, control };
+        tokio::select! {
+            () = looks.run(&granted) => {}
+            () = grant_all(wishes, &store, &wished, &granted) => {}
+        }
+    }
+}
+
+/// Finds out who writes, again and again.
+struct Looks {
+    clock: Clock,
+    store: Arc<Gateway>,
+    contests: watch::Receiver<Vec<Contest>>,
+    control: mpsc::Sender<Request>,
+}
+
+impl Looks {
+    async fn run(mut self, granted: &Notify) {
+        // Until it is known what there is to look after.
+        if self.contests.changed().await.is_err() {
+            return;
+        }
         let mut ticks = interval(ASK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut vacancies = HashMap::new();
+        let mut is_late = false;
         loop {
-            if self.quiet.wait_for(|quiet| !quiet).await.is_err() {
-                return;
-            }
             tokio::select! {
                 _ = ticks.tick() => {}
-                wish = self.wishes.recv() => {
-                    let Some(wish) = wish else { return };
-                    let done = self.grant(&wish).await;
-                    // Who asked may have stopped waiting.
-                    let _gone = wish.reply.send(done);
-                }
+                () = granted.notified() => {}
             }
-            let contests = self.contests.borrow().clone();
-            for contest in contests {
-                let leased = self.look(&contest).await;
-                let request = Request::Leased(contest.service, leased);
-                if self.control.send(request).await.is_err() {
-                    return;
-                }
+            let began = self.clock.now();
+            let contests = self.contests.borrow_and_update().clone();
+            let shortest = contests.iter().map(|contest| contest.lease).min();
+            if !self.look_at(contests, &mut vacancies).await {
+                return;
             }
+            is_late = tell_late(is_late, self.clock.now().since(began), shortest);
         }
     }
 
-    /// Finds out who writes; renews it, or names the next one, if that is this node's to do.
-    async fn look(&mut self, contest: &Contest) -> Result<Leased, String> {
-        let found = self.store.find(&contest.service).await?;
-        let wanted = found.wanted.clone();
-        let vacancy = self.vacancies.entry(contest.service.clone()).or_default();
-        let now = self.clock.now();
-        match vacancy.turn(now, contest, &found) {
+    /// Looks at all, some at once; `false`: nobody wants to know any more.
+    async fn look_at(
+        &self,
+        contests: Vec<Contest>,
+        vacancies: &mut HashMap<String, Vacancy>,
+    ) -> bool {
+        let mut contests = contests.into_iter();
+        let mut looking = JoinSet::new();
+        loop {
+            for contest in contests.by_ref().take(AT_ONCE - looking.len()) {
+                let vacancy = vacancies.get(&contest.service).copied().unwrap_or_default();
+                looking.spawn(look(self.clock, self.store.clone(), contest, vacancy));
+            }
+            let Some(seen) = looking.join_next().await else { return true };
+            // One that fails by a bug is looked at again.
+            let Ok((service, vacancy, leased)) = seen else { continue };
+            vacancies.insert(service.clone(), vacancy);
+            if self.control.send(Request::Leased(service, leased)).await.is_err() {
+                return false;
+            }
+        }
+    }
+}
+
+/// Finds out who writes; renews it, or names the next one, if that is this node's to do. Also tells
+/// what is known of the writer's absence then.
+async fn look(
+    clock: Clock,
+    store: Arc<Gateway>,
+    contest: Contest,
+    mut vacancy: Vacancy,
+) -> (String, Vacancy, Result<Leased, String>) {
+    let leased = async {
+        let found = store.find(&contest.service).await?;
+        let now = clock.now();
+        let (free_from, next) = match vacancy.turn(now, &contest, &found) {
             Turn::Held { written, lease, is_renewed } => {
-                let left = self.store.time_left(lease, is_renewed).await?;
-                Ok(Leased::held(written, now, left, wanted))
+                let left = store.time_left(lease, is_renewed).await?;
+                return Ok(Leased::held(written, now, left, found.wanted));
             }
-            Turn::Vacant { free_from, next } => {
-                if let Some(next) = next {
-                    self.store.name(contest, &found, &next, false).await?;
-                }
-                Ok(Leased { holder: None, free_from: Some(free_from), wanted })
+            Turn::Vacant { free_from, next } => (free_from, next),
+        };
+        let named = match next {
+            Some(next) => store.name(&contest, &found, &next, false).await?,
+            None => None,
+        };
+        Ok(match named {
+            Some((written, left)) => {
+                let wanted = Some(written.region.clone());
+                Leased::held(written, now, left, wanted)
             }
-        }
-    }
+            None => Leased { holder: None, free_from: Some(free_from), wanted: found.wanted },
+        })
+    };
+    let leased = leased.await;
+    (contest.service, vacancy, leased)
+}
 
-    /// Does what an operator wants.
-    async fn grant(&mut self, wish: &Wish) -> Result<(), String> {
-        let contests = self.contests.borrow().clone();
-        let contest = contests.iter().find(|contest| contest.service == wish.service);
-        let contest = contest.ok_or("the service is no longer there")?;
-        if !wish.fenced {
-            return self.store.want(&wish.service, &wish.region).await;
-        }
-        let found = self.store.find(&wish.service).await?;
-        let is_done = self.store.name(contest, &found, &wish.region, true).await?;
-        is_done.then_some(()).ok_or_else(|| "somebody else was faster; look again".to_owned())
+/// Whether it took so long to look at all that leases may run out before they are looked at again;
+/// tells when that begins or ends.
+fn tell_late(was_late: bool, took: Duration, shortest: Option<Duration>) -> bool {
+    let is_late = shortest.is_some_and(|lease| took > lease / 3);
+    gauge!("meridian_leases_late").set(if is_late { 1.0 } else { 0.0 });
+    match (was_late, is_late, shortest) {
+        (false, true, Some(lease)) => warn!(
+            ?took,
+            shortest = ?lease,
+            "to ask etcd about all writers takes longer than a third of the shortest lease: they \
+             may run out; bring etcd nearer, or make `lease` longer"
+        ),
+        (true, false, _) => info!(?took, "etcd tells about all writers in time again"),
+        _ => {}
     }
+    is_late
+}
+
+/// Does what operators want, as long as they wait for it: who gave up has been told that it is not
+/// done.
+async fn grant_all(
+    mut wishes: mpsc::Receiver<Wish>,
+    store: &Gateway,
+    contests: &watch::Receiver<Vec<Contest>>,
+    granted: &Notify,
+) {
+    while let Some(Wish { service, region, fenced, mut reply }) = wishes.recv().await {
+        let contest = contests.borrow().iter().find(|of| of.service == service).cloned();
+        let granting = async {
+            let contest = contest.ok_or("the service is no longer there")?;
+            grant(store, &contest, &region, fenced).await
+        };
+        tokio::select! {
+            biased;
+            () = reply.closed() => {}
+            done = granting => {
+                granted.notify_one();
+                // Who asked may stop waiting just now.
+                let _gone = reply.send(done);
+            }
+        }
+    }
+}
+
+/// Does what an operator wants.
+async fn grant(
+    store: &Gateway,
+    contest: &Contest,
+    region: &str,
+    fenced: bool,
+) -> Result<(), String> {
+    if !fenced {
+        return store.want(&contest.service, region).await;
+    }
+    let found = store.find(&contest.service).await?;
+    let named = store.name(contest, &found, region, true).await?;
+    named.map(drop).ok_or_else(|| "somebody else was faster; look again".to_owned())
 }
 
 /// etcd's JSON over HTTP.
@@ -221,7 +330,10 @@ impl Gateway {
                     found.last = Some(serde_json::from_str(&value).map_err(wrong)?);
                     found.revision = number(&pair.mod_revision);
                 }
-                Some("wanted") => found.wanted = Some(value),
+                Some("wanted") => {
+                    found.wanted = Some(value);
+                    found.wanted_revision = number(&pair.mod_revision);
+                }
                 _ => {}
             }
         }
@@ -236,7 +348,7 @@ impl Gateway {
         } else {
             self.ask::<Lived>("lease/timetolive", &body).await?.ttl
         };
-        Ok(Duration::from_secs(u64::try_from(number(&left)).unwrap_or(0)))
+        Ok(duration(&left))
     }
 
     /// An operator wants this region next.
@@ -248,14 +360,15 @@ impl Gateway {
         self.ask::<Value>("kv/put", &body).await.map(drop)
     }
 
-    /// Names the next writer, unless somebody has since `found`; `instead`: even if there is one.
+    /// Names the next writer, unless somebody has since `found`, or wants another one since;
+    /// `instead`: even if there is one. Tells what is written, and how long its lease lasts.
     async fn name(
         &self,
         contest: &Contest,
         found: &Found,
         region: &str,
         instead: bool,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<(Written, Duration)>, String> {
         let seconds = contest.lease.as_secs().max(1).to_string();
         let granted: Granted = self.ask("lease/grant", &json!({ "TTL": seconds })).await?;
         let epoch = found.last.as_ref().map_or(0, |last| last.epoch) + 1;
@@ -263,10 +376,14 @@ impl Gateway {
         let value = serde_json::to_string(&written).map_err(|error| error.to_string())?;
         let value = BASE64_STANDARD.encode(value);
         let key = |what| self.key(&contest.service, what);
-        let mut unless = vec![json!({
-            "key": key("last"), "target": "MOD", "result": "EQUAL",
-            "mod_revision": found.revision.to_string(),
-        })];
+        let unchanged = |what, revision: i64| {
+            json!({
+                "key": key(what), "target": "MOD", "result": "EQUAL",
+                "mod_revision": revision.to_string(),
+            })
+        };
+        let mut unless =
+            vec![unchanged("last", found.revision), unchanged("wanted", found.wanted_revision)];
         if !instead {
             unless.push(json!({
                 "key": key("writer"), "target": "VERSION", "result": "EQUAL", "version": "0",
@@ -285,13 +402,18 @@ impl Gateway {
             // It ends by itself, if not by this.
             let _ends = self.ask::<Value>("lease/revoke", &body).await;
         }
-        Ok(done.succeeded)
+        Ok(done.succeeded.then_some((written, duration(&granted.ttl))))
     }
 }
 
 /// etcd writes 64-bit numbers as text, and leaves out those that are 0.
 fn number(text: &str) -> i64 {
     text.parse().unwrap_or(0)
+}
+
+/// Its spans of time are in seconds.
+fn duration(seconds: &str) -> Duration {
+    Duration::from_secs(u64::try_from(number(seconds)).unwrap_or(0))
 }
 
 #[derive(Deserialize)]
@@ -315,6 +437,8 @@ struct Pair {
 struct Granted {
     #[serde(rename = "ID")]
     id: String,
+    #[serde(rename = "TTL", default)]
+    ttl: String,
 }
 
 #[derive(Deserialize)]

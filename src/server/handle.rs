@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
+use tokio::time::timeout;
 
 use super::arrivals::{Arrivals, Signal, Signals};
 use super::clock::Clock;
 use super::control::{Absent, Condition, Next, NodeView, WriterView};
-use super::etcd::Wish;
+use super::etcd::{WISH_PATIENCE, Wish};
 use super::exposure::{Exposure, Exposures};
 use super::history::Record;
 use super::limiter::Limiter;
@@ -288,10 +289,19 @@ impl Handle {
                 .await
             }
             Next::Leased(wishes) => {
+                // It is in etcd's keeping: what else is said need not wait for that.
+                drop(turn);
                 let (reply, done) = oneshot::channel();
-                let wish = Wish { service, region, fenced, reply };
-                wishes.send(wish).await.map_err(|_| Unheard::Stopping)?;
-                done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Unkept)
+                let granted = async {
+                    let wish = Wish { service, region, fenced, reply };
+                    wishes.send(wish).await.map_err(|_| Unheard::Stopping)?;
+                    done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Unkept)
+                };
+                timeout(WISH_PATIENCE, granted).await.unwrap_or_else(|_| {
+                    let why = "etcd does not answer in time; if `ctl writers` does not show that \
+                               it was done, wait until etcd answers";
+                    Err(Unheard::Busy(why.to_owned()))
+                })
             }
         }
     }

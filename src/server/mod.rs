@@ -307,7 +307,7 @@ fn decide(
     let (mut control, handle) =
         Control::new(clock, seed(), loaded, probing, holding, certificate, store);
     if let Some(gateway) = etcd {
-        tasks.spawn(control.lease(gateway, &handle, quiet.clone()).run());
+        tasks.spawn(control.lease(gateway, &handle).run());
     }
     if let Some(speech) = cluster {
         handle.store().incarnation(speech.incarnation());

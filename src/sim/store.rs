@@ -225,6 +225,7 @@ impl Store {
             last: Some(written),
             revision,
             wanted: Some(region),
+            wanted_revision: revision,
         };
     }
 }

@@ -107,6 +107,8 @@ pub struct Found {
     pub revision: i64,
     /// Whom an operator wants.
     pub wanted: Option<String>,
+    /// The revision of `wanted`; 0: nobody is.
+    pub wanted_revision: i64,
 }
 
 /// What a node has to do, having found that.

@@ -28,6 +28,7 @@ mod harness;
 mod host;
 mod http;
 mod moves;
+mod leases;
 mod operators;
 mod passed;
 mod probing;

@@ -198,15 +198,15 @@ fn who_is_not_heard_answers_no_writer_and_names_one_only_when_it_is() {
 }
 
 /// A real etcd of one member.
-struct Etcd {
-    process: Process,
-    url: String,
+pub(crate) struct Etcd {
+    pub(crate) process: Process,
+    pub(crate) url: String,
     #[expect(dead_code, reason = "held")]
     folder: TempDir,
 }
 
 impl Etcd {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let (address, [client, peer]) = (own_address(), [free_port(), free_port()]);
         let [url, peer] = [client, peer].map(|port| format!("http://{address}:{port}"));
         // It waits for its disk with each word, and its clients do not wait long.

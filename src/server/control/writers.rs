@@ -108,18 +108,13 @@ impl Writing {
 
 impl Control {
     /// The task that looks after leases, by way of `gateway`.
-    pub(in crate::server) fn lease(
-        &mut self,
-        gateway: Gateway,
-        handle: &Handle,
-        quiet: watch::Receiver<bool>,
-    ) -> Leases {
+    pub(in crate::server) fn lease(&mut self, gateway: Gateway, handle: &Handle) -> Leases {
         let (contests, contested) = watch::channel(Vec::new());
         let (wishes, wished) = mpsc::channel(WISHES);
         self.writing.contests = Some(contests);
         self.writing.is_untold = true;
         self.writing.wishes = Some(wishes);
-        Leases::new(self.clock, gateway, (contested, wished), handle.requests.clone(), quiet)
+        Leases::new(self.clock, gateway, (contested, wished), handle.requests.clone())
     }
 
     /// Finds out who writes now; tells for which services it is somebody else than is answered, or

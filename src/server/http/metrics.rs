@@ -89,6 +89,7 @@ fn describe() {
     }
     let gauges = [
         ("meridian_tcp_connections", "TCP connections that are open"),
+        ("meridian_leases_late", "1 while etcd tells about writers too late for their leases"),
         ("meridian_reload_refused", "1 while the newest files are refused and older ones serve"),
     ];
     for (name, text) in gauges {

@@ -1,0 +1,168 @@
+//! Leases of writers in a real etcd: far away, asked about much, and while operators want much.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::cluster::let_pass;
+use crate::harness::{Meridian, free_port, wait_for, wait_until};
+use crate::writers::Etcd;
+
+/// A way to etcd: `first` is done with each piece of a request before that is passed on.
+fn way(etcd: &Etcd, first: impl Fn(&[u8]) + Send + Sync + 'static) -> SocketAddr {
+    let to: SocketAddr = etcd.url.trim_start_matches("http://").parse().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let first = Arc::new(first);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (first, mut asks) = (first.clone(), stream.unwrap());
+            let mut etcd = TcpStream::connect(to).unwrap();
+            let (mut answers, mut back) = (etcd.try_clone().unwrap(), asks.try_clone().unwrap());
+            thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            thread::spawn(move || {
+                let mut buffer = [0; 65536];
+                while let Ok(length @ 1..) = asks.read(&mut buffer) {
+                    first(&buffer[..length]);
+                    if etcd.write_all(&buffer[..length]).is_err() {
+                        return;
+                    }
+                }
+                let _gone = etcd.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    at
+}
+
+/// etcd is so far away.
+const FAR: Duration = Duration::from_millis(80);
+
+fn far(etcd: &Etcd) -> SocketAddr {
+    way(etcd, |_| let_pass(FAR))
+}
+
+/// A server of services that are called so, whose leases last so many seconds.
+fn serve(etcd: SocketAddr, names: &[String], lease: u64) -> Meridian {
+    let service = |name: &String| {
+        format!(
+            "  {name}: {{ names: [{name}.example.com], steer: single-writer, order: [us, eu], \
+             lease: {lease}s, ttl: 2s, regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }} }}\n"
+        )
+    };
+    let config = format!(
+        "node: {{ name: test, listen: \"127.0.0.1:{}\", state: state, ready_within: 20s }}
+http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
+regions: {{ us: {{}}, eu: {{}} }}
+etcd: {{ endpoints: [\"http://{etcd}\"] }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  plain: {{ names: [plain.example.com], regions: {{ us: 192.0.2.3, eu: 192.0.2.4 }} }}
+{}",
+        free_port(),
+        names.iter().map(service).collect::<String>()
+    );
+    Meridian::start(tempfile::tempdir().unwrap(), &config)
+}
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("w{number}")).collect()
+}
+
+const US: &str = "192.0.2.1";
+
+#[test]
+fn many_leases_are_kept_though_etcd_is_far_away() {
+    let etcd = Etcd::start();
+    let names = numbered(60);
+    // One service after the other, they would all have run out before the last is named.
+    let server = serve(far(&etcd), &names, 6);
+    let names: Vec<String> = names.iter().map(|name| format!("{name}.example.com")).collect();
+    let written = || names.iter().filter(|name| server.addresses(name.as_str()) == [US]).count();
+    wait_until(&names.len(), written);
+    let_pass(Duration::from_secs(8));
+    assert_eq!(written(), names.len());
+    assert_eq!(server.logged("no region writes"), 0);
+    assert_eq!(server.metric("meridian_leases_late"), 0.0);
+}
+
+#[test]
+fn leases_that_are_looked_at_too_late_are_told_of() {
+    let etcd = Etcd::start();
+    let server = serve(way(&etcd, |_| let_pass(Duration::from_millis(600))), &numbered(1), 3);
+    wait_until(&1.0, || server.metric("meridian_leases_late"));
+    wait_for("the log", || {
+        (server.logged("longer than a third of the shortest") > 0).then_some(())
+    });
+}
+
+/// Somebody who wants `w0` to be written in `eu`, at once, and waits for that.
+fn wishing(server: &Meridian) -> UnixStream {
+    let body = "{\"service\": \"w0\", \"region\": \"eu\", \"fenced\": true, \"reason\": \"test\", \
+                \"owner\": \"alice\"}";
+    let mut stream = UnixStream::connect(server.path("ctl.sock")).unwrap();
+    let head = "PUT /api/v1/writers HTTP/1.1\r\nhost: meridian\r\ncontent-type: application/json";
+    write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    stream
+}
+
+#[test]
+fn a_wish_holds_up_no_other_word() {
+    let etcd = Etcd::start();
+    let address = etcd.url.trim_start_matches("http://").parse().unwrap();
+    let server = serve(address, &numbered(6), 60);
+    wait_until(&vec![US.to_owned()], || server.addresses("w0.example.com"));
+    etcd.process.signal("STOP");
+    let _wishing = wishing(&server);
+    let (fine, told) = server.ctl(&["drain", "plain/eu", "--reason", "test"]);
+    assert!(fine, "{told}");
+}
+
+#[test]
+fn a_wish_that_was_given_up_is_not_granted() {
+    let etcd = Etcd::start();
+    let address = etcd.url.trim_start_matches("http://").parse().unwrap();
+    let server = serve(address, &numbered(6), 60);
+    wait_until(&vec![US.to_owned(); 2], || {
+        ["w0.example.com", "w1.example.com"].map(|name| server.addresses(name)).concat()
+    });
+    etcd.process.signal("STOP");
+    let wishing = wishing(&server);
+    // It is heard by then.
+    assert!(server.ctl(&["overrides"]).0);
+    drop(wishing);
+    assert!(server.ctl(&["overrides"]).0);
+    etcd.process.signal("CONT");
+    // What was wanted before would be done by then.
+    let word = ["writer", "w1", "eu", "--reason", "test", "--owner", "bob", "--fenced"];
+    wait_for("another wish", || server.ctl(&word).0.then_some(()));
+    wait_until(&vec!["192.0.2.2".to_owned()], || server.addresses("w1.example.com"));
+    assert_eq!(server.addresses("w0.example.com"), [US]);
+    let (_, told) = server.ctl(&["writers"]);
+    assert!(told.contains("w0 (lease: etcd): us writes, epoch 1"), "{told}");
+}
+
+#[test]
+fn what_an_operator_wants_while_a_writer_is_named_is_not_lost() {
+    let etcd = Etcd::start();
+    let (is_first, url) = (AtomicBool::new(true), etcd.url.clone());
+    let want = move |piece: &[u8]| {
+        let is_naming = String::from_utf8_lossy(piece).contains("/v3/kv/txn");
+        if is_naming && is_first.swap(false, Ordering::Relaxed) {
+            // `/meridian/w0/wanted` and `eu`, as another node writes them.
+            let put = "{\"key\": \"L21lcmlkaWFuL3cwL3dhbnRlZA==\", \"value\": \"ZXU=\"}";
+            let mut curl = Command::new("curl");
+            curl.args(["-s", "-d", put, &format!("{url}/v3/kv/put")]);
+            assert!(curl.stdout(Stdio::null()).status().unwrap().success());
+        }
+    };
+    let server = serve(way(&etcd, want), &numbered(1), 15);
+    wait_until(&vec!["192.0.2.2".to_owned()], || server.addresses("w0.example.com"));
+    let (_, told) = server.ctl(&["writers"]);
+    assert!(told.contains("eu writes, epoch 1"), "{told}");
+}
