@@ -73,7 +73,8 @@ enum Command {
         #[arg(long, env = "USER", default_value = "unknown")]
         owner: String,
     },
-    /// Let a service's region back that is well again and waits for that (`failback: manual`).
+    /// Let a service's region back that is well again and waits for that (`failback: manual`), at
+    /// the node that hears it: say it to each.
     Failback {
         /// SERVICE/REGION.
         subject: String,
@@ -229,9 +230,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             done(server.send("DELETE", "/api/v1/overrides", &clearing), &told)
         }
         Command::Failback { subject, reason, owner } => {
-            let told = format!("{subject}: let back");
-            let clearing = Clearing { subject, reason, owner };
-            done(server.send("POST", "/api/v1/failback", &clearing), &told)
+            let_back(&server, &Clearing { subject, reason, owner })
         }
         Command::Writers => {
             let writers: Vec<Writing> = server.get("/api/v1/writers", &[])?;
@@ -279,6 +278,20 @@ fn is_up(state: &str) -> Result<bool, Failed> {
 fn done(answer: Result<Response, Failed>, told: &str) -> Result<(), Failed> {
     answer?;
     print(told);
+    Ok(())
+}
+
+/// Each node knows for itself what was out: one lets back what it is told, and tells no other.
+fn let_back(server: &Server, clearing: &Clearing) -> Result<(), Failed> {
+    server.send("POST", "/api/v1/failback", clearing)?;
+    let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;
+    let others = nodes.iter().filter(|node| !node.own).map(|node| node.name.as_str());
+    let others = others.collect::<Vec<_>>().join(", ");
+    let told = format!("{}: let back", clearing.subject);
+    print(&match others.as_str() {
+        "" => told,
+        others => format!("{told} at this node only; say it to {others} too"),
+    });
     Ok(())
 }
 

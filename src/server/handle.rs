@@ -61,7 +61,7 @@ pub(super) enum Request {
     /// Follow what is on disk, on whose behalf.
     NameWriter(String, Box<Named>, String, oneshot::Sender<()>),
     /// Let a service's region back that waits for an operator: who says so, and why.
-    Release(Subject, String, String, oneshot::Sender<Result<(), String>>),
+    Release(Subject, String, String, oneshot::Sender<Result<(), Unheard>>),
 }
 
 /// How things are at one moment.
@@ -154,6 +154,8 @@ pub enum Unheard {
     Dangerous(Vec<String>),
     /// It cannot be kept.
     Unkept(String),
+    /// It is followed, and cannot be kept.
+    Unwritten(String),
     /// Another word came meanwhile, and counts: this is how it is now.
     Overruled(String),
     /// Its turn does not come, for this reason.
@@ -213,7 +215,7 @@ impl Handle {
     /// It makes no sense, is refused, or cannot be kept; then nothing has changed. Or another
     /// node's word on the same subject came meanwhile, and counts.
     pub async fn say(&self, said: Said, who: String, force: bool) -> Result<Impact, Unheard> {
-        let turn = self.desk.turn().await?;
+        let turn = self.desk.turn().await.map_err(Unheard::Busy)?;
         let (said, impact) = self.stamp(said).await?;
         if !force && !impact.left_with_nothing.is_empty() {
             return Err(Unheard::Dangerous(impact.left_with_nothing));
@@ -267,7 +269,7 @@ impl Handle {
     /// # Errors
     /// It makes no sense, or cannot be kept.
     pub async fn name(&self, naming: Naming, who: String) -> Result<(), Unheard> {
-        let turn = self.desk.turn().await?;
+        let turn = self.desk.turn().await.map_err(Unheard::Busy)?;
         let (reply, next) = oneshot::channel();
         let asked = self.requests.send(Request::NextWriter(naming.clone(), reply)).await;
         asked.map_err(|_| Unheard::Stopping)?;
@@ -308,13 +310,20 @@ impl Handle {
 
     /// Lets a service's region back that waits for an operator.
     ///
+    /// When this returns, it is on disk and in this node's answers.
+    ///
     /// # Errors
-    /// It does not wait.
+    /// It does not wait, or that it does not any more cannot be kept.
     pub async fn release(&self, subject: Subject, who: String, why: String) -> Result<(), Unheard> {
-        let (reply, done) = oneshot::channel();
-        let asked = self.requests.send(Request::Release(subject, who, why, reply)).await;
-        asked.map_err(|_| Unheard::Stopping)?;
-        done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)
+        let turn = self.desk.turn().await.map_err(Unheard::Busy)?;
+        let requests = self.requests.clone();
+        seen_through(turn, async move {
+            let (reply, done) = oneshot::channel();
+            let asked = requests.send(Request::Release(subject, who, why, reply)).await;
+            asked.map_err(|_| Unheard::Stopping)?;
+            done.await.map_err(|_| Unheard::Stopping)?
+        })
+        .await
     }
 
     /// For so long, an address is up or down as far as the check goes that is called so, and

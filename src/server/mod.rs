@@ -118,6 +118,9 @@ pub enum StartError {
          one runs that is older than this option, stop it first"
     )]
     Nobody(PathBuf, io::Error),
+    /// Somebody does not give theirs up.
+    #[error("{0}: the server there is not replaced: {1}; when that is over, start it again")]
+    Kept(PathBuf, io::Error),
     /// The system refuses something else.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -279,8 +282,7 @@ impl Drop for Server {
 /// The server that `loaded` is to take the place of, and its sockets.
 fn meet(loaded: &Loaded) -> Result<(Option<Predecessor>, Inherited), StartError> {
     let path = takeover::path(&loaded.state().ok_or(StartError::Stateless)?);
-    let met = Predecessor::meet(&path);
-    let (predecessor, inherited) = met.map_err(|error| StartError::Nobody(path, error))?;
+    let (predecessor, inherited) = Predecessor::meet(&path)?;
     Ok((Some(predecessor), inherited))
 }
 

@@ -102,6 +102,7 @@ enum Job {
     States(Vec<Kept>),
     Alive(Instant),
     Moves(Moves),
+    LetBack(Moves, oneshot::Sender<Result<(), String>>),
     Given(Vec<Given>),
     Incarnation(u64),
     Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
@@ -179,6 +180,17 @@ impl Store {
     /// These are out, kept and have left, and no others.
     pub(super) fn moves(&self, moves: Moves) {
         self.send(Job::Moves(moves));
+    }
+
+    /// The same, after an operator has let one back: it is on disk when this returns.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn let_back(
+        &self,
+        moves: Moves,
+    ) -> impl Future<Output = Result<(), String>> + use<> {
+        self.ask(|reply| Job::LetBack(moves, reply))
     }
 
     /// Answers are given with these TTLs, or were, and with no others.
@@ -405,6 +417,11 @@ impl Database {
                 Job::Tell(record) => self.tell(&record),
                 Job::States(states) => self.keep(&states),
                 Job::Moves(moves) => self.keep_moves(&moves),
+                Job::LetBack(moves, reply) => {
+                    let done = self.keep_moves(&moves).map_err(|error| error.to_string());
+                    let _gone = reply.send(done);
+                    Ok(())
+                }
                 Job::Given(given) => self.keep_given(&given),
                 Job::Incarnation(number) => {
                     let sql = "INSERT OR REPLACE INTO incarnation VALUES (1, ?1)";

@@ -29,11 +29,12 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::handle::Unheard;
+use super::StartError;
 use super::inherited::Inherited;
 use super::xdp::Links;
 
@@ -45,8 +46,21 @@ const GREETING: u8 = b'1';
 /// A socket comes with it.
 const SOCKET: u8 = b'+';
 const NO_MORE: u8 = b'.';
+/// There will be none; why not follows, as text.
+const REFUSES: u8 = b'!';
 const SPEAKS: u8 = b'q';
 const SERVES: u8 = b's';
+
+/// How long the one that serves waits for the first word of whoever comes: it is said at once, and
+/// somebody else may come after them.
+const GREETING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the next one waits for each socket: longer than the one that serves may have to wait
+/// before, for somebody who says nothing and for a word on its way to the disk.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// How much of a refusal is read.
+const LONGEST_REFUSAL: u64 = 1000;
 
 /// Where a server with this folder for its state is replaced.
 pub(super) fn path(state: &Path) -> PathBuf {
@@ -61,15 +75,24 @@ impl Predecessor {
     /// word of an operator, so that none is lost between the two.
     ///
     /// # Errors
-    /// There is none, or it is another release that is not understood.
-    pub(super) fn meet(path: &Path) -> io::Result<(Self, Inherited)> {
-        let mut stream = UnixStream::connect(path)?;
+    /// There is none, or it does not give its place up.
+    pub(super) fn meet(path: &Path) -> Result<(Self, Inherited), StartError> {
+        let nobody = |error| StartError::Nobody(path.to_owned(), error);
+        let mut stream = UnixStream::connect(path).map_err(nobody)?;
+        let taken = Self::take(&mut stream);
+        let sockets = taken.map_err(|error| StartError::Kept(path.to_owned(), error))?;
+        Ok((Self(stream), sockets))
+    }
+
+    fn take(stream: &mut UnixStream) -> io::Result<Inherited> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(&[GREETING])?;
         let mut sockets = Vec::new();
-        while let Some(socket) = receive(&stream)? {
+        while let Some(socket) = receive(stream).map_err(|error| told(error, SILENT))? {
             sockets.push(socket);
         }
-        Ok((Self(stream), sockets.into_iter().collect()))
+        Ok(sockets.into_iter().collect())
     }
 
     /// This one speaks to others from now on.
@@ -90,6 +113,20 @@ impl Predecessor {
     }
 }
 
+/// Why the server that is to be replaced may say nothing.
+const SILENT: &str = "it has said nothing for 8 s: it hangs, or another process is just taking its \
+                      place, which its log names";
+
+/// An error as it is told: `silent`, if somebody was waited for in vain.
+fn told(error: io::Error, silent: &str) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, silent)
+        }
+        _ => error,
+    }
+}
+
 /// Where operators' words are heard: one after the other, from the weighing of each until it is
 /// followed, as two that are harmless alone may leave a name with nothing together; and none while
 /// another server takes this one's place.
@@ -107,15 +144,15 @@ impl Desk {
     /// Waits until it is a word's turn.
     ///
     /// # Errors
-    /// It does not come.
-    pub(super) async fn turn(&self) -> Result<OwnedMutexGuard<()>, Unheard> {
+    /// Why it does not come.
+    pub(super) async fn turn(&self) -> Result<OwnedMutexGuard<()>, String> {
         let turn = timeout(TURN_PATIENCE, self.turn.clone().lock_owned()).await;
         turn.map_err(|_| match self.taker.load(Ordering::Relaxed) {
-            0 => Unheard::Busy("another word is being written to the disk".to_owned()),
-            taker => Unheard::Busy(format!(
+            0 => "another word is being written to the disk".to_owned(),
+            taker => format!(
                 "process {taker} takes this server's place, and words wait for it; if it hangs, \
                  end it, and this one goes on"
-            )),
+            ),
         })
     }
 }
@@ -136,14 +173,16 @@ pub(super) struct Place {
 
 impl Place {
     /// Gives its place to the first that comes to `listener` and makes it.
+    /// It is called within the runtime.
     ///
     /// # Errors
     /// The system has no thread for it.
     pub(super) fn offer(self, listener: UnixListener) -> io::Result<()> {
         let thread = thread::Builder::new().name("takeover".to_owned());
+        let runtime = Handle::current();
         thread.spawn(move || {
             for stream in listener.incoming() {
-                let taken = stream.and_then(|stream| self.give(stream));
+                let taken = stream.and_then(|stream| self.give(stream, &runtime));
                 self.is_quiet.send_replace(taken.is_ok());
                 match taken {
                     Ok(()) => break,
@@ -154,13 +193,23 @@ impl Place {
         Ok(())
     }
 
-    fn give(&self, mut stream: UnixStream) -> io::Result<()> {
-        if hear(&mut stream)? != GREETING {
+    fn give(&self, mut stream: UnixStream, runtime: &Handle) -> io::Result<()> {
+        let taker = socket_peercred(&stream).map_or(0, |of| of.pid.as_raw_nonzero().get());
+        stream.set_read_timeout(Some(GREETING_PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let silent = || format!("process {taker} has come and said nothing for 2 s");
+        let greeting = hear(&mut stream).map_err(|error| told(error, &silent()))?;
+        if greeting != GREETING {
             return Err(io::Error::other("it is not a release that this one understands"));
         }
-        info!("another server takes this one's place");
-        let taker = socket_peercred(&stream).map_or(0, |of| of.pid.as_raw_nonzero().get());
-        let held = self.desk.turn.blocking_lock();
+        info!(taker, "another server takes this one's place");
+        let held = runtime.block_on(self.desk.turn()).map_err(|why| {
+            // Who does not hear it sees that the connection ends.
+            let _gone = stream.write_all(&[&[REFUSES], why.as_bytes()].concat());
+            io::Error::other(why)
+        })?;
+        // From here on it may take its time, to read its state and for its first verdicts.
+        stream.set_read_timeout(None)?;
         self.desk.taker.store(taker, Ordering::Relaxed);
         let made = self.hand_over(&mut stream);
         if made.is_ok() {
@@ -226,6 +275,37 @@ fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
     match (heard.bytes, octet, sockets.next()) {
         (1, [SOCKET], Some(socket)) => Ok(Some(socket)),
         (1, [NO_MORE], None) => Ok(None),
+        (1, [REFUSES], None) => {
+            let mut why = String::new();
+            stream.take(LONGEST_REFUSAL).read_to_string(&mut why)?;
+            Err(io::Error::other(why))
+        }
         _ => Err(io::Error::other("it does not hand its sockets over")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_while_a_word_is_being_written_is_told_so() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _within = runtime.enter();
+        let desk: Arc<Desk> = Arc::default();
+        let (is_quiet, is_taken) = (watch::Sender::new(false), watch::Sender::new(false));
+        let links = Links::default();
+        let folder = tempfile::tempdir().unwrap();
+        let path = path(folder.path());
+        let listener = UnixListener::bind(&path).unwrap();
+        let place = Place { sockets: Vec::new(), links, desk: desk.clone(), is_quiet, is_taken };
+        place.offer(listener).unwrap();
+        // Its disk hangs.
+        let written = runtime.block_on(desk.turn()).unwrap();
+        let refused = Predecessor::meet(&path).err().unwrap().to_string();
+        assert!(refused.contains("another word is being written to the disk"), "{refused}");
+        assert!(refused.contains("start it again"), "{refused}");
+        drop(written);
+        assert!(Predecessor::meet(&path).is_ok());
     }
 }

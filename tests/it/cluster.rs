@@ -489,3 +489,24 @@ fn strangers_change_nothing() {
     assert_eq!(world.answers(), world.all(&world.eu));
     assert_eq!(world.node(0).metric("meridian_nodes_heard"), 2.0);
 }
+
+#[test]
+fn a_region_is_let_back_by_each_node_that_is_told() {
+    let world = World::with(3, "", "failback: manual, ", "");
+    wait_until(&world.all(&world.eu), || world.answers());
+    let all = ["ns1", "ns2", "ns3"];
+    world.eu.is_sick_for(&all);
+    wait_until(&world.all(&world.us), || world.answers());
+    world.eu.is_sick_for(&[]);
+    let back = |row: usize| {
+        let (fine, told) = world.node(row).ctl(&["failback", "web/eu", "--reason", "caught up"]);
+        fine.then_some(told)
+    };
+    let told = wait_for("a region that waits", || back(0));
+    assert_eq!(told, "web/eu: let back at this node only; say it to ns2, ns3 too");
+    let (us, eu) = (world.all(&world.us).remove(0), world.all(&world.eu).remove(0));
+    wait_until(&vec![eu, us.clone(), us], || world.answers());
+    wait_for("the second", || back(1));
+    wait_for("the third", || back(2));
+    wait_until(&world.all(&world.eu), || world.answers());
+}

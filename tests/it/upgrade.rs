@@ -101,11 +101,31 @@ fn a_successor_that_hangs_is_told_of_and_can_be_ended() {
     let who = format!("process {} takes this server's place", std::process::id());
     assert!(!fine && told.contains(&who) && told.contains("say it again"), "{told}");
     assert_eq!(server.ctl(&["overrides"]), (true, "nothing is overridden".to_owned()));
+    // Nothing else either that would be lost with this process.
+    let (fine, told) = server.ctl(&["failback", "web/us"]);
+    assert!(!fine && told.contains(&who), "{told}");
+    // Another one does not wait for ever.
+    let errors = std::fs::File::create(server.path("errors")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.arg("serve").arg("--replace").arg("--config").arg(server.path("meridian.yaml"));
+    let mut another = Process::start(command.stderr(errors));
+    let status = wait_for("its refusal", || another.ended());
+    let told = std::fs::read_to_string(server.path("errors")).unwrap();
+    assert_eq!(status.code(), Some(1), "{told}");
+    assert!(told.contains("it has said nothing for 8 s"), "{told}");
     drop(successor);
     wait_for("its end", || (server.logged("it serves on") > 0).then_some(()));
     let (fine, told) = server.ctl(&["drain", "us", "--reason", "kernel upgrade"]);
     assert!(fine, "{told}");
     assert_eq!(server.addresses("www.example.com"), ["192.0.2.20"]);
+}
+
+#[test]
+fn who_comes_and_says_nothing_keeps_nobody_from_taking_the_place() {
+    let server = Meridian::start(tempfile::tempdir().unwrap(), &config());
+    let _silent = UnixStream::connect(server.path("state/takeover.sock")).unwrap();
+    let server = server.replaced();
+    assert_eq!(server.addresses("www.example.com").len(), 1);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use tracing::warn;
 
 use crate::cluster::{Merged, Stamp, merge};
 use crate::config::Subject;
+use crate::ids::ServiceId;
+use crate::server::handle::Unheard;
 use crate::server::history::{Kind, Level};
 use crate::server::overrides::{self, Impact, Said};
 use crate::steer::{Facts, Scope, Word};
@@ -148,24 +150,36 @@ impl Control {
         }
     }
 
-    /// Lets a service's region back that waits for it.
+    /// Lets a service's region back that waits for it, at this node, and keeps that.
     pub(super) fn release(
         &mut self,
         subject: &Subject,
-        who: String,
-        why: String,
-    ) -> Result<(), String> {
+        (who, why): (String, String),
+        reply: oneshot::Sender<Result<(), Unheard>>,
+    ) {
+        let service = match self.let_back(subject) {
+            Ok(service) => service,
+            Err(why) => {
+                // Who asked may have stopped waiting, here and below.
+                let _gone = reply.send(Err(Unheard::Senseless(why)));
+                return;
+            }
+        };
+        self.publish(Some(&[service]));
+        let what = (subject.to_string(), "let back".to_owned());
+        self.tell(Level::Warn, Kind::Override, what, (why, who), None);
+        let kept = self.store.let_back(self.moves());
+        tokio::spawn(async move {
+            let _gone = reply.send(kept.await.map_err(Unheard::Unwritten));
+        });
+    }
+
+    fn let_back(&mut self, subject: &Subject) -> Result<ServiceId, String> {
         let Scope::Pool(service, region) = overrides::scope(subject, &self.loaded.config)? else {
             return Err("expected SERVICE/REGION".to_owned());
         };
-        if !self.holds.release(service, region) {
-            return Err(format!("{subject} does not wait to be let back"));
-        }
-        self.publish(Some(&[service]));
-        self.keep_moves();
-        let what = (subject.to_string(), "let back".to_owned());
-        self.tell(Level::Warn, Kind::Override, what, (why, who), None);
-        Ok(())
+        let is_back = self.holds.release(service, region);
+        is_back.then_some(service).ok_or_else(|| format!("{subject} does not wait to be let back"))
     }
 
     /// What `said` would do, once it has reached everybody.

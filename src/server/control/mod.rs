@@ -399,7 +399,7 @@ impl Control {
             }
             Request::Say(said, who, reply) => self.say_here(*said, who, reply),
             Request::Release(subject, who, why, reply) => {
-                let _gone = reply.send(self.release(&subject, who, why));
+                self.release(&subject, (who, why), reply);
             }
             Request::Leased(service, leased) => self.hear_lease(service, leased),
             Request::NextWriter(naming, reply) => {

@@ -15,11 +15,15 @@ use crate::time::Instant;
 
 impl Control {
     /// Keeps what is out, kept and has left for the next process, if that is something else than
-    /// before: `web/eu AAAA`, `eu`.
+    /// before.
     pub(super) fn keep_moves(&mut self) {
-        if !self.holds.take_other() {
-            return;
+        if self.holds.take_other() {
+            self.store.moves(self.moves());
         }
+    }
+
+    /// What is out, kept and has left, as it is kept for the next process: `web/eu AAAA`, `eu`.
+    pub(super) fn moves(&self) -> Moves {
         let plan = &self.loaded.plan;
         let name = |(of, at, family)| format!("{} {family}", plan.pool_name(of, at));
         let left = |of: Left| {
@@ -27,11 +31,11 @@ impl Control {
             Some((region.name.clone(), of.at, of.with))
         };
         let steer::Moves { out, kept, left: all } = self.holds.moves();
-        self.store.moves(Moves {
+        Moves {
             out: out.into_iter().map(name).collect(),
             kept: kept.into_iter().map(name).collect(),
             left: all.into_iter().filter_map(left).collect(),
-        });
+        }
     }
 }
 

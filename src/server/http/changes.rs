@@ -426,6 +426,9 @@ impl From<Unheard> for Refusal {
             Unheard::Unkept(reason) => {
                 Self::broken(format!("it cannot be kept, so it is not followed: {reason}"))
             }
+            Unheard::Unwritten(reason) => Self::broken(format!(
+                "it is followed, but cannot be kept, and is forgotten at the next start: {reason}"
+            )),
             Unheard::Overruled(what) => Self::conflict(what),
             Unheard::Busy(reason) => Self::not_now(format!("{reason}; then say it again")),
             Unheard::Stopping => Self::stopping(),
