@@ -502,10 +502,20 @@ impl Monitor {
 
     /// Has every target its first verdict, or been seen to be as it was recalled?
     pub fn settled(&self) -> bool {
-        self.watched.iter().all(|(target, watch)| match watch.stage {
-            Stage::Elsewhere => self.table.get(*target).state != State::Unknown,
-            _ => watch.confirmed,
-        })
+        self.sees() && self.is_told()
+    }
+
+    /// The same of those that this node watches.
+    pub fn sees(&self) -> bool {
+        let mut own = self.watched.values().filter(|watch| watch.stage != Stage::Elsewhere);
+        own.all(|watch| watch.confirmed)
+    }
+
+    /// The same of those that other nodes watch.
+    pub fn is_told(&self) -> bool {
+        let is_elsewhere = |watch: &Watch| watch.stage == Stage::Elsewhere;
+        let mut others = self.watched.iter().filter(|(_, watch)| is_elsewhere(watch));
+        others.all(|(target, _)| self.table.get(*target).state != State::Unknown)
     }
 }
 

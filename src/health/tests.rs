@@ -133,6 +133,26 @@ fn the_first_verdict_is_the_first_success_or_the_last_reprobe() {
     assert!(world.monitor.settled());
 }
 
+#[test]
+fn what_was_recalled_and_nobody_tells_otherwise_is_waited_for_no_longer() {
+    let cases = [
+        (Some(State::Up), Failure::Untold, true),
+        (Some(State::Down), Failure::Untold, true),
+        (None, Failure::Untold, false),
+        (Some(State::Up), Failure::Local, false),
+    ];
+    for (recalled, failure, is_settled) in cases {
+        let mut monitor = Monitor::new(Seed::new(1));
+        monitor.watch(start(), target(0), Schedule::default());
+        recalled.into_iter().for_each(|state| monitor.recall(target(0), state, start()));
+        let order = monitor.poll_probe(start()).unwrap();
+        let report = Report { outcome: Outcome::Failure(failure), latency: MS };
+        monitor.handle_probe(start() + MS, order.target, report);
+        assert_eq!(monitor.settled(), is_settled, "{recalled:?}, {failure:?}");
+        assert_eq!(monitor.table().get(target(0)).state, recalled.unwrap_or(State::Unknown));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

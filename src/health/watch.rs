@@ -26,7 +26,8 @@ pub(super) struct Watch {
     is_silent: bool,
     /// How much the failures weigh, in a row or not ([`PARTIAL`]).
     score: u32,
-    /// What is believed of it rests on its probes, not on what was recalled.
+    /// What is believed of it rests on its probes, or they could not tell more than what was
+    /// recalled.
     pub(super) confirmed: bool,
     /// When a probe last said anything of it.
     seen: Instant,
@@ -121,10 +122,12 @@ impl Watch {
         let mut health = TargetHealth { last: Some((now, report)), ..before };
         let failure = match report.outcome {
             Outcome::Success | Outcome::Ending => None,
-            Outcome::Failure(Failure::Local | Failure::Untold) => {
+            Outcome::Failure(failure @ (Failure::Local | Failure::Untold)) => {
                 // The node's own trouble is no word about the target, nor is silence where others
                 // tell; but it has none for long.
                 health.stale |= now.since(self.seen) > self.schedule.validity();
+                // Where nobody tells anything else, what was recalled is what was told last.
+                self.confirmed |= failure == Failure::Untold && before.own != State::Unknown;
                 return health;
             }
             Outcome::Failure(failure) => Some(failure),

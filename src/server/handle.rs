@@ -62,6 +62,10 @@ pub(super) enum Request {
     NameWriter(String, Box<Named>, String, oneshot::Sender<()>),
     /// Let a service's region back that waits for an operator: who says so, and why.
     Release(Subject, String, String, oneshot::Sender<Result<(), Unheard>>),
+    /// Tell when the first verdicts are in that come by this node's own probes.
+    Sees(oneshot::Sender<()>),
+    /// This process speaks to the other nodes from now on, and not the one before it.
+    Speaks,
 }
 
 /// How things are at one moment.
@@ -170,12 +174,28 @@ impl Handle {
         &self.published
     }
 
-    /// Whether the first verdicts are in.
+    /// Whether the first verdicts are in, and it is known who writes.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }
 
-    /// Waits for the first verdicts, as long as the configuration lets it.
+    /// Waits for the first verdicts that come by itself alone, as long as the configuration lets
+    /// it.
+    pub(super) async fn sees(&self) {
+        let (reply, seen) = oneshot::channel();
+        // Else the control task has ended, and the server with it.
+        if self.requests.send(Request::Sees(reply)).await.is_ok() {
+            let _ended = seen.await;
+        }
+    }
+
+    /// This process speaks to the other nodes from now on.
+    pub(super) async fn speaks(&self) {
+        // The server ends, if nobody is told.
+        let _ended = self.requests.send(Request::Speaks).await;
+    }
+
+    /// Waits until all is known that answers need, as long as the configuration lets it.
     pub async fn ready(&self) {
         // An error means that the control task has ended, and the server with it.
         let mut ready = self.ready.clone();

@@ -185,11 +185,8 @@ impl Server {
         waits(loaded.config.node.ready_within);
         let recorder = http::metrics::install();
 
-        let (is_quiet, quiet) = watch::channel(false);
+        let (is_quiet, quiet) = watch::channel(predecessor.is_some());
         let mut tasks = JoinSet::new();
-        if let Some(predecessor) = &mut predecessor {
-            predecessor.hush();
-        }
         let mind = (certificate.clone(), bound.cluster.take(), quiet);
         let handle = decide(clock, loaded, (sockets, mind), &mut tasks)?;
         let router = http::router(handle.clone(), recorder, rules, routes(&handle));
@@ -209,6 +206,9 @@ impl Server {
         let builder = thread::Builder::new().name("reload".to_owned());
         builder.spawn(move || reload::watch(loader, &asked, &watching))?;
 
+        if let Some(predecessor) = &mut predecessor {
+            speak(predecessor, &handle, &is_quiet).await;
+        }
         handle.ready().await;
         let answers = handle.answers(clock);
         let stop = Arc::new(AtomicBool::new(false));
@@ -286,6 +286,14 @@ fn meet(loaded: &Loaded) -> Result<(Option<Predecessor>, Inherited), StartError>
     Ok((Some(predecessor), inherited))
 }
 
+/// Waits until this process sees by itself, and has it speak to other nodes instead of the other.
+async fn speak(predecessor: &mut Predecessor, handle: &Handle, is_quiet: &watch::Sender<bool>) {
+    handle.sees().await;
+    predecessor.hush();
+    is_quiet.send_replace(false);
+    handle.speaks().await;
+}
+
 /// What deciding needs besides what is to be served: where the certificate goes, and the way to the
 /// other nodes, with when to be quiet there.
 type Mind = (Arc<Newest>, Option<UdpSocket>, watch::Receiver<bool>);
@@ -308,6 +316,9 @@ fn decide(
     let (probing, holding) = ((prober, reports), (held, hints));
     let (mut control, handle) =
         Control::new(clock, seed(), loaded, probing, holding, certificate, store);
+    if *quiet.borrow() {
+        control.listen_later();
+    }
     if let Some(gateway) = etcd {
         tasks.spawn(control.lease(gateway, &handle).run());
     }

@@ -5,11 +5,14 @@
 //!   files read, all good
 //!   connect ──────────────────────────────▶  operators' words wait
 //!   ◀────────────────────────────── sockets
-//!   state read
-//!   SPEAKS ───────────────────────────────▶  says no more, to other nodes and to etcd
-//!   first verdicts, answers                  answers
+//!   state read, first verdicts               answers, speaks to other nodes
+//!   SPEAKS ───────────────────────────────▶  says no more to other nodes
+//!   hears them, answers                      answers
 //!   SERVES ───────────────────────────────▶  ends; what it was asked is answered
 //! ```
+//!
+//! A node that hears the others no more names a writer for two seconds only (`FRESH`), so that the
+//! next one has all else ready before it speaks. Of etcd both ask meanwhile, as two nodes do.
 //!
 //! Both have the same sockets: what waits in one is answered by whoever comes first. If the
 //! connection ends before SERVES, the next one has failed, and the other goes on.

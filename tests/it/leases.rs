@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cluster::let_pass;
-use crate::harness::{Meridian, free_port, wait_for, wait_until};
+use crate::harness::{Asking, Meridian, free_port, wait_for, wait_until};
 use crate::writers::Etcd;
 
 /// A way to etcd: `first` is done with each piece of a request before that is passed on.
@@ -99,6 +99,24 @@ fn leases_that_are_looked_at_too_late_are_told_of() {
     wait_for("the log", || {
         (server.logged("longer than a third of the shortest") > 0).then_some(())
     });
+}
+
+#[test]
+fn the_first_answer_of_a_server_knows_who_writes() {
+    let etcd = Etcd::start();
+    let server = serve(far(&etcd), &numbered(1), 15);
+    assert_eq!(server.addresses("w0.example.com"), [US]);
+}
+
+#[test]
+fn a_server_that_takes_a_place_knows_who_writes() {
+    let etcd = Etcd::start();
+    let server = serve(far(&etcd), &numbered(1), 15);
+    wait_until(&vec![US.to_owned()], || server.addresses("w0.example.com"));
+    let asking = Asking::over_udp(server.dns, "w0.example.com");
+    let server = server.replaced();
+    wait_until(&vec![US.to_owned()], || server.addresses("w0.example.com"));
+    asking.none_lost();
 }
 
 /// Somebody who wants `w0` to be written in `eu`, at once, and waits for that.

@@ -372,3 +372,26 @@ fn without_etcd_a_writer_stands_until_its_lease_ends_and_all_else_goes_on() {
     etcd.process.signal("CONT");
     wait_until(&vec![us; 3], answers);
 }
+
+#[test]
+fn a_node_that_is_replaced_goes_on_naming_the_writer() {
+    let mut world = World::with(3, "", "steer: single-writer, lease: manual, ttl: 2s, ", "");
+    let word = ["writer", "web", "us", "--reason", "test", "--owner", "bob", "--fenced"];
+    assert!(world.node(0).ctl(&word).0);
+    let us = vec![world.us.address.to_string()];
+    wait_until(&vec![us.clone(); 3], || {
+        (0..3).map(|row| world.node(row).addresses(NAME)).collect::<Vec<_>>()
+    });
+    // The next one waits for a first verdict that nobody gives.
+    let node = world.nodes[0].take().unwrap();
+    let config = std::fs::read_to_string(node.path("meridian.yaml")).unwrap();
+    let config = config.replace("checks: {", "checks: { told: { pushed: true },");
+    // The same socket.
+    let config = config.replacen("127.0.0.1:0", &node.dns.to_string(), 1);
+    let hook = "  hook: { names: [hook.example.com], check: told, regions: { us: 192.0.2.7 } }\n";
+    node.write("meridian.yaml", format!("{config}{hook}").as_bytes());
+    let asking = Asking::over_udp(node.dns, NAME);
+    world.nodes[0] = Some(node.replaced());
+    let (_, seen) = asking.answers();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), us);
+}

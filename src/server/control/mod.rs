@@ -41,11 +41,13 @@ use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Facts, Hold, Holds, InForce, Overrides};
 use crate::time::Instant;
 use absent::{Absents, Begun};
+use begin::Begins;
 use recalled::{hold, watching};
 use ttls::Ttls;
 use writers::Writing;
 
 mod absent;
+mod begin;
 mod desk;
 mod peers;
 mod recalled;
@@ -90,6 +92,7 @@ pub(super) struct Control {
     /// What the configuration said at the start of what is read then only.
     at_start: AtStart,
     ready: watch::Sender<bool>,
+    begins: Begins,
     /// Since when it is ready, and nobody else answers in its place; or when it was started.
     answering: Instant,
     /// With which TTLs answers may be remembered.
@@ -180,6 +183,7 @@ impl Control {
             applied: now,
             started: now,
             ready,
+            begins: Begins::at(now),
             answering: now,
             ttls: Ttls::recalled(recalled.given),
             store,
@@ -268,16 +272,7 @@ impl Control {
         self.tell_agreements();
         self.tell_contests();
         self.replaced.retain(|old| Arc::strong_count(old) > 1);
-        let late = self.ready_by().is_none_or(|deadline| self.clock.now() >= deadline);
-        if !*self.ready.borrow() && (late || self.monitor.settled()) {
-            self.ready.send_replace(true);
-            self.answering = self.clock.now();
-            self.note_ttls();
-        }
-    }
-
-    fn ready_by(&self) -> Option<Instant> {
-        Some(self.started + self.loaded.config.node.ready_within)
+        self.begin();
     }
 
     /// Takes a report, and those that have come with it.
@@ -401,6 +396,8 @@ impl Control {
             Request::Release(subject, who, why, reply) => {
                 self.release(&subject, (who, why), reply);
             }
+            Request::Sees(reply) => self.begins.tell(reply),
+            Request::Speaks => self.begins.speak(self.clock.now()),
             Request::Leased(service, leased) => self.hear_lease(service, leased),
             Request::NextWriter(naming, reply) => {
                 let _gone = reply.send(self.next_writer(&naming));

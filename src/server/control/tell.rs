@@ -78,7 +78,8 @@ impl Control {
     /// Tells when this node begins or ends to doubt itself.
     pub(super) fn tell_of_myself(&mut self) {
         // Nobody is heard in the first moment.
-        let has_listened = self.clock.now().since(self.started) > FRESH;
+        let listens = self.begins.speaks_since;
+        let has_listened = listens.is_some_and(|since| self.clock.now().since(since) > FRESH);
         let now = Condition {
             abstains: self.monitor.abstains(),
             isolated: self.monitor.is_isolated() && has_listened,

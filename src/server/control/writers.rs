@@ -136,6 +136,28 @@ impl Control {
         changed
     }
 
+    /// Is it known of each service who writes, or that nobody does?
+    pub(super) fn knows_writers(&self) -> bool {
+        let now = self.clock.now();
+        let hears = self.hears_until().is_none_or(|until| now < until);
+        self.loaded.plan.single_writers().all(|(_, service)| match &service.policy {
+            Policy::SingleWriter(_, Lease::Kept(_)) => {
+                let leased = self.writing.leased.get(&service.name);
+                leased.is_some_and(|leased| !self.is_about_to_be_named(&service.name, leased, now))
+            }
+            _ => hears,
+        })
+    }
+
+    /// Does nobody write who could, until this node has named them in a moment?
+    fn is_about_to_be_named(&self, service: &str, leased: &Leased, now: Instant) -> bool {
+        let contests = self.writing.contests.as_ref().map(watch::Sender::borrow);
+        let mut contests = contests.iter().flat_map(|contests| contests.iter());
+        let is_named = |of: &Contest| of.service == service && of.may_name && of.next.is_some();
+        let is_free = leased.free_from.is_some_and(|from| from <= now);
+        leased.holder.is_none() && is_free && contests.any(is_named)
+    }
+
     /// Until when this node surely hears what is said at others; `None`: there are none.
     fn hears_until(&self) -> Option<Instant> {
         let others = self.peers.as_ref().filter(|peers| peers.are_many());

@@ -317,7 +317,10 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push(format!("{service}/{region} left the answers and receives {rate}: {what}"));
     }
     if !view.ready {
-        alarms.push("not ready: the first verdicts are awaited, no query is answered yet".into());
+        alarms.push(
+            "not ready: first verdicts, or who writes, are awaited; no query is answered yet"
+                .into(),
+        );
     }
     if let Some(why) = &view.lost {
         let what = "what operators said before the start is lost, the history too";

@@ -162,7 +162,10 @@ impl IntoResponse for Refusal {
 
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
     if !shared.control.is_ready() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "waiting for the first verdicts\n");
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "waiting for the first verdicts, or to know who writes\n",
+        );
     }
     // A node in doubt still answers, as well as it can.
     let condition = shared.control.view().await.map(|view| view.condition).unwrap_or_default();
