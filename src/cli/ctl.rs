@@ -415,6 +415,11 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
         says.extend(node.generation.map(|generation| format!("generation {generation}")));
         says.extend(node.abstains.then(|| "ABSTAINS".to_owned()));
         says.extend(node.isolated.then(|| "ISOLATED".to_owned()));
+        match node.list.as_str() {
+            "another" => says.push("ANOTHER LIST OF NODES".to_owned()),
+            "not agreed" if node.own => says.push("ITS LIST OF NODES IS NOT AGREED".to_owned()),
+            _ => {}
+        }
         if node.config.is_some() && node.config != own {
             says.push("ANOTHER CONFIGURATION".to_owned());
         }

@@ -26,10 +26,12 @@ use crate::time::Instant;
 
 use kinds::Said;
 pub use kinds::{Each, Kind, WRITER};
+pub use list::{List, Lists};
 pub use stamp::{Merged, Stamp, merge};
 pub use wire::{Entry, LONGEST_PART, Message};
 
 mod kinds;
+mod list;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -61,6 +63,8 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Gossip {
     incarnation: u64,
+    /// The list of nodes that it goes by.
+    list: List,
     /// What this node says.
     said: Each<Said>,
     peers: BTreeMap<NodeId, Peer>,
@@ -71,6 +75,9 @@ pub struct Gossip {
 #[derive(Debug, Default)]
 struct Peer {
     incarnation: u64,
+    /// By which list of nodes it goes, and whether it knows that to be agreed.
+    list: u64,
+    has_agreed: bool,
     /// The number of its last change of each kind that is known here.
     applied: Each<u64>,
     entries: BTreeSet<String>,
@@ -93,10 +100,17 @@ impl Gossip {
     pub fn new(incarnation: u64, others: impl IntoIterator<Item = NodeId>) -> Self {
         Self {
             incarnation,
+            list: List::default(),
             said: Each::default(),
             peers: others.into_iter().map(|node| (node, Peer::default())).collect(),
             heard: VecDeque::new(),
         }
+    }
+
+    /// The same, going by this list of nodes.
+    #[must_use]
+    pub fn by(self, list: List) -> Self {
+        Self { list, ..self }
     }
 
     /// Speaks as one that has started again in this incarnation, and says what it said before.
@@ -135,6 +149,8 @@ impl Gossip {
         }
         peer.last_heard = Some(now);
         peer.sent = peer.sent.max(message.sent);
+        peer.list = message.list;
+        peer.has_agreed |= message.has_agreed;
         for kind in Kind::ALL {
             let confirmed = (*message.confirms.of(kind)).min(self.said.of(kind).newest);
             let known = peer.confirmed.of_mut(kind);
@@ -148,6 +164,33 @@ impl Gossip {
         if peer.applied.writers >= writers && heard > Instant::default() {
             peer.known = peer.known.max(Some(heard));
         }
+        self.agree();
+    }
+
+    /// Looks whether the list of nodes is agreed by now.
+    fn agree(&mut self) {
+        if !self.list.is_agreed {
+            let (same, agreed) = (self.same(|_| true), self.same(|peer| peer.has_agreed));
+            self.list.agree(self.peers.len(), &same, &agreed);
+        }
+    }
+
+    /// Those of the nodes that go by the same list, and of which all is known that they say of
+    /// writers.
+    fn same(&self, counts: impl Fn(&Peer) -> bool) -> BTreeSet<NodeId> {
+        let is_same = |peer: &Peer| peer.list == self.list.hash && peer.known.is_some();
+        let same = self.peers.iter().filter(|(_, peer)| is_same(peer) && counts(peer));
+        same.map(|(node, _)| *node).collect()
+    }
+
+    /// What is known of the nodes' lists at `now`.
+    pub fn lists(&self, now: Instant) -> Lists {
+        let is_agreed = self.list.is_agreed;
+        let counting = if is_agreed { self.same(|peer| peer.has_agreed) } else { BTreeSet::new() };
+        let differs =
+            |node: &NodeId| self.peers.get(node).is_some_and(|of| of.list != self.list.hash);
+        let differing = self.fresh(now).into_iter().filter(differs).collect();
+        Lists { is_agreed, counting, differing }
     }
 
     /// The next message to send, and to whom.
@@ -161,6 +204,7 @@ impl Gossip {
             let mut head = Message::new(kind, peer.incarnation, peer.applied);
             (head.sent, head.heard) = (now.as_nanos(), peer.sent);
             head.writers = self.said.writers.newest;
+            (head.list, head.has_agreed) = (self.list.hash, self.list.is_agreed);
             let (said, known) = (self.said.of(kind), *peer.confirmed.of(kind));
             let is_alone = kind == Kind::Rest && messages.is_empty();
             if known < said.newest || is_alone {
@@ -199,9 +243,15 @@ impl Gossip {
     ///   with the first piece of it.
     ///
     /// Each message tells it anew. On a working path the moment is two heartbeats and the way there
-    /// and back ago, however much there is to say of other things.
+    /// and back ago, however much there is to say of other things. Those count that have agreed on
+    /// this node's list ([`List`]); none, as long as this one has not.
     pub fn fresh_until(&self, nodes: usize) -> Option<Instant> {
-        let mut known: Vec<Instant> = self.peers.values().filter_map(|of| of.known).collect();
+        if !self.list.is_agreed {
+            return None;
+        }
+        let counts = |of: &&Peer| of.has_agreed && of.list == self.list.hash;
+        let known = self.peers.values().filter(counts).filter_map(|of| of.known);
+        let mut known: Vec<Instant> = known.collect();
         known.sort_unstable();
         let row = known.len().checked_sub(nodes)?;
         known.get(row).map(|at| *at + FRESH)

@@ -367,13 +367,14 @@ proptest! {
     #[test]
     fn a_message_is_read_as_it_was_written(
         is_rest: bool,
-        numbers in prop::array::uniform7(0u64..1 << 40),
+        numbers in prop::array::uniform8(0u64..1 << 40),
         entries in prop::collection::vec((1u64..9, ".{0,30}", prop::option::of(".{0,60}")), 0..9),
     ) {
-        let [to, writers, rest, after, newest, sent, heard] = numbers;
+        let [to, writers, rest, after, newest, sent, heard, list] = numbers;
         let kind = if is_rest { Kind::Rest } else { Kind::Writers };
         let mut message = Message::new(kind, to, Each { writers, rest }).after(after);
         (message.writers, message.sent, message.heard) = (newest, sent, heard);
+        (message.list, message.has_agreed) = (list, list % 2 == 1);
         let mut change = after;
         for (step, key, value) in entries {
             change += step;

@@ -28,6 +28,10 @@ pub struct Message {
     pub sent: u64,
     /// The receiver's last message that the sender has heard, by when that was sent; 0: none.
     pub heard: u64,
+    /// By which list of nodes the sender goes: a hash of it.
+    pub list: u64,
+    /// Whether the sender knows it to be agreed.
+    pub has_agreed: bool,
     /// The changes, in their order.
     pub entries: Vec<Entry>,
     length: usize,
@@ -45,7 +49,7 @@ pub struct Entry {
 }
 
 /// The octets of a message without entries.
-const HEAD: usize = 1 + 8 * 8;
+const HEAD: usize = 2 + 9 * 8;
 
 /// Those of an entry beside its key and value.
 const ENTRY: usize = 8 + 2 + 2;
@@ -56,9 +60,20 @@ const NOTHING: u16 = u16::MAX;
 impl Message {
     /// A message without entries yet.
     pub fn new(kind: Kind, to: u64, confirms: Each<u64>) -> Self {
-        let [after, upto, writers, sent, heard] = [0; 5];
-        let (entries, length) = (Vec::new(), HEAD);
-        Self { kind, to, confirms, after, upto, writers, sent, heard, entries, length }
+        Self {
+            kind,
+            to,
+            confirms,
+            after: 0,
+            upto: 0,
+            writers: 0,
+            sent: 0,
+            heard: 0,
+            list: 0,
+            has_agreed: false,
+            entries: Vec::new(),
+            length: HEAD,
+        }
     }
 
     /// The same without entries yet, of the changes after this one.
@@ -83,12 +98,12 @@ impl Message {
     /// has something to say sees to it that it is not longer than [`LONGEST_PART`].
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.length);
-        out.push(self.kind as u8);
+        out.extend([self.kind as u8, u8::from(self.has_agreed)]);
         let Each { writers, rest } = self.confirms;
         for number in [self.to, writers, rest, self.after, self.upto] {
             out.extend(number.to_be_bytes());
         }
-        for number in [self.writers, self.sent, self.heard] {
+        for number in [self.writers, self.sent, self.heard, self.list] {
             out.extend(number.to_be_bytes());
         }
         let length = |text: &str| u16::try_from(text.len()).unwrap_or(0);
@@ -107,7 +122,7 @@ impl Message {
     /// Reads a message; `None`: it is none.
     pub fn decode(mut octets: &[u8]) -> Option<Self> {
         let rest = &mut octets;
-        let [kind] = take(rest, 1)? else { return None };
+        let [kind, agreed @ 0..=1] = take(rest, 2)? else { return None };
         let kind = Kind::ALL.into_iter().find(|of| *of as u8 == *kind)?;
         let to = number(rest)?;
         let confirms = Each { writers: number(rest)?, rest: number(rest)? };
@@ -115,6 +130,7 @@ impl Message {
         let mut message = Self::new(kind, to, confirms).after(after);
         message.writers = number(rest)?;
         (message.sent, message.heard) = (number(rest)?, number(rest)?);
+        (message.list, message.has_agreed) = (number(rest)?, *agreed == 1);
         let mut last = after;
         while !rest.is_empty() {
             let change = number(rest)?;

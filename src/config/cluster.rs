@@ -45,6 +45,11 @@ impl Member {
 }
 
 impl Cluster {
+    /// The nodes' names, by id.
+    pub fn names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.name.clone()).collect()
+    }
+
     /// Who watches a target.
     pub fn panel(&self, target: &Target) -> Panel {
         let nodes: Vec<Vantage<'_>> = self.nodes.iter().map(Member::vantage).collect();

@@ -10,8 +10,8 @@ use metrics::counter;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::sleep_until;
-use tracing::debug;
+use tokio::time::{sleep_until, timeout};
+use tracing::{debug, info, warn};
 
 use super::StartError;
 use super::clock::Clock;
@@ -21,11 +21,22 @@ use super::handle::{Handle, Request};
 use super::load::Loaded;
 use super::seal::Seal;
 use super::store::Store;
-use crate::cluster::{FRESH, Gossip, HEARTBEAT, Heard, LONGER, Message};
+use crate::cluster::{FRESH, Gossip, HEARTBEAT, Heard, LONGER, List, Lists, Message};
 use crate::config::Problem;
 use crate::health::Electorate;
 use crate::ids::NodeId;
 use crate::time::Instant;
+
+/// Who is heard, and what may be made of it.
+#[derive(Debug)]
+pub(super) struct Hearing {
+    /// The other nodes that are heard.
+    pub(super) fresh: BTreeSet<NodeId>,
+    /// Until when this node surely hears enough of them for a majority.
+    pub(super) until: Option<Instant>,
+    /// By which lists of nodes they go.
+    pub(super) lists: Lists,
+}
 
 /// Something that this node says from now on: under this key this, or nothing.
 pub(super) type Saying = (String, Option<String>);
@@ -38,7 +49,10 @@ pub(super) struct Cluster {
     clock: Clock,
     socket: UdpSocket,
     seal: Seal,
+    incarnation: u64,
     gossip: Gossip,
+    /// What each node is called, by id.
+    names: Vec<String>,
     /// Where each node is, by id.
     addresses: Vec<SocketAddr>,
     /// How many others must be heard for a quorum.
@@ -76,40 +90,51 @@ pub(super) fn key(file: &Path) -> Result<Vec<u8>, Problem> {
 /// A task that is woken every heartbeat and was not for so long stood still.
 const PAUSED: Duration = Duration::from_secs(1);
 
+/// How long a start waits for the disk, to know in which incarnation it speaks.
+const KEPT_WITHIN: Duration = Duration::from_secs(3);
+
+/// In which incarnation to speak to other nodes from now on, after `before`.
+pub(super) async fn incarnation(store: &Store, clock: Clock, before: u64) -> u64 {
+    let least = clock.now().as_nanos().max(before + 1);
+    match timeout(KEPT_WITHIN, store.incarnation(least)).await {
+        Ok(Ok(given)) => return given,
+        Ok(Err(error)) => warn!(error, "in which start this node speaks could not be kept"),
+        Err(_) => warn!("in which start this node speaks could not be kept: the disk hangs"),
+    }
+    counter!("meridian_state_lost_total").increment(1);
+    least
+}
+
 /// All that a node needs to speak with others, and silent yet.
 pub(super) struct Speech {
     of: crate::config::Cluster,
     socket: UdpSocket,
     seal: Seal,
     incarnation: u64,
+    list: List,
 }
 
 impl Speech {
-    /// What the configuration says of other nodes. An earlier start was in the incarnation
-    /// `before`.
+    /// What the configuration says of other nodes, in this incarnation; the list of nodes that was
+    /// `agreed` last.
     ///
     /// # Errors
     /// The key cannot be had.
     pub(super) fn new(
         loaded: &Loaded,
         socket: UdpSocket,
-        clock: Clock,
-        before: u64,
+        incarnation: u64,
+        agreed: Option<&[String]>,
     ) -> Result<Self, StartError> {
         let of = loaded.config.cluster.clone();
         let of = of.ok_or_else(|| io::Error::other("there are no other nodes"))?;
         let key = key(&loaded.folder.join(&of.key));
         let key = key.map_err(|problem| StartError::Problems(vec![problem]))?;
-        let incarnation = clock.now().as_nanos().max(before + 1);
-        let names = of.nodes.iter().map(|of| of.name.clone()).collect();
+        let names = of.names();
+        let list = List::new(&names, of.own, agreed);
         let seal = Seal::new(&key, names, of.own, incarnation);
         let seal = seal.ok_or_else(|| io::Error::other("the cluster's key cannot be used"))?;
-        Ok(Self { of, socket, seal, incarnation })
-    }
-
-    /// In which start it will speak.
-    pub(super) fn incarnation(&self) -> u64 {
-        self.incarnation
+        Ok(Self { of, socket, seal, incarnation, list })
     }
 
     /// Who decides, what the control task needs for it, and the task that speaks and listens,
@@ -120,14 +145,16 @@ impl Speech {
         handle: &Handle,
         quiet: watch::Receiver<bool>,
     ) -> (Electorate, Peers, Cluster) {
-        let Self { of, socket, seal, incarnation } = self;
+        let Self { of, socket, seal, incarnation, list } = self;
         let others = (0..of.nodes.len()).filter_map(NodeId::from_index).filter(|id| *id != of.own);
         let (sayer, says) = unbounded_channel();
         let task = Cluster {
             clock,
             socket,
             seal,
-            gossip: Gossip::new(incarnation, others),
+            incarnation,
+            gossip: Gossip::new(incarnation, others).by(list),
+            names: of.names(),
             addresses: of.nodes.iter().map(|of| of.address).collect(),
             // With this node they are more than half.
             needed: of.nodes.len() / 2,
@@ -144,14 +171,14 @@ impl Cluster {
     /// Runs until nobody listens.
     pub(super) async fn run(mut self) {
         let mut buffer = vec![0; LARGEST];
-        let mut fresh = BTreeSet::new();
+        let (mut fresh, mut listed) = (BTreeSet::new(), Lists::default());
         let (mut told, mut last) = (None, self.clock.now());
         loop {
             if *self.quiet.borrow() {
                 if self.quiet.wait_for(|quiet| !quiet).await.is_err() {
                     return;
                 }
-                self.speak_again();
+                self.speak_again().await;
             }
             let now = self.clock.now();
             if now.since(last) > PAUSED {
@@ -167,10 +194,17 @@ impl Cluster {
             }
             let until = self.gossip.fresh_until(self.needed);
             let is_longer = until > told.map(|told: Instant| told + LONGER);
-            if peers != fresh || is_longer {
+            let lists = self.gossip.lists(now);
+            if peers != fresh || is_longer || lists != listed {
+                if lists.is_agreed && !listed.is_agreed {
+                    info!(nodes = ?self.names, "the list of nodes is agreed");
+                    self.store.list(Some(self.names.clone()));
+                }
                 fresh.clone_from(&peers);
+                listed.clone_from(&lists);
                 told = until;
-                if self.control.send(Request::Peers(peers, until)).await.is_err() {
+                let hearing = Hearing { fresh: peers, until, lists };
+                if self.control.send(Request::Peers(hearing)).await.is_err() {
                     return;
                 }
             }
@@ -193,11 +227,10 @@ impl Cluster {
     }
 
     /// Speaks again after another process spoke for this node, whose word was the newer one.
-    fn speak_again(&mut self) {
-        let incarnation = self.clock.now().as_nanos();
-        if self.seal.renew(incarnation) {
-            self.gossip.renew(incarnation);
-            self.store.incarnation(incarnation);
+    async fn speak_again(&mut self) {
+        self.incarnation = incarnation(&self.store, self.clock, self.incarnation).await;
+        if self.seal.renew(self.incarnation) {
+            self.gossip.renew(self.incarnation);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The way to the control task: requests in, values out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::arrivals::{Arrivals, Signal, Signals};
 use super::clock::Clock;
+use super::cluster::Hearing;
 use super::control::{Absent, Condition, Next, NodeView, WriterView};
 use super::etcd::{WISH_PATIENCE, Wish};
 use super::exposure::{Exposure, Exposures};
@@ -28,7 +29,7 @@ use crate::config::Subject;
 use crate::config::{Problem, Target};
 use crate::convergence::Seen;
 use crate::health::{Check, HealthTable, State};
-use crate::ids::{NodeId, TargetId};
+use crate::ids::TargetId;
 use crate::snapshot::Snapshot;
 use crate::steer::{Facts, Holds, InForce, Leased, Named, Naming, Writers};
 use crate::time::Instant;
@@ -46,8 +47,8 @@ pub(super) enum Request {
     View(oneshot::Sender<View>),
     /// Other nodes say something.
     Heard(Vec<Heard>),
-    /// These other nodes are heard, and until when enough of them for a quorum.
-    Peers(BTreeSet<NodeId>, Option<Instant>),
+    /// Who is heard is not who was before.
+    Peers(Hearing),
     /// Tell what an operator's word would do, once it has reached everybody.
     Weigh(Box<Said>, oneshot::Sender<Result<(Said, Impact), String>>),
     /// Follow it, on whose behalf; it is on disk.

@@ -188,7 +188,7 @@ impl Server {
         let (is_quiet, quiet) = watch::channel(predecessor.is_some());
         let mut tasks = JoinSet::new();
         let mind = (certificate.clone(), bound.cluster.take(), quiet);
-        let handle = decide(clock, loaded, (sockets, mind), &mut tasks)?;
+        let handle = decide(clock, loaded, (sockets, mind), &mut tasks).await?;
         let router = http::router(handle.clone(), recorder, rules, routes(&handle));
         let pages = Pages {
             http: bound.http.take().map(|(http, is_tls)| (http, is_tls.then_some(secure))),
@@ -299,7 +299,7 @@ async fn speak(predecessor: &mut Predecessor, handle: &Handle, is_quiet: &watch:
 type Mind = (Arc<Newest>, Option<UdpSocket>, watch::Receiver<bool>);
 
 /// Begins to decide what is answered: the state, the probes, the other nodes, etcd.
-fn decide(
+async fn decide(
     clock: Clock,
     mut loaded: Loaded,
     (sockets, (certificate, cluster, quiet)): (usize, Mind),
@@ -311,8 +311,16 @@ fn decide(
     let held = Prober::held(sockets / 4, hints_in);
     let store = Store::open(loaded.state().as_deref()).map_err(StartError::State)?;
     let etcd = loaded.etcd.take();
-    let cluster = cluster.map(|socket| Speech::new(&loaded, socket, clock, store.1.incarnation));
-    let cluster = cluster.transpose()?;
+    let cluster = match cluster {
+        Some(socket) => {
+            let incarnation = cluster::incarnation(&store.0, clock, store.1.incarnation).await;
+            Some(Speech::new(&loaded, socket, incarnation, store.1.nodes.as_deref())?)
+        }
+        None => {
+            store.0.list(None);
+            None
+        }
+    };
     let (probing, holding) = ((prober, reports), (held, hints));
     let (mut control, handle) =
         Control::new(clock, seed(), loaded, probing, holding, certificate, store);
@@ -323,7 +331,6 @@ fn decide(
         tasks.spawn(control.lease(gateway, &handle).run());
     }
     if let Some(speech) = cluster {
-        handle.store().incarnation(speech.incarnation());
         let (electorate, peers, task) = speech.begin(clock, &handle, quiet);
         control.join(electorate, peers);
         tasks.spawn(task.run());

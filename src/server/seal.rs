@@ -2,12 +2,13 @@
 //! or sends it twice.
 //!
 //! ```text
-//! magic 4 | sender 1 | incarnation 8 | counter 8 | ChaCha20-Poly1305 (RFC 8439) of the message
+//! magic 4 | sender 8 | incarnation 8 | counter 8 | ChaCha20-Poly1305 (RFC 8439) of the message
 //! ```
 //!
 //! Each start of each node has a key of its own, derived from the cluster's (HKDF, RFC 5869), so
 //! that a counter is nonce enough. The head and the receiver's name are authenticated with it: a
-//! packet is of one sender, for one receiver. A counter counts once (the sliding window of
+//! packet is of one sender, for one receiver. The sender is told by a hash of its name, so that
+//! nodes whose lists differ understand each other. A counter counts once (the sliding window of
 //! RFC 4303 §3.4.3).
 
 use std::collections::HashMap;
@@ -16,11 +17,12 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 
 use crate::ids::NodeId;
+use crate::rng::fnv1a;
 use crate::snapshot::Secret;
 
 /// Another one with every other form of message.
-const MAGIC: [u8; 4] = *b"MER2";
-const HEAD: usize = 4 + 1 + 8 + 8;
+const MAGIC: [u8; 4] = *b"MER3";
+const HEAD: usize = 4 + 8 + 8 + 8;
 
 /// Seals and opens packets of one node.
 pub(super) struct Seal {
@@ -73,7 +75,7 @@ impl Seal {
         self.counter += 1;
         let mut packet = Vec::with_capacity(HEAD + message.len() + CHACHA20_POLY1305.tag_len());
         packet.extend(MAGIC);
-        packet.push(u8::try_from(self.own.index()).ok()?);
+        packet.extend(hash(self.names.get(self.own.index())?).to_be_bytes());
         packet.extend(self.incarnation.to_be_bytes());
         packet.extend(self.counter.to_be_bytes());
         let aad = [packet.as_slice(), receiver.as_bytes()].concat();
@@ -89,14 +91,16 @@ impl Seal {
     pub(super) fn open<'p>(&mut self, packet: &'p mut [u8]) -> Option<(NodeId, u64, &'p [u8])> {
         let (head, body) = packet.split_at_mut_checked(HEAD)?;
         let head: [u8; HEAD] = (&*head).try_into().ok()?;
-        let sender = head.strip_prefix(&MAGIC).and_then(|rest| rest.first())?;
-        let from = NodeId::from_index(usize::from(*sender)).filter(|from| *from != self.own)?;
-        let name = self.names.get(from.index())?;
         let number = |at: usize| {
             let octets = head.get(at..at + 8)?.try_into().ok()?;
             Some(u64::from_be_bytes(octets))
         };
-        let (incarnation, counter) = (number(5)?, number(13)?);
+        let (sender, incarnation, counter) = (number(4)?, number(12)?, number(20)?);
+        let is_other =
+            |(row, name): &(usize, &String)| *row != self.own.index() && hash(name) == sender;
+        head.strip_prefix(&MAGIC)?;
+        let (row, name) = self.names.iter().enumerate().find(is_other)?;
+        let from = NodeId::from_index(row)?;
         let aad = [head.as_slice(), self.names.get(self.own.index())?.as_bytes()].concat();
         let known = self.peers.get_mut(&from).filter(|peer| peer.incarnation >= incarnation);
         if let Some(peer) = known {
@@ -152,6 +156,11 @@ pub(super) fn cookie_secret(key: &[u8]) -> Option<Secret> {
     let secret = Salt::new(HKDF_SHA256, b"meridian cookies 1").extract(key);
     secret.expand(&[], Octets).ok()?.fill(&mut octets).ok()?;
     Some(Secret(octets))
+}
+
+/// By what a packet tells its sender.
+fn hash(name: &str) -> u64 {
+    fnv1a(name.as_bytes())
 }
 
 fn derive(secret: &Prk, name: &str, incarnation: u64) -> Option<LessSafeKey> {

@@ -75,6 +75,8 @@ pub(super) struct Recalled {
     pub moves: Moves,
     /// The incarnation in which it spoke to other nodes; 0: it did not.
     pub incarnation: u64,
+    /// The list of nodes that was agreed last, by name.
+    pub nodes: Option<Vec<String>>,
     /// Who is to write, as operators said, by service.
     pub named: BTreeMap<String, Named>,
     /// Which TTLs answers were given with.
@@ -104,7 +106,8 @@ enum Job {
     Moves(Moves),
     LetBack(Moves, oneshot::Sender<Result<(), String>>),
     Given(Vec<Given>),
-    Incarnation(u64),
+    Incarnation(u64, oneshot::Sender<Result<u64, String>>),
+    List(Option<Vec<String>>),
     Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
     Told(String, Instant),
     Untold(String, Instant, oneshot::Sender<Result<Vec<Record>, String>>),
@@ -198,9 +201,21 @@ impl Store {
         self.send(Job::Given(ttls));
     }
 
-    /// This process speaks to other nodes in this incarnation.
-    pub(super) fn incarnation(&self, number: u64) {
-        self.send(Job::Incarnation(number));
+    /// In which incarnation this process speaks to other nodes from now on: `least`, or one higher
+    /// than that of whichever process spoke for the node last. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn incarnation(
+        &self,
+        least: u64,
+    ) -> impl Future<Output = Result<u64, String>> + use<> {
+        self.ask(move |reply| Job::Incarnation(least, reply))
+    }
+
+    /// The nodes have agreed on this list of their names, or this one decides alone.
+    pub(super) fn list(&self, names: Option<Vec<String>>) {
+        self.send(Job::List(names));
     }
 
     /// What is kept was true at `now`.
@@ -282,6 +297,7 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS writers (service TEXT PRIMARY KEY, named TEXT NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS incarnation (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER)
         STRICT;
+    CREATE TABLE IF NOT EXISTS nodes (name TEXT PRIMARY KEY) STRICT;
     CREATE TABLE IF NOT EXISTS states (
         target TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS out (pool TEXT PRIMARY KEY) STRICT;
@@ -349,6 +365,10 @@ impl Database {
             self.connection.query_row("SELECT number FROM incarnation", [], |row| row.get(0));
         let incarnation: Option<i64> = last.optional()?;
         let incarnation = incarnation.map_or(0, i64::unsigned_abs);
+        let mut statement = self.connection.prepare("SELECT name FROM nodes ORDER BY name")?;
+        let nodes = statement.query_map([], |row| row.get(0))?;
+        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+        let nodes = Some(nodes).filter(|nodes| !nodes.is_empty());
         let mut statement = self.connection.prepare("SELECT service, named FROM writers")?;
         let named = statement.query_map([], |row| {
             let named = serde_json::from_str(row.get_ref(1)?.as_str()?);
@@ -363,7 +383,7 @@ impl Database {
         let given = statement.query_map([], given)?.collect::<Result<Vec<_>, _>>()?;
         let alive = alive.map(moment);
         let moves = self.recall_moves()?;
-        Ok(Recalled { named, said, states, alive, moves, incarnation, given, lost: None })
+        Ok(Recalled { nodes, named, said, states, alive, moves, incarnation, given, lost: None })
     }
 
     fn recall_moves(&self) -> rusqlite::Result<Moves> {
@@ -423,11 +443,12 @@ impl Database {
                     Ok(())
                 }
                 Job::Given(given) => self.keep_given(&given),
-                Job::Incarnation(number) => {
-                    let sql = "INSERT OR REPLACE INTO incarnation VALUES (1, ?1)";
-                    let number = i64::try_from(number).unwrap_or(i64::MAX);
-                    self.connection.execute(sql, [number]).map(drop)
+                Job::Incarnation(least, reply) => {
+                    let given = self.incarnation(least).map_err(|error| error.to_string());
+                    let _gone = reply.send(given);
+                    Ok(())
                 }
+                Job::List(names) => self.keep_list(&names.unwrap_or_default()),
                 Job::Alive(now) => {
                     let sql = "INSERT OR REPLACE INTO alive VALUES (1, ?1)";
                     self.connection.execute(sql, [number(now)]).map(drop)
@@ -438,6 +459,15 @@ impl Database {
                 warn!(%error, "something that happened could not be kept");
             }
         }
+    }
+
+    /// In one statement, as another process may have the same database.
+    fn incarnation(&self, least: u64) -> rusqlite::Result<u64> {
+        let sql = "INSERT INTO incarnation VALUES (1, ?1) ON CONFLICT (one) \
+                   DO UPDATE SET number = max(excluded.number, number + 1) RETURNING number";
+        let least = i64::try_from(least).unwrap_or(i64::MAX);
+        let given: i64 = self.connection.query_row(sql, [least], |row| row.get(0))?;
+        Ok(given.unsigned_abs())
     }
 
     fn say(&self, said: &Said) -> rusqlite::Result<()> {
@@ -467,6 +497,15 @@ impl Database {
         for (region, at, share) in &moves.left {
             let sql = "INSERT OR REPLACE INTO moved VALUES (?1, ?2, ?3)";
             transaction.execute(sql, params![region, number(*at), share])?;
+        }
+        transaction.commit()
+    }
+
+    fn keep_list(&mut self, names: &[String]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM nodes", [])?;
+        for name in names {
+            transaction.execute("INSERT OR REPLACE INTO nodes VALUES (?1)", [name])?;
         }
         transaction.commit()
     }
@@ -555,4 +594,21 @@ fn number(moment: Instant) -> i64 {
 
 fn moment(number: i64) -> Instant {
     Instant::from_nanos(u64::try_from(number).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_process_speaks_in_a_higher_incarnation_whatever_its_clock_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Store::open(Some(folder.path())).unwrap().0;
+        let (one, other) = (open(), open());
+        assert_eq!(one.incarnation(100).await, Ok(100));
+        // The clock of the one that takes its place is behind, and so it stays.
+        assert_eq!(other.incarnation(90).await, Ok(101));
+        assert_eq!(one.incarnation(95).await, Ok(102));
+        assert_eq!(open().incarnation(500).await, Ok(500));
+    }
 }

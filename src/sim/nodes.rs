@@ -313,7 +313,13 @@ impl Node {
         next.into_iter().for_each(|next| self.follow(next));
         let others = self.places.len() / 2;
         if let Some(ours) = &mut self.named {
-            ours.followed(now, (node, theirs), others);
+            ours.followed(node, theirs);
+            // All have the same list of nodes.
+            ours.stand(
+                now,
+                &(0..self.places.len()).filter_map(NodeId::from_index).collect(),
+                others,
+            );
         }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! 1. The word *stands* when a majority of all nodes follows it, as each of them tells: from then
 //!    on none of these answers the one before. No other region can stand in the same epoch, as a
-//!    node follows one. A word that nobody has heard never stands, where it was said either.
+//!    node follows one. A word that nobody has heard never stands, where it was said either. All
+//!    nodes are those of one list, on which they have agreed (`cluster::List`).
 //! 2. A node that has not heard the word names the one before as long as it surely hears a majority
 //!    (`Gossip::fresh_until`). One of these is among those of 1, and what that one said before it
 //!    followed the word counts for `FRESH` at most.
@@ -157,17 +158,21 @@ impl Named {
         (self.epoch, &self.region) == (other.epoch, &other.region)
     }
 
-    /// Another node follows `theirs` at `now`. With so many others that follow the same as this one
-    /// they are a majority; `true`: they are from now on.
-    pub fn followed(&mut self, now: Instant, theirs: (NodeId, &Self), others: usize) -> bool {
-        let (node, theirs) = theirs;
-        if !self.is_same(theirs) || self.from.is_some() {
+    /// Another node follows `theirs`.
+    pub fn followed(&mut self, node: NodeId, theirs: &Self) {
+        if self.is_same(theirs) {
+            self.followers.insert(node);
+        }
+    }
+
+    /// So many others are a majority with this node, and these count: follow enough of them the
+    /// same as this one? `true`: they do from `now` on.
+    pub fn stand(&mut self, now: Instant, counts: &BTreeSet<NodeId>, others: usize) -> bool {
+        if self.from.is_some() || self.followers.intersection(counts).count() < others {
             return false;
         }
-        self.followers.insert(node);
-        let stands = self.followers.len() >= others;
-        self.from = stands.then(|| (now + Duration::from_millis(self.wait)).as_nanos());
-        stands
+        self.from = Some((now + Duration::from_millis(self.wait)).as_nanos());
+        true
     }
 
     /// A node has started anew, and may not know it.
@@ -227,17 +232,24 @@ mod tests {
         let mut word = said(now, "us", 10, None);
         let theirs = word.clone().heard(None).unwrap();
         let other = said(now, "eu", 10, None);
+        let all = (1..5).map(node).collect();
+        let followed = |word: &mut Named, now, row, theirs: &Named| {
+            word.followed(node(row), theirs);
+            word.stand(now, &all, 2)
+        };
         // Of five nodes two others are enough; one that has started anew may have forgotten it.
-        assert!(!word.followed(now, (node(1), &theirs), 2));
-        assert!(!word.followed(now, (node(1), &theirs), 2), "it is the same one");
-        assert!(!word.followed(now, (node(2), &other), 2), "it follows another");
+        assert!(!followed(&mut word, now, 1, &theirs));
+        assert!(!followed(&mut word, now, 1, &theirs), "it is the same one");
+        assert!(!followed(&mut word, now, 2, &other), "it follows another");
         word.forgotten(node(1));
-        assert!(!word.followed(now, (node(2), &theirs), 2) && !word.stands());
+        assert!(!followed(&mut word, now, 2, &theirs) && !word.stands());
         let then = now + SECOND * 60;
-        assert!(word.followed(then, (node(1), &theirs), 2) && word.stands());
+        word.followed(node(1), &theirs);
+        assert!(!word.stand(then, &[node(1)].into(), 2), "one of them does not count");
+        assert!(followed(&mut word, then, 1, &theirs) && word.stands());
         // The TTL and a hundredth of it, a tenth of a second, and two for who does not hear it.
         assert_eq!(from(&word), Some(then + Duration::from_millis(12_200)));
-        assert!(!word.followed(then + SECOND, (node(3), &theirs), 2), "it did before");
+        assert!(!followed(&mut word, then + SECOND, 3, &theirs), "it did before");
         // Whoever hears it finds out for himself; what is on disk is known.
         let text = serde_json::to_string(&word).unwrap();
         let heard = serde_json::from_str::<Named>(&text).unwrap().heard(None).unwrap();
@@ -255,7 +267,8 @@ mod tests {
         assert_eq!((second.wait, third.wait, third.epoch), (62_700, 62_700, 3));
         let mut second = second;
         let theirs = second.clone().heard(None).unwrap();
-        assert!(second.followed(now, (node(1), &theirs), 1));
+        second.followed(node(1), &theirs);
+        assert!(second.stand(now, &[node(1)].into(), 1));
         let third = said(now + SECOND * 20, "asia", 5, Some(&second));
         assert_eq!(third.wait, 42_700);
         let third = said(now + SECOND * 90, "asia", 5, Some(&second));

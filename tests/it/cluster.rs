@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::harness::{Meridian, free_port, own_address, wait_for, wait_until};
 
 const DUBLIN: &str = "134.226.1.0/24";
-const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n";
+pub(crate) const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n";
 
 /// A web server that is well, or is not, for whom it is asked by.
 pub(crate) struct Backend {
@@ -83,7 +83,7 @@ fn relay(socket: UdpSocket, to: SocketAddr, is_cut: Arc<AtomicBool>) {
     });
 }
 
-fn udp_port(address: IpAddr) -> SocketAddr {
+pub(crate) fn udp_port(address: IpAddr) -> SocketAddr {
     UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 

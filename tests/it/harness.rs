@@ -253,6 +253,13 @@ impl Meridian {
         Self::start(folder, &config)
     }
 
+    /// The same with another configuration.
+    pub(crate) fn restart_with(self, config: &str) -> Self {
+        let Self { mut process, folder, .. } = self;
+        process.kill();
+        Self::start(folder, config)
+    }
+
     pub(crate) fn status(&self) -> Value {
         let (code, body) = self.get("/api/v1/status");
         assert_eq!(code, 200, "{body}");

@@ -29,6 +29,7 @@ mod host;
 mod http;
 mod leases;
 mod moves;
+mod nodes;
 mod operators;
 mod passed;
 mod probing;

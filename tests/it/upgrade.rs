@@ -192,6 +192,23 @@ fn a_node_that_is_replaced_stays_in_the_cluster_and_so_does_one_that_nobody_repl
 }
 
 #[test]
+fn a_node_that_nobody_replaced_is_heard_again_also_if_its_clock_is_behind() {
+    let mut world = World::with(3, "", "", "");
+    // Its clock is put back while it is off.
+    let Meridian { mut process, folder, .. } = world.nodes[0].take().unwrap();
+    process.kill();
+    let config = std::fs::read_to_string(folder.path().join("meridian.yaml")).unwrap();
+    world.nodes[0] = Some(Meridian::start_at("-1h", folder, &config));
+    let heard = |world: &World| [1, 2].map(|row| world.node(row).metric("meridian_nodes_heard"));
+    wait_until(&[2.0; 2], || heard(&world));
+    let mut successor = UnixStream::connect(world.node(0).path("state/takeover.sock")).unwrap();
+    successor.write_all(b"1q").unwrap();
+    wait_until(&[1.0; 2], || heard(&world));
+    drop(successor);
+    wait_until(&[2.0; 2], || heard(&world));
+}
+
+#[test]
 fn the_service_manager_passes_the_sockets() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meridian.yaml");

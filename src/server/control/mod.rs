@@ -56,7 +56,7 @@ mod ttls;
 mod writers;
 
 pub(super) use absent::Absent;
-pub(super) use peers::{NodeView, Peers};
+pub(super) use peers::{Listed, NodeView, Peers};
 pub(super) use tell::Condition;
 pub(super) use writers::{Next, WriterView};
 
@@ -409,7 +409,7 @@ impl Control {
             }
             Request::Agreed(node, why) => self.tell_agreed(node, why),
             Request::Heard(heard) => self.hear(heard),
-            Request::Peers(fresh, until) => self.see_peers(fresh, until),
+            Request::Peers(hearing) => self.see_peers(hearing),
         }
     }
 

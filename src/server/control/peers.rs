@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
-use crate::cluster::{FRESH, Heard, Merged};
+use crate::cluster::{FRESH, Heard, Lists, Merged};
 use crate::config::{Cluster, Config, Member};
 use crate::convergence::Parting;
 use crate::health::State;
 use crate::ids::{NodeId, ServiceId, TargetId};
 use crate::rng::fnv1a;
-use crate::server::cluster::Saying;
+use crate::server::cluster::{Hearing, Saying};
 use crate::server::handle::Request;
 use crate::server::history::{Kind, Level};
 use crate::server::overrides::Said;
@@ -32,6 +32,9 @@ use crate::time::{Instant, Ttl};
 use super::Control;
 use super::absent::Unsure;
 
+pub(in crate::server) use lists::Listed;
+
+mod lists;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +50,8 @@ pub(in crate::server) struct Peers {
     fresh: BTreeSet<NodeId>,
     /// Until when this node surely hears a majority of a new writer, should nothing more be heard.
     pub(super) fresh_until: Option<Instant>,
+    /// By which lists of nodes they go.
+    pub(super) lists: Lists,
     own_digests: BTreeMap<String, Digest>,
     own_word: Option<NodeWord>,
     /// Since when which node answers otherwise for which service, and for what share of the
@@ -93,6 +98,8 @@ pub struct NodeView {
     pub is_own: bool,
     /// It is heard.
     pub fresh: bool,
+    /// By which list of nodes it goes.
+    pub list: Listed,
     /// What it says of itself.
     pub word: Option<NodeWord>,
     /// The services that it answers otherwise than this one: since when, and for what share of
@@ -112,6 +119,7 @@ impl Peers {
             conditions: HashMap::new(),
             fresh: BTreeSet::new(),
             fresh_until: None,
+            lists: Lists::default(),
             own_digests: BTreeMap::new(),
             own_word: None,
             differing: BTreeMap::new(),
@@ -218,6 +226,7 @@ impl Peers {
                 name: member.name.clone(),
                 is_own,
                 fresh: is_own || self.fresh.contains(&node),
+                list: self.listed(node),
                 word: word.cloned(),
                 differs: differs.collect(),
             })
@@ -525,16 +534,20 @@ impl Control {
     }
 
     /// These other nodes are heard.
-    pub(super) fn see_peers(&mut self, fresh: BTreeSet<NodeId>, until: Option<Instant>) {
+    pub(super) fn see_peers(&mut self, hearing: Hearing) {
         let now = self.clock.now();
+        let Hearing { fresh, until, lists } = hearing;
         if let Some(peers) = &mut self.peers {
             if peers.fresh != fresh {
                 peers.fresh.clone_from(&fresh);
                 peers.unsure = Unsure::All;
             }
             peers.fresh_until = until;
+            let before = std::mem::replace(&mut peers.lists, lists);
+            self.tell_of_lists(&before);
         }
         self.monitor.handle_peers(now, fresh);
+        self.see_standing();
     }
 
     /// All nodes; none, if this one is alone.

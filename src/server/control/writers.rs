@@ -16,8 +16,8 @@ use crate::snapshot::Plan;
 use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
 use crate::time::Instant;
 
+use super::Control;
 use super::desk::see_kept;
-use super::{Control, Peers};
 
 /// What becomes of it.
 pub(in crate::server) enum Next {
@@ -47,6 +47,10 @@ pub struct WriterView {
     /// Why nothing more is known.
     pub problem: Option<String>,
 }
+
+/// Why no word of a writer counts.
+const UNLISTED: &str = "the list of nodes (`cluster.nodes`) is not agreed: too few nodes are known \
+                        to go by the same one; `ctl nodes` tells by which each goes";
 
 /// Operators who wait for etcd at once.
 const WISHES: usize = 8;
@@ -165,6 +169,12 @@ impl Control {
         others.map(|peers| peers.fresh_until.unwrap_or_default())
     }
 
+    /// Is there no list of nodes by which this one may count?
+    fn is_unlisted(&self) -> bool {
+        let others = self.peers.as_ref().filter(|peers| peers.are_many());
+        others.is_some_and(|peers| !peers.lists.is_agreed)
+    }
+
     fn tell_of_writers(&mut self, before: &Writers) {
         let plan = self.loaded.plan.clone();
         for (id, service) in plan.single_writers() {
@@ -246,6 +256,9 @@ impl Control {
             let wishes = self.writing.wishes.clone();
             return Ok(Next::Leased(wishes.ok_or("restart the node: `etcd` is new")?));
         }
+        if !naming.fenced && self.is_unlisted() {
+            return Err(format!("{UNLISTED}; say it elsewhere, or with `fenced`"));
+        }
         let before = self.writing.named.get(&found.name);
         let (now, heard) = (self.clock.now(), self.hears_until());
         Named::next(now, naming, found.ttl, before, (heard, FRESH)).map(Box::new).map(Next::Manual)
@@ -283,11 +296,24 @@ impl Control {
             let who = next.owner.clone();
             self.name_writer(service.to_owned(), next, who);
         }
-        let (now, others) = (self.clock.now(), self.peers.as_ref().map_or(0, Peers::needed));
-        let Some(ours) = self.writing.named.get_mut(service) else { return };
-        if ours.followed(now, (node, theirs), others) {
-            let ours = ours.clone();
-            self.keep_named(service, ours);
+        if let Some(ours) = self.writing.named.get_mut(service) {
+            ours.followed(node, theirs);
+        }
+        self.see_standing();
+    }
+
+    /// Looks which words stand from now on.
+    pub(super) fn see_standing(&mut self) {
+        let now = self.clock.now();
+        let Some(peers) = &self.peers else { return };
+        let mut standing = Vec::new();
+        for (service, named) in &mut self.writing.named {
+            if named.stand(now, &peers.lists.counting, peers.needed()) {
+                standing.push((service.clone(), named.clone()));
+            }
+        }
+        for (service, named) in standing {
+            self.keep_named(&service, named);
         }
     }
 
@@ -322,7 +348,10 @@ impl Control {
             let wanted = leased.and_then(|leased| leased.wanted.clone());
             let problem = self.writing.problems.get(&service.name).cloned();
             let unheard = named.filter(|of| !of.stands() && matches!(lease, Lease::Manual));
-            let unheard = unheard.map(|_| "too few nodes are known to have heard who is to write");
+            let unheard = unheard.map(|_| match self.is_unlisted() {
+                true => UNLISTED,
+                false => "too few nodes are known to have heard who is to write",
+            });
             Some(WriterView {
                 service: service.name.clone(),
                 leased: matches!(lease, Lease::Kept(_)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::super::control::NodeView;
+use super::super::control::{Listed, NodeView};
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
 use super::convergence::{Leaving, Model};
@@ -66,6 +66,9 @@ pub struct NodeStatus {
     pub own: bool,
     /// It is heard.
     pub heard: bool,
+    /// By which list of nodes it goes: the one that is `agreed`, the same as this node but `not
+    /// agreed` (or that is not known), or `another`.
+    pub list: String,
     /// Its version; none, if it has said nothing yet.
     pub version: Option<String>,
     /// Its generation: a count of its own.
@@ -297,6 +300,7 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         name: node.name.clone(),
         own: node.is_own,
         heard: node.fresh,
+        list: node.list.label().to_owned(),
         version: node.word.as_ref().map(|word| word.version.clone()),
         generation: node.word.as_ref().map(|word| word.generation),
         config: node.word.as_ref().map(|word| word.config.clone()),
@@ -339,6 +343,10 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
     }
     for node in view.nodes.iter().filter(|node| !node.fresh) {
         alarms.push(format!("the node {} is not heard", node.name));
+    }
+    for node in view.nodes.iter().filter(|node| node.list == Listed::Another) {
+        let what = "goes by another list of nodes (`cluster.nodes`) than this one";
+        alarms.push(format!("the node {} {what}", node.name));
     }
     if view.stale > 0 {
         let why = "their probes do not come back, or nobody tells their state";

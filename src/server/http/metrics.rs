@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::super::control::Listed;
 use super::super::exposure::Exposures;
 use super::super::handle::View;
 use super::convergence::Leaving;
@@ -147,16 +148,7 @@ pub(super) fn now(view: &View) -> String {
     let back = view.holds.all().count() - kept;
     let _fine = writeln!(out, "meridian_held_regions{{why=\"kept\"}} {kept}");
     let _fine = writeln!(out, "meridian_held_regions{{why=\"failback\"}} {back}");
-    head(&mut out, "meridian_nodes_heard", "Other nodes of the cluster that are heard");
-    let others = view.nodes.iter().filter(|node| !node.is_own);
-    let _fine =
-        writeln!(out, "meridian_nodes_heard {}", others.clone().filter(|node| node.fresh).count());
-    let name = "meridian_node_differs";
-    head(&mut out, name, "Services that a heard node answers otherwise than this one");
-    for node in others.filter(|node| node.fresh) {
-        let label = escaped(&node.name);
-        let _fine = writeln!(out, "{name}{{node=\"{label}\"}} {}", node.differs.len());
-    }
+    nodes(&mut out, view);
     writers(&mut out, view);
     arriving(&mut out, view);
     head(&mut out, "meridian_overrides", "Operators' words that stand");
@@ -178,6 +170,26 @@ pub(super) fn now(view: &View) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
     out
+}
+
+/// Who is heard, and who differs.
+fn nodes(out: &mut String, view: &View) {
+    head(out, "meridian_nodes_heard", "Other nodes of the cluster that are heard");
+    let others = view.nodes.iter().filter(|node| !node.is_own);
+    let _fine =
+        writeln!(out, "meridian_nodes_heard {}", others.clone().filter(|node| node.fresh).count());
+    let name = "meridian_node_differs";
+    head(out, name, "Services that a heard node answers otherwise than this one");
+    for node in others.clone().filter(|node| node.fresh) {
+        let label = escaped(&node.name);
+        let _fine = writeln!(out, "{name}{{node=\"{label}\"}} {}", node.differs.len());
+    }
+    let name = "meridian_node_list_differs";
+    head(out, name, "1 while a heard node goes by another list of nodes than this one");
+    for node in others.filter(|node| node.fresh) {
+        let is_other = u8::from(node.list == Listed::Another);
+        let _fine = writeln!(out, "{name}{{node=\"{}\"}} {is_other}", escaped(&node.name));
+    }
 }
 
 /// Which answers may be remembered, and who is expected where.

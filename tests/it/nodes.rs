@@ -1,0 +1,85 @@
+//! What nodes keep where operators name writers: their list, words, waits, however clocks and lists
+//! change.
+
+use std::net::SocketAddr;
+
+use crate::cluster::{KEY, udp_port};
+use crate::harness::{Meridian, own_address, wait_for, wait_until};
+
+const NAME: &str = "www.example.com";
+
+/// Nodes that name their writer by word, each with the list that it goes by.
+struct Nodes(Vec<(&'static str, SocketAddr)>);
+
+impl Nodes {
+    fn config(&self, name: &str, listed: &[&str]) -> String {
+        let all = self.0.iter().filter(|(name, _)| listed.contains(name));
+        let all: Vec<String> = all.map(|(name, at)| format!("{name}: \"{at}\"")).collect();
+        format!(
+            "node: {{ name: {name}, listen: \"127.0.0.1:0\", state: state }}
+http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
+cluster: {{ key: cluster.key, nodes: {{ {} }} }}
+regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web:
+    names: [{NAME}]
+    steer: single-writer
+    lease: manual
+    ttl: 2s
+    regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }}
+",
+            all.join(", ")
+        )
+    }
+
+    fn start(&self, name: &str, listed: &[&str]) -> Meridian {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("cluster.key"), KEY).unwrap();
+        Meridian::start(folder, &self.config(name, listed))
+    }
+}
+
+fn write(node: &Meridian, region: &str, more: &[&str]) -> (bool, String) {
+    let word = ["writer", "web", region, "--reason", "test", "--owner", "alice"];
+    node.ctl(&[&word[..], more].concat())
+}
+
+#[test]
+fn a_cluster_that_grows_by_two_nodes_at_once_has_one_writer() {
+    const OLD: [&str; 3] = ["ns1", "ns2", "ns3"];
+    const NEW: [&str; 5] = ["ns1", "ns2", "ns3", "ns10", "ns11"];
+    let nodes = Nodes(NEW.map(|name| (name, udp_port(own_address()))).to_vec());
+    let [ns1, ns2, ns3] = OLD.map(|name| nodes.start(name, &OLD));
+    let answers =
+        |of: &[&Meridian]| of.iter().map(|node| node.addresses(NAME).join(" ")).collect::<Vec<_>>();
+    wait_for("a word", || write(&ns1, "us", &["--fenced"]).0.then_some(()));
+    wait_until(&vec!["192.0.2.1".to_owned(); 3], || answers(&[&ns1, &ns2, &ns3]));
+
+    // Three of five have the new list, and two of three the old one.
+    let ns3 = ns3.restart_with(&nodes.config("ns3", &NEW));
+    let [ns10, ns11] = ["ns10", "ns11"].map(|name| nodes.start(name, &NEW));
+    wait_until(&2.0, || ns10.metric("meridian_nodes_heard"));
+    let (fine, told) = write(&ns10, "eu", &[]);
+    assert!(!fine && told.contains("the list of nodes (`cluster.nodes`) is not agreed"), "{told}");
+    wait_until(&1.0, || ns1.metric("meridian_node_list_differs{node=\"ns3\"}"));
+    let is_told = |node: &Meridian, of: &str, what: &str| {
+        let (_, told) = node.ctl(&["nodes"]);
+        assert!(told.lines().any(|line| line.starts_with(of) && line.contains(what)), "{told}");
+    };
+    is_told(&ns1, "ns3: heard", "ANOTHER LIST OF NODES");
+    is_told(&ns10, "ns10: this node", "ITS LIST OF NODES IS NOT AGREED");
+    assert_eq!(answers(&[&ns3, &ns10, &ns11]), ["", "", ""]);
+    wait_until(&vec!["192.0.2.1".to_owned(); 2], || answers(&[&ns1, &ns2]));
+
+    // Most of the old ones have left their list.
+    let ns2 = ns2.restart_with(&nodes.config("ns2", &NEW));
+    wait_until(&vec!["192.0.2.1".to_owned(); 4], || answers(&[&ns2, &ns3, &ns10, &ns11]));
+    wait_until(&vec![String::new()], || answers(&[&ns1]));
+    let ns1 = ns1.restart_with(&nodes.config("ns1", &NEW));
+    let all = [&ns1, &ns2, &ns3, &ns10, &ns11];
+    wait_until(&vec!["192.0.2.1".to_owned(); 5], || answers(&all));
+    let (fine, told) = write(&ns10, "eu", &[]);
+    assert!(fine, "{told}");
+    wait_until(&vec!["192.0.2.2".to_owned(); 5], || answers(&all));
+}
