@@ -2,12 +2,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::time::Instant;
 
-/// Counts monotonic time from a moment on the wall clock, so that it never goes back.
+/// Counts the time since the machine was booted from a moment on the wall clock, so that it never
+/// goes back, and goes on while the machine is suspended: what ends meanwhile has ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
-    started: std::time::Instant,
+    started: Duration,
     epoch: Duration,
 }
 
@@ -16,17 +19,55 @@ impl Clock {
     /// A clock that starts now.
     pub(super) fn start() -> Self {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { started: std::time::Instant::now(), epoch }
+        Self { started: since_boot(), epoch }
     }
 
     /// Now.
     pub(super) fn now(&self) -> Instant {
-        Instant::default() + self.epoch + self.started.elapsed()
+        Instant::default() + self.epoch + since_boot().saturating_sub(self.started)
     }
 
     /// The same moment on tokio's clock.
     pub(super) fn on_tokio(&self, moment: Instant) -> tokio::time::Instant {
-        let since_start = moment.since(Instant::default() + self.epoch);
-        tokio::time::Instant::from_std(self.started + since_start)
+        tokio::time::Instant::now() + moment.since(self.now())
+    }
+}
+
+/// How long ago the machine was booted, also while it was suspended (`clock_gettime(2)`), which the
+/// standard library's clock leaves out.
+fn since_boot() -> Duration {
+    let read = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(read.tv_sec), u32::try_from(read.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::read_to_string;
+    use std::process::Command;
+
+    use super::*;
+
+    const INNER: &str = "server::clock::tests::it_counts_from_the_boot";
+
+    /// In a time namespace whose boot was long ago, the clock that stands still while a machine is
+    /// suspended and the one that does not are far apart.
+    #[test]
+    fn time_goes_on_while_the_machine_is_suspended() {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--time", "--boottime", "1000000", "--fork"]);
+        command.arg(std::env::current_exe().unwrap()).args(["--exact", INNER, "--ignored"]);
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{output:?}");
+    }
+
+    #[test]
+    #[ignore = "run by the one above"]
+    fn it_counts_from_the_boot() {
+        let uptime = read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let ours = Clock::start().started.as_secs_f64();
+        assert!(uptime > 1e6 && (ours - uptime).abs() < 60.0, "{ours} {uptime}");
     }
 }

@@ -154,7 +154,7 @@ impl Node {
             writing: Writers::default(),
             monitor,
         };
-        kept.named.into_iter().for_each(|named| node.follow(named));
+        kept.named.into_iter().for_each(|named| node.follow(named.recalled(now)));
         for (region, (since, word)) in kept.words {
             let said = word.map(|of| (of.word, of.ramp));
             node.say(since, region, said);
@@ -324,11 +324,14 @@ impl Node {
     }
 
     /// Finds out who writes, if that is what operators said.
-    fn follow_named(&mut self) {
+    fn follow_named(&mut self, now: Instant) {
         let plan = self.snapshot.plan();
         let Some(service) = plan.services.get(self.service.index()) else { return };
         if !matches!(service.policy, Policy::SingleWriter(_, Lease::Manual)) {
             return;
+        }
+        if let Some(named) = &mut self.named {
+            named.end_wait(now);
         }
         // Who has heard nobody hears nobody, from the beginning of time.
         let heard = (self.places.len() > 1).then(|| self.hears_until.unwrap_or_default());
@@ -462,7 +465,7 @@ impl Node {
             self.holds.measure(self.traffic(clients));
         }
         affected.extend(self.holds.follow(now, &plan.services, which, self.monitor.table()));
-        self.follow_named();
+        self.follow_named(now);
         let in_force = self.overrides.at(now);
         let is_isolated = self.monitor.is_isolated();
         let writing = self.writers.at(now);

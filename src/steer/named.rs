@@ -81,8 +81,8 @@ pub struct Named {
     pub reason: String,
     /// Who said so.
     pub owner: String,
-    /// From when on it is answered here: the wait, counted from when it stood; `None`: too few
-    /// nodes are known to follow it.
+    /// From when on it is answered here: the wait, counted from when it stood; 0: that is over;
+    /// `None`: too few nodes are known to follow it.
     #[serde(default)]
     from: Option<u64>,
     /// Which other nodes are known to follow it.
@@ -128,9 +128,30 @@ impl Named {
     /// How much is left at `now` of the wait.
     fn left(&self, now: Instant) -> Duration {
         match self.from {
-            Some(from) => Instant::from_nanos(from).since(now),
-            None => Duration::from_millis(self.wait),
+            Some(from) => Instant::from_nanos(from).since(now).min(self.wait()),
+            None => self.wait(),
         }
+    }
+
+    fn wait(&self) -> Duration {
+        Duration::from_millis(self.wait)
+    }
+
+    /// What a process makes of it at its start, at `now`, that finds it on its disk. Between two
+    /// processes there is no clock to count by: a wait that was not over begins anew.
+    #[must_use]
+    pub fn recalled(self, now: Instant) -> Self {
+        let begun = self.from.filter(|from| *from > 0).map(|_| (now + self.wait()).as_nanos());
+        Self { from: begun.or(self.from), ..self }
+    }
+
+    /// Is the wait over, and was not known to be? Then that is to be kept.
+    pub fn end_wait(&mut self, now: Instant) -> bool {
+        let is_over = self.from.is_some_and(|from| from > 0 && Instant::from_nanos(from) <= now);
+        if is_over {
+            self.from = Some(0);
+        }
+        is_over
     }
 
     /// What counts from now on, when this is heard where `ours` counts; `None`: ours does.
@@ -171,7 +192,7 @@ impl Named {
         if self.from.is_some() || self.followers.intersection(counts).count() < others {
             return false;
         }
-        self.from = Some((now + Duration::from_millis(self.wait)).as_nanos());
+        self.from = Some((now + self.wait()).as_nanos());
         true
     }
 
@@ -277,6 +298,24 @@ mod tests {
         let one = said(now, "eu", 5, Some(&long));
         let none = said(now, "us", 5, None).heard(Some(&Named { epoch: 1, ..one })).unwrap();
         assert_eq!((&none.region, none.epoch, none.wait), (&None, 2, 62_700));
+    }
+
+    #[test]
+    fn a_wait_that_was_not_over_begins_anew_with_another_process_whatever_its_clock_says() {
+        let now = Instant::from_nanos(1 << 60);
+        let mut word = said(now, "us", 60, None);
+        word.followed(node(1), &word.clone());
+        assert!(word.stand(now, &[node(1)].into(), 1) && !word.end_wait(now + SECOND * 62));
+        for clock in [now, now + SECOND * 3600, now - SECOND * 86_400] {
+            let again = word.clone().recalled(clock);
+            assert_eq!(from(&again), Some(clock + Duration::from_millis(62_700)));
+        }
+        // A clock that was a day ahead makes nobody wait for a day.
+        assert_eq!(word.left(now - SECOND * 86_400), Duration::from_millis(62_700));
+        assert!(word.end_wait(now + SECOND * 63) && !word.end_wait(now + SECOND * 63));
+        let again = word.recalled(now - SECOND * 86_400);
+        assert_eq!(from(&again), Some(Instant::default()));
+        assert!(!said(now, "us", 60, None).recalled(now).stands());
     }
 
     #[test]

@@ -83,3 +83,47 @@ fn a_cluster_that_grows_by_two_nodes_at_once_has_one_writer() {
     assert!(fine, "{told}");
     wait_until(&vec!["192.0.2.2".to_owned(); 5], || answers(&all));
 }
+
+/// A node alone, with this service.
+fn alone(service: &str, more: &str) -> String {
+    format!(
+        "node: {{ name: test, listen: \"127.0.0.1:0\", state: state }}
+http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
+regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  api: {{ names: [api.example.com], regions: {{ us: 192.0.2.3 }} }}
+{service}{more}"
+    )
+}
+
+fn web(lease: &str, ttl: &str) -> String {
+    format!(
+        "  web: {{ names: [{NAME}], steer: single-writer, order: [eu, us], lease: {lease}, \
+         ttl: {ttl}, regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }} }}\n"
+    )
+}
+
+#[test]
+fn a_wait_that_was_not_over_begins_anew_whatever_the_clock_said() {
+    let config = alone(&web("manual", "60s"), "");
+    for skew in ["-1h", "+1d"] {
+        let server = Meridian::start_at(skew, tempfile::tempdir().unwrap(), &config);
+        assert!(write(&server, "us", &["--fenced"]).0);
+        assert_eq!(server.addresses(NAME), ["192.0.2.1"]);
+        assert!(write(&server, "eu", &[]).0);
+        assert_eq!(server.addresses(NAME).len(), 0);
+        // The clock is put right.
+        let server = server.restart();
+        let told = server.status()["writers"][0].clone();
+        assert_eq!((server.addresses(NAME).len(), &told["wanted"]), (0, &"eu".into()), "{skew}");
+        let next: jiff::Timestamp = told["next_from"].as_str().unwrap().parse().unwrap();
+        let wait = next.duration_since(jiff::Timestamp::now()).as_secs();
+        assert!((30..=63).contains(&wait), "{skew}: {wait} s");
+        // What is over stays so.
+        assert!(write(&server, "us", &["--fenced"]).0);
+        wait_until(&"192.0.2.1".to_owned(), || server.addresses(NAME).join(" "));
+        let server = server.restart();
+        wait_until(&"192.0.2.1".to_owned(), || server.addresses(NAME).join(" "));
+    }
+}

@@ -196,7 +196,7 @@ impl Control {
             in_force,
             is_isolated: false,
             holds,
-            writing: Writing::new(recalled.named),
+            writing: Writing::recalled(now, recalled.named),
             absent: Absents::new(),
             begun: Begun::new(),
             sample: handle.sample.clone(),

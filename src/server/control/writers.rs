@@ -74,8 +74,10 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub(super) fn new(named: BTreeMap<String, Named>) -> Self {
-        Self { named, ..Self::default() }
+    /// What an earlier process kept, at `now`.
+    pub(super) fn recalled(now: Instant, named: BTreeMap<String, Named>) -> Self {
+        let named = named.into_iter().map(|(service, of)| (service, of.recalled(now)));
+        Self { named: named.collect(), ..Self::default() }
     }
 
     /// These services were decided anew, or all.
@@ -132,6 +134,14 @@ impl Control {
         let in_force = self.writing.all.at(now);
         let before = std::mem::replace(&mut self.writing.in_force, in_force);
         let is_other = |id: &ServiceId| before.of(*id) != self.writing.in_force.of(*id);
+        let named = self.writing.named.iter_mut();
+        let waited = named.filter_map(|(service, named)| {
+            named.end_wait(now).then(|| (service.clone(), named.clone()))
+        });
+        let waited: Vec<_> = waited.collect();
+        for (service, named) in waited {
+            self.keep_named(&service, named);
+        }
         let changed: Vec<ServiceId> =
             plan.single_writers().map(|(id, _)| id).filter(is_other).collect();
         if !changed.is_empty() {
@@ -317,7 +327,7 @@ impl Control {
         }
     }
 
-    /// Keeps what another node told, or that a word stands.
+    /// Keeps what another node told, that a word stands, or that its wait is over.
     fn keep_named(&self, service: &str, named: Named) {
         see_kept("who is to write", self.store.name(service.to_owned(), named));
     }
