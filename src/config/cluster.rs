@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Target;
+use super::node::Node;
 use super::places::Regions;
 use super::read::{At, Problems};
 use super::yaml::Value;
 use crate::health::{Electorate, Panel, Rule, Vantage, WhenIsolated, vantages};
 use crate::ids::NodeId;
+use crate::steer::{Lease, Policy, Service};
 
 /// The nodes that decide together, this one among them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,14 +66,14 @@ const VANTAGES: usize = 5;
 /// More nodes than this need another protocol: each speaks with each.
 pub(crate) const MOST_NODES: usize = 32;
 
-/// `cluster`, for the node called `name`.
+/// `cluster`, for this node, with these services.
 pub(super) fn read(
     at: Option<At<'_>>,
-    name: &str,
-    regions: &Regions,
+    node: &Node,
+    (regions, services): (&Regions, &[Service]),
     problems: &mut Problems,
 ) -> Option<Cluster> {
-    let at = at?;
+    let (at, name) = (at?, &node.name);
     let mut fields = at.fields(problems)?;
     let key = fields.need("key", problems);
     let key = key.and_then(|at| at.text("the path of a file", problems)).map(PathBuf::from);
@@ -98,7 +100,10 @@ pub(super) fn read(
         let what = format!("{} nodes; at most {MOST_NODES} decide together", nodes.len());
         problems.error(named.place(), &named.key, what);
     }
-    let Some(row) = nodes.iter().position(|node| node.name == name) else {
+    if node.state.is_none() && nodes.len() > 1 {
+        stateless(&at, services, problems);
+    }
+    let Some(row) = nodes.iter().position(|node| node.name == *name) else {
         let what = format!("this node, {name} (`node.name`), is not among them");
         problems.error(named.place(), &named.key, what);
         return None;
@@ -120,6 +125,20 @@ pub(super) fn read(
         nodes,
         vantages: vantages.and_then(|count| usize::try_from(count).ok()).unwrap_or(VANTAGES),
     })
+}
+
+/// A node without a disk: where operators name writers it can be no part of a majority, as it would
+/// forget with its end whom it followed.
+fn stateless(at: &At<'_>, services: &[Service], problems: &mut Problems) {
+    let is_manual = |of: &&Service| matches!(of.policy, Policy::SingleWriter(_, Lease::Manual));
+    if let Some(service) = services.iter().find(is_manual) {
+        let what = format!(
+            "the service {} has `lease: manual`, where nodes count each other's word of who writes \
+             only once it is on disk; set `node.state`",
+            service.name
+        );
+        problems.error(at.place(), &at.key, what);
+    }
 }
 
 /// A node: its address, or a map with it.

@@ -288,7 +288,7 @@ fn compile(
     let zones = Arc::new(zones.finish(problems));
     let (node, identity) = node?;
     let has_cluster = cluster.is_some();
-    let cluster = cluster::read(cluster, &node.name, &regions, problems);
+    let cluster = cluster::read(cluster, &node, (&regions, &services.list), problems);
     if has_cluster && cluster.is_none() {
         return None;
     }

@@ -61,6 +61,8 @@ pub(super) enum Request {
     NextWriter(Naming, oneshot::Sender<Result<Next, String>>),
     /// Follow what is on disk, on whose behalf.
     NameWriter(String, Box<Named>, String, oneshot::Sender<()>),
+    /// Who is to write for a service, as other nodes told, is on disk; or could not be kept.
+    KeptWriter(String, Box<Named>, bool),
     /// Let a service's region back that waits for an operator: who says so, and why.
     Release(Subject, String, String, oneshot::Sender<Result<(), Unheard>>),
     /// Tell when the first verdicts are in that come by this node's own probes.

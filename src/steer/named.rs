@@ -175,7 +175,8 @@ impl Named {
         }
     }
 
-    fn is_same(&self, other: &Self) -> bool {
+    /// Are they one word?
+    pub fn is_same(&self, other: &Self) -> bool {
         (self.epoch, &self.region) == (other.epoch, &other.region)
     }
 

@@ -3,6 +3,8 @@
 
 use std::net::SocketAddr;
 
+use rusqlite::Connection;
+
 use crate::cluster::{KEY, udp_port};
 use crate::harness::{Meridian, own_address, wait_for, wait_until};
 
@@ -126,4 +128,35 @@ fn a_wait_that_was_not_over_begins_anew_whatever_the_clock_said() {
         let server = server.restart();
         wait_until(&"192.0.2.1".to_owned(), || server.addresses(NAME).join(" "));
     }
+}
+
+#[test]
+fn who_cannot_keep_a_word_follows_it_and_counts_for_none() {
+    const LIST: [&str; 3] = ["ns1", "ns2", "ns3"];
+    let nodes = Nodes(LIST.map(|name| (name, udp_port(own_address()))).to_vec());
+    let [ns1, mut ns2, ns3] = LIST.map(|name| nodes.start(name, &LIST));
+    wait_for("a word", || write(&ns1, "us", &["--fenced"]).0.then_some(()));
+    for node in [&ns1, &ns2, &ns3] {
+        wait_until(&"192.0.2.1".to_owned(), || node.addresses(NAME).join(" "));
+    }
+    ns2.process.kill();
+    wait_until(&1.0, || ns1.metric("meridian_nodes_heard"));
+    let database = Connection::open(ns3.path("state/meridian.db")).unwrap();
+    wait_for("the database", || database.execute_batch("BEGIN IMMEDIATE").ok());
+    let lost = ns3.metric("meridian_state_lost_total");
+    assert!(write(&ns1, "eu", &[]).0);
+    // The old one is answered no more at once.
+    wait_until(&String::new(), || ns3.addresses(NAME).join(" "));
+    wait_for("what is lost", || (ns3.metric("meridian_state_lost_total") > lost).then_some(()));
+    let told = |node: &Meridian| node.ctl(&["writers"]).1;
+    assert!(told(&ns1).contains("too few nodes are known to have heard"), "{}", told(&ns1));
+    assert!(told(&ns3).contains("could not be written to `node.state` yet"), "{}", told(&ns3));
+    drop(database);
+    for node in [&ns1, &ns3] {
+        wait_until(&"192.0.2.2".to_owned(), || node.addresses(NAME).join(" "));
+    }
+    // It is known after a start, also to who has nobody to ask.
+    drop(ns1);
+    let ns3 = ns3.restart();
+    assert!(told(&ns3).contains("eu is wanted"), "{}", told(&ns3));
 }

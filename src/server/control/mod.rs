@@ -407,6 +407,9 @@ impl Control {
                 self.heed(Vec::new());
                 let _gone = reply.send(());
             }
+            Request::KeptWriter(service, named, is_kept) => {
+                self.kept_writer(service, &named, is_kept);
+            }
             Request::Agreed(node, why) => self.tell_agreed(node, why),
             Request::Heard(heard) => self.hear(heard),
             Request::Peers(hearing) => self.see_peers(hearing),

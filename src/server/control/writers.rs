@@ -1,16 +1,19 @@
 //! Which region of a service writes, where one at a time may: what operators said, or what the
 //! leases in etcd tell.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
+use metrics::counter;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 use tracing::warn;
 
 use crate::cluster::{FRESH, WRITER};
 use crate::config::Config;
 use crate::ids::{NodeId, RegionId, ServiceId};
 use crate::server::etcd::{Gateway, Leases, Wish};
-use crate::server::handle::Handle;
+use crate::server::handle::{Handle, Request};
 use crate::server::history::{Kind, Level};
 use crate::snapshot::Plan;
 use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
@@ -52,6 +55,11 @@ pub struct WriterView {
 const UNLISTED: &str = "the list of nodes (`cluster.nodes`) is not agreed: too few nodes are known \
                         to go by the same one; `ctl nodes` tells by which each goes";
 
+const UNKEPT: &str = "who is to write could not be written to `node.state` yet";
+
+/// After how long it is tried again to keep a word.
+const KEEP_AGAIN: Duration = Duration::from_secs(1);
+
 /// Operators who wait for etcd at once.
 const WISHES: usize = 8;
 
@@ -59,6 +67,8 @@ const WISHES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Writing {
     named: BTreeMap<String, Named>,
+    /// The services of which this is not on disk yet.
+    unkept: BTreeSet<String>,
     leased: HashMap<String, Leased>,
     problems: HashMap<String, String>,
     contests: Option<watch::Sender<Vec<Contest>>>,
@@ -280,10 +290,8 @@ impl Control {
         let region = named.region.clone().unwrap_or_else(|| "nobody".to_owned());
         let told = (service.clone(), format!("{region} is to write, epoch {}", named.epoch));
         let why = (named.reason.clone(), who);
-        if let Some(peers) = &self.peers {
-            peers.say(format!("{WRITER}{service}"), serde_json::to_string(&named).ok());
-        }
-        self.writing.named.insert(service, named);
+        self.writing.named.insert(service.clone(), named);
+        self.tell_writer(&service);
         self.tell(Level::Warn, Kind::Override, told, why, None);
     }
 
@@ -291,20 +299,61 @@ impl Control {
     pub(super) fn name_writer_here(&mut self, service: String, named: Named, who: String) {
         let ours = self.writing.named.get(&service);
         if ours.is_none_or(|ours| ours.epoch < named.epoch) {
+            self.writing.unkept.remove(&service);
             return self.name_writer(service, named, who);
         }
         if let Some(next) = named.heard(ours) {
-            self.keep_named(&service, next.clone());
-            self.name_writer(service, next, who);
+            self.take_writer(service, next, who);
         }
+    }
+
+    /// Follows a word that is not on disk yet. Others are told when it is: who forgot it at its
+    /// next start would follow the one before again, and is no part of a majority.
+    fn take_writer(&mut self, service: String, named: Named, who: String) {
+        self.writing.unkept.insert(service.clone());
+        self.keep_taken(service.clone(), named.clone(), true);
+        self.name_writer(service, named, who);
+    }
+
+    /// Keeps such a word; if that fails, it is tried again.
+    fn keep_taken(&self, service: String, named: Named, is_first: bool) {
+        let kept = self.store.name(service.clone(), named.clone());
+        let requests = self.requests_to_self.clone();
+        tokio::spawn(async move {
+            let kept = kept.await;
+            if let Err(error) = &kept {
+                if is_first {
+                    counter!("meridian_state_lost_total").increment(1);
+                    warn!(error, service, "who is to write could not be kept; it is tried again");
+                }
+                sleep(KEEP_AGAIN).await;
+            }
+            if let Some(requests) = requests.upgrade() {
+                let request = Request::KeptWriter(service, Box::new(named), kept.is_ok());
+                // Nobody is left to be told when the server ends.
+                let _gone = requests.send(request).await;
+            }
+        });
+    }
+
+    /// A word is on disk, or could not be kept.
+    pub(super) fn kept_writer(&mut self, service: String, named: &Named, is_kept: bool) {
+        let ours = self.writing.named.get(&service).filter(|ours| ours.is_same(named));
+        // If there is another one since, that one is on its way itself.
+        let Some(ours) = ours.filter(|_| self.writing.unkept.contains(&service)) else { return };
+        if !is_kept {
+            return self.keep_taken(service, ours.clone(), false);
+        }
+        self.writing.unkept.remove(&service);
+        self.tell_writer(&service);
+        self.see_standing();
     }
 
     /// Another node was told, or has heard, who is to write.
     pub(super) fn hear_writer(&mut self, node: NodeId, service: &str, theirs: &Named) {
         if let Some(next) = theirs.clone().heard(self.writing.named.get(service)) {
-            self.keep_named(service, next.clone());
             let who = next.owner.clone();
-            self.name_writer(service.to_owned(), next, who);
+            self.take_writer(service.to_owned(), next, who);
         }
         if let Some(ours) = self.writing.named.get_mut(service) {
             ours.followed(node, theirs);
@@ -317,7 +366,8 @@ impl Control {
         let now = self.clock.now();
         let Some(peers) = &self.peers else { return };
         let mut standing = Vec::new();
-        for (service, named) in &mut self.writing.named {
+        let Writing { named, unkept, .. } = &mut self.writing;
+        for (service, named) in named.iter_mut().filter(|(service, _)| !unkept.contains(*service)) {
             if named.stand(now, &peers.lists.counting, peers.needed()) {
                 standing.push((service.clone(), named.clone()));
             }
@@ -327,7 +377,7 @@ impl Control {
         }
     }
 
-    /// Keeps what another node told, that a word stands, or that its wait is over.
+    /// Keeps that a word stands, or that its wait is over.
     fn keep_named(&self, service: &str, named: Named) {
         see_kept("who is to write", self.store.name(service.to_owned(), named));
     }
@@ -339,9 +389,17 @@ impl Control {
 
     /// Tells other nodes what operators said of writers.
     pub(super) fn tell_named(&self) {
+        self.writing.named.keys().for_each(|service| self.tell_writer(service));
+    }
+
+    /// Tells other nodes whom this one follows, once that is on disk: until then it is no part of a
+    /// majority.
+    fn tell_writer(&self, service: &str) {
         let Some(peers) = &self.peers else { return };
-        for (service, named) in &self.writing.named {
-            peers.say(format!("{WRITER}{service}"), serde_json::to_string(named).ok());
+        let named = self.writing.named.get(service);
+        if !self.writing.unkept.contains(service) {
+            let word = named.and_then(|named| serde_json::to_string(named).ok());
+            peers.say(format!("{WRITER}{service}"), word);
         }
     }
 
@@ -358,9 +416,13 @@ impl Control {
             let wanted = leased.and_then(|leased| leased.wanted.clone());
             let problem = self.writing.problems.get(&service.name).cloned();
             let unheard = named.filter(|of| !of.stands() && matches!(lease, Lease::Manual));
-            let unheard = unheard.map(|_| match self.is_unlisted() {
-                true => UNLISTED,
-                false => "too few nodes are known to have heard who is to write",
+            let unheard = unheard.map(|_| {
+                let is_unkept = self.writing.unkept.contains(&service.name);
+                match (is_unkept, self.is_unlisted()) {
+                    (true, _) => UNKEPT,
+                    (_, true) => UNLISTED,
+                    _ => "too few nodes are known to have heard who is to write",
+                }
             });
             Some(WriterView {
                 service: service.name.clone(),
