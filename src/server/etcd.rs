@@ -371,7 +371,7 @@ impl Gateway {
     ) -> Result<Option<(Written, Duration)>, String> {
         let seconds = contest.lease.as_secs().max(1).to_string();
         let granted: Granted = self.ask("lease/grant", &json!({ "TTL": seconds })).await?;
-        let epoch = found.last.as_ref().map_or(0, |last| last.epoch) + 1;
+        let epoch = contest.next_epoch(found);
         let written = Written { region: region.to_owned(), epoch, ttl: contest.ttl.as_secs() };
         let value = serde_json::to_string(&written).map_err(|error| error.to_string())?;
         let value = BASE64_STANDARD.encode(value);

@@ -216,7 +216,7 @@ impl Store {
     }
 
     fn name(&mut self, now: Instant, contest: &Contest, region: String) {
-        let epoch = self.found.last.as_ref().map_or(0, |last| last.epoch) + 1;
+        let epoch = contest.next_epoch(&self.found);
         let written = Written { region: region.clone(), epoch, ttl: contest.ttl.as_secs() };
         let revision = self.found.revision + 1;
         self.lease = (now + contest.lease, contest.lease);

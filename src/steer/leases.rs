@@ -54,9 +54,25 @@ pub struct Contest {
     pub renews: Vec<String>,
     /// Whether this node may name the next one.
     pub may_name: bool,
+    /// The last writer that is known otherwise than by the store: its epoch, and how long its
+    /// answers may be remembered.
+    pub before: Option<(u64, Ttl)>,
 }
 
 impl Contest {
+    /// The epoch of the one after all that are known.
+    pub fn next_epoch(&self, found: &Found) -> u64 {
+        let last = found.last.as_ref().map_or(0, |last| last.epoch);
+        last.max(self.before.map_or(0, |(epoch, _)| epoch)) + 1
+    }
+
+    /// How long the answers of the last one may be remembered.
+    fn remembered(&self, found: &Found) -> Option<Duration> {
+        let epoch = found.last.as_ref().map_or(0, |last| last.epoch);
+        let before = self.before.filter(|(known, _)| *known > epoch).map(|(_, ttl)| ttl.duration());
+        before.max(found.last.as_ref().map(|last| Duration::from_secs(u64::from(last.ttl))))
+    }
+
     /// A service as a node sees it by these facts, with the names of regions and whether it renews
     /// for them; `None`: no lease decides who writes.
     pub fn of(
@@ -81,6 +97,7 @@ impl Contest {
             next: candidates.next().filter(|of| well(**of)).and_then(|of| name(*of)),
             renews: named(renews),
             may_name,
+            before: None,
         })
     }
 }
@@ -183,8 +200,7 @@ impl Vacancy {
         // If there was another one meanwhile, it begins anew.
         let known = self.0.filter(|(revision, _)| *revision == found.revision);
         let (_, gone) = *self.0.insert(known.unwrap_or((found.revision, now)));
-        let ttl = found.last.as_ref().map(|last| Duration::from_secs(u64::from(last.ttl)));
-        let free_from = gone + ttl.map_or(Duration::ZERO, with_drift);
+        let free_from = gone + contest.remembered(found).map_or(Duration::ZERO, with_drift);
         let is_free = contest.may_name && now >= free_from;
         let wish = wanted.filter(|wanted| contest.eligible.contains(wanted));
         let next = wish.or(contest.next.as_ref()).filter(|_| is_free);

@@ -125,6 +125,26 @@ impl Named {
         })
     }
 
+    /// Nobody, after the writer of this epoch, whose answers may be remembered for so long, which a
+    /// lease had made one.
+    pub fn after_lease(epoch: u64, ttl: Ttl) -> Self {
+        Self {
+            region: None,
+            epoch,
+            ttl: ttl.as_secs(),
+            wait: 0,
+            reason: String::new(),
+            owner: String::new(),
+            from: Some(0),
+            followers: BTreeSet::new(),
+        }
+    }
+
+    /// The epoch, and how long answers may be remembered: what comes next by a lease comes after.
+    pub fn end(&self) -> (u64, Ttl) {
+        (self.epoch, Ttl::from_secs(self.ttl))
+    }
+
     /// How much is left at `now` of the wait.
     fn left(&self, now: Instant) -> Duration {
         match self.from {

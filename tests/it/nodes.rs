@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use crate::cluster::{KEY, udp_port};
 use crate::harness::{Meridian, own_address, wait_for, wait_until};
+use crate::writers::{Etcd, epoch};
 
 const NAME: &str = "www.example.com";
 
@@ -159,4 +160,44 @@ fn who_cannot_keep_a_word_follows_it_and_counts_for_none() {
     drop(ns1);
     let ns3 = ns3.restart();
     assert!(told(&ns3).contains("eu is wanted"), "{}", told(&ns3));
+}
+
+#[test]
+fn who_decides_on_a_writer_changes_only_where_there_is_none() {
+    let etcd = Etcd::start();
+    let more = format!("etcd: {{ endpoints: [\"{}\"] }}\nretired: [{NAME}]\n", etcd.url);
+    let config = |service: &str| alone(service, &more);
+    let server = Meridian::start(tempfile::tempdir().unwrap(), &config(&web("manual", "2s")));
+    assert!(write(&server, "us", &["--fenced"]).0);
+    let answer = || server.addresses(NAME).join(" ");
+    let refused = || server.metric("meridian_reload_refused{what=\"configuration\"}");
+    let reload = |service: &str| {
+        let before = server.logged("reloaded") + server.logged("reload refused");
+        server.write("meridian.yaml", config(service).as_bytes());
+        server.process.signal("HUP");
+        wait_for("a reload", || {
+            let now = server.logged("reloaded") + server.logged("reload refused");
+            (now > before).then_some(())
+        });
+    };
+    reload(&web("3s", "2s"));
+    assert_eq!((refused(), answer()), (1.0, "192.0.2.1".to_owned()));
+    let (_, told) = server.ctl(&["history", "--kind", "reload"]);
+    assert!(told.contains("take web out on all nodes"), "{told}");
+
+    reload("");
+    assert_eq!((refused(), answer()), (0.0, String::new()));
+    reload(&web("3s", "2s"));
+    wait_until(&"192.0.2.2".to_owned(), answer);
+    assert_eq!(epoch(&server), "epoch=2 region=eu");
+
+    reload(&web("manual", "2s"));
+    assert_eq!((refused(), answer()), (1.0, "192.0.2.2".to_owned()));
+    reload("");
+    reload(&web("manual", "2s"));
+    assert_eq!((refused(), answer()), (0.0, String::new()));
+    assert!(write(&server, "us", &[]).0);
+    assert_eq!(answer(), "", "what the lease had answered may be remembered");
+    wait_until(&"192.0.2.1".to_owned(), answer);
+    assert_eq!(epoch(&server), "epoch=3 region=us");
 }

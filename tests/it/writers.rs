@@ -20,7 +20,7 @@ use crate::harness::{
 const NAME: &str = "www.example.com";
 
 /// What the name that tells the epoch says.
-fn epoch(server: &Meridian) -> String {
+pub(crate) fn epoch(server: &Meridian) -> String {
     let answer = ask(server.dns, "_epoch.www.example.com", RecordType::TXT, None);
     let texts = answer.answers.iter().filter_map(|record| match &record.data {
         RData::TXT(text) => Some(text.txt_data.iter()),

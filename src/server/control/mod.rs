@@ -470,7 +470,7 @@ impl Control {
 
     /// Serves `loaded` from now on, unless something is lost in it.
     fn apply(&mut self, loaded: Loaded) -> Result<(), Refused> {
-        let problems = self.lost_in(&loaded);
+        let problems = [self.lost_in(&loaded), self.parted_in(&loaded)].concat();
         if !problems.is_empty() {
             return Err(Refused { what: What::Configuration, problems });
         }

@@ -482,6 +482,7 @@ impl Control {
                         Ok(named) => self.hear_writer(node, service, &named),
                         Err(_) => warn!(service, "a word of another node makes no sense"),
                     },
+                    (Some(("e", service)), None) => self.lose_follower(node, service),
                     (None, Some(value)) if key == "n" => {
                         if let Ok(word) = serde_json::from_str(&value) {
                             peers.learn(node, word);

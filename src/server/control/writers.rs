@@ -10,11 +10,12 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::cluster::{FRESH, WRITER};
-use crate::config::Config;
+use crate::config::{Config, Problem};
 use crate::ids::{NodeId, RegionId, ServiceId};
 use crate::server::etcd::{Gateway, Leases, Wish};
 use crate::server::handle::{Handle, Request};
 use crate::server::history::{Kind, Level};
+use crate::server::load::Loaded;
 use crate::snapshot::Plan;
 use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
 use crate::time::Instant;
@@ -208,6 +209,7 @@ impl Control {
                 None => (Level::Error, "no region writes".to_owned()),
             };
             let named = self.writing.named.get(&service.name);
+            let named = named.filter(|_| lease_of(service) == Some(false));
             let why = match self.writing.problems.get(&service.name) {
                 Some(problem) => problem.clone(),
                 None => named.map(|of| of.reason.clone()).unwrap_or_default(),
@@ -231,7 +233,10 @@ impl Control {
         let name = |region| name(plan, region);
         let renews = |region| self.renews(region);
         let contest = |of: (ServiceId, &Service)| Contest::of(of, &facts, &name, &renews, may_name);
-        let all: Vec<Contest> = plan.single_writers().filter_map(contest).collect();
+        let all = plan.single_writers().filter_map(contest);
+        let all: Vec<Contest> = all
+            .map(|of| Contest { before: self.writing.named.get(&of.service).map(Named::end), ..of })
+            .collect();
         contests.send_if_modified(|told| {
             let is_other = *told != all;
             *told = all;
@@ -254,6 +259,7 @@ impl Control {
             Ok(mut leased) => {
                 self.writing.problems.remove(&service);
                 leased.settle(self.writing.leased.get(&service));
+                self.note_lease(&service, &leased);
                 self.writing.leased.insert(service, leased);
             }
             Err(problem) => {
@@ -263,6 +269,37 @@ impl Control {
                 self.writing.problems.insert(service, problem);
             }
         }
+    }
+
+    /// Keeps what operators' words will have to come after, if they decide one day.
+    fn note_lease(&mut self, service: &str, leased: &Leased) {
+        let Some(holder) = &leased.holder else { return };
+        let known = self.writing.named.get(service).map_or(0, |named| named.epoch);
+        if known < holder.epoch {
+            let named = Named::after_lease(holder.epoch, holder.ttl);
+            self.keep_named(service, named.clone());
+            self.writing.unkept.remove(service);
+            self.writing.named.insert(service.to_owned(), named);
+        }
+    }
+
+    /// What of `loaded` cannot be: who decides which region writes does not change while one may.
+    /// Nodes that still go by the other way would go on to answer another region.
+    pub(super) fn parted_in(&self, loaded: &Loaded) -> Vec<Problem> {
+        let changed = self.loaded.plan.single_writers().filter_map(|(_, was)| {
+            let is = loaded.plan.services.iter().find(|of| of.name == was.name)?;
+            (lease_of(is)? != lease_of(was)?).then_some(was)
+        });
+        let problem = |of: &Service| {
+            let what = format!(
+                "services.{0}.lease: changed between `manual` and etcd while {0} is served, where \
+                 two writers could be answered; take {0} out on all nodes (its names under \
+                 `retired`), wait for its longest TTL, and put it in again with the new `lease`",
+                of.name
+            );
+            Problem::of_file(&loaded.file, what)
+        };
+        changed.map(problem).collect()
     }
 
     /// What is to be done so that another region writes.
@@ -382,6 +419,13 @@ impl Control {
         see_kept("who is to write", self.store.name(service.to_owned(), named));
     }
 
+    /// A node follows no word of a service any more.
+    pub(super) fn lose_follower(&mut self, node: NodeId, service: &str) {
+        if let Some(named) = self.writing.named.get_mut(service) {
+            named.forgotten(node);
+        }
+    }
+
     /// A node has started anew: what it follows is not known.
     pub(super) fn forget_follower(&mut self, node: NodeId) {
         self.writing.named.values_mut().for_each(|named| named.forgotten(node));
@@ -392,15 +436,21 @@ impl Control {
         self.writing.named.keys().for_each(|service| self.tell_writer(service));
     }
 
-    /// Tells other nodes whom this one follows, once that is on disk: until then it is no part of a
-    /// majority.
+    /// Tells other nodes whom this one follows, once that is on disk, and not where it goes by
+    /// leases: either way it is no part of a majority.
     fn tell_writer(&self, service: &str) {
         let Some(peers) = &self.peers else { return };
-        let named = self.writing.named.get(service);
+        let named = self.writing.named.get(service).filter(|_| !self.is_leased(service));
         if !self.writing.unkept.contains(service) {
             let word = named.and_then(|named| serde_json::to_string(named).ok());
             peers.say(format!("{WRITER}{service}"), word);
         }
+    }
+
+    /// Is it etcd that tells who writes?
+    fn is_leased(&self, service: &str) -> bool {
+        let mut all = self.loaded.plan.single_writers();
+        all.any(|(_, of)| of.name == service && lease_of(of) == Some(true))
     }
 
     /// The services of which one region at a time writes.
@@ -414,8 +464,9 @@ impl Control {
             let now = self.clock.now();
             let waits = self.writing.all.of(id).map(|of| of.from).filter(|from| *from > now);
             let wanted = leased.and_then(|leased| leased.wanted.clone());
+            let named = named.filter(|_| matches!(lease, Lease::Manual));
             let problem = self.writing.problems.get(&service.name).cloned();
-            let unheard = named.filter(|of| !of.stands() && matches!(lease, Lease::Manual));
+            let unheard = named.filter(|of| !of.stands());
             let unheard = unheard.map(|_| {
                 let is_unkept = self.writing.unkept.contains(&service.name);
                 match (is_unkept, self.is_unlisted()) {
@@ -436,6 +487,14 @@ impl Control {
             })
         };
         plan.single_writers().filter_map(view).collect()
+    }
+}
+
+/// Whether etcd tells which region of a service writes, or operators; `None`: several do.
+fn lease_of(service: &Service) -> Option<bool> {
+    match &service.policy {
+        Policy::SingleWriter(_, lease) => Some(matches!(lease, Lease::Kept(_))),
+        _ => None,
     }
 }
 
