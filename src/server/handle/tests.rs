@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::{Cluster, Member};
 use crate::health::Electorate;
+use crate::ids::NodeId;
 use crate::rng::Seed;
 use crate::server::control::{Control, Peers};
 use crate::server::load::{Loader, Source};

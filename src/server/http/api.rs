@@ -321,10 +321,8 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push(format!("{service}/{region} left the answers and receives {rate}: {what}"));
     }
     if !view.ready {
-        alarms.push(
-            "not ready: first verdicts, or who writes, are awaited; no query is answered yet"
-                .into(),
-        );
+        let what = "first verdicts, or who writes, are awaited";
+        alarms.push(format!("not ready: {what}; no query is answered yet"));
     }
     if let Some(why) = &view.lost {
         let what = "what operators said before the start is lost, the history too";
@@ -363,6 +361,13 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
             alarms.push(format!("{name}: no region writes{}", next.unwrap_or_default()));
         }
     }
+    alarms.extend(alarms_of_services(view));
+    alarms
+}
+
+/// The same of what is probed and answered.
+fn alarms_of_services(view: &View) -> Vec<String> {
+    let mut alarms = Vec::new();
     let is_ending = |of: &&Target| {
         let last = view.health.get(of.id).last;
         last.is_some_and(|(_, report)| report.outcome == Outcome::Ending)
