@@ -7,11 +7,13 @@
 //! 1. It was agreed at an earlier start, and no other one since.
 //! 2. Or a majority of the list that was agreed before it goes by it: those who still go by the old
 //!    one are none any more.
-//! 3. Or none was agreed before, as where nodes start for the first time, and all go by it.
+//! 3. Or none was agreed before, as where nodes start for the first time, and all go by it, of whom
+//!    none waits for a majority of another one.
 //! 4. Or one for whom it is agreed says so.
 //!
 //! Who goes by it counts for this when all that it says of writers is known here. So whoever agrees
-//! knows each word that a majority of the old list could have followed.
+//! knows each word that a majority of the old list could have followed. Nodes that all start for
+//! the first time, with a list that names none of a cluster's, are another cluster.
 
 use std::collections::BTreeSet;
 
@@ -54,20 +56,46 @@ impl List {
         Self { hash: fnv1a(sorted(names).join("\n").as_bytes()), is_agreed, before }
     }
 
-    /// Is it agreed, where these of the others go by it, and of them these have agreed?
-    pub(super) fn agree(
-        &mut self,
-        all: usize,
-        same: &BTreeSet<NodeId>,
-        agreed: &BTreeSet<NodeId>,
-    ) -> bool {
+    /// How far this node is with it.
+    pub(super) fn assent(&self) -> Assent {
+        match &self.before {
+            _ if self.is_agreed => Assent::Agreed,
+            Some(_) => Assent::Waits,
+            None => Assent::New,
+        }
+    }
+
+    /// Looks whether it is agreed, where of `all` others these go by it, by how far they are.
+    pub(super) fn agree(&mut self, all: usize, [new, wait, agreed]: &[BTreeSet<NodeId>; 3]) {
         self.is_agreed |= !agreed.is_empty()
             || match &self.before {
-                Some(before) => before.others.intersection(same).count() >= before.needed,
-                None => same.len() >= all,
+                Some(before) => before.among(new) + before.among(wait) >= before.needed,
+                None => new.len() >= all,
             };
-        self.is_agreed
     }
+}
+
+impl Before {
+    fn among(&self, nodes: &BTreeSet<NodeId>) -> usize {
+        self.others.intersection(nodes).count()
+    }
+}
+
+/// How far a node is with the list that it goes by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Assent {
+    /// It has agreed on none yet.
+    #[default]
+    New,
+    /// It agreed on another one before, of which most have not left it yet.
+    Waits,
+    /// It knows that it is agreed.
+    Agreed,
+}
+
+impl Assent {
+    /// All, in their order.
+    pub const ALL: [Self; 3] = [Self::New, Self::Waits, Self::Agreed];
 }
 
 /// One that nobody ever changes.
@@ -217,21 +245,36 @@ mod tests {
         assert_eq!(world.sure(), [("1", 2), ("2", 2)]);
     }
 
+    #[test]
+    fn nodes_that_are_new_do_not_outvote_those_whose_list_most_have_not_left() {
+        let (old, new) = (names(&["1", "2", "3"]), names(&["3", "4", "5", "6", "7"]));
+        let mut world = World::default();
+        old.iter().for_each(|name| world.start(name, &old));
+        world.run();
+        new.iter().for_each(|name| world.start(name, &new));
+        world.run();
+        assert_eq!(world.sure(), [("1", 3), ("2", 3)]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
-        /// Whoever is started in whichever order by a list of any length, whatever is cut.
+        /// Whoever is started in whichever order by a list that begins and ends somewhere, with one
+        /// of the old nodes in it at least, whatever is cut.
         #[test]
         fn no_two_lists_ever_have_a_majority_at_once(
-            length in 1usize..8,
+            (first, end) in (0usize..3, 3usize..=8),
+            are_all_new_started: bool,
             acts in prop::collection::vec((0usize..8, 0usize..8, any::<bool>()), 1..12),
         ) {
             let all = names(&["1", "2", "3", "4", "5", "6", "7", "8"]);
-            let (old, new) = (all[..3].to_vec(), all[8 - length..].to_vec());
-            let new = if length < 4 { all[..length].to_vec() } else { new };
+            let (old, new) = (all[..3].to_vec(), all[first..end].to_vec());
             let mut world = World::default();
             old.iter().for_each(|name| world.start(name, &old));
             world.run();
+            if are_all_new_started {
+                new.iter().filter(|name| !old.contains(name)).for_each(|of| world.start(of, &new));
+            }
             for (row, other, is_start) in acts {
                 if is_start && new.contains(&all[row]) {
                     world.start(&all[row], &new);
@@ -239,8 +282,9 @@ mod tests {
                     world.cut.insert((all[row].clone(), all[other].clone()));
                 }
                 world.run();
-                let lengths: BTreeSet<usize> = world.sure().into_iter().map(|(_, of)| of).collect();
-                prop_assert!(lengths.len() <= 1, "{:?}", world.sure());
+                let sure = world.sure();
+                let lists = sure.iter().map(|(name, _)| &world.nodes[*name].list);
+                prop_assert!(lists.collect::<BTreeSet<_>>().len() <= 1, "{sure:?}");
             }
         }
     }

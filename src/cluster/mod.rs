@@ -26,7 +26,7 @@ use crate::time::Instant;
 
 use kinds::Said;
 pub use kinds::{Each, Kind, WRITER};
-pub use list::{List, Lists};
+pub use list::{Assent, List, Lists};
 pub use stamp::{Merged, Stamp, merge};
 pub use wire::{Entry, LONGEST_PART, Message};
 
@@ -75,9 +75,9 @@ pub struct Gossip {
 #[derive(Debug, Default)]
 struct Peer {
     incarnation: u64,
-    /// By which list of nodes it goes, and whether it knows that to be agreed.
+    /// By which list of nodes it goes, and how far it is with that.
     list: u64,
-    has_agreed: bool,
+    assent: Assent,
     /// The number of its last change of each kind that is known here.
     applied: Each<u64>,
     entries: BTreeSet<String>,
@@ -92,6 +92,12 @@ struct Peer {
     last_told: Option<Instant>,
     /// It is owed an answer, or there is news for it.
     is_due: bool,
+}
+
+impl Peer {
+    fn has_agreed(&self) -> bool {
+        self.assent == Assent::Agreed
+    }
 }
 
 impl Gossip {
@@ -150,7 +156,8 @@ impl Gossip {
         peer.last_heard = Some(now);
         peer.sent = peer.sent.max(message.sent);
         peer.list = message.list;
-        peer.has_agreed |= message.has_agreed;
+        // In one incarnation it goes further and never back.
+        peer.assent = peer.assent.max(message.assent);
         for kind in Kind::ALL {
             let confirmed = (*message.confirms.of(kind)).min(self.said.of(kind).newest);
             let known = peer.confirmed.of_mut(kind);
@@ -170,8 +177,8 @@ impl Gossip {
     /// Looks whether the list of nodes is agreed by now.
     fn agree(&mut self) {
         if !self.list.is_agreed {
-            let (same, agreed) = (self.same(|_| true), self.same(|peer| peer.has_agreed));
-            self.list.agree(self.peers.len(), &same, &agreed);
+            let same = Assent::ALL.map(|assent| self.same(|peer| peer.assent == assent));
+            self.list.agree(self.peers.len(), &same);
         }
     }
 
@@ -186,7 +193,7 @@ impl Gossip {
     /// What is known of the nodes' lists at `now`.
     pub fn lists(&self, now: Instant) -> Lists {
         let is_agreed = self.list.is_agreed;
-        let counting = if is_agreed { self.same(|peer| peer.has_agreed) } else { BTreeSet::new() };
+        let counting = if is_agreed { self.same(Peer::has_agreed) } else { BTreeSet::new() };
         let differs =
             |node: &NodeId| self.peers.get(node).is_some_and(|of| of.list != self.list.hash);
         let differing = self.fresh(now).into_iter().filter(differs).collect();
@@ -204,7 +211,7 @@ impl Gossip {
             let mut head = Message::new(kind, peer.incarnation, peer.applied);
             (head.sent, head.heard) = (now.as_nanos(), peer.sent);
             head.writers = self.said.writers.newest;
-            (head.list, head.has_agreed) = (self.list.hash, self.list.is_agreed);
+            (head.list, head.assent) = (self.list.hash, self.list.assent());
             let (said, known) = (self.said.of(kind), *peer.confirmed.of(kind));
             let is_alone = kind == Kind::Rest && messages.is_empty();
             if known < said.newest || is_alone {
@@ -249,7 +256,7 @@ impl Gossip {
         if !self.list.is_agreed {
             return None;
         }
-        let counts = |of: &&Peer| of.has_agreed && of.list == self.list.hash;
+        let counts = |of: &&Peer| of.has_agreed() && of.list == self.list.hash;
         let known = self.peers.values().filter(counts).filter_map(|of| of.known);
         let mut known: Vec<Instant> = known.collect();
         known.sort_unstable();

@@ -374,7 +374,7 @@ proptest! {
         let kind = if is_rest { Kind::Rest } else { Kind::Writers };
         let mut message = Message::new(kind, to, Each { writers, rest }).after(after);
         (message.writers, message.sent, message.heard) = (newest, sent, heard);
-        (message.list, message.has_agreed) = (list, list % 2 == 1);
+        (message.list, message.assent) = (list, Assent::ALL[(list % 3) as usize]);
         let mut change = after;
         for (step, key, value) in entries {
             change += step;

@@ -1,6 +1,7 @@
 //! A message between nodes in octets. What is not exactly one is refused.
 
 use super::kinds::{Each, Kind};
+use super::list::Assent;
 
 /// How long a message may be, so that its packet with the seal fits in one of 1280 octets
 /// (RFC 8200 §5), unless a single entry is longer.
@@ -30,8 +31,8 @@ pub struct Message {
     pub heard: u64,
     /// By which list of nodes the sender goes: a hash of it.
     pub list: u64,
-    /// Whether the sender knows it to be agreed.
-    pub has_agreed: bool,
+    /// How far the sender is with it.
+    pub assent: Assent,
     /// The changes, in their order.
     pub entries: Vec<Entry>,
     length: usize,
@@ -70,7 +71,7 @@ impl Message {
             sent: 0,
             heard: 0,
             list: 0,
-            has_agreed: false,
+            assent: Assent::New,
             entries: Vec::new(),
             length: HEAD,
         }
@@ -98,7 +99,7 @@ impl Message {
     /// has something to say sees to it that it is not longer than [`LONGEST_PART`].
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.length);
-        out.extend([self.kind as u8, u8::from(self.has_agreed)]);
+        out.extend([self.kind as u8, self.assent as u8]);
         let Each { writers, rest } = self.confirms;
         for number in [self.to, writers, rest, self.after, self.upto] {
             out.extend(number.to_be_bytes());
@@ -122,15 +123,16 @@ impl Message {
     /// Reads a message; `None`: it is none.
     pub fn decode(mut octets: &[u8]) -> Option<Self> {
         let rest = &mut octets;
-        let [kind, agreed @ 0..=1] = take(rest, 2)? else { return None };
+        let [kind, assent] = take(rest, 2)? else { return None };
         let kind = Kind::ALL.into_iter().find(|of| *of as u8 == *kind)?;
+        let assent = Assent::ALL.into_iter().find(|of| *of as u8 == *assent)?;
         let to = number(rest)?;
         let confirms = Each { writers: number(rest)?, rest: number(rest)? };
         let (after, upto) = (number(rest)?, number(rest)?);
         let mut message = Self::new(kind, to, confirms).after(after);
         message.writers = number(rest)?;
         (message.sent, message.heard) = (number(rest)?, number(rest)?);
-        (message.list, message.has_agreed) = (number(rest)?, *agreed == 1);
+        (message.list, message.assent) = (number(rest)?, assent);
         let mut last = after;
         while !rest.is_empty() {
             let change = number(rest)?;

@@ -262,9 +262,9 @@ impl Monitor {
     }
 
     /// Is what a probe of `target` saw a sign of this node's own trouble, as far as is known?
-    /// Silence is, until somebody else was heard since it began: a node whose network is gone would
-    /// else call those down that it happens to probe first. Whoever could be heard is asked at
-    /// once, so that no verdict waits for somebody's turn.
+    /// Silence is, until somebody else was heard since it began, and the others had time to be
+    /// silent too: a node whose network is gone would else call those down that it happens to probe
+    /// first. Others are asked at once, so that no verdict waits for somebody's turn.
     fn is_doubted(
         &mut self,
         now: Instant,
@@ -277,10 +277,15 @@ impl Monitor {
             return false;
         }
         let since = before.failing_since.unwrap_or(now);
-        if self.sign.since(since) || !self.sight.has_others(self.sight_of(target)) {
+        let Some(watch) = self.watched.get(&target) else { return false };
+        if !self.sight.has_others(self.sight_of(target)) {
             return false;
         }
-        self.ask_for_sign(now, target);
+        let is_early = now.since(since) < watch.schedule.wave();
+        if self.sign.since(since) {
+            return is_early;
+        }
+        self.ask_for_sign(now, since, target);
         true
     }
 
@@ -296,24 +301,28 @@ impl Monitor {
         }
     }
 
-    /// Probes somebody else now, who is not silent as far as is known, but not again and again.
-    fn ask_for_sign(&mut self, now: Instant, target: TargetId) {
+    /// Probes some others now who were not seen since then: few targets are all asked, and of many
+    /// some. Not before the verdict is near, and not again and again: lost packets are no reason.
+    fn ask_for_sign(&mut self, now: Instant, since: Instant, target: TargetId) {
         let Some(watch) = self.watched.get(&target) else { return };
         let is_soon = |asked: Instant| now.since(asked) < watch.schedule.reprobe_gap;
-        if self.abstains || self.sign.asked.is_some_and(is_soon) {
+        let is_near = watch.failures + 1 >= watch.schedule.reprobes;
+        if self.abstains || !is_near || self.sign.asked.is_some_and(is_soon) {
             return;
         }
-        let can_tell = |of: TargetId| {
-            let Some(watch) = self.watched.get(&of) else { return false };
-            let sight = self.sight_of(of);
+        let can_tell = |of: &TargetId| {
+            let Some(watch) = self.watched.get(of) else { return false };
+            let sight = self.sight_of(*of);
             let is_heard = sight.living > 0 && self.canaries.is_empty() || sight.canaries > 0;
-            of != target && watch.stage == Stage::Waiting && !watch.is_silent() && is_heard
+            let is_free = watch.stage == Stage::Waiting && watch.seen < since;
+            *of != target && is_heard && is_free && !watch.is_silent()
         };
-        let found = self.timers.iter().map(|(_, of)| *of).find(|of| can_tell(*of));
-        if let Some(other) = found {
+        let others = self.timers.iter().map(|(_, of)| *of).filter(can_tell);
+        let asked: Vec<TargetId> = others.take(MOST_ASKED).collect();
+        if !asked.is_empty() {
             self.sign.asked = Some(now);
-            self.hint(now, other);
         }
+        asked.into_iter().for_each(|of| self.hint(now, of));
     }
 
     /// What another node sees of a target; nothing, if it says nothing.
@@ -518,6 +527,9 @@ impl Monitor {
         others.all(|(target, _)| self.table.get(*target).state != State::Unknown)
     }
 }
+
+/// So many are asked at once whether they can be heard.
+const MOST_ASKED: usize = 16;
 
 /// A driver that owes a report is asked again after so many times the validity of one.
 const ASK_AGAIN: u32 = 10;

@@ -3,7 +3,8 @@
 //! With an interval I, a timeout τ, r re-probes and a gap g, a target that stops answering is
 //! down after U(0, I) + (r + 1)·τ + r·g: 1.35 to 1.85 s by default, and never more than 1.975, when
 //! the interval and all gaps are as long as they may be. One that refuses is down after
-//! U(0, I) + r·g, and some round trips.
+//! U(0, I) + r·g, and some round trips. One to which there is no way, as the network says at once,
+//! is down when all others have had their turn too: after U(0, I) + I·(1 + j) + 2·g at most.
 
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ impl Schedule {
     pub const LONGEST_HOLD: Duration = Duration::from_secs(300);
     /// Ten minutes without a fault, twice the longest hold, make a target as good as new.
     pub const FLAP_MEMORY: Duration = Duration::from_secs(600);
+    /// The usual interval, as long as it may be, and a gap; shorter than what a black hole takes.
+    pub const LONGEST_WAVE: Duration = Duration::from_millis(600);
     /// Ten successes, five seconds: coming back is not urgent, and one answer is not health.
     pub const RISE: u32 = 10;
 }
@@ -82,6 +85,13 @@ impl Schedule {
             Timeout::Fixed(timeout) => timeout,
         };
         self.interval * 2 + longest
+    }
+
+    /// For how long after a target's first failure others may have failed of the same cause and
+    /// not been probed since: an interval, as far as it goes beside the usual one.
+    pub(super) fn wave(&self) -> Duration {
+        let jitter = self.interval * self.jitter_percent.min(100) / 100;
+        (self.interval + jitter + self.reprobe_gap).min(Self::LONGEST_WAVE)
     }
 
     /// How long a target is held down that went down `flaps` times soon after it had come back.

@@ -44,6 +44,27 @@ fn who_loses_its_way_calls_nobody_down_however_fast_it_learns_that() {
 }
 
 #[test]
+fn nor_does_who_loses_the_way_to_most() {
+    for (hit, count) in [(2, 2), (2, 3), (3, 4), (4, 6), (7, 12), (11, 20), (120, 200)] {
+        for seed in 0..20 {
+            for interval in [100, 500, 10_000] {
+                // Of many that are probed seldom, some are asked: most of those, as it happens.
+                if count > 16 && interval > 500 {
+                    continue;
+                }
+                let interval = Duration::from_millis(interval);
+                let schedule = Schedule { interval, ..Schedule::default() };
+                let mut world =
+                    World::new(count, schedule, seed, failing((NO_WAY, MS), move |row| row < hit));
+                world.run_until(fault() + Duration::from_secs(25));
+                let case = (hit, count, seed, interval);
+                assert_eq!((down(&world), world.monitor.abstains()), (0, true), "{case:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_canary_that_is_given_a_second_is_waited_for() {
     let slow = Schedule { timeout: Timeout::Fixed(Duration::from_secs(1)), ..Schedule::default() };
     for seed in 0..40 {
@@ -65,7 +86,7 @@ fn a_canary_that_is_given_a_second_is_waited_for() {
 
 #[test]
 fn one_that_dies_among_others_is_not_waited_with() {
-    // A re-probe or two more than alone, for whoever is asked whether this node sees.
+    // Until all others have had their turn, and a re-probe.
     for others in 1..10 {
         for seed in 0..40 {
             let mut world = World::new(
@@ -76,7 +97,7 @@ fn one_that_dies_among_others_is_not_waited_with() {
             );
             world.run_until(fault() + Duration::from_secs(10));
             let seen = world.seen_after(fault(), State::Down).unwrap();
-            assert!(seen <= Duration::from_millis(779 + 75), "{others} {seed}: {seen:?}");
+            assert!(seen <= Duration::from_millis(550 + 600 + 79), "{others} {seed}: {seen:?}");
             assert_eq!(down(&world), 1);
         }
     }
@@ -93,7 +114,7 @@ fn who_is_probed_seldom_is_asked_at_once_whether_this_node_sees() {
         let seen = world.seen_after(fault(), State::Down).unwrap();
         assert!(seen <= Duration::from_millis(1975), "{seed}: {seen:?}");
         let asked = world.probes.iter().filter(|(at, of)| *of == target(1) && *at >= fault());
-        assert!((1..=2).contains(&asked.count()), "{seed}");
+        assert_eq!(asked.count(), 1, "{seed}");
     }
 }
 

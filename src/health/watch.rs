@@ -30,7 +30,7 @@ pub(super) struct Watch {
     /// recalled.
     pub(super) confirmed: bool,
     /// When a probe last said anything of it.
-    seen: Instant,
+    pub(super) seen: Instant,
     /// When it last came back from "down".
     came_back: Option<Instant>,
     /// How often it went down soon after it had come back.

@@ -173,7 +173,11 @@ async fn answer(
         let _ended = send.reset(EXCESSIVE_LOAD);
         return Ok(());
     }
-    let message = query(&octets).ok_or(Wrong)?;
+    let Some(message) = query(&octets) else {
+        // Nobody is to take the end of the stream for an answer, before the connection's is heard.
+        let _ended = send.reset(PROTOCOL_ERROR);
+        return Err(Wrong);
+    };
     let out = responder.answer(message, peer);
     let Ok(length) = u16::try_from(out.len()) else { return Ok(()) };
     let whole = [&length.to_be_bytes(), &*out].concat();
