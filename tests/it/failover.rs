@@ -236,7 +236,9 @@ fn a_node_whose_network_is_at_fault_moves_nobody_and_canaries_tell_when_it_is_no
     let addresses = |of: &Meridian| of.addresses_for("www.example.com", DUBLIN);
     // No way to two of three any more, both at once.
     apart.cut("blackhole", "1.2/31");
-    wait_until(&us, || addresses(&told));
+    let moves = |of: &Meridian| of.logged("\"kind\":\"state\"");
+    wait_until(&2, || moves(&told));
+    assert_eq!(addresses(&told), us);
     wait_until(&1.0, || alone.metric("meridian_abstains"));
     assert_eq!(addresses(&alone), eu);
     let alarms = alone.status()["alarms"].to_string();
@@ -244,7 +246,6 @@ fn a_node_whose_network_is_at_fault_moves_nobody_and_canaries_tell_when_it_is_no
     apart.mend("1.2/31");
     wait_until(&0.0, || alone.metric("meridian_abstains"));
     wait_until(&eu, || addresses(&told));
-    let moves = |of: &Meridian| of.logged("\"kind\":\"state\"");
     wait_until(&4, || moves(&told));
     // None to any: whoever is asked first learns that in no time, and is not taken for dead.
     for how in ["blackhole", "unreachable", "prohibit"] {
