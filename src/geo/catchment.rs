@@ -1,7 +1,8 @@
 //! Catchments: networks by the order in which their clients prefer the regions.
 //!
-//! To rank regions, few of an atlas's networks need to be told apart: each catchment keeps those
-//! that its own regions and rules do. Then it has no more use for the atlas.
+//! To rank regions, few of an atlas's networks need to be told apart. So all catchments are drawn
+//! together, and share one map of zones: in each, every one of them has one class. Then they have
+//! no more use for the atlas.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -29,11 +30,19 @@ pub struct CatchmentSpec {
     pub preferences: Preferences,
 }
 
-/// For one set of regions and preferences: every network's class, and every class's order.
+/// For one set of regions and preferences: every zone's class, and every class's order.
 #[derive(Debug)]
 pub struct Catchment {
     spec: CatchmentSpec,
     rankings: Vec<Box<[RegionId]>>,
+    zones: Arc<Zones>,
+    /// The class of each zone.
+    classes: Box<[u32]>,
+}
+
+/// Networks by zone, for all catchments that were drawn together.
+#[derive(Debug)]
+struct Zones {
     v4: Packed<u32>,
     v6: Packed<u64>,
 }
@@ -61,19 +70,33 @@ impl Catchment {
     /// Orders the regions of each of `specs` for everybody in `atlas`.
     pub fn build_all(atlas: &Atlas, specs: &[CatchmentSpec]) -> Vec<Arc<Self>> {
         let grounds = Grounds::new(atlas, specs);
-        specs.iter().map(|spec| Arc::new(Self::build(atlas, &grounds, spec))).collect()
-    }
-
-    fn build(atlas: &Atlas, grounds: &Grounds, spec: &CatchmentSpec) -> Self {
-        let mut found = Classes::new(atlas, grounds, spec);
-        let classes: Vec<u32> = grounds.all.iter().map(|ground| found.class(ground)).collect();
-        let class = |row: u32| classes.get(row as usize).copied().unwrap_or(0);
-        let (v4, v6) = match &grounds.ruled {
-            None => (&atlas.v4.places, &atlas.v6.places),
-            Some((v4, v6)) => (v4, v6),
+        let mut zone_of = vec![0; grounds.all.len()];
+        for spec in specs {
+            let mut classes = Classes::new(atlas, &grounds.distances, spec);
+            let mut known = HashMap::<(u32, u32), u32, RandomState>::default();
+            for (zone, ground) in zone_of.iter_mut().zip(&grounds.all) {
+                let next = count(known.len());
+                *zone = *known.entry((*zone, classes.class(ground))).or_insert(next);
+            }
+        }
+        // The first of each zone, as they are numbered in the order in which they are met.
+        let mut firsts: Vec<&Ground> = Vec::new();
+        for (zone, ground) in zone_of.iter().zip(&grounds.all) {
+            if *zone == count(firsts.len()) {
+                firsts.push(ground);
+            }
+        }
+        let zones = Arc::new(Zones {
+            v4: grounds.zones(&grounds.prefixes.v4, &atlas.v4, &zone_of),
+            v6: grounds.zones(&grounds.prefixes.v6, &atlas.v6, &zone_of),
+        });
+        let one = |spec: &CatchmentSpec| {
+            let mut found = Classes::new(atlas, &grounds.distances, spec);
+            let classes = firsts.iter().map(|ground| found.class(ground)).collect();
+            let (spec, rankings) = (spec.clone(), found.rankings);
+            Arc::new(Self { spec, rankings, zones: zones.clone(), classes })
         };
-        let (v4, v6) = (v4.map(class).collect(), v6.map(class).collect());
-        Self { spec: spec.clone(), rankings: found.rankings, v4, v6 }
+        specs.iter().map(one).collect()
     }
 
     /// The order of one client, who is at `location`, with its reason.
@@ -89,7 +112,9 @@ impl Catchment {
     /// The map in which each class has the value that `of` gives it: neighbours with the same
     /// value are one.
     pub fn map(&self, of: impl Fn(u32) -> u16) -> NetworkMap {
-        let (v4, v6) = (self.v4.map(&of).collect(), self.v6.map(&of).collect());
+        let value = |zone: u32| of(self.classes.get(zone as usize).copied().unwrap_or(0));
+        let Zones { v4, v6 } = &*self.zones;
+        let (v4, v6) = (v4.map(value).collect(), v6.map(value).collect());
         NetworkMap { v4: Flat::new(&v4), v6: Wide::new(&v6) }
     }
 }
@@ -155,103 +180,124 @@ struct Ground {
     place: u32,
 }
 
+impl Ground {
+    /// Whether a rule for networks may apply.
+    fn is_ruled(&self) -> bool {
+        self.prefix.is_some() || self.asn.is_some()
+    }
+}
+
 /// All grounds in an atlas that some catchments may tell apart.
 struct Grounds {
     /// First that of each place where no rule for networks applies, then the others.
     all: Vec<Ground>,
-    /// Networks by row of `all`; `None`: no rule for networks applies anywhere, so that these are
-    /// the atlas's own places.
-    ruled: Option<(Packed<u32>, Packed<u64>)>,
-    /// Of where regions are: how far it is to each place of the atlas, in kilometres.
-    distances: HashMap<Coordinates, Box<[u16]>>,
+    /// Where those others are.
+    ruled: HashMap<Ground, usize, RandomState>,
+    /// The networks that any catchment has a rule for.
+    prefixes: Spans<IpNet>,
+    /// Likewise autonomous systems.
+    asns: BTreeSet<u32>,
+    distances: Distances,
 }
+
+/// Of where regions are: how far it is to each place of an atlas, in kilometres. That takes longer
+/// to compute than to rank by, and catchments have most of their regions in common.
+struct Distances(HashMap<Coordinates, Box<[u16]>>);
 
 /// It is not known where a place is.
 const UNKNOWN: u16 = u16::MAX;
 
-impl Grounds {
+impl Distances {
     fn new(atlas: &Atlas, specs: &[CatchmentSpec]) -> Self {
-        let mut all: Vec<Ground> =
-            atlas.rows().map(|place| Ground { prefix: None, asn: None, place }).collect();
-        let sites: BTreeSet<Coordinates> =
-            specs.iter().flat_map(|spec| &spec.sites).filter_map(|site| site.at).collect();
-        let distances = sites.into_iter().map(|site| (site, distances(atlas, site))).collect();
-        let preferences = || specs.iter().map(|spec| &spec.preferences);
-        if preferences().all(|of| of.prefixes.is_empty() && of.asns.is_empty()) {
-            return Self { all, ruled: None, distances };
-        }
-        // 0 is nobody's number: it stands for those that are not known.
-        let asns = preferences().flat_map(|of| of.asns.keys()).copied();
-        let asns: BTreeSet<u32> = asns.filter(|asn| *asn != 0).collect();
-        let prefixes = preferences().flat_map(|of| &of.prefixes);
-        let prefixes = Spans::new(prefixes.map(|(prefix, _)| (*prefix, *prefix)));
-        let mut rows = HashMap::<Ground, u32, RandomState>::default();
-        let mut row = |ground: Ground| {
-            if ground.prefix.is_none() && ground.asn.is_none() {
-                return ground.place;
-            }
-            *rows.entry(ground).or_insert_with(|| {
-                all.push(ground);
-                count(all.len() - 1)
-            })
+        let sites = specs.iter().flat_map(|spec| &spec.sites).filter_map(|site| site.at);
+        let sites: BTreeSet<Coordinates> = sites.collect();
+        let distance = |row, site: Coordinates| {
+            let at = atlas.location(row).place.and_then(|place| place.at);
+            // Half the Earth's circumference at most.
+            at.and_then(|at| u16::try_from(at.distance_km(site)).ok()).unwrap_or(UNKNOWN)
         };
-        let v4 = walk(&prefixes.v4, &asns, &atlas.v4);
-        let v4 = v4.map(|(start, ground)| (start, row(ground))).collect();
-        let v6 = walk(&prefixes.v6, &asns, &atlas.v6);
-        let v6 = v6.map(|(start, ground)| (start, row(ground))).collect();
-        Self { all, ruled: Some((v4, v6)), distances }
+        let all = |site| atlas.rows().map(|row| distance(row, site)).collect();
+        Self(sites.into_iter().map(|site| (site, all(site))).collect())
     }
 
     /// How far it is from the place in this row of the atlas.
-    fn distance_km(&self, place: u32, site: &Site) -> Option<u32> {
-        let known = self.distances.get(&site.at?)?.get(place as usize)?;
+    fn km(&self, place: u32, site: &Site) -> Option<u32> {
+        let known = self.0.get(&site.at?)?.get(place as usize)?;
         Some(u32::from(*known)).filter(|_| *known != UNKNOWN)
     }
 }
 
-/// How far it is from `site` to each place.
-fn distances(atlas: &Atlas, site: Coordinates) -> Box<[u16]> {
-    let distance = |row| {
-        let at = atlas.location(row).place.and_then(|place| place.at);
-        // Half the Earth's circumference at most.
-        at.and_then(|at| u16::try_from(at.distance_km(site)).ok()).unwrap_or(UNKNOWN)
-    };
-    atlas.rows().map(distance).collect()
-}
+impl Grounds {
+    fn new(atlas: &Atlas, specs: &[CatchmentSpec]) -> Self {
+        let preferences = || specs.iter().map(|spec| &spec.preferences);
+        // 0 is nobody's number: it stands for those that are not known.
+        let asns = preferences().flat_map(|of| of.asns.keys()).copied();
+        let asns = asns.filter(|asn| *asn != 0).collect();
+        let prefixes = preferences().flat_map(|of| &of.prefixes);
+        let prefixes = Spans::new(prefixes.map(|(prefix, _)| (*prefix, *prefix)));
+        let all = atlas.rows().map(|place| Ground { prefix: None, asn: None, place }).collect();
+        let distances = Distances::new(atlas, specs);
+        let mut grounds = Self { all, ruled: HashMap::default(), prefixes, asns, distances };
+        if preferences().any(|of| !of.prefixes.is_empty() || !of.asns.is_empty()) {
+            let v4 = grounds.walk(&grounds.prefixes.v4, &atlas.v4).map(|(_, ground)| ground);
+            let v6 = grounds.walk(&grounds.prefixes.v6, &atlas.v6).map(|(_, ground)| ground);
+            let ruled: BTreeSet<Ground> = v4.chain(v6).filter(Ground::is_ruled).collect();
+            grounds.ruled = ruled.iter().copied().zip(grounds.all.len()..).collect();
+            grounds.all.extend(ruled);
+        }
+        grounds
+    }
 
-/// Where each ground of a family begins.
-fn walk<K: Key>(
-    prefixes: &Steps<K, Option<IpNet>>,
-    asns: &BTreeSet<u32>,
-    layers: &Layers<K>,
-) -> impl Iterator<Item = (K, Ground)> {
-    let by_asn = layers.asns.iter();
-    let by_asn = by_asn.map(|(start, asn)| (start, asns.contains(&asn).then_some(asn)));
-    let rules = both(prefixes.iter(), by_asn);
-    let rules = rules.map(|(start, prefix, asn)| (start, (prefix, asn)));
-    both(rules, layers.places.iter())
-        .map(|(start, (prefix, asn), place)| (start, Ground { prefix, asn, place }))
+    /// Where each ground of a family begins.
+    fn walk<K: Key>(
+        &self,
+        prefixes: &Steps<K, Option<IpNet>>,
+        layers: &Layers<K>,
+    ) -> impl Iterator<Item = (K, Ground)> {
+        let by_asn = layers.asns.iter();
+        let by_asn = by_asn.map(|(start, asn)| (start, self.asns.contains(&asn).then_some(asn)));
+        let rules = both(prefixes.iter(), by_asn);
+        let rules = rules.map(|(start, prefix, asn)| (start, (prefix, asn)));
+        both(rules, layers.places.iter())
+            .map(|(start, (prefix, asn), place)| (start, Ground { prefix, asn, place }))
+    }
+
+    /// A family's networks by zone, of which each ground has one.
+    fn zones<K: Key>(
+        &self,
+        prefixes: &Steps<K, Option<IpNet>>,
+        layers: &Layers<K>,
+        zone_of: &[u32],
+    ) -> Packed<K> {
+        let zone = |row: usize| zone_of.get(row).copied().unwrap_or(0);
+        if self.ruled.is_empty() {
+            return layers.places.map(|place| zone(place as usize)).collect();
+        }
+        let ruled = |of: Ground| self.ruled.get(&Some(of).filter(Ground::is_ruled)?).copied();
+        let row = |of: Ground| ruled(of).unwrap_or(of.place as usize);
+        self.walk(prefixes, layers).map(|(start, of)| (start, zone(row(of)))).collect()
+    }
 }
 
 /// The classes of one catchment that were found so far.
 struct Classes<'a> {
     atlas: &'a Atlas,
-    grounds: &'a Grounds,
+    distances: &'a Distances,
     spec: &'a CatchmentSpec,
     rankings: Vec<Box<[RegionId]>>,
     by_ranking: HashMap<Box<[RegionId]>, u32, RandomState>,
 }
 
 impl<'a> Classes<'a> {
-    fn new(atlas: &'a Atlas, grounds: &'a Grounds, spec: &'a CatchmentSpec) -> Self {
-        Self { atlas, grounds, spec, rankings: Vec::new(), by_ranking: HashMap::default() }
+    fn new(atlas: &'a Atlas, distances: &'a Distances, spec: &'a CatchmentSpec) -> Self {
+        Self { atlas, distances, spec, rankings: Vec::new(), by_ranking: HashMap::default() }
     }
 
     fn class(&mut self, ground: &Ground) -> u32 {
         let CatchmentSpec { sites, preferences } = self.spec;
         let location = self.atlas.location(ground.place);
         let rule = network_rule(ground.prefix, ground.asn, preferences);
-        let distance = |site: &Site| self.grounds.distance_km(ground.place, site);
+        let distance = |site: &Site| self.distances.km(ground.place, site);
         let ranking = rank_by(&location, rule, sites, preferences, distance);
         let order: Box<[RegionId]> = ranking.regions.iter().map(|ranked| ranked.region).collect();
         let (rankings, next) = (&mut self.rankings, count(self.by_ranking.len()));
@@ -262,7 +308,7 @@ impl<'a> Classes<'a> {
     }
 }
 
-/// There are no more grounds and classes than places and rules, which are counted in 32 bits.
+/// There are no more zones and classes than places and rules, which are counted in 32 bits.
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

@@ -81,7 +81,7 @@ impl Geography {
         self.survey.geoip == *geoip && self.survey.prints == prints(geoip, folder)
     }
 
-    /// The catchments of `config`. Those that are not known yet are drawn.
+    /// The catchments of `config`. Where one is not known yet, all are drawn anew.
     ///
     /// # Errors
     /// As [`Survey::atlas`].
@@ -89,16 +89,14 @@ impl Geography {
         &mut self,
         config: &Config,
     ) -> Result<Vec<Arc<Catchment>>, Vec<Problem>> {
-        let specs = &config.catchments;
-        let is_new = |spec: &&CatchmentSpec| !self.catchments.contains_key(*spec);
-        let new: Vec<CatchmentSpec> = specs.iter().filter(is_new).cloned().collect();
-        if !new.is_empty() {
-            let drawn = Catchment::build_all(&*self.survey.kept_for(0)?, &new);
-            self.catchments.extend(new.into_iter().zip(drawn));
-        }
-        let found = specs.iter().filter_map(|spec| self.catchments.get(spec).cloned());
-        let catchments: Vec<Arc<Catchment>> = found.collect();
-        self.catchments = specs.iter().cloned().zip(catchments.iter().cloned()).collect();
+        let specs = config.catchments.iter();
+        let known = specs.clone().map(|spec| self.catchments.get(spec).cloned());
+        let known: Option<Vec<Arc<Catchment>>> = known.collect();
+        let catchments = match known {
+            Some(catchments) => catchments,
+            None => Catchment::build_all(&*self.survey.kept_for(0)?, &config.catchments),
+        };
+        self.catchments = specs.cloned().zip(catchments.iter().cloned()).collect();
         Ok(catchments)
     }
 }
