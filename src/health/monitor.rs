@@ -319,9 +319,8 @@ impl Monitor {
         };
         let others = self.timers.iter().map(|(_, of)| *of).filter(can_tell);
         let asked: Vec<TargetId> = others.take(MOST_ASKED).collect();
-        if !asked.is_empty() {
-            self.sign.asked = Some(now);
-        }
+        // Also where nobody is found: to look through all of them for each report takes too long.
+        self.sign.asked = Some(now);
         asked.into_iter().for_each(|of| self.hint(now, of));
     }
 

@@ -56,7 +56,7 @@ const FEWEST_SILENT: usize = 2;
 pub(super) struct Sign {
     /// When the newest of the probes began whose answers give one.
     given: Option<Instant>,
-    /// When somebody was last asked for one, out of turn.
+    /// When somebody was last looked for to be asked for one, out of turn.
     pub(super) asked: Option<Instant>,
 }
 
