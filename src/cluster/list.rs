@@ -148,6 +148,14 @@ mod tests {
     }
 
     impl World {
+        /// Nodes that have agreed on this list.
+        fn of(list: &[String]) -> Self {
+            let mut world = Self::default();
+            list.iter().for_each(|name| world.start(name, list));
+            world.run();
+            world
+        }
+
         /// A node starts, again or for the first time, by this list.
         fn start(&mut self, name: &str, list: &[String]) {
             self.now = self.now + HEARTBEAT;
@@ -202,9 +210,7 @@ mod tests {
     #[test]
     fn of_two_lists_one_has_a_majority_and_the_new_one_when_most_of_the_old_have_left_it() {
         let (old, new) = (names(&["1", "2", "3"]), names(&["1", "10", "11", "2", "3"]));
-        let mut world = World::default();
-        old.iter().for_each(|name| world.start(name, &old));
-        world.run();
+        let mut world = World::of(&old);
         assert_eq!(world.sure(), [("1", 3), ("2", 3), ("3", 3)]);
         ["3", "10", "11"].iter().for_each(|name| world.start(name, &new));
         world.run();
@@ -248,9 +254,7 @@ mod tests {
     #[test]
     fn nodes_that_are_new_do_not_outvote_those_whose_list_most_have_not_left() {
         let (old, new) = (names(&["1", "2", "3"]), names(&["3", "4", "5", "6", "7"]));
-        let mut world = World::default();
-        old.iter().for_each(|name| world.start(name, &old));
-        world.run();
+        let mut world = World::of(&old);
         new.iter().for_each(|name| world.start(name, &new));
         world.run();
         assert_eq!(world.sure(), [("1", 3), ("2", 3)]);
@@ -269,9 +273,7 @@ mod tests {
         ) {
             let all = names(&["1", "2", "3", "4", "5", "6", "7", "8"]);
             let (old, new) = (all[..3].to_vec(), all[first..end].to_vec());
-            let mut world = World::default();
-            old.iter().for_each(|name| world.start(name, &old));
-            world.run();
+            let mut world = World::of(&old);
             if are_all_new_started {
                 new.iter().filter(|name| !old.contains(name)).for_each(|of| world.start(of, &new));
             }

@@ -52,6 +52,21 @@ impl Cluster {
         self.nodes.iter().map(|node| node.name.clone()).collect()
     }
 
+    /// Two nodes, of which this is the first.
+    #[cfg(test)]
+    pub(crate) fn two() -> Self {
+        let address = "192.0.2.1:1".parse().expect("an address");
+        let member = |name: &str| Member { name: name.to_owned(), address, region: None };
+        Self {
+            key: "key".into(),
+            listen: address,
+            nodes: vec![member("ns1"), member("ns2")],
+            own: NodeId::from_index(0).expect("the first"),
+            electorate: Electorate::default(),
+            vantages: 2,
+        }
+    }
+
     /// Who watches a target.
     pub fn panel(&self, target: &Target) -> Panel {
         let nodes: Vec<Vantage<'_>> = self.nodes.iter().map(Member::vantage).collect();

@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::*;
-use crate::config::{Cluster, Member};
+use crate::config::Cluster;
 use crate::health::Electorate;
 use crate::ids::NodeId;
 use crate::rng::Seed;
@@ -47,17 +47,8 @@ fn deciding(folder: &Path, is_alone: bool) -> Handle {
     let (mut control, handle) =
         Control::new(clock, Seed::new(1), loaded, probing, holding, Arc::default(), store);
     if !is_alone {
-        let address = "192.0.2.1:1".parse().unwrap();
-        let member = |name: &str| Member { name: name.to_owned(), address, region: None };
-        let of = Cluster {
-            key: "key".into(),
-            listen: address,
-            nodes: vec![member("ns1"), member("ns2")],
-            own: NodeId::from_index(0).unwrap(),
-            electorate: Electorate::default(),
-            vantages: 2,
-        };
-        control.join(Electorate::default(), Peers::new(unbounded_channel().0, of));
+        let peers = Peers::new(unbounded_channel().0, Cluster::two());
+        control.join(Electorate::default(), peers);
     }
     tokio::spawn(control.run());
     handle

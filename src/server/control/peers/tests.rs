@@ -4,22 +4,11 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::super::absent::{Absent, Absents, doubt, doubted_still};
 use super::*;
-use crate::health::Electorate;
 
 /// Two nodes that hear each other, and what each of them answers for the service `web`.
 fn two(ours: Option<Digest>, theirs: Option<Digest>) -> Peers {
-    let [own, other] = [0, 1].map(|row| NodeId::from_index(row).unwrap());
-    let address = "192.0.2.1:1".parse().unwrap();
-    let member = |name: &str| Member { name: name.to_owned(), address, region: None };
-    let of = Cluster {
-        key: "key".into(),
-        listen: address,
-        nodes: vec![member("ns1"), member("ns2")],
-        own,
-        electorate: Electorate::default(),
-        vantages: 2,
-    };
-    let mut peers = Peers::new(unbounded_channel().0, of);
+    let other = NodeId::from_index(1).unwrap();
+    let mut peers = Peers::new(unbounded_channel().0, Cluster::two());
     peers.fresh.insert(other);
     peers.conditions.insert(other, NodeWord::default());
     peers.own_digests.extend(ours.map(|of| ("web".to_owned(), of)));
