@@ -287,7 +287,7 @@ impl Control {
     /// Nodes that still go by the other way would go on to answer another region.
     pub(super) fn parted_in(&self, loaded: &Loaded) -> Vec<Problem> {
         let changed = self.loaded.plan.single_writers().filter_map(|(_, was)| {
-            let is = loaded.plan.services.iter().find(|of| of.name == was.name)?;
+            let is = loaded.plan.services.get(loaded.plan.service_named(&was.name)?.index())?;
             (lease_of(is)? != lease_of(was)?).then_some(was)
         });
         let problem = |of: &Service| {
@@ -449,8 +449,9 @@ impl Control {
 
     /// Is it etcd that tells who writes?
     fn is_leased(&self, service: &str) -> bool {
-        let mut all = self.loaded.plan.single_writers();
-        all.any(|(_, of)| of.name == service && lease_of(of) == Some(true))
+        let plan = &self.loaded.plan;
+        let of = plan.service_named(service).and_then(|id| plan.services.get(id.index()));
+        of.and_then(lease_of) == Some(true)
     }
 
     /// The services of which one region at a time writes.
