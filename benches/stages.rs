@@ -125,7 +125,7 @@ fn beyond(counts: &Counts) -> Vec<String> {
 }
 
 fn replay(kind: &str) {
-    let snapshot = world::world();
+    let snapshot = world::world().drawn();
     let (_, name, rtype) = KINDS.iter().find(|(of, ..)| *of == kind).unwrap();
     let packet = world::query(name, *rtype);
     let peer = Peer { address: "192.0.2.53:53".parse().unwrap(), transport: Transport::Udp };

@@ -31,7 +31,7 @@ static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| {
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Down));
     let Config { zones, services, regions, identity, .. } = config;
     let plan = Plan::new(zones, services, regions, catchments, identity);
-    Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1)
+    Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1).drawn()
 });
 
 fuzz_target!(|input: &[u8]| {

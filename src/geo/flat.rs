@@ -82,30 +82,6 @@ impl Flat {
         (low(runs.get(row).copied().unwrap_or(0)), widest(key, first, behind))
     }
 
-    /// How many addresses have each value, by value.
-    pub(super) fn addresses(&self) -> Vec<u64> {
-        let mut counts: Vec<u64> = Vec::new();
-        let mut add = |value: u16, addresses: u32| {
-            let value = usize::from(value);
-            if counts.len() <= value {
-                counts.resize(value + 1, 0);
-            }
-            if let Some(count) = counts.get_mut(value) {
-                *count += u64::from(addresses);
-            }
-        };
-        for at in &self.index {
-            if at & WHOLE != 0 {
-                add(low(*at), BLOCKS);
-                continue;
-            }
-            let runs = self.block(*at);
-            let ends = runs.iter().skip(1).map(|run| run >> 16).chain([BLOCKS]);
-            runs.iter().zip(ends).for_each(|(run, end)| add(low(*run), end - (run >> 16)));
-        }
-        counts
-    }
-
     /// The runs of the block for which the index has `at`.
     fn block(&self, at: u32) -> &[u32] {
         let counted = self.runs.get(at as usize..).and_then(<[u32]>::split_first);

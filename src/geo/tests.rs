@@ -311,7 +311,11 @@ proptest! {
                 for end in [around.network(), around.broadcast()] {
                     prop_assert_eq!(lookup(end).0, class, "{} in {}", end, around);
                 }
+                // Without a map it is the same, and not true for more.
+                let (found, narrower) = catchment.find(*client);
+                prop_assert_eq!((found, true), (u32::from(class), narrower >= scope), "{}", client);
             }
+            prop_assert_eq!(catchment.addresses_v4().iter().sum::<u64>(), 1 << 32);
         }
     }
 }
@@ -336,6 +340,22 @@ fn ipv4_within_ipv6_is_located_as_ipv4() {
         let country = atlas.locate(ip(client)).place.and_then(|place| place.country);
         assert_eq!(country, "IE".parse().ok(), "{client}");
     }
+}
+
+#[test]
+fn the_addresses_of_each_class_are_counted() {
+    let feed = feed(&[(net("8.8.8.0/24"), 1), (net("255.255.255.0/25"), 1)]);
+    let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
+    let sites: Vec<Site> = (0..2).map(|row| Site { region: region(row), at: None }).collect();
+    let mut preferences = Preferences { default: vec![region(0), region(1)], ..Default::default() };
+    preferences.countries.insert("IE".parse().unwrap(), vec![region(1)]);
+    let catchments = Catchment::build_all(&atlas, &[CatchmentSpec { sites, preferences }]);
+    let [catchment] = catchments.as_slice() else { panic!("one is asked for") };
+    let of_first = |first| {
+        let classes = catchment.rankings().iter().zip(catchment.addresses_v4());
+        classes.filter(|(ranking, _)| ranking[0] == first).map(|(_, count)| count).sum::<u64>()
+    };
+    assert_eq!([of_first(region(0)), of_first(region(1))], [(1 << 32) - 384, 384]);
 }
 
 #[test]

@@ -238,6 +238,7 @@ fn steering(
     let (family, selector): (Family, &Selector) = [Family::Alias, by_type]
         .into_iter()
         .find_map(|family| Some((family, compiled.selector(family)?)))?;
+    selector.draw();
     let (ready, prefix) = selector.select(question.client)?;
     let (rule, order) = order(plan, atlas, service, question.client);
     let (slot, _) = ramp_slot(question.client);

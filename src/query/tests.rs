@@ -31,7 +31,7 @@ fn world(down: &[&str]) -> Snapshot {
     });
     let plan =
         Plan::new(config.zones, config.services, config.regions, catchments, config.identity);
-    Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1)
+    Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1).drawn()
 }
 
 /// A query, to be changed and sent.

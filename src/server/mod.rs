@@ -58,6 +58,7 @@ mod clock;
 mod cluster;
 mod control;
 pub mod demo;
+mod drawing;
 mod encrypted;
 mod etcd;
 mod exposure;
@@ -335,6 +336,7 @@ async fn decide(
         control.join(electorate, peers);
         tasks.spawn(task.run());
     }
+    tasks.spawn(drawing::draw(handle.published.clone(), control.published_anew()));
     tasks.spawn(control.run());
     Ok(handle)
 }

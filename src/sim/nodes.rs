@@ -130,7 +130,8 @@ impl Node {
         holds.recall(now, Moves { out, kept: held, left: kept.left });
         holds.follow(now, &stage.plan.services, stage.plan.ids(), monitor.table());
         let facts = Facts { holds: &holds, ..Facts::of(monitor.table()) };
-        let snapshot = Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1));
+        let snapshot =
+            Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1).drawn());
         let mut node = Self {
             id,
             region,
@@ -235,7 +236,7 @@ impl Node {
         let before = self.snapshot.clone();
         let facts = self.facts();
         let next = Snapshot::compile(stage.plan.clone(), &facts, Some(&*before), None, generation);
-        self.snapshot = Arc::new(next);
+        self.snapshot = Arc::new(next.drawn());
     }
 
     /// Whether a lease decides who writes.
@@ -503,6 +504,6 @@ impl Node {
         let (plan, generation) = (self.snapshot.plan().clone(), self.snapshot.generation() + 1);
         let (before, changed) = (Some(&*self.snapshot), [self.service]);
         let next = Snapshot::compile(plan, &facts, before, Some(&changed), generation);
-        self.snapshot = Arc::new(next);
+        self.snapshot = Arc::new(next.drawn());
     }
 }

@@ -2,10 +2,14 @@
 //!
 //! A division depends on what orders the regions, on which of them are usable and on how many an
 //! answer can name, and on nothing else of a service, so that services share it.
+//!
+//! To draw the map of one takes some milliseconds, and a change may need hundreds. So nobody waits
+//! for that: until its map is drawn, clients are looked up in what it is drawn from. Everybody gets
+//! the same then, in ten times as long, and the scope is true, but may be narrower.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
 
@@ -55,8 +59,27 @@ pub struct Seek<'d> {
 
 #[derive(Debug)]
 enum By {
-    Network(NetworkMap),
+    Network(ByNetwork),
     Slot(Box<[u16]>),
+}
+
+#[derive(Debug)]
+struct ByNetwork {
+    map: OnceLock<NetworkMap>,
+    /// What it is drawn from.
+    catchment: Arc<Catchment>,
+    /// The row of each of its classes.
+    rows: Box<[u16]>,
+}
+
+impl ByNetwork {
+    fn row(&self, class: u32) -> u16 {
+        self.rows.get(class as usize).copied().unwrap_or(0)
+    }
+
+    fn draw(&self) -> &NetworkMap {
+        self.map.get_or_init(|| self.catchment.map(|class| self.row(class)))
+    }
 }
 
 impl Seek<'_> {
@@ -99,9 +122,43 @@ impl Division {
     /// The first step to the row of `client`.
     #[inline(always)]
     pub fn seek(&self, client: &IpAddr) -> Seek<'_> {
+        let map = match &self.by {
+            By::Network(by) => by.map.get(),
+            By::Slot(_) => None,
+        };
+        match map {
+            Some(map) => Seek { network: Some((map, map.seek(client))), found: (0, 0) },
+            None => Seek { network: None, found: self.find(client) },
+        }
+    }
+
+    /// The client's row without a map, and the scope.
+    #[inline(never)]
+    fn find(&self, client: &IpAddr) -> (u16, u8) {
         match &self.by {
-            By::Network(map) => Seek { network: Some((map, map.seek(client))), found: (0, 0) },
-            By::Slot(rows) => Seek { network: None, found: by_slot(rows, client) },
+            By::Network(by) => {
+                let (class, scope) = by.catchment.find(*client);
+                (by.row(class), scope)
+            }
+            By::Slot(rows) => {
+                let (slot, scope) = slot(*client);
+                (rows.get(slot).copied().unwrap_or(0), scope)
+            }
+        }
+    }
+
+    /// Draws its map, unless it is drawn, or has none.
+    pub fn draw(&self) {
+        if let By::Network(by) = &self.by {
+            by.draw();
+        }
+    }
+
+    /// Whether there is nothing to draw.
+    pub fn is_drawn(&self) -> bool {
+        match &self.by {
+            By::Network(by) => by.map.get().is_some(),
+            By::Slot(_) => true,
         }
     }
 
@@ -117,27 +174,28 @@ impl Division {
     }
 
     fn count_shares(&self) -> Vec<f64> {
-        let counts = match &self.by {
-            By::Network(map) => map.addresses_v4(),
-            By::Slot(rows) => {
-                let mut counts = vec![0; self.orders.len()];
-                for row in rows.iter().map(|row| usize::from(*row)) {
-                    if let Some(count) = counts.get_mut(row) {
-                        *count += 1;
-                    }
-                }
-                counts
+        let mut counts = vec![0; self.orders.len()];
+        let mut add = |row: u16, clients: u64| {
+            if let Some(count) = counts.get_mut(usize::from(row)) {
+                *count += clients;
             }
         };
+        match &self.by {
+            By::Network(ByNetwork { catchment, rows, .. }) => {
+                let classes = rows.iter().zip(catchment.addresses_v4());
+                classes.for_each(|(row, addresses)| add(*row, *addresses));
+            }
+            By::Slot(rows) => rows.iter().for_each(|row| add(*row, 1)),
+        }
         let all: u64 = counts.iter().sum();
         counts.iter().map(|count| *count as f64 / all.max(1) as f64).collect()
     }
 
-    fn by_network(catchment: &Catchment, key: &DivisionKey) -> Self {
+    fn by_network(catchment: &Arc<Catchment>, key: &DivisionKey) -> Self {
         let rankings = catchment.rankings();
         let (orders, rows) = distinct(key, rankings.iter().map(|ranking| ranking.as_ref()));
-        let row_of = |class: u32| rows.get(class as usize).copied().unwrap_or(0);
-        Self::new(orders, By::Network(catchment.map(row_of)))
+        let (map, catchment, rows) = (OnceLock::new(), catchment.clone(), rows.into());
+        Self::new(orders, By::Network(ByNetwork { map, catchment, rows }))
     }
 
     fn by_slot(plan: &Plan, contenders: &[Contender], key: &DivisionKey) -> Self {
@@ -151,13 +209,6 @@ impl Division {
         let (orders, rows) = distinct(key, ranked.iter().map(Vec::as_slice));
         Self::new(orders, By::Slot(rows.into()))
     }
-}
-
-/// The client's row by the hash of its prefix.
-#[inline(never)]
-fn by_slot(rows: &[u16], client: &IpAddr) -> (u16, u8) {
-    let (slot, scope) = slot(*client);
-    (rows.get(slot).copied().unwrap_or(0), scope)
 }
 
 /// The distinct beginnings of the rankings, usable regions only, and which one each ranking has.

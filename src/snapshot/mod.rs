@@ -9,11 +9,11 @@
 //! A service has few distinct answers (with N regions the distinct orders of those still usable,
 //! not the networks of the world, count), so each is chosen and encoded once, here. What maps a
 //! client to its answer is a [`Division`]; services with the same usable regions share one. A
-//! change compiles only the services that depend on what changed. While an operator's word reaches
-//! the clients share by share, a service has a band for those reached and one for the others.
+//! change compiles only the services that depend on what changed, and leaves the maps of new
+//! divisions to be drawn by whoever publishes it. While an operator's word reaches the clients
+//! share by share, a service has a band for those reached and one for the others.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::slice;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -21,19 +21,21 @@ use crate::geo::{Catchment, Coordinates};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::prefetch::{LINE, prefetch};
 use crate::steer::weighted::{Contender, SLOTS, name_hash, scores};
-use crate::steer::{
-    Basis, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, ramp_slot, usable,
-};
+use crate::steer::{Basis, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, usable};
 use crate::time::{Instant, Ttl};
 use crate::zone::{Found, Name, Rdata, RecordType, Zone, Zones};
 
 pub use division::{Division, DivisionKey, Order, Seek};
 pub use protection::{Protection, RateLimit, Secret};
 pub use ready::{Body, Ready};
+pub use selector::{Selection, Selector};
+
+use selector::Band;
 
 mod division;
 mod protection;
 mod ready;
+mod selector;
 #[cfg(test)]
 mod tests;
 
@@ -289,94 +291,6 @@ struct Steered {
     last_good: Option<Box<Usable>>,
 }
 
-/// Finds a client's answer.
-#[derive(Debug)]
-pub struct Selector {
-    /// The clients that a ramp tells apart from the others.
-    ramp: Box<[Band]>,
-    /// The others, or everybody.
-    rest: Band,
-}
-
-/// The clients up to some slot of a ramp, and their answers.
-#[derive(Debug)]
-struct Band {
-    /// The first slot that is not in it.
-    end: usize,
-    /// `None`: everybody gets the first answer.
-    division: Option<Arc<Division>>,
-    answers: Box<[Ready]>,
-}
-
-/// The way to a client's answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Selection<'s> {
-    answers: &'s [Ready],
-    seek: Seek<'s>,
-    /// How much of the client's address decided that it is this band.
-    prefix: u8,
-}
-
-impl Selector {
-    /// The answer of `client`, and the length of the widest prefix around it in which every
-    /// client gets the same: the SCOPE PREFIX-LENGTH of RFC 7871.
-    pub fn select(&self, client: IpAddr) -> Option<(&Ready, u8)> {
-        let mut selection = self.seek(&client);
-        selection.near();
-        selection.find()
-    }
-
-    /// The first step to it. Whoever has many takes all of them through one step after the other.
-    /// Always in its caller's code, so that it is made where it stays.
-    #[inline(always)]
-    pub fn seek(&self, client: &IpAddr) -> Selection<'_> {
-        let (band, prefix) =
-            if self.ramp.is_empty() { (&self.rest, 0) } else { self.on_ramp(client) };
-        let division = band.division.as_deref().filter(|_| band.answers.len() > 1);
-        let seek = match division {
-            Some(division) => division.seek(client),
-            None => Seek::EVERYBODY,
-        };
-        Selection { answers: &band.answers, seek, prefix }
-    }
-
-    /// The client's band, and how much of its address decided that.
-    #[inline(never)]
-    fn on_ramp(&self, client: &IpAddr) -> (&Band, u8) {
-        let (slot, prefix) = ramp_slot(*client);
-        (self.ramp.iter().find(|band| slot < band.end).unwrap_or(&self.rest), prefix)
-    }
-
-    /// All answers, each with the share of all IPv4 addresses whose clients get it.
-    pub fn answers(&self) -> impl Iterator<Item = (&Ready, f64)> {
-        let mut start = 0;
-        self.ramp.iter().chain([&self.rest]).flat_map(move |band| {
-            let share = (band.end - start) as f64 / SLOTS as f64;
-            start = band.end;
-            let shares = band.division.as_ref().map(|division| division.shares());
-            band.answers.iter().enumerate().map(move |(row, ready)| {
-                let within = shares.map_or(1.0, |shares| shares.get(row).copied().unwrap_or(0.0));
-                (ready, share * within)
-            })
-        })
-    }
-}
-
-impl<'s> Selection<'s> {
-    /// The second step to the answer.
-    #[inline]
-    pub fn near(&mut self) {
-        self.seek.near();
-    }
-
-    /// The last.
-    #[inline]
-    pub fn find(&self) -> Option<(&'s Ready, u8)> {
-        let (row, scope) = self.seek.find();
-        Some((self.answers.get(row)?, scope.max(self.prefix)))
-    }
-}
-
 impl CompiledService {
     /// What answers a question for `rtype`, if anything does: an alias, whatever is asked for.
     pub fn answering(&self, rtype: RecordType) -> Option<&Selector> {
@@ -441,6 +355,20 @@ impl Snapshot {
             _ => plan.services.iter().enumerate().map(|(row, of)| compile(row, of)).collect(),
         };
         Self { generation, plan, services, divisions }
+    }
+
+    /// The same, with every map of its divisions drawn.
+    #[must_use]
+    pub fn drawn(self) -> Self {
+        self.undrawn().iter().filter_map(Weak::upgrade).for_each(|division| division.draw());
+        self
+    }
+
+    /// The divisions in use whose map is not drawn.
+    pub fn undrawn(&self) -> Vec<Weak<Division>> {
+        let is_undrawn =
+            |of: &&Weak<Division>| of.upgrade().is_some_and(|division| !division.is_drawn());
+        self.divisions.values().filter(is_undrawn).cloned().collect()
     }
 
     /// Which change of the world this is: 1 is the first.

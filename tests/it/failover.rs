@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
+use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::opt::EdnsCode;
 
 use crate::harness::{Meridian, Nginx, ask, free_port, own_address, wait_for, wait_until};
 use crate::host::{Host, ip, there};
@@ -41,6 +43,14 @@ fn world(check: &str) -> (Meridian, [Nginx; 3]) {
     (server, regions)
 }
 
+/// The scope in an answer for a client in a /24.
+fn scope(answer: &Message) -> u8 {
+    let edns = answer.edns.as_ref().unwrap();
+    let subnet: Vec<u8> = edns.option(EdnsCode::Subnet).unwrap().try_into().unwrap();
+    assert_eq!(subnet[2], 24, "the source comes back");
+    subnet[3]
+}
+
 #[test]
 fn each_client_gets_the_nearest_region_and_its_scope() {
     let (server, [us, eu, ap]) = world("http: /healthz");
@@ -48,12 +58,25 @@ fn each_client_gets_the_nearest_region_and_its_scope() {
         let answer = ask(server.dns, "www.example.com", RecordType::A, Some(client));
         assert_eq!(crate::harness::data(&answer), [region.address.to_string()], "{client}");
         assert_eq!(answer.answers[0].ttl, 30);
-        let edns = answer.edns.unwrap();
-        let code = hickory_proto::rr::rdata::opt::EdnsCode::Subnet;
-        let subnet: Vec<u8> = edns.option(code).unwrap().try_into().unwrap();
-        assert_eq!(subnet[2], 24, "the source comes back");
-        assert!((1..=24).contains(&subnet[3]), "scope {}", subnet[3]);
+        assert!((1..=24).contains(&scope(&answer)), "scope {}", scope(&answer));
     }
+}
+
+/// When a region has gone, answers are true at once, and soon for as many clients as they would be
+/// had it never been there.
+#[test]
+fn scopes_are_as_wide_again_soon_after_a_change() {
+    let (server, [us, eu, mut ap]) = world("http: /healthz");
+    let without = config(80, "http: /", [us.address, eu.address, ap.address]);
+    let without = without.replace(&format!(", ap-southeast: {}", ap.address), "");
+    let without = Meridian::serve(&without.replace("    check: web\n", ""));
+    let scopes = |of: &Meridian| -> Vec<u8> {
+        let clients = (1..=223).map(|high| format!("{high}.1.1.0/24"));
+        let ask = |client: String| ask(of.dns, "www.example.com", RecordType::A, Some(&client));
+        clients.map(|client| scope(&ask(client))).collect()
+    };
+    ap.process.kill();
+    wait_until(&scopes(&without), || scopes(&server));
 }
 
 #[test]

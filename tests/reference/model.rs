@@ -215,6 +215,7 @@ impl World {
         let Config { zones, services, regions, identity, .. } = config;
         let plan = Arc::new(Plan::new(zones, services, regions, catchments, identity));
         let snapshot = Snapshot::compile(plan.clone(), &Facts::of(&health), None, None, 1);
+        let snapshot = snapshot.drawn();
         Some(Self { snapshot, records: all, steered, plan, atlas, health })
     }
 

@@ -9,7 +9,7 @@ use meridian::health::HealthTable;
 use meridian::snapshot::{Plan, Snapshot};
 use meridian::steer::Facts;
 
-/// All of it, compiled.
+/// All of it, compiled, without maps.
 pub(crate) fn world() -> Snapshot {
     let text = include_str!("../../fuzz/world.yaml");
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());

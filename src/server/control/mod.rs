@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use metrics::{counter, gauge, histogram};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, WeakSender, channel};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep_until;
 use tracing::warn;
 
@@ -85,6 +85,8 @@ pub(super) struct Control {
     /// What was published before, and somebody may still answer from. The last one who has it
     /// frees it, which takes its time: that is to be nobody who answers.
     replaced: Vec<Arc<Snapshot>>,
+    /// Told when something is published that has maps to be drawn.
+    published_anew: Arc<Notify>,
     certificate: Arc<Newest>,
     loaded: Arc<Loaded>,
     applied: Instant,
@@ -151,7 +153,7 @@ impl Control {
         let in_force = overrides.at(now);
         let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(monitor.table()) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
-        let published = Arc::new(ArcSwap::from_pointee(first));
+        let published = Arc::new(ArcSwap::from_pointee(first.drawn()));
         let (sender, requests) = channel(64);
         let (ready, is_ready) = watch::channel(false);
         let handle = Handle {
@@ -165,7 +167,6 @@ impl Control {
             exposure: Exposure::default(),
             desk: Arc::default(),
         };
-        handle.sample.turn_to(&loaded.plan);
         let control = Self {
             clock,
             monitor,
@@ -177,6 +178,7 @@ impl Control {
             requests_to_self: handle.requests.downgrade(),
             published,
             replaced: Vec::new(),
+            published_anew: Arc::default(),
             certificate,
             at_start: loaded.config.read_at_start(),
             loaded: Arc::new(loaded),
@@ -211,6 +213,11 @@ impl Control {
         (control, handle)
     }
 
+    /// Tells when something is published that has maps to be drawn.
+    pub(super) fn published_anew(&self) -> Arc<Notify> {
+        self.published_anew.clone()
+    }
+
     /// Decides together with other nodes from now on.
     pub(super) fn join(&mut self, electorate: Electorate, peers: Peers) {
         self.monitor.elect(self.clock.now(), electorate);
@@ -221,6 +228,7 @@ impl Control {
 
     /// Runs until nobody can ask anything any more.
     pub(super) async fn run(mut self) {
+        self.sample.turn_to(&self.loaded.plan);
         self.note_absent(&self.published.load_full(), None);
         self.tell_lost();
         self.keep_moves();
@@ -368,6 +376,7 @@ impl Control {
         let generation = previous.generation() + 1;
         let next = Snapshot::compile(plan.clone(), &facts, Some(&previous), changed, generation);
         self.published.store(Arc::new(next));
+        self.published_anew.notify_one();
         self.writing.decided(plan, changed);
         self.note_absent(&previous, changed);
         self.replaced.push(previous);
