@@ -121,7 +121,7 @@ impl Catchment {
     }
 
     /// A client's class, and the length of a prefix around it in which every client has it: the
-    /// widest but for neighbours of the same class. It takes ten times as long as in a map.
+    /// widest but for neighbours of the same class. It takes four times as long as in a map.
     pub fn find(&self, client: IpAddr) -> (u32, u8) {
         let (zone, scope) = match located(client) {
             Located::V4(ip, before) => {

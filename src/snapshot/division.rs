@@ -5,7 +5,7 @@
 //!
 //! To draw the map of one takes some milliseconds, and a change may need hundreds. So nobody waits
 //! for that: until its map is drawn, clients are looked up in what it is drawn from. Everybody gets
-//! the same then, in ten times as long, and the scope is true, but may be narrower.
+//! the same then, in four times as long, and the scope is true, but may be narrower.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
