@@ -5,9 +5,11 @@
 //! region of a service. It is a ring of buckets by the time when the answers in them end, so that
 //! its memory is bounded whatever is asked, and is made when the row's first answer is given.
 
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::prefetch::prefetch;
 use crate::time::Ttl;
 
 /// How many buckets a row has.
@@ -29,7 +31,10 @@ pub struct Page {
 /// In one place in memory, as it is far from everything else.
 #[derive(Debug)]
 struct Row {
-    width: u64,
+    /// Answers that name it first, all that ever were.
+    first: AtomicU64,
+    /// Of how many of these is told.
+    told: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
 }
 
@@ -70,14 +75,55 @@ impl Page {
         bucket.store(counted(held, number, count), Ordering::Relaxed);
     }
 
+    /// Has the processor fetch what leads to a row. Whoever has many takes all of them through one
+    /// step after the other.
+    pub fn approach(&self, row: usize) {
+        prefetch(&self.rows, row);
+        prefetch(&self.widths, row);
+    }
+
+    /// The second step: what is written for an answer that is forgotten at `ends`.
+    pub fn near(&self, row: usize, ends: u64) {
+        if let Some(made) = self.rows.get(row).and_then(OnceLock::get) {
+            prefetch(slice::from_ref(&made.first), 0);
+            prefetch(&made.buckets, ends_in(ends / self.width(row)));
+        }
+    }
+
+    /// So many answers named this row first, on a page on which nobody else writes: is it there?
+    pub fn count_first(&self, row: usize, count: u64) -> bool {
+        let made = self.rows.get(row).and_then(OnceLock::get);
+        if let Some(Row { first, .. }) = made.map(Box::as_ref) {
+            first.store(first.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+        }
+        made.is_some()
+    }
+
+    /// The rows that were named first since this was last asked, and how often. One at a time may
+    /// ask.
+    pub fn untold(&self) -> impl Iterator<Item = (usize, u64)> {
+        let rows = self.rows.iter().enumerate();
+        let made = rows.filter_map(|(row, slot)| Some((row, slot.get()?)));
+        let untold = made.map(|(row, made)| {
+            let first = made.first.load(Ordering::Relaxed);
+            (row, first - made.told.swap(first, Ordering::Relaxed))
+        });
+        untold.filter(|(_, count)| *count > 0)
+    }
+
+    fn width(&self, row: usize) -> u64 {
+        self.widths.get(row).map_or(1, |width| u64::from(*width).max(1))
+    }
+
     /// The bucket for what is forgotten at `ends`, and which of all in the world it then is.
     fn bucket(&self, row: usize, ends: u64) -> Option<(&AtomicU64, u64)> {
         let made = self.rows.get(row)?.get_or_init(|| {
-            let width = self.widths.get(row).map_or(1, |width| u64::from(*width).max(1));
-            Box::new(Row { width, buckets: [const { AtomicU64::new(0) }; BUCKETS] })
+            let none = || AtomicU64::new(0);
+            let buckets = [const { AtomicU64::new(0) }; BUCKETS];
+            Box::new(Row { first: none(), told: none(), buckets })
         });
-        let number = ends / made.width;
-        Some((made.buckets.get(usize::try_from(number).ok()? % BUCKETS)?, number))
+        let number = ends / self.width(row);
+        Some((made.buckets.get(ends_in(number))?, number))
     }
 
     /// What of a row may still be remembered at `now`, in seconds since the Unix epoch.
@@ -90,7 +136,7 @@ impl Page {
     /// The same bucket by bucket: until when, and how many.
     pub fn unexpired(&self, row: usize, now: u64) -> impl Iterator<Item = (u64, u32)> {
         let made = self.rows.get(row).and_then(OnceLock::get);
-        let width = made.map_or(1, |made| made.width);
+        let width = self.width(row);
         let buckets = made.into_iter().flat_map(|made| &made.buckets);
         buckets.filter_map(move |bucket| {
             let held = bucket.load(Ordering::Relaxed);
@@ -99,6 +145,11 @@ impl Page {
             (count > 0 && until > now).then_some((until, count))
         })
     }
+}
+
+/// Where on the ring the bucket of this number is.
+fn ends_in(number: u64) -> usize {
+    usize::try_from(number % BUCKETS as u64).unwrap_or(0)
 }
 
 /// A bucket with so many more. The upper half says which time around the ring it is, the lower half

@@ -8,9 +8,11 @@ use std::iter::repeat_n;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use metrics::{Counter, counter};
+
 use crate::convergence::{Page, Remaining, Returns, Seen, width};
-use crate::ids::{RegionSet, ServiceId};
-use crate::query::Transport;
+use crate::ids::{RegionId, ServiceId};
+use crate::query::{Named, Rcode, Transport};
 use crate::snapshot::Plan;
 use crate::time::{Instant, Ttl};
 
@@ -73,17 +75,11 @@ impl Sheet {
 
     /// So many answers, the last of them before `now`, named these regions of a service, with a
     /// TTL.
-    pub(super) fn add(
-        &self,
-        now: Instant,
-        count: u64,
-        service: ServiceId,
-        (regions, ttl): (RegionSet, Ttl),
-    ) {
+    pub(super) fn add(&self, now: Instant, count: u64, service: ServiceId, (regions, ttl): Named) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let ends = now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL;
+        let ends = ends(now, ttl);
         for region in regions.iter() {
-            let row = service.index() * self.regions + region.index();
+            let row = self.row(service, region);
             if self.is_alone {
                 self.page.add_alone(row, ends, count);
             } else {
@@ -91,6 +87,48 @@ impl Sheet {
             }
         }
     }
+
+    /// Has the processor fetch what leads to where [`Self::add`] writes. Whoever has much to add
+    /// takes all of it through one step after the other.
+    pub(super) fn approach(&self, service: ServiceId, (regions, _): Named) {
+        regions.iter().for_each(|region| self.page.approach(self.row(service, region)));
+    }
+
+    /// The second step: where it writes.
+    pub(super) fn near(&self, now: Instant, service: ServiceId, (regions, ttl): Named) {
+        let near = |region| self.page.near(self.row(service, region), ends(now, ttl));
+        regions.iter().for_each(near);
+    }
+
+    /// Counts answers that name this region first, where they were added: is that done here?
+    pub(super) fn count_first(&self, service: ServiceId, region: RegionId, count: u64) -> bool {
+        self.is_alone && self.page.count_first(self.row(service, region), count)
+    }
+
+    fn row(&self, service: ServiceId, region: RegionId) -> usize {
+        service.index() * self.regions + region.index()
+    }
+}
+
+/// The second at which an answer of before `now` is surely forgotten.
+fn ends(now: Instant, ttl: Ttl) -> u64 {
+    now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL
+}
+
+/// Counts answers, by the names of service and region.
+pub(super) fn queries(
+    transport: Transport,
+    rcode: Rcode,
+    (service, region): (String, String),
+) -> Counter {
+    let (transport, rcode) = (transport.label(), rcode.label());
+    counter!(
+        "meridian_queries_total",
+        "transport" => transport,
+        "rcode" => rcode,
+        "service" => service,
+        "region" => region,
+    )
 }
 
 /// Nanoseconds in a second.
@@ -144,6 +182,11 @@ impl Exposure {
     /// For how long resolvers went on with what they were told.
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.returns.seen()
+    }
+
+    /// Tells the counters what the pages have counted.
+    pub(super) fn tell(&self) {
+        self.shelf().books.iter().for_each(Book::tell);
     }
 
     /// What may still be remembered, by service and region.
@@ -204,6 +247,7 @@ impl Shelf {
         let is_over = |book: &Book| book.closed.is_some_and(|at| now.since(at) > LATE);
         let Some((newest, older)) = self.books.split_last() else { return };
         for book in older.iter().filter(|book| is_over(book)) {
+            book.tell();
             for (row, name, _) in book.remaining(now) {
                 let buckets = book.pages.iter().flat_map(|page| page.unexpired(row, seconds));
                 let into = row_of(&newest.plan, &name);
@@ -238,6 +282,14 @@ impl Book {
         page
     }
 
+    /// Tells the counters what its pages have counted. Who shares one counts by itself.
+    fn tell(&self) {
+        for (row, count) in self.pages.iter().flat_map(|page| page.untold()) {
+            let name = self.name(row).unwrap_or_default();
+            queries(Transport::Udp, Rcode::NoError, name).increment(count);
+        }
+    }
+
     /// The service and the region of a row.
     fn name(&self, row: usize) -> Option<(String, String)> {
         let Plan { services, regions, .. } = &*self.plan;
@@ -266,9 +318,12 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use metrics::with_local_recorder;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
     use crate::config::{Config, Targets};
-    use crate::ids::RegionId;
+    use crate::ids::RegionSet;
 
     /// A service `web` in these regions, whose answers have this TTL.
     fn plan(regions: &[&str], ttl: &str) -> Arc<Plan> {
@@ -331,6 +386,46 @@ mod tests {
         assert_eq!(of(&exposure, "a", after(57_000)), Some((6, 65)));
         assert_eq!(of(&exposure, "a", after(58_000)), Some((4, 65)));
         assert_eq!(of(&exposure, "a", after(65_000)), None);
+    }
+
+    #[test]
+    fn what_was_counted_is_told_once_and_outlives_its_plan() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let (exposure, plans) = (Exposure::default(), [plan(&["a"], "9s"), plan(&["a"], "5s")]);
+        let (service, region) =
+            (ServiceId::from_index(0).unwrap(), RegionId::from_index(0).unwrap());
+        let named = (RegionSet::EMPTY.with(region), Ttl::from_secs(5));
+        let told = || {
+            let text = recorder.handle().render();
+            let line = text.lines().find(|line| line.starts_with("meridian_queries_total{"));
+            line.map_or(String::new(), ToOwned::to_owned)
+        };
+        let line = |count| {
+            format!(
+                "meridian_queries_total{{transport=\"udp\",rcode=\"NOERROR\",service=\"web\",\
+                 region=\"a\"}} {count}"
+            )
+        };
+        with_local_recorder(&recorder, || {
+            let sheet = exposure.sheet(START, &plans[0], Transport::Udp);
+            assert!(!sheet.count_first(service, region, 1), "nothing is remembered of it");
+            for _ in 0..2 {
+                sheet.add(START, 2, service, named);
+                assert!(sheet.count_first(service, region, 2));
+            }
+            exposure.tell();
+            exposure.tell();
+            assert_eq!(told(), line(4));
+            assert!(sheet.count_first(service, region, 3));
+            exposure.open(START, &plans[1]);
+            exposure.turn_over(START);
+            assert!(exposure.settle(after(3000)));
+            assert_eq!(told(), line(7));
+            // Of several who write to one page nobody counts there.
+            assert!(
+                !exposure.sheet(START, &plans[1], Transport::Tcp).count_first(service, region, 1)
+            );
+        });
     }
 
     #[test]

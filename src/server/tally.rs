@@ -12,7 +12,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use metrics::{Counter, counter};
 
-use super::exposure::Sheet;
+use super::exposure::{Sheet, queries};
 use super::limiter::Verdict;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::query::{Named, Rcode, Silence, Summary, Transport};
@@ -67,6 +67,12 @@ impl Counted {
         let Summary { rcode, service, region, truncated, .. } = *summary;
         // Nobody remembers what is cut short.
         Self { rcode, service, region, truncated, named: summary.named.filter(|_| !truncated) }
+    }
+
+    /// The service, and the region that is named first, of an answer that says nothing else.
+    fn usual(&self) -> Option<(ServiceId, RegionId)> {
+        let is_usual = self.rcode == Rcode::NoError && !self.truncated;
+        self.service.zip(self.region).filter(|_| is_usual && self.named.is_some())
     }
 
     /// Services and regions in numbers; 0 is none.
@@ -192,11 +198,17 @@ impl Tally {
     }
 
     fn tell_displaced(&mut self, now: Instant) {
+        let named = || self.displaced.iter().filter_map(|(of, _)| of.service.zip(of.named));
+        named().for_each(|(service, named)| self.sheet.approach(service, named));
+        named().for_each(|(service, named)| self.sheet.near(now, service, named));
         for (counted, count) in self.displaced.drain(..) {
-            let unknown = || self.plan.counter(self.transport, counted);
-            self.counters.entry(counted).or_insert_with(unknown).increment(count);
-            if let (Some(service), Some(named)) = (counted.service, counted.named) {
+            if let Some((service, named)) = counted.service.zip(counted.named) {
                 self.sheet.add(now, count, service, named);
+            }
+            let usual = counted.usual();
+            if !usual.is_some_and(|(of, first)| self.sheet.count_first(of, first, count)) {
+                let unknown = || self.plan.counter(self.transport, counted);
+                self.counters.entry(counted).or_insert_with(unknown).increment(count);
             }
             if counted.truncated {
                 let transport = self.transport.label();
@@ -213,13 +225,9 @@ impl Plan {
     fn counter(&self, transport: Transport, counted: Counted) -> Counter {
         let service = counted.service.and_then(|id| self.services.get(id.index()));
         let region = counted.region.and_then(|id| self.regions.get(id.index()));
-        counter!(
-            "meridian_queries_total",
-            "transport" => transport.label(),
-            "rcode" => counted.rcode.label(),
-            "service" => service.map_or(String::new(), |service| service.name.clone()),
-            "region" => region.map_or(String::new(), |region| region.name.clone()),
-        )
+        let service = service.map_or(String::new(), |service| service.name.clone());
+        let region = region.map_or(String::new(), |region| region.name.clone());
+        queries(transport, counted.rcode, (service, region))
     }
 }
 

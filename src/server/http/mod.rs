@@ -181,6 +181,7 @@ async fn scrape(State(shared): State<Shared>) -> Result<Response, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
     let (view, exposures, leaving) =
         convergence::look(&shared, view, convergence::Asked::default()).await?;
+    shared.control.exposure.tell();
     let text = shared.recorder.render() + &metrics::now(&view);
     let text = text + &metrics::leaving(&exposures, &leaving.unwrap_or_default());
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
