@@ -7,7 +7,7 @@ use super::serve::{told, until_stopped};
 use super::server::Server;
 use super::{Failed, log, print};
 use crate::server::demo::{Backends, Ports, configuration, guide};
-use crate::server::{self, Source, Start, runtime};
+use crate::server::{self, Source, Start};
 
 /// What to show.
 #[derive(Args)]
@@ -65,8 +65,7 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         return Ok(());
     }
     log::start();
-    let runtime = runtime()?;
-    runtime.block_on(async {
+    server::run(async {
         let backends = Backends::start(ports).await.map_err(|error| told(&error))?;
         let source = Source::Text("demo".to_owned(), configuration(ports));
         let routes = |_: &_| -> Router { backends.routes() };
@@ -74,7 +73,7 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         let guide = guide(ports, program.as_deref().unwrap_or("meridian"));
         let start = server::Server::start(source, Start::Alone, |_| (), routes);
         until_stopped(start, |_| print(&guide)).await
-    })
+    })?
 }
 
 fn apply(change: &Change, ports: Ports) -> Result<(), Failed> {

@@ -12,7 +12,7 @@ use tokio::time::interval;
 use tracing::{error, info};
 
 use super::{Failed, log};
-use crate::server::{Addresses, Server, Source, Start, StartError, runtime};
+use crate::server::{self, Addresses, Server, Source, Start, StartError};
 
 /// The option that [`Start::Replacing`] is chosen with.
 const REPLACE: &str = "--replace";
@@ -28,7 +28,7 @@ pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
         }
     };
     let start = Server::start(Source::File(config), start, waits, |_| Router::new());
-    runtime()?.block_on(until_stopped(start, |server| announce(server.addresses())))
+    server::run(until_stopped(start, |server| announce(server.addresses())))?
 }
 
 /// Why a server does not start, as people read it.

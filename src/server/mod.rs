@@ -35,7 +35,7 @@ pub use handle::{Handle, Unheard, View};
 pub use load::{Loaded, Loader, Source, What};
 pub use overrides::Said;
 pub use socket::BindError;
-pub use turns::runtime;
+pub use turns::run;
 pub(crate) use webhooks::causes;
 
 use bind::Sockets;

@@ -8,6 +8,7 @@
 use std::io;
 use std::mem::zeroed;
 use std::sync::Once;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tracing::warn;
@@ -35,9 +36,24 @@ const LONGER: u64 = 200_000;
 ///
 /// # Errors
 /// The system has no threads for it.
-pub fn runtime() -> io::Result<Runtime> {
+fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().on_thread_start(|| step_back(DECIDING, LONGER)).build()
 }
+
+/// Runs `all` on such a one to its end. Who still waits for a file then, which may be for ever, is
+/// left.
+///
+/// # Errors
+/// The system has no threads for it.
+pub fn run<T>(all: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = runtime()?;
+    let done = runtime.block_on(all);
+    runtime.shutdown_timeout(LEFT);
+    Ok(done)
+}
+
+/// How long those have who are nearly done.
+const LEFT: Duration = Duration::from_secs(1);
 
 /// The calling thread answers.
 pub(super) fn answer_first() {

@@ -63,7 +63,15 @@ fn the_page_and_the_words_for_orchestrators_are_there() {
     assert!(!page.contains("src=") && !page.contains("@import"), "{page}");
     assert_eq!(server.get("/healthz"), (200, "ok\n".to_owned()));
     assert_eq!(server.get("/readyz"), (200, "ready\n".to_owned()));
-    assert_eq!(server.get("/nope").0, 404);
+    let (status, told) = server.get("/nope");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(status, 404);
+    assert!(told["error"].as_str().unwrap().contains("no such path"), "{told}");
+    let posted = ["-s", "-i", "-m", "10", "-X", "POST", &server.url("/api/v1/status")];
+    let told = Command::new("curl").args(posted).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.starts_with("HTTP/1.1 405 "), "{told}");
+    assert!(told.contains("allow: GET,HEAD\r\n") && told.contains("another method"), "{told}");
 }
 
 #[test]

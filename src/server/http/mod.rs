@@ -103,6 +103,8 @@ pub(super) fn router(
         .layer(from_fn_with_state(guard, guard::check))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .merge(more)
+        .fallback(|| async { Refusal::nowhere() })
+        .method_not_allowed_fallback(|| async { Refusal::no_method() })
 }
 
 const JSON: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
@@ -119,6 +121,16 @@ impl Refusal {
     /// A request that is wrong.
     pub fn bad(error: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, error: error.into() }
+    }
+
+    fn nowhere() -> Self {
+        let error = "there is no such path; /api/v1/openapi.json lists those that there are";
+        Self { status: StatusCode::NOT_FOUND, error: error.to_owned() }
+    }
+
+    fn no_method() -> Self {
+        let error = "the path takes another method; /api/v1/openapi.json lists those of each";
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, error: error.to_owned() }
     }
 
     fn unauthorized(error: String) -> Self {
