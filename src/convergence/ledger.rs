@@ -3,7 +3,8 @@
 //!
 //! Each worker writes a page of its own, without locks; whoever reads sums the pages up. A row is a
 //! region of a service. It is a ring of buckets by the time when the answers in them end, so that
-//! its memory is bounded whatever is asked, and is made when the row's first answer is given.
+//! its memory is bounded whatever is asked, and is made when the row's first answer is given. How
+//! often a row was named first is counted beside it, as that is no way farther.
 
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,9 +32,9 @@ pub struct Page {
 /// In one place in memory, as it is far from everything else.
 #[derive(Debug)]
 struct Row {
-    /// Answers that name it first, all that ever were.
+    /// How many answers ever named it first.
     first: AtomicU64,
-    /// Of how many of these is told.
+    /// Of how many of them is told.
     told: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
 }
@@ -86,11 +87,11 @@ impl Page {
     pub fn near(&self, row: usize, ends: u64) {
         if let Some(made) = self.rows.get(row).and_then(OnceLock::get) {
             prefetch(slice::from_ref(&made.first), 0);
-            prefetch(&made.buckets, ends_in(ends / self.width(row)));
+            prefetch(&made.buckets, place(ends / self.width(row)));
         }
     }
 
-    /// So many answers named this row first, on a page on which nobody else writes: is it there?
+    /// So many answers named this row first, on a page on which nobody else writes; if it is there.
     pub fn count_first(&self, row: usize, count: u64) -> bool {
         let made = self.rows.get(row).and_then(OnceLock::get);
         if let Some(Row { first, .. }) = made.map(Box::as_ref) {
@@ -123,7 +124,7 @@ impl Page {
             Box::new(Row { first: none(), told: none(), buckets })
         });
         let number = ends / self.width(row);
-        Some((made.buckets.get(ends_in(number))?, number))
+        Some((made.buckets.get(place(number))?, number))
     }
 
     /// What of a row may still be remembered at `now`, in seconds since the Unix epoch.
@@ -148,7 +149,7 @@ impl Page {
 }
 
 /// Where on the ring the bucket of this number is.
-fn ends_in(number: u64) -> usize {
+fn place(number: u64) -> usize {
     usize::try_from(number % BUCKETS as u64).unwrap_or(0)
 }
 

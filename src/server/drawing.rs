@@ -1,7 +1,6 @@
 //! Draws the maps of what was published without them: nobody who decides waits for these.
 
-use std::sync::Arc;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -15,7 +14,7 @@ pub(super) async fn draw(published: Published, published_anew: Arc<Notify>) {
         published_anew.notified().await;
         let undrawn = published.load().undrawn();
         for division in undrawn.iter().filter_map(Weak::upgrade) {
-            // One that panics is counted, and stays undrawn.
+            // One that panics stays undrawn.
             let _failed = spawn_blocking(move || division.draw()).await;
         }
     }

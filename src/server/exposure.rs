@@ -1,4 +1,5 @@
-//! Which answers may still be remembered somewhere: the pages of all workers, by name.
+//! Which answers may still be remembered somewhere, and how many there were: the pages of all
+//! workers, by name.
 //!
 //! Ids belong to one plan, so each plan has a book; a book that is no longer written is folded into
 //! the newest, and what that has no row for is remembered by its names.
@@ -100,7 +101,7 @@ impl Sheet {
         regions.iter().for_each(near);
     }
 
-    /// Counts answers that name this region first, where they were added: is that done here?
+    /// Counts answers that name this region first, if they were added, and nobody else writes here.
     pub(super) fn count_first(&self, service: ServiceId, region: RegionId, count: u64) -> bool {
         self.is_alone && self.page.count_first(self.row(service, region), count)
     }

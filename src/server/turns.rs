@@ -40,8 +40,8 @@ fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread().enable_all().on_thread_start(|| step_back(DECIDING, LONGER)).build()
 }
 
-/// Runs `all` on such a one to its end. Who still waits for a file then, which may be for ever, is
-/// left.
+/// Runs `all` on such a runtime to its end. Who still waits for a file then, which may be for ever,
+/// is left.
 ///
 /// # Errors
 /// The system has no threads for it.

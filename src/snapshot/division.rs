@@ -77,8 +77,8 @@ impl ByNetwork {
         self.rows.get(class as usize).copied().unwrap_or(0)
     }
 
-    fn draw(&self) -> &NetworkMap {
-        self.map.get_or_init(|| self.catchment.map(|class| self.row(class)))
+    fn draw(&self) -> NetworkMap {
+        self.catchment.map(|class| self.row(class))
     }
 }
 
@@ -147,17 +147,20 @@ impl Division {
         }
     }
 
-    /// Draws its map, unless it is drawn, or has none.
+    /// Draws its map, unless there is nothing to draw.
     pub fn draw(&self) {
-        if let By::Network(by) = &self.by {
-            by.draw();
+        if let By::Network(by) = &self.by
+            && !self.is_drawn()
+        {
+            by.map.get_or_init(|| by.draw());
         }
     }
 
     /// Whether there is nothing to draw.
     pub fn is_drawn(&self) -> bool {
         match &self.by {
-            By::Network(by) => by.map.get().is_some(),
+            // Where all get the same, nobody looks.
+            By::Network(by) => self.orders.len() < 2 || by.map.get().is_some(),
             By::Slot(_) => true,
         }
     }
