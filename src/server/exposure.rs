@@ -132,6 +132,13 @@ pub(super) fn queries(
     )
 }
 
+/// Tells the counters what pages have counted: usual answers of workers.
+fn tell(untold: impl IntoIterator<Item = ((String, String), u64)>) {
+    for (name, count) in untold {
+        queries(Transport::Udp, Rcode::NoError, name).increment(count);
+    }
+}
+
 /// Nanoseconds in a second.
 const NANOS: u64 = 1_000_000_000;
 
@@ -185,9 +192,11 @@ impl Exposure {
         self.returns.seen()
     }
 
-    /// Tells the counters what the pages have counted.
+    /// Tells the counters what the pages have counted. These are looked up when the shelf is free
+    /// again: who answers may wait for it.
     pub(super) fn tell(&self) {
-        self.shelf().books.iter().for_each(Book::tell);
+        let untold: Vec<_> = self.shelf().books.iter().flat_map(Book::untold).collect();
+        tell(untold);
     }
 
     /// What may still be remembered, by service and region.
@@ -248,7 +257,7 @@ impl Shelf {
         let is_over = |book: &Book| book.closed.is_some_and(|at| now.since(at) > LATE);
         let Some((newest, older)) = self.books.split_last() else { return };
         for book in older.iter().filter(|book| is_over(book)) {
-            book.tell();
+            tell(book.untold());
             for (row, name, _) in book.remaining(now) {
                 let buckets = book.pages.iter().flat_map(|page| page.unexpired(row, seconds));
                 let into = row_of(&newest.plan, &name);
@@ -283,12 +292,10 @@ impl Book {
         page
     }
 
-    /// Tells the counters what its pages have counted. Who shares one counts by itself.
-    fn tell(&self) {
-        for (row, count) in self.pages.iter().flat_map(|page| page.untold()) {
-            let name = self.name(row).unwrap_or_default();
-            queries(Transport::Udp, Rcode::NoError, name).increment(count);
-        }
+    /// What its pages have counted and is not told. Who shares one counts by itself.
+    fn untold(&self) -> impl Iterator<Item = ((String, String), u64)> {
+        let rows = self.pages.iter().flat_map(|page| page.untold());
+        rows.map(|(row, count)| (self.name(row).unwrap_or_default(), count))
     }
 
     /// The service and the region of a row.

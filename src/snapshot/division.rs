@@ -76,10 +76,6 @@ impl ByNetwork {
     fn row(&self, class: u32) -> u16 {
         self.rows.get(class as usize).copied().unwrap_or(0)
     }
-
-    fn draw(&self) -> NetworkMap {
-        self.catchment.map(|class| self.row(class))
-    }
 }
 
 impl Seek<'_> {
@@ -152,7 +148,7 @@ impl Division {
         if let By::Network(by) = &self.by
             && !self.is_drawn()
         {
-            by.map.get_or_init(|| by.draw());
+            by.map.get_or_init(|| by.catchment.map(|class| by.row(class)));
         }
     }
 

@@ -85,7 +85,7 @@ pub(super) struct Control {
     /// What was published before, and somebody may still answer from. The last one who has it
     /// frees it, which takes its time: that is to be nobody who answers.
     replaced: Vec<Arc<Snapshot>>,
-    /// Told when something is published that has maps to be drawn.
+    /// Told when something is published, which may have maps to be drawn.
     published_anew: Arc<Notify>,
     certificate: Arc<Newest>,
     loaded: Arc<Loaded>,
@@ -213,7 +213,7 @@ impl Control {
         (control, handle)
     }
 
-    /// Tells when something is published that has maps to be drawn.
+    /// Tells when something is published, which may have maps to be drawn.
     pub(super) fn published_anew(&self) -> Arc<Notify> {
         self.published_anew.clone()
     }
