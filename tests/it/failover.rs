@@ -2,11 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
-use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
-use hickory_proto::rr::rdata::opt::EdnsCode;
 
-use crate::harness::{Meridian, Nginx, ask, free_port, own_address, wait_for, wait_until};
+use crate::harness::{Meridian, Nginx, ask, free_port, own_address, scope, wait_for, wait_until};
 use crate::host::{Host, ip, there};
 
 /// Three regions and who is nearest to them, by the database in the box.
@@ -41,14 +39,6 @@ fn world(check: &str) -> (Meridian, [Nginx; 3]) {
     let server =
         Meridian::serve(&config(port, check, [0, 1, 2].map(|row: usize| regions[row].address)));
     (server, regions)
-}
-
-/// The scope in an answer for a client in a /24.
-fn scope(answer: &Message) -> u8 {
-    let edns = answer.edns.as_ref().unwrap();
-    let subnet: Vec<u8> = edns.option(EdnsCode::Subnet).unwrap().try_into().unwrap();
-    assert_eq!(subnet[2], 24, "the source comes back");
-    subnet[3]
 }
 
 #[test]

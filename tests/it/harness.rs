@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, Query};
-use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, RecordType};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -324,6 +324,14 @@ impl Meridian {
 /// Where the tests' servers listen.
 pub(crate) const NODE: &str = "node: { name: test, listen: \"127.0.0.1:0\", state: state }\n\
                     http: { listen: \"127.0.0.1:0\", socket: ctl.sock }\n";
+
+/// The scope in an answer for a client in a /24.
+pub(crate) fn scope(answer: &Message) -> u8 {
+    let edns = answer.edns.as_ref().unwrap();
+    let subnet: Vec<u8> = edns.option(EdnsCode::Subnet).unwrap().try_into().unwrap();
+    assert_eq!(subnet[2], 24, "the source comes back");
+    subnet[3]
+}
 
 /// A question in a message.
 pub(crate) fn question(name: &str, rtype: RecordType, client: Option<&str>) -> Message {
