@@ -316,10 +316,11 @@ impl<'q> Query<'q> {
         *client::of(&self.request, &self.resolver, answer.by_subnet).0
     }
 
-    /// What was asked for, as limits of rate tell it apart: the records of a type at one name, what
-    /// else is asked for there, what does not exist in one zone, what is in no zone of ours.
-    pub fn subject(&self, answer: &Summary) -> u64 {
-        let rtype = if answer.is_given { u64::from(self.request.question.rtype) } else { 0 };
+    /// What was asked for, as limits of rate tell it apart: the records of a type at one name, if
+    /// there were any, what else is asked for there, what does not exist in one zone, what is in no
+    /// zone of ours.
+    pub fn subject(&self, is_given: bool) -> u64 {
+        let rtype = if is_given { u64::from(self.request.question.rtype) } else { 0 };
         self.place.as_ref().map_or(0, |place| place.subject() ^ rtype << 48)
     }
 

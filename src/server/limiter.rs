@@ -2,7 +2,8 @@
 //!
 //! Each row is a leaky bucket as ITU-T I.371 has it (the generic cell rate algorithm): the moment
 //! up to which a network has had its share. Two workers that write one row at the same time may
-//! count one answer for two; who is over by much is over all the same.
+//! count one answer for two; who is over by much is over all the same. All rows that a network may
+//! have are in one line of the cache, which can be fetched ahead.
 
 use std::hash::{BuildHasher, Hasher as _};
 use std::net::IpAddr;
@@ -11,16 +12,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 
+use crate::prefetch::{LINE, prefetch};
 use crate::snapshot::RateLimit;
 use crate::time::Instant;
 
 /// The table of all workers.
 #[derive(Clone, Debug)]
 pub(super) struct Limiter {
-    rows: Arc<[Row]>,
+    lines: Arc<[Line]>,
     /// Strangers choose what is counted.
     seed: RandomState,
 }
+
+/// What the cache holds together.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Line([Row; LINE / size_of::<Row>()]);
 
 /// Whose share it is, as a hash, and up to when it has been had, in nanoseconds.
 #[derive(Debug, Default)]
@@ -51,8 +58,9 @@ impl Verdict {
     }
 }
 
-/// A mebibyte of them. Of more networks than this at once, those that had the least are forgotten.
-const ROWS: usize = 1 << 16;
+/// A mebibyte of them. Of more networks at once than have room, those that had the least are
+/// forgotten.
+const LINES: usize = 1 << 14;
 
 /// How much may come at once: what comes in a second.
 const BURST: u64 = 1_000_000_000;
@@ -62,7 +70,17 @@ const ALL: u64 = u64::MAX;
 
 impl Limiter {
     pub(super) fn new() -> Self {
-        Self { rows: (0..ROWS).map(|_| Row::default()).collect(), seed: RandomState::default() }
+        Self { lines: (0..LINES).map(|_| Line::default()).collect(), seed: RandomState::default() }
+    }
+
+    /// Has the processor fetch what [`Self::judge`] will look at. Whoever has many to judge tells
+    /// of all of them before.
+    pub(super) fn approach(&self, limit: &RateLimit, (client, subject): (&IpAddr, u64)) {
+        let network = network(client);
+        if limit.all.is_some() {
+            prefetch(&self.lines, place(self.hash(network, ALL)));
+        }
+        prefetch(&self.lines, place(self.hash(network, subject)));
     }
 
     /// What `client` gets, which has not proven its address; `subject` is what it asks for, and
@@ -79,10 +97,7 @@ impl Limiter {
         }
         let network = network(client);
         let has = |subject: u64, rate: u32| {
-            let mut hasher = self.seed.build_hasher();
-            hasher.write_u64(network);
-            hasher.write_u64(subject);
-            self.take(hasher.finish(), now, BURST / u64::from(rate.max(1)))
+            self.take(self.hash(network, subject), now, BURST / u64::from(rate.max(1)))
         };
         let is_left = limit.all.is_none_or(|all| has(ALL, all)) && has(subject, limit.same);
         if is_left {
@@ -94,22 +109,26 @@ impl Limiter {
         }
     }
 
+    fn hash(&self, network: u64, subject: u64) -> u64 {
+        let mut hasher = self.seed.build_hasher();
+        hasher.write_u64(network);
+        hasher.write_u64(subject);
+        hasher.finish()
+    }
+
     /// Takes one share of `step` nanoseconds, if there is one left.
     fn take(&self, whose: u64, now: Instant, step: u64) -> bool {
         let now = now.as_nanos();
-        let [first, second] = [whose, whose.rotate_left(32)].map(|hash| self.row(hash));
-        let (Some(first), Some(second)) = (first, second) else { return true };
+        let Some(Line(rows)) = self.lines.get(place(whose)) else { return true };
         let until = |row: &Row| row.until.load(Ordering::Relaxed);
-        let row = match [first, second].map(|row| row.whose.load(Ordering::Relaxed) == whose) {
-            [true, _] => first,
-            [_, true] => second,
-            _ => {
-                let row = if until(first) <= until(second) { first } else { second };
-                row.whose.store(whose, Ordering::Relaxed);
-                row.until.store(0, Ordering::Relaxed);
-                row
-            }
+        let known = rows.iter().find(|row| row.whose.load(Ordering::Relaxed) == whose);
+        let Some(row) = known.or_else(|| rows.iter().min_by_key(|row| until(row))) else {
+            return true;
         };
+        if known.is_none() {
+            row.whose.store(whose, Ordering::Relaxed);
+            row.until.store(0, Ordering::Relaxed);
+        }
         let had = until(row).max(now);
         let is_left = had - now + step <= BURST.max(step);
         if is_left {
@@ -117,11 +136,12 @@ impl Limiter {
         }
         is_left
     }
+}
 
-    #[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
-    fn row(&self, hash: u64) -> Option<&Row> {
-        self.rows.get(hash as usize % ROWS)
-    }
+/// Where the line of a hash is.
+#[expect(clippy::cast_possible_truncation, reason = "lower bits are meant")]
+fn place(hash: u64) -> usize {
+    hash as usize % LINES
 }
 
 /// The IPv4 /24 or IPv6 /56 of an address.

@@ -1,6 +1,6 @@
 //! Between a socket and `query::answer`: the newest snapshot, the counters, and the last resort.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -103,6 +103,9 @@ impl Responder {
         through(rows, |row| row.query.find(&snapshot));
         through(rows, |row| row.query.select(&snapshot));
         through(rows, |row| row.query.near());
+        if let Some(limit) = &snapshot.plan().protection.rate_limit {
+            through(rows, |row| self.limiter.approach(limit, whose(&row.query, true)));
+        }
         through(rows, |row| self.answer((&snapshot, now), row));
     }
 
@@ -130,8 +133,7 @@ impl Responder {
     ) -> bool {
         let limit = snapshot.plan().protection.rate_limit.as_ref();
         let Some(limit) = limit.filter(|_| !summary.proven) else { return false };
-        let whose = (query.resolver(), query.subject(summary));
-        match self.limiter.judge(now, limit, whose, self.beyond) {
+        match self.limiter.judge(now, limit, whose(query, summary.is_given), self.beyond) {
             Verdict::Answer => return false,
             Verdict::AskAgain => {
                 guarded(|| query.ask_again(snapshot, now, message));
@@ -208,6 +210,11 @@ impl Drop for Responder {
     fn drop(&mut self) {
         self.tally.flush(self.clock.now());
     }
+}
+
+/// Who asks, and for what: of both together there is only so much a second.
+fn whose<'q>(query: &'q Query<'_>, is_given: bool) -> (&'q IpAddr, u64) {
+    (query.resolver(), query.subject(is_given))
 }
 
 /// A datagram of a batch, and how far it is.

@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 
 use super::lookup::Node;
 use super::record::{Made, RecordType, RrSet};
-use crate::prefetch::prefetch;
+use crate::prefetch::{LINE, prefetch};
 
 /// Nodes, their names with what is [`Fixed`] there, and a table of these by hash, of which at most
 /// half is full.
@@ -141,7 +141,9 @@ impl Nodes {
     pub(super) fn approach(&self, sought: &mut Sought) {
         sought.slot = self.slot(sought.hash);
         if let Some(at) = offset(sought.slot) {
+            // An entry with an address of each family goes on in the next line, as a rule.
             prefetch(&self.entries, at);
+            prefetch(&self.entries, at + LINE);
         }
     }
 
