@@ -28,6 +28,9 @@ pub(super) fn read(frame: &[u8]) -> Option<Datagram> {
         [.., 0x08, 0x00] => {
             let (ip, udp) = rest.split_first_chunk::<V4>()?;
             let [0x45, .., a, b, c, d, _, _, _, _] = *ip else { return None };
+            if folded(sum(0, ip)) != 0 {
+                return None;
+            }
             (Ipv4Addr::new(a, b, c, d).into(), udp)
         }
         [.., 0x86, 0xdd] => {
@@ -37,7 +40,11 @@ pub(super) fn read(frame: &[u8]) -> Option<Datagram> {
         }
         _ => return None,
     };
-    let [p0, p1, _, _, l0, l1, _, _] = *udp.first_chunk::<UDP>()?;
+    let [p0, p1, _, _, l0, l1, c0, c1] = *udp.first_chunk::<UDP>()?;
+    // RFC 8200 §8.1. It is not verified: virtual interfaces hand on what has none yet.
+    if ip.is_ipv6() && [c0, c1] == [0, 0] {
+        return None;
+    }
     let length = usize::from(u16::from_be_bytes([l0, l1]));
     // What is behind it only fills the frame up.
     udp.get(..length).filter(|_| length >= UDP)?;
@@ -105,4 +112,32 @@ fn folded(mut sum: u64) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame of this type from nobody, turned so that it is whole.
+    fn turned<const N: usize>(kind: [u8; 2]) -> [u8; N] {
+        let mut frame = [0; N];
+        frame[12..14].copy_from_slice(&kind);
+        turn(&mut frame, b"answer").unwrap();
+        frame
+    }
+
+    #[test]
+    fn what_arrives_damaged_is_not_read() {
+        let v4: [u8; ETHERNET + V4 + UDP + 6] = turned([0x08, 0x00]);
+        assert_eq!(read(&v4).map(|of| of.content), Some(42..48));
+        for at in ETHERNET..ETHERNET + V4 {
+            let mut damaged = v4;
+            damaged[at] ^= 1;
+            assert_eq!(read(&damaged), None, "octet {at}");
+        }
+        let mut v6: [u8; ETHERNET + V6 + UDP + 6] = turned([0x86, 0xdd]);
+        assert_eq!(read(&v6).map(|of| of.content), Some(62..68));
+        v6[60..62].fill(0);
+        assert_eq!(read(&v6), None, "without a checksum");
+    }
 }

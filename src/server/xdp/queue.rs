@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::frame::{self, Datagram};
 use super::ring::{Descriptor, Socket};
 use crate::prefetch::{LINE, prefetch};
+use crate::server::memory::move_to_large_pages;
 use crate::server::mmsg::BATCH;
 use crate::server::udp::Datagrams;
 
@@ -28,6 +29,11 @@ const RING: u32 = 2048;
 
 /// How long is waited for a packet before somebody looks whether to stop.
 const WAIT: Duration = Duration::from_millis(250);
+
+/// How soon the kernel is asked again to send what it did not take, and how often meanwhile: a link
+/// that is down takes nothing.
+const SOON: Duration = Duration::from_millis(1);
+const TIMES: usize = 250;
 
 /// A frame's place in the memory, and the length of what is in it.
 struct Frame {
@@ -46,6 +52,8 @@ impl Memory {
     fn new() -> Self {
         let pages = (0..FRAMES * SIZE / size_of::<Page>()).map(|_| Page([0; 4096]));
         let pages: Box<[Page]> = pages.collect();
+        let octets = pages.as_ptr_range();
+        move_to_large_pages(octets.start.addr()..octets.end.addr());
         Self(NonNull::from(Box::leak(pages)))
     }
 
@@ -143,6 +151,36 @@ impl Queue {
         failed
     }
 
+    /// Has the kernel send what it was given, and waits for a packet.
+    fn wait(&self) -> io::Result<()> {
+        let (mut is_there, mut before) = (self.poll(Duration::ZERO)?, usize::MAX);
+        let unsent = || self.socket.outgoing.waiting();
+        // It sends a batch a call.
+        while (1..before).contains(&unsent()) {
+            before = unsent();
+            is_there = self.poll(Duration::ZERO)?;
+        }
+        for _ in 0..TIMES {
+            if is_there {
+                break;
+            }
+            let is_sent = unsent() == 0;
+            is_there = self.poll(if is_sent { WAIT } else { SOON })? || is_sent;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel send a batch, and waits so long for a packet: is there one?
+    fn poll(&self, wait: Duration) -> io::Result<bool> {
+        let mut poll = libc::pollfd { fd: self.file(), events: libc::POLLIN, revents: 0 };
+        let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the pointer is to one `pollfd` that lives through the call.
+        match unsafe { libc::poll(&raw mut poll, 1, wait) } {
+            ready @ 0.. => Ok(ready > 0),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Takes back what has been sent.
     fn reclaim(&mut self) {
         let Self { socket, free, .. } = self;
@@ -159,13 +197,7 @@ impl Datagrams for Queue {
     const ENDS: bool = true;
 
     fn receive(&mut self) -> io::Result<usize> {
-        let mut poll = libc::pollfd { fd: self.file(), events: libc::POLLIN, revents: 0 };
-        let wait = i32::try_from(WAIT.as_millis()).unwrap_or(i32::MAX);
-        // It also has the kernel send what is in the ring.
-        // SAFETY: the pointer is to one `pollfd` that lives through the call.
-        if unsafe { libc::poll(&raw mut poll, 1, wait) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.wait()?;
         let Self { socket, received, memory, .. } = self;
         socket.received.take(BATCH, |Descriptor { addr, len, .. }| {
             let begin = usize::try_from(addr).unwrap_or(usize::MAX);

@@ -157,11 +157,16 @@ impl<T: Copy> Ring<T> {
         Ok(Self { memory, length, producer, consumer, entries, size, own: 0 })
     }
 
-    /// How much can be added.
-    pub(super) fn room(&self) -> usize {
+    /// How much was added that the other side has not taken yet.
+    pub(super) fn waiting(&self) -> usize {
         // SAFETY: the counter lives as long as the ring.
         let taken = unsafe { self.consumer.as_ref() }.load(Ordering::Acquire);
-        self.size.saturating_sub(self.own.wrapping_sub(taken)) as usize
+        self.own.wrapping_sub(taken) as usize
+    }
+
+    /// How much can be added.
+    pub(super) fn room(&self) -> usize {
+        (self.size as usize).saturating_sub(self.waiting())
     }
 
     /// Adds so much of this as there is room for; no more is taken out of it.
