@@ -184,6 +184,19 @@ mod tests {
     }
 
     #[test]
+    fn who_had_most_is_remembered_among_any_number_of_others() {
+        let limit = RateLimit { same: 10, all: None, slip: 0, exempt: Vec::new() };
+        let limiter = Limiter::new();
+        assert_eq!(answered(&limiter, &limit, "192.0.2.1", 0), 10);
+        let now = Instant::default() + Duration::from_secs(1000);
+        for network in 0..1 << 18 {
+            let client = IpAddr::V4((10 << 24 | network << 8).into());
+            limiter.judge(now, &limit, (&client, 7), 0);
+        }
+        assert_eq!(answered(&limiter, &limit, "192.0.2.1", 0), 0);
+    }
+
+    #[test]
     fn each_so_manieth_is_told_to_ask_again() {
         let limit = RateLimit { same: 1, all: None, slip: 3, exempt: Vec::new() };
         let (limiter, client) = (Limiter::new(), "192.0.2.1".parse().unwrap());
