@@ -20,7 +20,7 @@ pub struct Absent {
     pub left: bool,
     /// What share of the service's clients it had, by those who ask.
     pub was: f64,
-    /// The longest TTL that its answers may be remembered with.
+    /// The longest TTL that its answers may be remembered with, whichever node gave them.
     pub ttl: Ttl,
     /// When another node was last known, or feared, to answer otherwise.
     pub doubted: Instant,
@@ -197,10 +197,11 @@ impl Control {
     }
 }
 
-/// Notes which nodes are doubted, where that may be otherwise than it was.
+/// Notes which nodes are doubted, and what TTLs they have, where that may be otherwise than it was.
 pub(super) fn doubt(absents: &mut Absents, peers: &mut Peers, now: Instant) {
     let unsure = std::mem::take(&mut peers.unsure);
     let look = |((service, region), absent): (&Name, &mut Absent)| {
+        absent.ttl = absent.ttl.max(peers.longest_ttl(service));
         let before = std::mem::replace(&mut absent.doubt, peers.doubt(service, region));
         if before.is_some() || absent.doubt.is_some() {
             absent.doubted = now;

@@ -72,6 +72,9 @@ struct Digest {
     /// The other regions that an answer names. An older version does not tell.
     #[serde(default)]
     others: Option<BTreeSet<String>>,
+    /// The longest TTL that its answers may be remembered with. An older version does not tell.
+    #[serde(default)]
+    ttl: Option<u32>,
 }
 
 /// What a node says of itself.
@@ -173,6 +176,13 @@ impl Peers {
         })
     }
 
+    /// The longest TTL that the answers of any node for a service may be remembered with, as far
+    /// as they tell.
+    pub(super) fn longest_ttl(&self, service: &str) -> Ttl {
+        let all = self.digests.values().filter_map(|of| of.get(service)?.ttl);
+        Ttl::from_secs(all.max().unwrap_or_default())
+    }
+
     /// Is a region's name for a node the name of what it is here? By another configuration the
     /// same addresses may have another one.
     fn means_the_same(&self, node: NodeId) -> bool {
@@ -236,9 +246,9 @@ impl Peers {
 }
 
 impl Digest {
-    /// What `snapshot` answers for a service. TTLs are left out: they follow suspicions, which are
-    /// each node's own.
-    fn of(snapshot: &Snapshot, id: ServiceId) -> Option<Self> {
+    /// What `snapshot` answers for a service, whose answers may be remembered for this long. Its
+    /// TTLs are not in the hash: they follow suspicions, which are each node's own.
+    fn of(snapshot: &Snapshot, id: ServiceId, ttl: Ttl) -> Option<Self> {
         let service = snapshot.service(id)?;
         let mut text = String::new();
         let (mut shares, mut others) = (BTreeMap::new(), BTreeSet::new());
@@ -256,7 +266,8 @@ impl Digest {
             }
         }
         others.retain(|name| !shares.contains_key(name));
-        Some(Self { hash: fnv1a(text.as_bytes()), shares, others: Some(others) })
+        let hash = fnv1a(text.as_bytes());
+        Some(Self { hash, shares, others: Some(others), ttl: Some(ttl.as_secs()) })
     }
 
     /// Is a region surely in no answer?
@@ -386,7 +397,8 @@ impl Control {
         let others: Vec<NodeId> = peers.digests.keys().copied().collect();
         for id in all {
             let Some(service) = snapshot.plan().services.get(id.index()) else { continue };
-            let Some(digest) = Digest::of(&snapshot, id) else { continue };
+            let ttl = service.ttl.max(self.ttls.longest(&service.name, now));
+            let Some(digest) = Digest::of(&snapshot, id, ttl) else { continue };
             let name = service.name.clone();
             if peers.own_digests.get(&name) != Some(&digest) {
                 peers.say(format!("s/{name}"), serde_json::to_string(&digest).ok());

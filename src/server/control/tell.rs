@@ -32,6 +32,9 @@ impl Control {
         if published >= self.alive_at {
             self.store.alive(published);
             self.alive_at = published + ALIVE;
+            if self.ttls.drop_over(published) {
+                self.tell_answers(None);
+            }
         }
     }
 
