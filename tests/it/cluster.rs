@@ -475,6 +475,20 @@ fn a_drained_region_is_waited_for_as_long_as_any_node_has_had_it_remembered() {
 }
 
 #[test]
+fn what_a_node_saw_of_a_target_that_it_has_no_more_counts_no_more() {
+    let world = World::start(", quorum: any");
+    world.eu.is_sick_for(&["ns1"]);
+    wait_until(&world.all(&world.us), || world.answers());
+    let file = world.node(0).path("meridian.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let without = text.replace(&format!(", eu: {} ", world.eu.address), " ");
+    assert_ne!(text, without);
+    world.node(0).write("meridian.yaml", without.as_bytes());
+    let (us, eu) = (world.all(&world.us).remove(0), world.all(&world.eu).remove(0));
+    wait_until(&vec![us, eu.clone(), eu], || world.answers());
+}
+
+#[test]
 fn clocks_that_are_wrong_change_nothing() {
     let world = World::skewed(&["-30m", "+0s", "+1h"]);
     assert_eq!(world.answers(), world.all(&world.eu));

@@ -52,6 +52,8 @@ mod desk;
 mod peers;
 mod recalled;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod ttls;
 mod writers;
 
@@ -489,6 +491,7 @@ impl Control {
         let now = self.clock.now();
         let gone: Vec<TargetId> =
             self.monitor.targets().filter(|id| !loaded.probes.contains_key(id)).collect();
+        self.withdraw(&gone);
         for target in &loaded.config.targets {
             self.monitor.watch(now, target.id, target.schedule);
         }

@@ -385,6 +385,14 @@ impl Control {
         }
     }
 
+    /// Takes back what this node said of targets that it will have no more: the others would count
+    /// it for as long as they hear this node.
+    pub(super) fn withdraw(&self, gone: &[TargetId]) {
+        let Some(peers) = &self.peers else { return };
+        let gone = gone.iter().filter_map(|target| self.loaded.config.target(*target));
+        gone.for_each(|target| peers.say(key_of(target), None));
+    }
+
     /// Tells the others what is answered for these services now, or for all.
     pub(super) fn tell_answers(&mut self, changed: Option<&[ServiceId]>) {
         let now = self.clock.now();

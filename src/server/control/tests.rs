@@ -1,0 +1,76 @@
+//! What the control task makes of a new configuration, and what it says of itself.
+
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::*;
+use crate::config::Cluster;
+use crate::server::cluster::Saying;
+use crate::server::load::{Loader, Source};
+
+/// A control task that does not run, and what loads for it.
+struct World {
+    control: Control,
+    _handle: Handle,
+    loader: Loader,
+}
+
+fn source(services: &str) -> Source {
+    let text = format!(
+        "regions: {{ us: {{}}, eu: {{}} }}
+checks: {{ web: {{ tcp: 9 }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+{services}
+"
+    );
+    Source::Text("test".to_owned(), text)
+}
+
+/// Serves these services.
+fn world(services: &str) -> World {
+    let clock = Clock::start();
+    let mut loader = Loader::new(source(services));
+    let loaded = loader.load().map_err(|refused| refused.problems).unwrap();
+    let (reports, reported) = unbounded_channel();
+    let probing = (Prober::new(clock, 1, reports), reported);
+    let (hints, hinted) = unbounded_channel();
+    let holding = (Prober::held(1, hints), hinted);
+    let store = Store::open(None).unwrap();
+    let (control, _handle) =
+        Control::new(clock, Seed::new(1), loaded, probing, holding, Arc::default(), store);
+    World { control, _handle, loader }
+}
+
+impl World {
+    fn reload(&mut self, services: &str) {
+        self.loader.turn_to(source(services));
+        let loaded = self.loader.load().map_err(|refused| refused.problems).unwrap();
+        self.control.apply(loaded).map_err(|refused| refused.problems).unwrap();
+    }
+
+    /// It decides with another node; what it says to that one.
+    fn join(&mut self) -> UnboundedReceiver<Saying> {
+        let (says, said) = unbounded_channel();
+        self.control.join(Electorate::default(), Peers::new(says, Cluster::two()));
+        said
+    }
+}
+
+fn all(said: &mut UnboundedReceiver<Saying>) -> Vec<Saying> {
+    std::iter::from_fn(|| said.try_recv().ok()).collect()
+}
+
+#[tokio::test]
+async fn what_was_seen_of_a_target_is_taken_back_when_it_goes() {
+    let services = |regions: &str| {
+        format!("  web: {{ names: [www.example.com], check: web, regions: {{ {regions} }} }}")
+    };
+    let mut world = world(&services("us: 192.0.2.1, eu: 192.0.2.2"));
+    let mut said = world.join();
+    let us = &world.control.loaded.config.targets[0];
+    let key = format!("o/{:016x}", crate::rng::fnv1a(us.key().as_bytes()));
+    all(&mut said);
+    world.reload(&services("eu: 192.0.2.2"));
+    let said = all(&mut said).into_iter().filter(|(key, _)| key.starts_with("o/"));
+    assert_eq!(said.collect::<Vec<_>>(), [(key, None)]);
+}
