@@ -35,6 +35,7 @@ pub use handle::{Handle, Unheard, View};
 pub use load::{Loaded, Loader, Source, What};
 pub use overrides::Said;
 pub use socket::BindError;
+pub use takeover::GRACE;
 pub use turns::run;
 pub(crate) use webhooks::causes;
 

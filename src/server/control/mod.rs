@@ -97,7 +97,7 @@ pub(super) struct Control {
     at_start: AtStart,
     ready: watch::Sender<bool>,
     begins: Begins,
-    /// Since when it is ready, and nobody else answers in its place; or when it was started.
+    /// From when on it is ready, and nobody else answers in its place; or when it was started.
     answering: Instant,
     /// With which TTLs answers may be remembered.
     ttls: Ttls,
@@ -241,7 +241,8 @@ impl Control {
             let hold = self.holds.next_change();
             let writer = self.writing.next_change(self.clock.now());
             let alive = Some(self.alive_at);
-            let wakes = [self.monitor.poll_timeout(), deadline, word, hold, writer, alive];
+            let alone = self.alone_from();
+            let wakes = [self.monitor.poll_timeout(), deadline, word, hold, writer, alive, alone];
             let wake = wakes.into_iter().flatten().min();
             let wake = wake.map(|moment| self.clock.on_tokio(moment));
             let wait = async {
@@ -283,6 +284,7 @@ impl Control {
         self.tell_contests();
         self.replaced.retain(|old| Arc::strong_count(old) > 1);
         self.begin();
+        self.tell_alone();
     }
 
     /// Takes a report, and those that have come with it.

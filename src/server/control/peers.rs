@@ -54,6 +54,8 @@ pub(in crate::server) struct Peers {
     pub(super) lists: Lists,
     own_digests: BTreeMap<String, Digest>,
     own_word: Option<NodeWord>,
+    /// They are told how this node answers.
+    tells: bool,
     /// Since when which node answers otherwise for which service, and for what share of the
     /// clients at most.
     differing: BTreeMap<(NodeId, String), (Instant, f64)>,
@@ -125,6 +127,7 @@ impl Peers {
             lists: Lists::default(),
             own_digests: BTreeMap::new(),
             own_word: None,
+            tells: false,
             differing: BTreeMap::new(),
             agreed: Vec::new(),
             unsure: Unsure::All,
@@ -134,6 +137,23 @@ impl Peers {
     pub(super) fn say(&self, key: String, value: Option<String>) {
         // The task ends with the server.
         let _ended = self.says.send((key, value));
+    }
+
+    /// Tells from now on how this node answers: what it answers before what it is.
+    pub(super) fn begin_to_tell(&mut self) {
+        if !std::mem::replace(&mut self.tells, true) {
+            for (name, digest) in &self.own_digests {
+                self.tell(format!("s/{name}"), digest);
+            }
+            self.own_word.iter().for_each(|word| self.tell("n".to_owned(), word));
+        }
+    }
+
+    /// Tells something of how this node answers, if it does.
+    fn tell(&self, key: String, what: &impl Serialize) {
+        if self.tells {
+            self.say(key, serde_json::to_string(what).ok());
+        }
     }
 
     /// Is there any other node?
@@ -162,7 +182,7 @@ impl Peers {
             let theirs = self.digests.get(&node).and_then(|of| of.get(service));
             match (self.own_digests.get(service), theirs) {
                 // What it answers is told before what it is.
-                (None, None) if !self.conditions.contains_key(&node) => {
+                (_, None) if !self.conditions.contains_key(&node) => {
                     Some(format!("{name} has not told yet how it answers"))
                 }
                 (None, None) => None,
@@ -409,7 +429,7 @@ impl Control {
             let Some(digest) = Digest::of(&snapshot, id, ttl) else { continue };
             let name = service.name.clone();
             if peers.own_digests.get(&name) != Some(&digest) {
-                peers.say(format!("s/{name}"), serde_json::to_string(&digest).ok());
+                peers.tell(format!("s/{name}"), &digest);
                 peers.own_digests.insert(name.clone(), digest);
                 peers.unsure.add(&name);
                 others.iter().for_each(|node| peers.compare(now, *node, &name));
@@ -455,7 +475,7 @@ impl Control {
         };
         let Some(peers) = &mut self.peers else { return };
         if peers.own_word.as_ref() != Some(&word) {
-            peers.say("n".to_owned(), serde_json::to_string(&word).ok());
+            peers.tell("n".to_owned(), &word);
             if peers.own_word.as_ref().is_none_or(|before| before.config != word.config) {
                 peers.unsure = Unsure::All;
             }

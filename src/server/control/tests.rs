@@ -6,6 +6,7 @@ use super::*;
 use crate::config::Cluster;
 use crate::server::cluster::Saying;
 use crate::server::load::{Loader, Source};
+use crate::server::takeover::GRACE;
 
 /// A control task that does not run, and what loads for it.
 struct World {
@@ -73,4 +74,29 @@ async fn what_was_seen_of_a_target_is_taken_back_when_it_goes() {
     world.reload(&services("eu: 192.0.2.2"));
     let said = all(&mut said).into_iter().filter(|(key, _)| key.starts_with("o/"));
     assert_eq!(said.collect::<Vec<_>>(), [(key, None)]);
+}
+
+#[tokio::test]
+async fn what_it_answers_is_told_when_nobody_else_answers_in_its_place() {
+    const WEB: &str = "  web: { names: [www.example.com], regions: { us: 192.0.2.1 } }";
+    let told = |said: &mut UnboundedReceiver<Saying>| -> Vec<String> {
+        let keys = all(said).into_iter().map(|(key, _)| key);
+        keys.filter(|key| key == "n" || key.starts_with("s/")).collect()
+    };
+    // It takes the place of another process, which answers until it is ready, and for a while.
+    let mut world = world(WEB);
+    world.control.listen_later();
+    let mut said = world.join();
+    world.control.turn();
+    assert_eq!((*world.control.ready.borrow(), told(&mut said)), (false, vec![]));
+    let now = world.control.clock.now();
+    world.control.begins.speak(now);
+    world.control.turn();
+    assert_eq!((*world.control.ready.borrow(), told(&mut said)), (true, vec![]));
+    assert!(world.control.answering >= now + GRACE);
+    world.control.answering = now;
+    world.control.turn();
+    assert_eq!(told(&mut said), ["s/web", "n"]);
+    world.control.turn();
+    assert_eq!(told(&mut said), Vec::<String>::new());
 }
