@@ -513,13 +513,13 @@ impl Control {
         self.overrides = overrides::resolve(&self.said, &self.planned, config);
         self.in_force = self.overrides.at(now);
         self.exposure.open(now, plan);
-        self.sample.turn_to(plan);
         self.writing.in_force = self.writing.in_force.rekeyed(region, service);
         self.loaded = loaded.clone();
         self.keep_moves();
         self.follow_writers(now);
         self.note_ttls();
         self.compile(plan, None);
+        self.sample.turn_to(plan);
         self.exposure.turn_over(self.clock.now());
         for target in gone {
             self.monitor.forget(target);

@@ -100,3 +100,32 @@ async fn what_it_answers_is_told_when_nobody_else_answers_in_its_place() {
     world.control.turn();
     assert_eq!(told(&mut said), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn how_much_a_region_had_that_a_reload_takes_away_is_told_by_those_who_asked() {
+    let services = |regions: &str| {
+        let names = "names: [www.example.com], steer: weighted, regions";
+        format!("  web: {{ {names}: {{ {regions} }} }}")
+    };
+    let us = "us: { endpoints: 192.0.2.1, weight: 9 }";
+    let eu = "eu: { endpoints: 192.0.2.2, weight: 1 }";
+    let mut world = world(&services(&format!("{us}, {eu}")));
+    let Control { clock, published, sample, .. } = &world.control;
+    let snapshot = published.load_full();
+    sample.turn_to(snapshot.plan());
+    let selector = snapshot.service(ServiceId::from_index(0).unwrap());
+    let selector = selector.unwrap().selector(crate::steer::Family::V4).unwrap();
+    let clients =
+        (0..200_u32).map(|row| std::net::IpAddr::from((8_000_000 + row * 256).to_be_bytes()));
+    let at_eu =
+        |of: &std::net::IpAddr| selector.select(*of).unwrap().0.first == RegionId::from_index(1);
+    let at_eu: Vec<_> = clients.filter(at_eu).collect();
+    for row in 0..200 {
+        let now = clock.now() + Duration::from_secs(row as u64);
+        let asked = || (ServiceId::from_index(0).unwrap(), at_eu[row % at_eu.len()]);
+        sample.offer(now, snapshot.plan(), asked);
+    }
+    world.reload(&services(us));
+    let gone = &world.control.absent[&("web".to_owned(), "eu".to_owned())];
+    assert!(gone.was > 0.99, "{gone:?}");
+}
