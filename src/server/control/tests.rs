@@ -46,7 +46,9 @@ impl World {
     fn reload(&mut self, services: &str) {
         self.loader.turn_to(source(services));
         let loaded = self.loader.load().map_err(|refused| refused.problems).unwrap();
+        let targets = loaded.probes.keys().copied().collect();
         self.control.apply(loaded).map_err(|refused| refused.problems).unwrap();
+        self.loader.forget_others(&targets);
     }
 
     /// It decides with another node; what it says to that one.
@@ -128,4 +130,24 @@ async fn how_much_a_region_had_that_a_reload_takes_away_is_told_by_those_who_ask
     world.reload(&services(us));
     let gone = &world.control.absent[&("web".to_owned(), "eu".to_owned())];
     assert!(gone.was > 0.99, "{gone:?}");
+}
+
+#[tokio::test]
+async fn what_is_known_is_as_much_as_there_are_targets() {
+    let services = |row: u32| {
+        let us = std::net::Ipv4Addr::from(0x7f00_0000 + row);
+        let names = "names: [www.example.com], check: web, regions";
+        format!("  web: {{ {names}: {{ us: {us}, eu: 192.0.2.2 }} }}")
+    };
+    let mut world = world(&services(1));
+    let id = |world: &World, row: usize| world.control.loaded.config.targets[row].id;
+    let eu = id(&world, 1);
+    let mut before = id(&world, 0);
+    for row in 2..200 {
+        world.reload(&services(row));
+        assert_eq!((world.control.monitor.table().len(), id(&world, 1)), (2, eu));
+        // A report of the one before is for nobody.
+        assert!(id(&world, 0) > before);
+        before = id(&world, 0);
+    }
 }
