@@ -171,6 +171,13 @@ impl Plan {
         format!("{service}/{}", self.region_name(region))
     }
 
+    /// Has a service such a region?
+    pub fn has_pool(&self, service: &str, region: &str) -> bool {
+        let id = self.service_named(service);
+        let pools = id.and_then(|id| self.services.get(id.index())).map(|of| &of.pools);
+        pools.into_iter().flatten().any(|pool| self.region_name(pool.region) == region)
+    }
+
     fn region_name(&self, id: RegionId) -> &str {
         self.regions.get(id.index()).map_or("", |of| &of.name)
     }

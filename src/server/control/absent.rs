@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Control, Peers};
+use crate::convergence::HORIZON;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::server::arrivals::Signals;
+use crate::server::exposure::TRAVEL;
 use crate::server::overrides::{FEWEST, shares};
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Address, Endpoint, Family, InForce, Pool, Word};
@@ -187,6 +190,17 @@ impl Control {
         let now = self.clock.now();
         let peers = self.peers.as_mut().filter(|peers| peers.are_many());
         peers.into_iter().for_each(|peers| doubt(&mut self.absent, peers, now));
+    }
+
+    /// Drops what is configured no more, and remembered by nobody.
+    pub(super) fn forget_absent(&mut self) {
+        let (now, plan) = (self.clock.now(), &self.loaded.plan);
+        let longest = Duration::from_secs_f64(HORIZON);
+        self.absent.retain(|(service, region), absent| {
+            let ttl = absent.ttl.duration() + Duration::from_secs(TRAVEL);
+            let is_over = now > absent.since.max(absent.doubted) + ttl.max(longest);
+            absent.doubt.is_some() || !is_over || plan.has_pool(service, region)
+        });
     }
 
     /// What is absent, as it is now.

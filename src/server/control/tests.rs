@@ -151,3 +151,33 @@ async fn what_is_known_is_as_much_as_there_are_targets() {
         before = id(&world, 0);
     }
 }
+
+#[tokio::test]
+async fn a_region_that_is_configured_no_more_is_forgotten_when_nobody_goes_there() {
+    let services = |regions: &str| {
+        let names = "names: [www.example.com], steer: failover, ttl: 3h, regions";
+        format!("  web: {{ {names}: {{ {regions} }} }}")
+    };
+    let mut world = world(&services("us: 192.0.2.1, eu: 192.0.2.2"));
+    world.reload(&services("us: 192.0.2.1"));
+    world.reload(&services("eu: 192.0.2.2"));
+    world.reload(&services("eu: 192.0.2.2, us: 192.0.2.1"));
+    let control = &mut world.control;
+    let names = |control: &Control| -> Vec<String> {
+        control.absent.keys().map(|(_, region)| region.clone()).collect()
+    };
+    // It is configured, and others come first.
+    assert_eq!(names(control), ["us"]);
+    let name = ("web".to_owned(), "nz".to_owned());
+    let gone = control.absent.values().next().unwrap().clone();
+    control.absent.insert(name.clone(), gone);
+    for (ago, is_known) in [(10_790, true), (10_810, false)] {
+        let since = control.clock.now() - Duration::from_secs(ago);
+        for absent in control.absent.values_mut() {
+            (absent.since, absent.doubted) = (since, since);
+        }
+        control.forget_absent();
+        assert_eq!(control.absent.contains_key(&name), is_known, "{ago}");
+    }
+    assert_eq!(names(control), ["us"]);
+}
