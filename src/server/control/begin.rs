@@ -18,7 +18,7 @@ use super::{Control, Peers};
 /// How far the beginning has come.
 #[derive(Debug)]
 pub(super) struct Begins {
-    at: Instant,
+    pub(super) at: Instant,
     /// The first verdicts are in that come by this node's own probes.
     sees: bool,
     /// Who waits for that.

@@ -92,7 +92,6 @@ pub(super) struct Control {
     certificate: Arc<Newest>,
     loaded: Arc<Loaded>,
     applied: Instant,
-    started: Instant,
     /// What the configuration said at the start of what is read then only.
     at_start: AtStart,
     ready: watch::Sender<bool>,
@@ -185,7 +184,6 @@ impl Control {
             at_start: loaded.config.read_at_start(),
             loaded: Arc::new(loaded),
             applied: now,
-            started: now,
             ready,
             begins: Begins::at(now),
             answering: now,
@@ -432,7 +430,7 @@ impl Control {
     fn view(&self) -> View {
         View {
             now: self.clock.now(),
-            started: self.started,
+            started: self.begins.at,
             ready: *self.ready.borrow(),
             answering: self.answering,
             loaded: self.loaded.clone(),
@@ -504,7 +502,8 @@ impl Control {
         let (old, loaded) = (self.loaded.clone(), Arc::new(loaded));
         let Loaded { plan, config, .. } = &*loaded;
         let region = |id: RegionId| config.region(&old.config.regions.get(id.index())?.name);
-        let service = |id: ServiceId| config.service(&old.config.services.get(id.index())?.name);
+        let service =
+            |id: ServiceId| plan.service_named(&old.config.services.get(id.index())?.name);
         self.holds.limit(config.max_moves);
         self.measure();
         self.holds.rekey(&plan.services, region, service);
