@@ -16,8 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use crate::cluster::{FRESH, Heard, Lists, Merged};
-use crate::config::{Cluster, Config, Member};
-use crate::convergence::Parting;
+use crate::config::{Cluster, Member};
 use crate::health::State;
 use crate::ids::{NodeId, ServiceId, TargetId};
 use crate::rng::fnv1a;
@@ -33,8 +32,10 @@ use super::Control;
 use super::absent::Unsure;
 
 pub(in crate::server) use lists::Listed;
+use over::Over;
 
 mod lists;
+mod over;
 #[cfg(test)]
 mod tests;
 
@@ -302,51 +303,6 @@ impl Digest {
         let of = |digest: &Self, region: &String| digest.shares.get(region).copied().unwrap_or(0.0);
         let moved = regions.iter().map(|region| (of(self, region) - of(other, region)).abs());
         moved.sum::<f64>() / 2.0
-    }
-}
-
-/// A disagreement that is over.
-struct Over {
-    node: String,
-    service: String,
-    span: Duration,
-    share: f64,
-    ttl: Ttl,
-}
-
-impl Over {
-    /// What it cost.
-    fn report(&self, config: &Config) -> String {
-        let Self { service, span, share, ttl, .. } = self;
-        let nodes = config.cluster.as_ref().map_or(1, |cluster| cluster.nodes.len());
-        let lookups = share / nodes.max(1) as f64;
-        let parting = Parting { share: lookups, seconds: span.as_secs_f64() };
-        let lag = config.convergence.population.lag(f64::from(ttl.as_secs()));
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let window = match parting.until(&lag, config.convergence.residual) {
-            Some(seconds) => format!("{seconds:.0} s"),
-            None => "more than 2 h".to_owned(),
-        };
-        let flips = parting.flips(f64::from(ttl.as_secs()), 0.0);
-        let stale = parting.stale(&lag) - lag.mean();
-        let writes = config.writes.get(service).map(|writes| {
-            let met = parting.writes(writes, Some(&lag));
-            format!(
-                "; at its declared writes {:.0} met another, and {:.0} are lost if the last one \
-                 wins",
-                met.writes, met.lost
-            )
-        });
-        format!(
-            "it answered {service} differently for {:.1} s, for up to {} of those who asked it, \
-             or {} of all lookups: {stale:.1} s worth of requests went elsewhere, a resolver's \
-             answer changed {flips:.1} times in the mean, and two regions could be written to \
-             for {window}{}",
-            span.as_secs_f64(),
-            percent(*share),
-            percent(lookups),
-            writes.unwrap_or_default()
-        )
     }
 }
 
