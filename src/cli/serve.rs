@@ -12,7 +12,7 @@ use tokio::time::interval;
 use tracing::{error, info};
 
 use super::{Failed, log};
-use crate::server::{self, Addresses, Server, Source, Start, StartError};
+use crate::server::{self, Addresses, GRACE, Server, Source, Start, StartError};
 
 /// The option that [`Start::Replacing`] is chosen with.
 const REPLACE: &str = "--replace";
@@ -48,9 +48,6 @@ fn announce(addresses: &Addresses) {
     let Addresses { dns, dot, doh, doq, http } = addresses;
     info!(?dns, ?dot, ?doh, ?doq, ?http, "ready");
 }
-
-/// How long a server whose place is taken answers those who are connected to it.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// Starts a server, says that it is ready and runs it until SIGTERM or SIGINT, or until another
 /// server takes its place; SIGHUP reloads, SIGUSR2 starts what is installed now in its place.

@@ -1,7 +1,7 @@
 //! What a node says of two kinds, each with numbers of its own, so that the one never waits for the
 //! other: who writes is known at once, however much else there is to tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Entry, Message};
 
@@ -59,6 +59,8 @@ pub(super) struct Said {
     own: BTreeMap<String, (u64, Option<String>)>,
     /// The key that each change was of, as far as it is the key's last.
     changes: BTreeMap<u64, String>,
+    /// Those of them by which nothing more is said under the key.
+    withdrawn: BTreeSet<u64>,
     pub(super) newest: u64,
 }
 
@@ -75,10 +77,32 @@ impl Said {
         }
         self.newest += 1;
         self.changes.insert(self.newest, key.clone());
+        if value.is_none() {
+            self.withdrawn.insert(self.newest);
+        }
         if let Some((before, _)) = self.own.insert(key, (self.newest, value)) {
             self.changes.remove(&before);
+            self.withdrawn.remove(&before);
         }
         true
+    }
+
+    /// Everybody knows the changes up to this one: what was withdrawn is forgotten. Who starts anew
+    /// has never heard of it.
+    pub(super) fn forget(&mut self, known: u64) {
+        while let Some(change) = self.withdrawn.first().copied().filter(|of| *of <= known) {
+            self.withdrawn.remove(&change);
+            if let Some(key) = self.changes.remove(&change) {
+                self.own.remove(&key);
+            }
+        }
+    }
+
+    /// Under how many keys something is said, or was.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.own.len(), self.changes.len());
+        self.own.len()
     }
 
     /// The next messages with such a head to one who knows the changes up to this one.

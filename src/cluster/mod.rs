@@ -171,7 +171,16 @@ impl Gossip {
         if peer.applied.writers >= writers && heard > Instant::default() {
             peer.known = peer.known.max(Some(heard));
         }
+        self.forget();
         self.agree();
+    }
+
+    /// Forgets what was withdrawn and everybody knows to be.
+    fn forget(&mut self) {
+        for kind in Kind::ALL {
+            let known = self.peers.values().map(|peer| *peer.confirmed.of(kind)).min();
+            self.said.of_mut(kind).forget(known.unwrap_or_default());
+        }
     }
 
     /// Looks whether the list of nodes is agreed by now.

@@ -149,6 +149,30 @@ fn what_one_says_all_hear_within_a_moment() {
 }
 
 #[test]
+fn what_was_withdrawn_is_kept_until_all_know_it() {
+    let mut world = World::new(3, 1, 20);
+    let kept = |world: &World| world.members[0].gossip.said.rest.len();
+    world.cuts = vec![(0, 2)];
+    world.say(0, "n", Some("here"));
+    (0..100).for_each(|key| world.say(0, &format!("o/{key}"), Some("down")));
+    world.run_for(Duration::from_secs(1));
+    (0..100).for_each(|key| world.say(0, &format!("o/{key}"), None));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(kept(&world), 101, "one has not heard it");
+    world.cuts.clear();
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(kept(&world), 1);
+    // It can be said again, and who starts anew hears what is said.
+    world.say(0, "o/1", Some("up"));
+    world.restart(1);
+    world.run_for(Duration::from_secs(1));
+    for row in [1, 2] {
+        assert_eq!(world.members[row].knows.len(), 2);
+        assert_eq!(world.heard(row, 0, "o/1"), Some("up"));
+    }
+}
+
+#[test]
 fn silence_is_noticed_also_in_one_direction() {
     let mut world = World::new(3, 1, 0);
     world.run_for(Duration::from_secs(1));

@@ -146,17 +146,26 @@ impl Target {
 }
 
 /// The ids of targets: equal ones have the same id over all reloads, so that what is known of a
-/// target outlives them.
+/// target outlives them. No two targets ever have the same, as a probe of one that is gone may
+/// still be on the way.
 #[derive(Debug, Default)]
 pub struct Targets {
     ids: HashMap<(IpAddr, Check, usize), TargetId>,
+    next: usize,
 }
 
 impl Targets {
     /// The id of a target, always the same one; `None` when there are no more ids.
     fn id(&mut self, address: IpAddr, check: &Check, turn: usize) -> Option<TargetId> {
-        let next = TargetId::from_index(self.ids.len())?;
-        Some(*self.ids.entry((address, check.clone(), turn)).or_insert(next))
+        let next = TargetId::from_index(self.next)?;
+        let id = *self.ids.entry((address, check.clone(), turn)).or_insert(next);
+        self.next += usize::from(id == next);
+        Some(id)
+    }
+
+    /// Forgets all but these.
+    pub fn retain(&mut self, which: impl Fn(TargetId) -> bool) {
+        self.ids.retain(|_, id| which(*id));
     }
 }
 

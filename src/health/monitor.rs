@@ -193,7 +193,8 @@ impl Monitor {
         if let Some(watch) = self.changing(target, |monitor| monitor.watched.remove(&target)) {
             self.timers.remove(&(watch.due, target));
             self.due.retain(|due| *due != target);
-            *self.table.row(target) = TargetHealth::default();
+            self.table.forget(target);
+            self.opinions.remove(&target);
             self.others.remove(&target);
             self.panels.remove(&target);
         }

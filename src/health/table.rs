@@ -1,5 +1,6 @@
 //! What is believed of every target.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use super::outcome::Report;
@@ -44,16 +45,16 @@ pub struct TargetHealth {
     pub last: Option<(Instant, Report)>,
 }
 
-/// What is believed of every target, by id.
+/// What is believed of every target that is watched.
 #[derive(Clone, Debug, Default)]
 pub struct HealthTable {
-    rows: Vec<TargetHealth>,
+    rows: HashMap<TargetId, TargetHealth>,
 }
 
 impl HealthTable {
     /// What is believed of `target`; nothing yet, if it is not watched.
     pub fn get(&self, target: TargetId) -> TargetHealth {
-        self.rows.get(target.index()).copied().unwrap_or_default()
+        self.rows.get(&target).copied().unwrap_or_default()
     }
 
     /// The same table, should `target` be in `state`: for what-if questions.
@@ -65,11 +66,18 @@ impl HealthTable {
 
     /// The row of `target`, made if it is not there.
     pub(super) fn row(&mut self, target: TargetId) -> &mut TargetHealth {
-        let index = target.index();
-        if index >= self.rows.len() {
-            self.rows.resize_with(index + 1, TargetHealth::default);
-        }
-        &mut self.rows[index]
+        self.rows.entry(target).or_default()
+    }
+
+    /// Nothing is known of `target` any more.
+    pub(super) fn forget(&mut self, target: TargetId) {
+        self.rows.remove(&target);
+    }
+
+    /// How many targets something is known of.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
     }
 }
 

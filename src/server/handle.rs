@@ -80,7 +80,7 @@ pub struct View {
     pub started: Instant,
     /// Whether the first verdicts are in.
     pub ready: bool,
-    /// Since when they are, and this node answers.
+    /// From when on they are, and this process answers alone.
     pub answering: Instant,
     /// What is served.
     pub loaded: Arc<Loaded>,

@@ -1,6 +1,6 @@
 //! From files to all that is to be served, compiled aside: nothing of it is live yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -137,6 +137,11 @@ impl Loader {
     pub fn turn_to(&mut self, source: Source) {
         self.folder = source.folder();
         self.source = source;
+    }
+
+    /// Targets other than these are served no more.
+    pub(super) fn forget_others(&mut self, than: &HashSet<TargetId>) {
+        self.targets.retain(|target| than.contains(&target));
     }
 
     /// Reads everything that there is to read.

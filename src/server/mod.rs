@@ -35,6 +35,7 @@ pub use handle::{Handle, Unheard, View};
 pub use load::{Loaded, Loader, Source, What};
 pub use overrides::Said;
 pub use socket::BindError;
+pub use takeover::GRACE;
 pub use turns::run;
 pub(crate) use webhooks::causes;
 
@@ -270,9 +271,15 @@ impl Server {
         }
         // Whoever is still there after that asks again.
         let _in_vain = timeout(grace, self.tcp.emptied()).await;
+        if timeout(KEPT_WITHIN, self.control.store().settled()).await.is_err() {
+            warn!("what happened last could not be kept: the disk hangs");
+        }
         info!("stopped");
     }
 }
+
+/// How long the end waits for the disk.
+const KEPT_WITHIN: Duration = Duration::from_secs(2);
 
 impl Drop for Server {
     fn drop(&mut self) {

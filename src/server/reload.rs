@@ -41,7 +41,12 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
         };
         if is_due {
             (seen, is_untidy) = (None, true);
-            let Some(result) = control.apply(loader.load()) else { return };
+            let loaded = loader.load();
+            let targets = loaded.iter().flat_map(|loaded| loaded.probes.keys().copied()).collect();
+            let Some(result) = control.apply(loaded) else { return };
+            if result.is_ok() {
+                loader.forget_others(&targets);
+            }
             tell(&result);
         }
     }

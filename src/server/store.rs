@@ -1,19 +1,21 @@
 //! What outlives the process: operators' words, the last state and the history, in SQLite.
 //!
-//! One thread owns the database; who has something to keep sends it a job. What an operator is
-//! told is kept has been written and synced before. Health and history are written soon after,
-//! and what cannot be written is counted and lost: a full disk stops no failover. A file that is
-//! no database is put aside, and costs what was in it and nothing else.
+//! One thread owns the database; who has something to keep sends it a job. All that waits is done
+//! in one transaction, as each transaction waits for the disk: words wait for no history. What an
+//! operator is told is kept has been written and synced before. Health and history are written
+//! soon after, and what cannot be written is counted and lost: a full disk stops no failover. A
+//! file that is no database is put aside, and costs what was in it and nothing else.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use metrics::counter;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -94,22 +96,15 @@ pub(super) struct Page {
     pub limit: usize,
 }
 
-enum Job {
-    Say(Box<Said>, oneshot::Sender<Result<(), String>>),
-    Name(String, Box<Named>, oneshot::Sender<Result<(), String>>),
-    Clear(String, oneshot::Sender<Result<(), String>>),
-    Tell(Box<Record>),
-    States(Vec<Kept>),
-    Alive(Instant),
-    Moves(Moves),
-    LetBack(Moves, oneshot::Sender<Result<(), String>>),
-    Given(Vec<Given>),
-    Incarnation(u64, oneshot::Sender<Result<u64, String>>),
-    List(Option<Vec<String>>),
-    Read(Page, oneshot::Sender<Result<Vec<(i64, Record)>, String>>),
-    Told(String, Instant),
-    Untold(String, Instant, oneshot::Sender<Result<Vec<Record>, String>>),
-}
+/// What is to be done, if there is a way to do it; it gives back who is told whether that is kept.
+type Job = Box<dyn FnOnce(Result<&Database, String>) -> Told + Send>;
+
+/// Who is told of something that was done whether it is kept, and if not, why.
+type Told = Box<dyn FnOnce(Result<(), String>)>;
+
+/// At most so many things are done in one transaction: who waits for the first of them waits for
+/// all of them, some milliseconds.
+const MOST_AT_ONCE: usize = 1_000;
 
 /// The way to the database. Its thread ends when the last of these is gone, after the last job.
 #[derive(Clone, Debug)]
@@ -133,7 +128,7 @@ impl Store {
         let recalled = Recalled { lost, ..recalled };
         let (jobs, taken) = channel();
         let thread = thread::Builder::new().name("store".to_owned());
-        thread.spawn(move || database.work(&taken)).map_err(|error| error.to_string())?;
+        thread.spawn(move || while database.take(&taken) {}).map_err(|error| error.to_string())?;
         Ok((Self(jobs), recalled))
     }
 
@@ -142,7 +137,7 @@ impl Store {
     /// # Errors
     /// Why it is not.
     pub(super) fn say(&self, said: Said) -> impl Future<Output = Result<(), String>> + use<> {
-        self.ask(|reply| Job::Say(Box::new(said), reply))
+        self.ask(move |database| database.say(&said))
     }
 
     /// Keeps who is to write for a service, the same way.
@@ -154,7 +149,7 @@ impl Store {
         service: String,
         named: Named,
     ) -> impl Future<Output = Result<(), String>> + use<> {
-        self.ask(|reply| Job::Name(service, Box::new(named), reply))
+        self.ask(move |database| database.name(&service, &named))
     }
 
     /// Forgets an operator's word, the same way.
@@ -165,22 +160,24 @@ impl Store {
         &self,
         subject: String,
     ) -> impl Future<Output = Result<(), String>> + use<> {
-        self.ask(|reply| Job::Clear(subject, reply))
+        self.ask(move |Database(connection)| {
+            connection.execute("DELETE FROM overrides WHERE subject = ?1", [subject]).map(drop)
+        })
     }
 
     /// Writes to the history, soon.
     pub(super) fn tell(&self, record: Record) {
-        self.send(Job::Tell(Box::new(record)));
+        self.soon(move |database| database.tell(&record));
     }
 
     /// Keeps what is believed now, soon.
     pub(super) fn keep(&self, states: Vec<Kept>) {
-        self.send(Job::States(states));
+        self.soon(move |database| database.keep(&states));
     }
 
     /// These are out, kept and have left, and no others.
     pub(super) fn moves(&self, moves: Moves) {
-        self.send(Job::Moves(moves));
+        self.soon(move |database| database.keep_moves(&moves));
     }
 
     /// The same, after an operator has let one back: it is on disk when this returns.
@@ -191,12 +188,12 @@ impl Store {
         &self,
         moves: Moves,
     ) -> impl Future<Output = Result<(), String>> + use<> {
-        self.ask(|reply| Job::LetBack(moves, reply))
+        self.ask(move |database| database.keep_moves(&moves))
     }
 
     /// Answers are given with these TTLs, or were, and with no others.
     pub(super) fn given(&self, ttls: Vec<Given>) {
-        self.send(Job::Given(ttls));
+        self.soon(move |database| database.keep_given(&ttls));
     }
 
     /// In which incarnation this process speaks to other nodes from now on: `least`, or one higher
@@ -208,17 +205,20 @@ impl Store {
         &self,
         least: u64,
     ) -> impl Future<Output = Result<u64, String>> + use<> {
-        self.ask(move |reply| Job::Incarnation(least, reply))
+        self.ask(move |database| database.incarnation(least))
     }
 
     /// The nodes have agreed on this list of their names, or this one decides alone.
     pub(super) fn list(&self, names: Option<Vec<String>>) {
-        self.send(Job::List(names));
+        self.soon(move |database| database.keep_list(&names.unwrap_or_default()));
     }
 
     /// What is kept was true at `now`.
     pub(super) fn alive(&self, now: Instant) {
-        self.send(Job::Alive(now));
+        self.soon(move |Database(connection)| {
+            let sql = "INSERT OR REPLACE INTO alive VALUES (1, ?1)";
+            connection.execute(sql, [number(now)]).map(drop)
+        });
     }
 
     /// A part of the history, each record with its number.
@@ -226,12 +226,15 @@ impl Store {
     /// # Errors
     /// Why it cannot be read.
     pub(super) async fn read(&self, page: Page) -> Result<Vec<(i64, Record)>, String> {
-        self.ask(|reply| Job::Read(page, reply)).await
+        self.ask(move |database| database.read(&page)).await
     }
 
     /// A webhook has been told what happened until then, soon.
     pub(super) fn told(&self, webhook: String, until: Instant) {
-        self.send(Job::Told(webhook, until));
+        self.soon(move |Database(connection)| {
+            let sql = "INSERT OR REPLACE INTO told VALUES (?1, ?2)";
+            connection.execute(sql, params![webhook, number(until)]).map(drop)
+        });
     }
 
     /// What a webhook has not been told, the oldest first: of one that is new, what is told to the
@@ -244,21 +247,49 @@ impl Store {
         webhook: String,
         now: Instant,
     ) -> impl Future<Output = Result<Vec<Record>, String>> + use<> {
-        self.ask(move |reply| Job::Untold(webhook, now, reply))
+        self.ask(move |database| database.untold(&webhook, now))
     }
 
-    fn send(&self, job: Job) {
+    /// All that was to be kept until now is kept, or counted as lost, when this returns.
+    pub(super) async fn settled(&self) {
+        // Else the thread has ended.
+        let _ended = self.ask(|_| Ok(())).await;
+    }
+
+    /// Has something done at once, so that of two words the later one is kept, whoever waits for
+    /// it.
+    fn send<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Database) -> rusqlite::Result<T> + Send + 'static,
+        told: impl FnOnce(Result<T, String>) + Send + 'static,
+    ) {
+        let job: Job = Box::new(move |database| {
+            let done = database.and_then(|of| of.step(what).map_err(|error| error.to_string()));
+            Box::new(move |kept| told(done.and_then(|done| kept.map(|()| done))))
+        });
         // The thread ends after the last sender.
         let _ended = self.0.send(job);
     }
 
-    /// Sends a job at once, so that of two words the later one is kept, whoever waits for it.
-    fn ask<T, J>(&self, job: J) -> impl Future<Output = Result<T, String>> + use<T, J>
+    /// Has something done that nobody waits for.
+    fn soon(&self, what: impl FnOnce(&Database) -> rusqlite::Result<()> + Send + 'static) {
+        self.send(what, |kept| {
+            if let Err(error) = kept {
+                counter!("meridian_state_lost_total").increment(1);
+                warn!(error, "something that happened could not be kept");
+            }
+        });
+    }
+
+    /// Has something done, and tells what came of it.
+    fn ask<T, W>(&self, what: W) -> impl Future<Output = Result<T, String>> + use<T, W>
     where
-        J: FnOnce(oneshot::Sender<Result<T, String>>) -> Job,
+        T: Send + 'static,
+        W: FnOnce(&Database) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.send(job(reply));
+        // Who asked may have stopped waiting.
+        self.send(what, |kept| drop(reply.send(kept)));
         async { answer.await.unwrap_or_else(|_| Err("the state's thread has ended".to_owned())) }
     }
 }
@@ -285,10 +316,10 @@ fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
     Ok(format!("{reason}; what was there is in {}.broken", file.display()))
 }
 
-struct Database {
-    connection: Connection,
-    told: u32,
-}
+struct Database(Connection);
+
+/// What is said of what SQLite has undone with something else.
+const UNDONE: &str = "something else could not be written, and this was undone with it";
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS overrides (subject TEXT PRIMARY KEY, said TEXT NOT NULL) STRICT;
@@ -333,7 +364,7 @@ impl Database {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.busy_timeout(Duration::from_secs(1))?;
         connection.execute_batch(TABLES)?;
-        let database = Self { connection, told: 0 };
+        let database = Self(connection);
         // Whatever is wrong with it is wrong now, and not when it is needed.
         database.recall()?;
         database.read(&Page { before: None, kind: None, limit: 1 })?;
@@ -341,13 +372,13 @@ impl Database {
     }
 
     fn recall(&self) -> rusqlite::Result<Recalled> {
-        let mut statement = self.connection.prepare("SELECT subject, said FROM overrides")?;
+        let mut statement = self.0.prepare("SELECT subject, said FROM overrides")?;
         let said = statement.query_map([], |row| {
             let (subject, text) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
             Said::from_spoken(subject, text).ok_or(rusqlite::Error::InvalidQuery)
         })?;
         let said = said.collect::<Result<Vec<_>, _>>()?;
-        let mut statement = self.connection.prepare("SELECT target, state, since FROM states")?;
+        let mut statement = self.0.prepare("SELECT target, state, since FROM states")?;
         let kept = |row: &Row<'_>| {
             let state = match row.get_ref(1)?.as_str()? {
                 "up" => State::Up,
@@ -357,23 +388,22 @@ impl Database {
             Ok(Kept { target: row.get(0)?, state, since: moment(row.get(2)?) })
         };
         let states = statement.query_map([], kept)?.collect::<Result<Vec<_>, _>>()?;
-        let alive = self.connection.query_row("SELECT at FROM alive", [], |row| row.get(0));
+        let alive = self.0.query_row("SELECT at FROM alive", [], |row| row.get(0));
         let alive: Option<i64> = alive.optional()?;
-        let last =
-            self.connection.query_row("SELECT number FROM incarnation", [], |row| row.get(0));
+        let last = self.0.query_row("SELECT number FROM incarnation", [], |row| row.get(0));
         let incarnation: Option<i64> = last.optional()?;
         let incarnation = incarnation.map_or(0, i64::unsigned_abs);
-        let mut statement = self.connection.prepare("SELECT name FROM nodes ORDER BY name")?;
+        let mut statement = self.0.prepare("SELECT name FROM nodes ORDER BY name")?;
         let nodes = statement.query_map([], |row| row.get(0))?;
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
         let nodes = Some(nodes).filter(|nodes| !nodes.is_empty());
-        let mut statement = self.connection.prepare("SELECT service, named FROM writers")?;
+        let mut statement = self.0.prepare("SELECT service, named FROM writers")?;
         let named = statement.query_map([], |row| {
             let named = serde_json::from_str(row.get_ref(1)?.as_str()?);
             Ok((row.get(0)?, named.map_err(|_| rusqlite::Error::InvalidQuery)?))
         })?;
         let named = named.collect::<Result<_, _>>()?;
-        let mut statement = self.connection.prepare("SELECT service, ttl, until FROM given")?;
+        let mut statement = self.0.prepare("SELECT service, ttl, until FROM given")?;
         let given = |row: &Row<'_>| {
             let until = row.get::<_, Option<i64>>(2)?.map(moment);
             Ok(Given { service: row.get(0)?, ttl: Ttl::from_secs(row.get(1)?), until })
@@ -386,77 +416,50 @@ impl Database {
 
     fn recall_moves(&self) -> rusqlite::Result<Moves> {
         let pools = |sql| {
-            let mut statement = self.connection.prepare(sql)?;
+            let mut statement = self.0.prepare(sql)?;
             statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
         };
-        let mut statement = self.connection.prepare("SELECT region, at, share FROM moved")?;
+        let mut statement = self.0.prepare("SELECT region, at, share FROM moved")?;
         let left = |row: &Row<'_>| Ok((row.get(0)?, moment(row.get(1)?), row.get(2)?));
         let left = statement.query_map([], left)?.collect::<Result<_, _>>()?;
         let [out, kept] = [pools("SELECT pool FROM out")?, pools("SELECT pool FROM kept")?];
         Ok(Moves { out, kept, left })
     }
 
-    fn work(mut self, jobs: &Receiver<Job>) {
-        while let Ok(job) = jobs.recv() {
-            let done = match job {
-                // Who asked may have stopped waiting.
-                Job::Say(said, reply) => {
-                    let _gone = reply.send(self.say(&said).map_err(|error| error.to_string()));
-                    Ok(())
-                }
-                Job::Name(service, named, reply) => {
-                    let sql = "INSERT OR REPLACE INTO writers VALUES (?1, ?2)";
-                    // Text and numbers can always be written.
-                    let named = serde_json::to_string(&named).unwrap_or_default();
-                    let done = self.connection.execute(sql, [service, named]).map(drop);
-                    let _gone = reply.send(done.map_err(|error| error.to_string()));
-                    Ok(())
-                }
-                Job::Clear(subject, reply) => {
-                    let sql = "DELETE FROM overrides WHERE subject = ?1";
-                    let done = self.connection.execute(sql, [subject]).map(drop);
-                    let _gone = reply.send(done.map_err(|error| error.to_string()));
-                    Ok(())
-                }
-                Job::Read(page, reply) => {
-                    let read = self.read(&page).map_err(|error| error.to_string());
-                    let _gone = reply.send(read);
-                    Ok(())
-                }
-                Job::Untold(webhook, now, reply) => {
-                    let untold = self.untold(&webhook, now).map_err(|error| error.to_string());
-                    let _gone = reply.send(untold);
-                    Ok(())
-                }
-                Job::Told(webhook, until) => {
-                    let sql = "INSERT OR REPLACE INTO told VALUES (?1, ?2)";
-                    self.connection.execute(sql, params![webhook, number(until)]).map(drop)
-                }
-                Job::Tell(record) => self.tell(&record),
-                Job::States(states) => self.keep(&states),
-                Job::Moves(moves) => self.keep_moves(&moves),
-                Job::LetBack(moves, reply) => {
-                    let done = self.keep_moves(&moves).map_err(|error| error.to_string());
-                    let _gone = reply.send(done);
-                    Ok(())
-                }
-                Job::Given(given) => self.keep_given(&given),
-                Job::Incarnation(least, reply) => {
-                    let given = self.incarnation(least).map_err(|error| error.to_string());
-                    let _gone = reply.send(given);
-                    Ok(())
-                }
-                Job::List(names) => self.keep_list(&names.unwrap_or_default()),
-                Job::Alive(now) => {
-                    let sql = "INSERT OR REPLACE INTO alive VALUES (1, ?1)";
-                    self.connection.execute(sql, [number(now)]).map(drop)
-                }
-            };
-            if let Err(error) = done {
-                counter!("meridian_state_lost_total").increment(1);
-                warn!(%error, "something that happened could not be kept");
+    /// Does what waits, once something does; `false`: nobody can ask any more.
+    fn take(&self, jobs: &Receiver<Job>) -> bool {
+        let Ok(first) = jobs.recv() else { return false };
+        // At once, as another process may have the same database.
+        let begun = Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate);
+        let begun = begun.map_err(|error| error.to_string());
+        let way = begun.as_ref().map(|_| self).map_err(Clone::clone);
+        let jobs = iter::once(first).chain(jobs.try_iter()).take(MOST_AT_ONCE);
+        let told: Vec<Told> = jobs.map(|job| job(way.clone())).collect();
+        let kept = begun.and_then(|begun| {
+            if self.0.is_autocommit() {
+                return Err(UNDONE.to_owned());
             }
+            begun.commit().map_err(|error| error.to_string())
+        });
+        told.into_iter().for_each(|told| told(kept.clone()));
+        true
+    }
+
+    /// Does one of several things of a transaction, or nothing of it.
+    fn step<T>(&self, what: impl FnOnce(&Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        if self.0.is_autocommit() {
+            // SQLite itself has ended the transaction, as it may when the disk is full.
+            let error = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
+            return Err(rusqlite::Error::SqliteFailure(error, Some(UNDONE.to_owned())));
         }
+        self.0.execute_batch("SAVEPOINT step")?;
+        let done = what(self);
+        if done.is_err() {
+            // If there is nothing left to go back to, all is undone.
+            let _undone = self.0.execute_batch("ROLLBACK TO step");
+        }
+        let ended = self.0.execute_batch("RELEASE step");
+        done.and_then(|done| ended.map(|()| done))
     }
 
     /// In one statement, as another process may have the same database.
@@ -464,58 +467,61 @@ impl Database {
         let sql = "INSERT INTO incarnation VALUES (1, ?1) ON CONFLICT (one) \
                    DO UPDATE SET number = max(excluded.number, number + 1) RETURNING number";
         let least = i64::try_from(least).unwrap_or(i64::MAX);
-        let given: i64 = self.connection.query_row(sql, [least], |row| row.get(0))?;
+        let given: i64 = self.0.query_row(sql, [least], |row| row.get(0))?;
         Ok(given.unsigned_abs())
     }
 
     fn say(&self, said: &Said) -> rusqlite::Result<()> {
         let sql = "INSERT OR REPLACE INTO overrides VALUES (?1, ?2)";
-        self.connection.execute(sql, [said.subject.to_string(), said.spoken()]).map(drop)
+        self.0.execute(sql, [said.subject.to_string(), said.spoken()]).map(drop)
     }
 
-    fn keep(&mut self, states: &[Kept]) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
+    fn name(&self, service: &str, named: &Named) -> rusqlite::Result<()> {
+        let sql = "INSERT OR REPLACE INTO writers VALUES (?1, ?2)";
+        // Text and numbers can always be written.
+        let named = serde_json::to_string(named).unwrap_or_default();
+        self.0.execute(sql, [service, &named]).map(drop)
+    }
+
+    fn keep(&self, states: &[Kept]) -> rusqlite::Result<()> {
         let sql = "INSERT OR REPLACE INTO states VALUES (?1, ?2, ?3)";
         for kept in states {
             let state = kept.state.to_string();
-            transaction.execute(sql, params![kept.target, state, number(kept.since)])?;
+            self.0.execute(sql, params![kept.target, state, number(kept.since)])?;
         }
-        transaction.commit()
+        Ok(())
     }
 
-    fn keep_moves(&mut self, moves: &Moves) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
-        transaction.execute_batch("DELETE FROM out; DELETE FROM kept; DELETE FROM moved;")?;
+    fn keep_moves(&self, moves: &Moves) -> rusqlite::Result<()> {
+        self.0.execute_batch("DELETE FROM out; DELETE FROM kept; DELETE FROM moved;")?;
         for pool in &moves.out {
-            transaction.execute("INSERT OR REPLACE INTO out VALUES (?1)", [pool])?;
+            self.0.execute("INSERT OR REPLACE INTO out VALUES (?1)", [pool])?;
         }
         for pool in &moves.kept {
-            transaction.execute("INSERT OR REPLACE INTO kept VALUES (?1)", [pool])?;
+            self.0.execute("INSERT OR REPLACE INTO kept VALUES (?1)", [pool])?;
         }
         for (region, at, share) in &moves.left {
             let sql = "INSERT OR REPLACE INTO moved VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![region, number(*at), share])?;
+            self.0.execute(sql, params![region, number(*at), share])?;
         }
-        transaction.commit()
+        Ok(())
     }
 
-    fn keep_list(&mut self, names: &[String]) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
-        transaction.execute("DELETE FROM nodes", [])?;
+    fn keep_list(&self, names: &[String]) -> rusqlite::Result<()> {
+        self.0.execute("DELETE FROM nodes", [])?;
         for name in names {
-            transaction.execute("INSERT OR REPLACE INTO nodes VALUES (?1)", [name])?;
+            self.0.execute("INSERT OR REPLACE INTO nodes VALUES (?1)", [name])?;
         }
-        transaction.commit()
+        Ok(())
     }
 
-    fn keep_given(&mut self, given: &[Given]) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
-        transaction.execute("DELETE FROM given", [])?;
+    fn keep_given(&self, given: &[Given]) -> rusqlite::Result<()> {
+        self.0.execute("DELETE FROM given", [])?;
         for Given { service, ttl, until } in given {
             let sql = "INSERT INTO given VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![service, ttl.as_secs(), until.map(number)])?;
+            self.0.execute(sql, params![service, ttl.as_secs(), until.map(number)])?;
         }
-        transaction.commit()
+        Ok(())
     }
 }
 

@@ -62,6 +62,9 @@ const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 /// before, for somebody who says nothing and for a word on its way to the disk.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long a server whose place is taken answers those who are connected to it.
+pub const GRACE: Duration = Duration::from_secs(2);
+
 /// How much of a refusal is read.
 const LONGEST_REFUSAL: u64 = 1000;
 

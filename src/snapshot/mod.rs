@@ -13,7 +13,7 @@
 //! divisions to be drawn by whoever publishes it. While an operator's word reaches the clients
 //! share by share, a service has a band for those reached and one for the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::slice;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -21,7 +21,9 @@ use crate::geo::{Catchment, Coordinates};
 use crate::ids::{RegionId, RegionSet, ServiceId, TargetId};
 use crate::prefetch::{LINE, prefetch};
 use crate::steer::weighted::{Contender, SLOTS, name_hash, scores};
-use crate::steer::{Basis, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, usable};
+use crate::steer::{
+    Address, Basis, Endpoint, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, usable,
+};
 use crate::time::{Instant, Ttl};
 use crate::zone::{Found, Name, Rdata, RecordType, Zone, Zones};
 
@@ -166,8 +168,18 @@ impl Plan {
     /// What operators call a service's region.
     pub fn pool_name(&self, service: ServiceId, region: RegionId) -> String {
         let service = self.services.get(service.index()).map_or("", |of| &of.name);
-        let region = self.regions.get(region.index()).map_or("", |of| &of.name);
-        format!("{service}/{region}")
+        format!("{service}/{}", self.region_name(region))
+    }
+
+    /// Has a service such a region?
+    pub fn has_pool(&self, service: &str, region: &str) -> bool {
+        let id = self.service_named(service);
+        let pools = id.and_then(|id| self.services.get(id.index())).map(|of| &of.pools);
+        pools.into_iter().flatten().any(|pool| self.region_name(pool.region) == region)
+    }
+
+    fn region_name(&self, id: RegionId) -> &str {
+        self.regions.get(id.index()).map_or("", |of| &of.name)
     }
 
     /// What `target` is probed for: services and regions, by name.
@@ -179,9 +191,8 @@ impl Plan {
             let mut probed = pool.endpoints.iter().flat_map(|endpoint| &endpoint.probed);
             probed.any(|probed| probed.targets.contains(&target))
         };
-        let region = |id: RegionId| self.regions.get(id.index()).map_or("", |of| &of.name);
         let used = pools.filter(|(_, pool)| probes(pool));
-        used.map(|(service, pool)| (service.name.as_str(), region(pool.region))).collect()
+        used.map(|(of, pool)| (of.name.as_str(), self.region_name(pool.region))).collect()
     }
 
     /// The steered names of this plan that have no record to give in `newer`.
@@ -225,9 +236,10 @@ impl Plan {
 
     /// The regions of `service` as rendezvous hashing sees them.
     pub fn contenders(&self, service: &Service) -> Vec<Contender> {
-        let contender = |(region, weight): (RegionId, u32)| {
-            let name = self.regions.get(region.index()).map_or("", |region| &region.name);
-            Contender { region, name_hash: name_hash(name), weight }
+        let contender = |(region, weight): (RegionId, u32)| Contender {
+            region,
+            name_hash: name_hash(self.region_name(region)),
+            weight,
         };
         service.pools.iter().map(|pool| contender((pool.region, pool.weight))).collect()
     }
@@ -313,6 +325,10 @@ impl CompiledService {
         self.epoch.as_ref()
     }
 
+    fn last_good(&self, family: Family) -> Option<&Usable> {
+        self.steered(family)?.last_good.as_deref()
+    }
+
     fn steered(&self, family: Family) -> Option<&Steered> {
         match family {
             Family::V4 => self.v4.as_ref(),
@@ -337,8 +353,9 @@ impl Snapshot {
 
         let mut compile = |row: usize, service: &Service| {
             let Some(id) = ServiceId::from_index(row) else { return Arc::default() };
-            let before = previous.and_then(|previous| previous.of_before(&plan, row, service));
-            Arc::new(compile_service(&plan, (id, service), facts, before, &mut divisions))
+            let last_good =
+                |family| previous.and_then(|of| of.last_good(&plan, (row, service), family));
+            Arc::new(compile_service(&plan, (id, service), facts, last_good, &mut divisions))
         };
         let services = match (same_plan, changed) {
             (Some(same), Some(changed)) => {
@@ -414,20 +431,36 @@ impl Snapshot {
         used.filter_map(|(key, division)| Some((in_plan(key)?, division.clone()))).collect()
     }
 
-    /// What this snapshot knows of the service that is row `row` of `plan`, which may be another
-    /// plan: there it is the service of the same name, if its endpoints are the same.
-    fn of_before(
+    /// What was usable of a service in a family when something was last up; the service is row
+    /// `row` of `plan`. By another plan it is the one of that name, and its endpoints are those
+    /// with the same address in the region of the same name.
+    fn last_good(
         &self,
         plan: &Arc<Plan>,
-        row: usize,
-        service: &Service,
-    ) -> Option<&CompiledService> {
+        (row, service): (usize, &Service),
+        family: Family,
+    ) -> Option<Usable> {
         if Arc::ptr_eq(&self.plan, plan) {
-            return self.services.get(row).map(Arc::as_ref);
+            return self.services.get(row)?.last_good(family).cloned();
         }
         let id = self.plan.service_named(&service.name)?;
-        let old = self.plan.services.get(id.index()).filter(|old| old.pools == service.pools);
-        old.and_then(|_| self.service(id))
+        let before = self.service(id)?.last_good(family)?;
+        let old = self.plan.services.get(id.index())?;
+        let known: HashSet<(&str, &Address)> = old
+            .pools
+            .iter()
+            .zip(&before.endpoints)
+            .flat_map(|(pool, rows)| rows.iter().map(move |row| (pool, *row)))
+            .filter_map(|(pool, row)| {
+                Some((self.plan.region_name(pool.region), &pool.endpoints.get(row)?.address))
+            })
+            .collect();
+        let is_known = |pool: &Pool, of: &Endpoint| {
+            known.contains(&(plan.region_name(pool.region), &of.address))
+        };
+        let endpoints = service.endpoints(family, is_known);
+        let is_any = endpoints.iter().any(|rows| !rows.is_empty());
+        is_any.then_some(Usable { basis: before.basis, endpoints })
     }
 }
 
@@ -435,7 +468,7 @@ fn compile_service(
     plan: &Plan,
     (id, service): (ServiceId, &Service),
     facts: &Facts<'_>,
-    before: Option<&CompiledService>,
+    last_good: impl Fn(Family) -> Option<Usable>,
     divisions: &mut HashMap<DivisionKey, Weak<Division>>,
 ) -> CompiledService {
     let writer = facts.writers.of(id);
@@ -445,9 +478,7 @@ fn compile_service(
     let ends = starts.iter().skip(1).copied().chain([SLOTS]);
     let bands: Vec<(usize, usize)> = starts.iter().copied().zip(ends).collect();
     for family in service.families() {
-        let mut last_good = before
-            .and_then(|before| before.steered(family))
-            .and_then(|of| of.last_good.as_deref().cloned());
+        let mut last_good = last_good(family);
         let band = |&(start, end): &(usize, usize)| {
             let usable = usable((id, service), family, facts, start, last_good.as_ref());
             let (division, answers) =

@@ -10,7 +10,7 @@ use crate::config::{Config, Targets};
 use crate::geo::{Atlas, Geofeed, Sources};
 use crate::health::{HealthTable, State};
 use crate::steer::Facts;
-use crate::steer::{Basis, OnAllDown};
+use crate::steer::OnAllDown;
 
 /// Four regions of which three have two endpoints, and a service for each policy.
 const CONFIG: &str = r#"
@@ -41,9 +41,12 @@ struct World {
 }
 
 fn world() -> World {
-    let text = CONFIG.replace("REGIONS", REGIONS);
+    world_of(&CONFIG.replace("REGIONS", REGIONS), &mut Targets::default())
+}
+
+fn world_of(text: &str, targets: &mut Targets) -> World {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
-    let config = Config::load("test", &text, &mut Targets::default(), &mut no_files).unwrap();
+    let config = Config::load("test", text, targets, &mut no_files).unwrap();
     let feed = Geofeed::parse(FEED).unwrap();
     let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
     let catchments = Catchment::build_all(&atlas, &config.catchments);
@@ -163,6 +166,48 @@ fn what_does_not_depend_on_a_change_is_not_compiled_again() {
     }
     // Services with the same order and the same usable regions share what divides their clients.
     assert!(first.divisions.len() < world.plan.services.len() * 2);
+}
+
+#[test]
+fn what_was_last_good_is_known_in_a_newer_plan() {
+    let (text, mut targets) = (CONFIG.replace("REGIONS", REGIONS), Targets::default());
+    let old = world_of(&text, &mut targets);
+    let all =
+        old.targets.iter().fold(HealthTable::default(), |all, of| all.assuming(*of, State::Down));
+    // All that is up is `eu`, and then nothing.
+    let eu = old.plan.services[1].pools.iter().find(|pool| pool.region.index() == 1).unwrap();
+    let probed = eu.endpoints.iter().flat_map(|of| of.probed.iter().flat_map(|of| &of.targets));
+    let up = probed.fold(all.clone(), |all, of| all.assuming(*of, State::Up));
+    let compile = |plan: &Arc<Plan>, health: &HealthTable, before: Option<&Snapshot>| {
+        Snapshot::compile(plan.clone(), &Facts::of(health), before, None, 1)
+    };
+    let good = compile(&old.plan, &up, None);
+    let bad = compile(&old.plan, &all, Some(&good));
+    let answer = |of: &Snapshot| {
+        let id = of.plan().service_named("three").unwrap();
+        let (ready, _) =
+            of.service(id).unwrap().selector(Family::V4).unwrap().answers().next().unwrap();
+        (ready.choice.basis, ready.choice.addresses.clone())
+    };
+    let eu = vec![Address::Ip("192.0.2.20".parse().unwrap())];
+    assert_eq!(answer(&bad), (Basis::LastGood, eu.clone()));
+    for (old, new) in [
+        ("regions: { us: { at", "regions: { nz: {}, us: { at"),
+        ("eu: [192.0.2.20, ", "eu: [192.0.2.21, 192.0.2.20, "),
+        ("ap: [192.0.2.30, 192.0.2.31]", "ap: 192.0.2.31"),
+    ] {
+        let newer = text.replace(old, new);
+        assert_ne!(newer, text);
+        let newer = world_of(&newer, &mut targets);
+        let down = |all: HealthTable, of: &TargetId| all.assuming(*of, State::Down);
+        let all = newer.targets.iter().fold(HealthTable::default(), down);
+        assert_eq!(answer(&compile(&newer.plan, &all, Some(&bad))), (Basis::LastGood, eu.clone()));
+    }
+    // What was last good is there no more: it is as if there had been nothing.
+    let newer = world_of(&text.replace("192.0.2.20", "192.0.2.21"), &mut targets);
+    let down = |all: HealthTable, of: &TargetId| all.assuming(*of, State::Down);
+    let all = newer.targets.iter().fold(HealthTable::default(), down);
+    assert_eq!(answer(&compile(&newer.plan, &all, Some(&bad))).1.len(), 3);
 }
 
 #[test]

@@ -307,7 +307,7 @@ impl Service {
     }
 
     /// The endpoints of `family` that `wanted` accepts, by pool.
-    fn endpoints(
+    pub fn endpoints(
         &self,
         family: Family,
         wanted: impl Fn(&Pool, &Endpoint) -> bool,

@@ -453,6 +453,42 @@ fn a_drained_region_is_not_safe_while_a_node_is_not_heard() {
 }
 
 #[test]
+fn a_drained_region_is_waited_for_as_long_as_any_node_has_had_it_remembered() {
+    let world = World::with(2, "", "ttl: 5s, ", "");
+    // The other node has another TTL: a reload was refused on one of the two.
+    let text = std::fs::read_to_string(world.node(1).path("meridian.yaml")).unwrap();
+    world.node(1).write("meridian.yaml", text.replace("ttl: 5s", "ttl: 1h").as_bytes());
+    let asked = |row: usize| {
+        let (name, rtype) = ("www.example.com", hickory_proto::rr::RecordType::A);
+        let answer = crate::harness::ask(world.node(row).dns, name, rtype, Some(DUBLIN));
+        answer.answers.first().map(|record| record.ttl)
+    };
+    wait_until(&Some(3600), || asked(1));
+    assert_eq!(asked(0), Some(5));
+    assert!(world.node(0).ctl(&["drain", "eu", "--reason", "test", "--owner", "alice"]).0);
+    wait_until(&world.all(&world.us), || world.answers());
+    wait_until(&(3600.into(), false.into()), || {
+        let (_, text) = world.node(0).get("/api/v1/convergence?subject=web/eu");
+        let row = serde_json::from_str::<Value>(&text).unwrap()[0].take();
+        (row["ttl"].clone(), row["safe"].clone())
+    });
+}
+
+#[test]
+fn what_a_node_saw_of_a_target_that_it_has_no_more_counts_no_more() {
+    let world = World::start(", quorum: any");
+    world.eu.is_sick_for(&["ns1"]);
+    wait_until(&world.all(&world.us), || world.answers());
+    let file = world.node(0).path("meridian.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let without = text.replace(&format!(", eu: {} ", world.eu.address), " ");
+    assert_ne!(text, without);
+    world.node(0).write("meridian.yaml", without.as_bytes());
+    let (us, eu) = (world.all(&world.us).remove(0), world.all(&world.eu).remove(0));
+    wait_until(&vec![us, eu.clone(), eu], || world.answers());
+}
+
+#[test]
 fn clocks_that_are_wrong_change_nothing() {
     let world = World::skewed(&["-30m", "+0s", "+1h"]);
     assert_eq!(world.answers(), world.all(&world.eu));

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Control, Peers};
+use crate::convergence::HORIZON;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::server::arrivals::Signals;
+use crate::server::exposure::TRAVEL;
 use crate::server::overrides::{FEWEST, shares};
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Address, Endpoint, Family, InForce, Pool, Word};
@@ -20,7 +23,7 @@ pub struct Absent {
     pub left: bool,
     /// What share of the service's clients it had, by those who ask.
     pub was: f64,
-    /// The longest TTL that its answers may be remembered with.
+    /// The longest TTL that its answers may be remembered with, whichever node gave them.
     pub ttl: Ttl,
     /// When another node was last known, or feared, to answer otherwise.
     pub doubted: Instant,
@@ -189,6 +192,17 @@ impl Control {
         peers.into_iter().for_each(|peers| doubt(&mut self.absent, peers, now));
     }
 
+    /// Drops what is configured no more, and remembered by nobody.
+    pub(super) fn forget_absent(&mut self) {
+        let (now, plan) = (self.clock.now(), &self.loaded.plan);
+        let longest = Duration::from_secs_f64(HORIZON);
+        self.absent.retain(|(service, region), absent| {
+            let ttl = absent.ttl.duration() + Duration::from_secs(TRAVEL);
+            let is_over = now > absent.since.max(absent.doubted) + ttl.max(longest);
+            absent.doubt.is_some() || !is_over || plan.has_pool(service, region)
+        });
+    }
+
     /// What is absent, as it is now.
     pub(super) fn absent(&self) -> Absents {
         let mut absents = self.absent.clone();
@@ -197,10 +211,11 @@ impl Control {
     }
 }
 
-/// Notes which nodes are doubted, where that may be otherwise than it was.
+/// Notes which nodes are doubted, and what TTLs they have, where that may be otherwise than it was.
 pub(super) fn doubt(absents: &mut Absents, peers: &mut Peers, now: Instant) {
     let unsure = std::mem::take(&mut peers.unsure);
     let look = |((service, region), absent): (&Name, &mut Absent)| {
+        absent.ttl = absent.ttl.max(peers.longest_ttl(service));
         let before = std::mem::replace(&mut absent.doubt, peers.doubt(service, region));
         if before.is_some() || absent.doubt.is_some() {
             absent.doubted = now;

@@ -10,14 +10,15 @@
 use tokio::sync::oneshot;
 
 use crate::cluster::FRESH;
+use crate::server::takeover::GRACE;
 use crate::time::Instant;
 
-use super::Control;
+use super::{Control, Peers};
 
 /// How far the beginning has come.
 #[derive(Debug)]
 pub(super) struct Begins {
-    at: Instant,
+    pub(super) at: Instant,
     /// The first verdicts are in that come by this node's own probes.
     sees: bool,
     /// Who waits for that.
@@ -72,8 +73,21 @@ impl Control {
         }
         if self.knows() || is_late(self.ready_by()) {
             self.ready.send_replace(true);
-            self.answering = now;
+            self.answering = if self.begins.is_first() { now } else { now + GRACE };
             self.note_ttls();
+        }
+    }
+
+    /// From when on nobody answers but this process, as far as that is known and still to come.
+    pub(super) fn alone_from(&self) -> Option<Instant> {
+        Some(self.answering).filter(|at| *self.ready.borrow() && *at > self.clock.now())
+    }
+
+    /// Tells the others what this process answers from the moment on when no other does so for the
+    /// node: else they would take what that one answers for forgotten.
+    pub(super) fn tell_alone(&mut self) {
+        if *self.ready.borrow() && self.alone_from().is_none() {
+            self.peers.iter_mut().for_each(Peers::begin_to_tell);
         }
     }
 

@@ -52,6 +52,8 @@ mod desk;
 mod peers;
 mod recalled;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod ttls;
 mod writers;
 
@@ -90,12 +92,11 @@ pub(super) struct Control {
     certificate: Arc<Newest>,
     loaded: Arc<Loaded>,
     applied: Instant,
-    started: Instant,
     /// What the configuration said at the start of what is read then only.
     at_start: AtStart,
     ready: watch::Sender<bool>,
     begins: Begins,
-    /// Since when it is ready, and nobody else answers in its place; or when it was started.
+    /// From when on it is ready, and nobody else answers in its place; or when it was started.
     answering: Instant,
     /// With which TTLs answers may be remembered.
     ttls: Ttls,
@@ -183,7 +184,6 @@ impl Control {
             at_start: loaded.config.read_at_start(),
             loaded: Arc::new(loaded),
             applied: now,
-            started: now,
             ready,
             begins: Begins::at(now),
             answering: now,
@@ -239,7 +239,8 @@ impl Control {
             let hold = self.holds.next_change();
             let writer = self.writing.next_change(self.clock.now());
             let alive = Some(self.alive_at);
-            let wakes = [self.monitor.poll_timeout(), deadline, word, hold, writer, alive];
+            let alone = self.alone_from();
+            let wakes = [self.monitor.poll_timeout(), deadline, word, hold, writer, alive, alone];
             let wake = wakes.into_iter().flatten().min();
             let wake = wake.map(|moment| self.clock.on_tokio(moment));
             let wait = async {
@@ -281,6 +282,7 @@ impl Control {
         self.tell_contests();
         self.replaced.retain(|old| Arc::strong_count(old) > 1);
         self.begin();
+        self.tell_alone();
     }
 
     /// Takes a report, and those that have come with it.
@@ -428,7 +430,7 @@ impl Control {
     fn view(&self) -> View {
         View {
             now: self.clock.now(),
-            started: self.started,
+            started: self.begins.at,
             ready: *self.ready.borrow(),
             answering: self.answering,
             loaded: self.loaded.clone(),
@@ -489,6 +491,7 @@ impl Control {
         let now = self.clock.now();
         let gone: Vec<TargetId> =
             self.monitor.targets().filter(|id| !loaded.probes.contains_key(id)).collect();
+        self.withdraw(&gone);
         for target in &loaded.config.targets {
             self.monitor.watch(now, target.id, target.schedule);
         }
@@ -499,7 +502,8 @@ impl Control {
         let (old, loaded) = (self.loaded.clone(), Arc::new(loaded));
         let Loaded { plan, config, .. } = &*loaded;
         let region = |id: RegionId| config.region(&old.config.regions.get(id.index())?.name);
-        let service = |id: ServiceId| config.service(&old.config.services.get(id.index())?.name);
+        let service =
+            |id: ServiceId| plan.service_named(&old.config.services.get(id.index())?.name);
         self.holds.limit(config.max_moves);
         self.measure();
         self.holds.rekey(&plan.services, region, service);
@@ -508,13 +512,13 @@ impl Control {
         self.overrides = overrides::resolve(&self.said, &self.planned, config);
         self.in_force = self.overrides.at(now);
         self.exposure.open(now, plan);
-        self.sample.turn_to(plan);
         self.writing.in_force = self.writing.in_force.rekeyed(region, service);
         self.loaded = loaded.clone();
         self.keep_moves();
         self.follow_writers(now);
         self.note_ttls();
         self.compile(plan, None);
+        self.sample.turn_to(plan);
         self.exposure.turn_over(self.clock.now());
         for target in gone {
             self.monitor.forget(target);

@@ -16,8 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
 use crate::cluster::{FRESH, Heard, Lists, Merged};
-use crate::config::{Cluster, Config, Member};
-use crate::convergence::Parting;
+use crate::config::{Cluster, Member};
 use crate::health::State;
 use crate::ids::{NodeId, ServiceId, TargetId};
 use crate::rng::fnv1a;
@@ -33,8 +32,10 @@ use super::Control;
 use super::absent::Unsure;
 
 pub(in crate::server) use lists::Listed;
+use over::Over;
 
 mod lists;
+mod over;
 #[cfg(test)]
 mod tests;
 
@@ -54,6 +55,8 @@ pub(in crate::server) struct Peers {
     pub(super) lists: Lists,
     own_digests: BTreeMap<String, Digest>,
     own_word: Option<NodeWord>,
+    /// They are told how this node answers.
+    tells: bool,
     /// Since when which node answers otherwise for which service, and for what share of the
     /// clients at most.
     differing: BTreeMap<(NodeId, String), (Instant, f64)>,
@@ -72,6 +75,9 @@ struct Digest {
     /// The other regions that an answer names. An older version does not tell.
     #[serde(default)]
     others: Option<BTreeSet<String>>,
+    /// The longest TTL that its answers may be remembered with. An older version does not tell.
+    #[serde(default)]
+    ttl: Option<u32>,
 }
 
 /// What a node says of itself.
@@ -122,6 +128,7 @@ impl Peers {
             lists: Lists::default(),
             own_digests: BTreeMap::new(),
             own_word: None,
+            tells: false,
             differing: BTreeMap::new(),
             agreed: Vec::new(),
             unsure: Unsure::All,
@@ -131,6 +138,23 @@ impl Peers {
     pub(super) fn say(&self, key: String, value: Option<String>) {
         // The task ends with the server.
         let _ended = self.says.send((key, value));
+    }
+
+    /// Tells from now on how this node answers: what it answers before what it is.
+    pub(super) fn begin_to_tell(&mut self) {
+        if !std::mem::replace(&mut self.tells, true) {
+            for (name, digest) in &self.own_digests {
+                self.tell(format!("s/{name}"), digest);
+            }
+            self.own_word.iter().for_each(|word| self.tell("n".to_owned(), word));
+        }
+    }
+
+    /// Tells something of how this node answers, if it does.
+    fn tell(&self, key: String, what: &impl Serialize) {
+        if self.tells {
+            self.say(key, serde_json::to_string(what).ok());
+        }
     }
 
     /// Is there any other node?
@@ -159,7 +183,7 @@ impl Peers {
             let theirs = self.digests.get(&node).and_then(|of| of.get(service));
             match (self.own_digests.get(service), theirs) {
                 // What it answers is told before what it is.
-                (None, None) if !self.conditions.contains_key(&node) => {
+                (_, None) if !self.conditions.contains_key(&node) => {
                     Some(format!("{name} has not told yet how it answers"))
                 }
                 (None, None) => None,
@@ -171,6 +195,13 @@ impl Peers {
                 (Some(_), _) => Some(format!("{name} answers {service} differently")),
             }
         })
+    }
+
+    /// The longest TTL that the answers of any node for a service may be remembered with, as far
+    /// as they tell.
+    pub(super) fn longest_ttl(&self, service: &str) -> Ttl {
+        let all = self.digests.values().filter_map(|of| of.get(service)?.ttl);
+        Ttl::from_secs(all.max().unwrap_or_default())
     }
 
     /// Is a region's name for a node the name of what it is here? By another configuration the
@@ -236,9 +267,9 @@ impl Peers {
 }
 
 impl Digest {
-    /// What `snapshot` answers for a service. TTLs are left out: they follow suspicions, which are
-    /// each node's own.
-    fn of(snapshot: &Snapshot, id: ServiceId) -> Option<Self> {
+    /// What `snapshot` answers for a service, whose answers may be remembered for this long. Its
+    /// TTLs are not in the hash: they follow suspicions, which are each node's own.
+    fn of(snapshot: &Snapshot, id: ServiceId, ttl: Ttl) -> Option<Self> {
         let service = snapshot.service(id)?;
         let mut text = String::new();
         let (mut shares, mut others) = (BTreeMap::new(), BTreeSet::new());
@@ -256,7 +287,8 @@ impl Digest {
             }
         }
         others.retain(|name| !shares.contains_key(name));
-        Some(Self { hash: fnv1a(text.as_bytes()), shares, others: Some(others) })
+        let hash = fnv1a(text.as_bytes());
+        Some(Self { hash, shares, others: Some(others), ttl: Some(ttl.as_secs()) })
     }
 
     /// Is a region surely in no answer?
@@ -271,51 +303,6 @@ impl Digest {
         let of = |digest: &Self, region: &String| digest.shares.get(region).copied().unwrap_or(0.0);
         let moved = regions.iter().map(|region| (of(self, region) - of(other, region)).abs());
         moved.sum::<f64>() / 2.0
-    }
-}
-
-/// A disagreement that is over.
-struct Over {
-    node: String,
-    service: String,
-    span: Duration,
-    share: f64,
-    ttl: Ttl,
-}
-
-impl Over {
-    /// What it cost.
-    fn report(&self, config: &Config) -> String {
-        let Self { service, span, share, ttl, .. } = self;
-        let nodes = config.cluster.as_ref().map_or(1, |cluster| cluster.nodes.len());
-        let lookups = share / nodes.max(1) as f64;
-        let parting = Parting { share: lookups, seconds: span.as_secs_f64() };
-        let lag = config.convergence.population.lag(f64::from(ttl.as_secs()));
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let window = match parting.until(&lag, config.convergence.residual) {
-            Some(seconds) => format!("{seconds:.0} s"),
-            None => "more than 2 h".to_owned(),
-        };
-        let flips = parting.flips(f64::from(ttl.as_secs()), 0.0);
-        let stale = parting.stale(&lag) - lag.mean();
-        let writes = config.writes.get(service).map(|writes| {
-            let met = parting.writes(writes, Some(&lag));
-            format!(
-                "; at its declared writes {:.0} met another, and {:.0} are lost if the last one \
-                 wins",
-                met.writes, met.lost
-            )
-        });
-        format!(
-            "it answered {service} differently for {:.1} s, for up to {} of those who asked it, \
-             or {} of all lookups: {stale:.1} s worth of requests went elsewhere, a resolver's \
-             answer changed {flips:.1} times in the mean, and two regions could be written to \
-             for {window}{}",
-            span.as_secs_f64(),
-            percent(*share),
-            percent(lookups),
-            writes.unwrap_or_default()
-        )
     }
 }
 
@@ -374,6 +361,14 @@ impl Control {
         }
     }
 
+    /// Takes back what this node said of targets that it will have no more: the others would count
+    /// it for as long as they hear this node.
+    pub(super) fn withdraw(&self, gone: &[TargetId]) {
+        let Some(peers) = &self.peers else { return };
+        let gone = gone.iter().filter_map(|target| self.loaded.config.target(*target));
+        gone.for_each(|target| peers.say(key_of(target), None));
+    }
+
     /// Tells the others what is answered for these services now, or for all.
     pub(super) fn tell_answers(&mut self, changed: Option<&[ServiceId]>) {
         let now = self.clock.now();
@@ -386,10 +381,11 @@ impl Control {
         let others: Vec<NodeId> = peers.digests.keys().copied().collect();
         for id in all {
             let Some(service) = snapshot.plan().services.get(id.index()) else { continue };
-            let Some(digest) = Digest::of(&snapshot, id) else { continue };
+            let ttl = service.ttl.max(self.ttls.longest(&service.name, now));
+            let Some(digest) = Digest::of(&snapshot, id, ttl) else { continue };
             let name = service.name.clone();
             if peers.own_digests.get(&name) != Some(&digest) {
-                peers.say(format!("s/{name}"), serde_json::to_string(&digest).ok());
+                peers.tell(format!("s/{name}"), &digest);
                 peers.own_digests.insert(name.clone(), digest);
                 peers.unsure.add(&name);
                 others.iter().for_each(|node| peers.compare(now, *node, &name));
@@ -435,7 +431,7 @@ impl Control {
         };
         let Some(peers) = &mut self.peers else { return };
         if peers.own_word.as_ref() != Some(&word) {
-            peers.say("n".to_owned(), serde_json::to_string(&word).ok());
+            peers.tell("n".to_owned(), &word);
             if peers.own_word.as_ref().is_none_or(|before| before.config != word.config) {
                 peers.unsure = Unsure::All;
             }

@@ -32,6 +32,10 @@ impl Control {
         if published >= self.alive_at {
             self.store.alive(published);
             self.alive_at = published + ALIVE;
+            self.forget_absent();
+            if self.ttls.drop_over(published) {
+                self.tell_answers(None);
+            }
         }
     }
 

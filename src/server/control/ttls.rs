@@ -53,6 +53,18 @@ impl Ttls {
         self.0.retain(|_, all| !all.is_empty());
     }
 
+    /// Drops those with which no answer is remembered any more at `now`, and tells whether there
+    /// were any.
+    pub(super) fn drop_over(&mut self, now: Instant) -> bool {
+        let mut were_any = false;
+        for all in self.0.values_mut() {
+            let known = all.len();
+            all.retain(|_, until| until.is_none_or(|until| until > now));
+            were_any |= all.len() < known;
+        }
+        were_any
+    }
+
     /// The longest one with which an answer of the service may be remembered at `now`.
     pub(super) fn longest(&self, service: &str, now: Instant) -> Ttl {
         let all = self.0.get(service).into_iter().flatten();

@@ -305,7 +305,7 @@ impl Control {
     /// What is to be done so that another region writes.
     pub(super) fn next_writer(&self, naming: &Naming) -> Result<Next, String> {
         let config = &self.loaded.config;
-        let id = config.service(&naming.service);
+        let id = self.loaded.plan.service_named(&naming.service);
         let found = id.and_then(|id| Some((id, config.services.get(id.index())?)));
         let (id, found) = found.ok_or_else(|| format!("no service `{}`", naming.service))?;
         let region = config.region(&naming.region);

@@ -218,7 +218,7 @@ impl Leaving {
         let moved =
             SHARES.map(|left| Moved { left, at: lag.until(left).and_then(after).map(timestamp) });
         let is_alone = view.nodes.len() < 2;
-        let forgotten = |of| forgotten(of, remaining, is_alone.then_some(view.answering));
+        let forgotten = |of| forgotten(of, remaining, (is_alone, view.answering));
         let forgotten = absent.map_or(Instant::default(), forgotten);
         let mut waits = Waits { now: view.now, list: Vec::new() };
         match absent {
@@ -264,12 +264,17 @@ impl Leaving {
     }
 }
 
-/// When the last answer that names it is forgotten, whoever gave it: this node counts its own;
+/// When the last answer that names it is forgotten, whoever gave it: this process counts its own;
 /// what others gave was given with the TTL at the latest when that was last to be feared, and so
-/// was what another process gave in the place of this one, if it is `alone` and answers since then.
-fn forgotten(absent: &Absent, remaining: Remaining, alone: Option<Instant>) -> Instant {
+/// was what another process gave in the place of this one, which answers alone since `answering`.
+fn forgotten(
+    absent: &Absent,
+    remaining: Remaining,
+    (is_alone, answering): (bool, Instant),
+) -> Instant {
     let own = Instant::default() + Duration::from_secs(remaining.until);
-    let feared = alone.filter(|_| absent.left).unwrap_or(absent.doubted);
+    let is_all_own = is_alone && absent.left;
+    let feared = if is_all_own { answering } else { answering.max(absent.doubted) };
     own.max(feared + absent.ttl.duration() + Duration::from_secs(TRAVEL))
 }
 
@@ -314,12 +319,20 @@ mod tests {
             before: Vec::new(),
         };
         // It answers for a second, and has itself given nothing.
-        assert_eq!(forgotten(&absent, Remaining::default(), Some(at(1000))), at(4602));
+        let alone = (true, at(1000));
+        assert_eq!(forgotten(&absent, Remaining::default(), alone), at(4602));
         // Its own answers are the last.
         let own = Remaining { answers: 1, until: 4800 };
-        assert_eq!(forgotten(&absent, own, Some(at(1000))), at(4800));
+        assert_eq!(forgotten(&absent, own, alone), at(4800));
         // What was given before it answered is long forgotten: only what it gave itself counts.
-        let long_since = forgotten(&Absent { since: at(9000), ..absent }, own, Some(at(1000)));
+        let long_since = forgotten(&Absent { since: at(9000), ..absent.clone() }, own, alone);
         assert_eq!(long_since, at(4800));
+        // It left before this process answered, and the one before went on with it; here or at
+        // another node.
+        let before = Absent { left: false, doubted: at(990), ..absent };
+        for is_alone in [true, false] {
+            let told = forgotten(&before, Remaining::default(), (is_alone, at(1000)));
+            assert_eq!(told, at(4602), "{is_alone}");
+        }
     }
 }

@@ -11,17 +11,14 @@ use crate::time::Instant;
 /// How many records of the history are kept: at ten a minute, a week.
 const KEPT: i64 = 100_000;
 
-/// After how many new records those beyond [`KEPT`] are deleted.
-const TRIM_EVERY: u32 = 1_000;
-
 impl Database {
-    pub(super) fn tell(&mut self, record: &Record) -> rusqlite::Result<()> {
+    pub(super) fn tell(&self, record: &Record) -> rusqlite::Result<()> {
         let sql = "INSERT INTO history (at, kind, subject, what, why, who, took, generation) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
         let Record { subject, what, why, who, .. } = record;
         let took = record.took.map(|took| i64::try_from(took.as_micros()).unwrap_or(i64::MAX));
         let generation = i64::try_from(record.generation).unwrap_or(i64::MAX);
-        self.connection.execute(
+        self.0.execute(
             sql,
             params![
                 number(record.at),
@@ -34,20 +31,15 @@ impl Database {
                 generation
             ],
         )?;
-        self.told += 1;
-        if self.told.is_multiple_of(TRIM_EVERY) {
-            let newest = self.connection.last_insert_rowid();
-            let sql = "DELETE FROM history WHERE number <= ?1";
-            self.connection.execute(sql, [newest - KEPT])?;
-        }
-        Ok(())
+        let newest = self.0.last_insert_rowid();
+        self.0.execute("DELETE FROM history WHERE number <= ?1", [newest - KEPT]).map(drop)
     }
 
     pub(super) fn read(&self, page: &Page) -> rusqlite::Result<Vec<(i64, Record)>> {
         let sql = "SELECT number, at, kind, subject, what, why, who, took, generation \
                    FROM history WHERE number < ?1 AND (?2 IS NULL OR kind = ?2) \
                    ORDER BY number DESC LIMIT ?3";
-        let mut statement = self.connection.prepare(sql)?;
+        let mut statement = self.0.prepare(sql)?;
         let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
         let before = page.before.unwrap_or(i64::MAX);
         let kind = page.kind.map(Kind::label);
@@ -56,11 +48,11 @@ impl Database {
 
     pub(super) fn untold(&self, webhook: &str, now: Instant) -> rusqlite::Result<Vec<Record>> {
         let sql = "INSERT OR IGNORE INTO told VALUES (?1, ?2)";
-        self.connection.execute(sql, params![webhook, number(now)])?;
+        self.0.execute(sql, params![webhook, number(now)])?;
         let sql = "SELECT number, at, kind, subject, what, why, who, took, generation \
                    FROM history WHERE at > (SELECT until FROM told WHERE webhook = ?1) \
                    ORDER BY number";
-        let mut statement = self.connection.prepare(sql)?;
+        let mut statement = self.0.prepare(sql)?;
         statement.query_map([webhook], |row| record(row).map(|(_, record)| record))?.collect()
     }
 }

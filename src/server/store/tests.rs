@@ -13,3 +13,95 @@ async fn each_process_speaks_in_a_higher_incarnation_whatever_its_clock_says() {
     assert_eq!(one.incarnation(95).await, Ok(102));
     assert_eq!(open().incarnation(500).await, Ok(500));
 }
+
+fn record(what: &str) -> Record {
+    Record {
+        at: Instant::default(),
+        kind: Kind::State,
+        subject: "a region".to_owned(),
+        what: what.to_owned(),
+        why: String::new(),
+        who: String::new(),
+        took: None,
+        generation: 1,
+    }
+}
+
+fn said() -> Said {
+    let text = r#"{"word":"drain","reason":"test","owner":"alice","since":0,"at":1,"saw":0}"#;
+    Said::from_spoken("eu", text).unwrap()
+}
+
+#[test]
+fn a_word_waits_for_a_few_syncs_however_much_has_happened() {
+    let (jobs, taken) = channel();
+    let store = Store(jobs);
+    for _ in 0..5_000 {
+        store.tell(record("down"));
+    }
+    let mut kept = Box::pin(store.say(said()));
+    drop(store);
+    let database = Database::of(Connection::open_in_memory()).unwrap();
+    let mut transactions = 0;
+    while database.take(&taken) {
+        transactions += 1;
+    }
+    assert!(transactions < 20, "{transactions}");
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert_eq!(kept.as_mut().poll(&mut context), std::task::Poll::Ready(Ok(())));
+    assert_eq!(database.recall().unwrap().said, [said()]);
+    let all = Page { before: None, kind: None, limit: 10_000 };
+    assert_eq!(database.read(&all).unwrap().len(), 5_000);
+}
+
+#[tokio::test]
+async fn what_is_queued_at_the_end_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(Some(folder.path())).unwrap();
+    let moves = |out: usize| Moves { out: vec![format!("web/eu{out} A")], ..Moves::default() };
+    for out in 0..5_000 {
+        store.tell(record("down"));
+        store.moves(moves(out));
+    }
+    store.settled().await;
+    assert_eq!(Store::open(Some(folder.path())).unwrap().1.moves, moves(4_999));
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_takes_nothing_with_it() {
+    let (store, _) = Store::open(None).unwrap();
+    // All in one transaction, most probably.
+    store.tell(record("before"));
+    let wrong = store.ask(|database| {
+        database.tell(&record("undone"))?;
+        database.0.execute_batch("INSERT INTO nowhere VALUES (1)")
+    });
+    let kept = store.say(said());
+    assert!(wrong.await.unwrap_err().contains("no such table"));
+    assert_eq!(kept.await, Ok(()));
+    let all = Page { before: None, kind: None, limit: 10 };
+    let told = store.read(all).await.unwrap();
+    assert_eq!(told.iter().map(|(_, of)| of.what.as_str()).collect::<Vec<_>>(), ["before"]);
+}
+
+#[test]
+fn what_is_undone_with_something_else_is_told_so() {
+    let (jobs, taken) = channel();
+    let store = Store(jobs);
+    let told: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
+    let tell = |store: &Store, what: fn(&Database) -> rusqlite::Result<()>| {
+        let told = told.clone();
+        store.send(what, move |kept| told.lock().unwrap().push(format!("{kept:?}")));
+    };
+    tell(&store, |database| database.say(&said()));
+    // SQLite does so by itself, with some kinds of trouble.
+    tell(&store, |database| database.0.execute_batch("ROLLBACK; INSERT INTO nowhere VALUES (1)"));
+    tell(&store, |database| database.say(&said()));
+    drop(store);
+    let database = Database::of(Connection::open_in_memory()).unwrap();
+    assert!(database.take(&taken));
+    let told = told.lock().unwrap();
+    assert!(told[0].contains(UNDONE) && told[2].contains(UNDONE), "{told:?}");
+    assert!(told[1].contains("no such table"), "{told:?}");
+    assert_eq!(database.recall().unwrap().said, []);
+}

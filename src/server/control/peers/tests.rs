@@ -19,7 +19,7 @@ fn two(ours: Option<Digest>, theirs: Option<Digest>) -> Peers {
 }
 
 fn digest(hash: u64) -> Digest {
-    Digest { hash, shares: BTreeMap::new(), others: None }
+    Digest { hash, shares: BTreeMap::new(), others: None, ttl: None }
 }
 
 #[test]
@@ -56,6 +56,7 @@ fn a_node_that_answers_otherwise_is_waited_for_while_it_may_name_the_region() {
         hash: 2,
         shares: BTreeMap::from([(first.to_owned(), 1.0)]),
         others: Some(others.iter().map(|&of| of.to_owned()).collect()),
+        ttl: None,
     };
     let older = Digest { others: None, ..names("us", &[]) };
     let differs = Some("ns2 answers web differently");
@@ -76,21 +77,42 @@ fn a_node_that_answers_otherwise_is_waited_for_while_it_may_name_the_region() {
     }
 }
 
-#[test]
-fn doubts_are_looked_at_where_they_may_be_others_and_stand_meanwhile() {
-    let at = |seconds| Instant::default() + Duration::from_secs(seconds);
-    let absent = || Absent {
-        since: at(0),
+/// These regions of services are absent from the beginning, with a TTL of 30 seconds.
+fn absent(names: &[(&str, &str)]) -> Absents {
+    let absent = Absent {
+        since: Instant::default(),
         left: true,
         was: 1.0,
         ttl: Ttl::from_secs(30),
-        doubted: at(0),
+        doubted: Instant::default(),
         doubt: None,
         before: Vec::new(),
     };
-    let name = |service: &str, region: &str| (service.to_owned(), region.to_owned());
-    let names = [name("api", "eu"), name("web", "eu"), name("web", "us"), name("webs", "eu")];
-    let mut absents: Absents = names.into_iter().map(|name| (name, absent())).collect();
+    let names = names.iter().map(|(service, region)| ((*service).to_owned(), (*region).to_owned()));
+    names.map(|name| (name, absent.clone())).collect()
+}
+
+#[test]
+fn what_another_node_answers_may_be_remembered_for_as_long_as_it_tells() {
+    let with = |ttl| Some(Digest { ttl, ..digest(1) });
+    let mut absents = absent(&[("api", "eu"), ("web", "eu")]);
+    let mut ttls = |peers: &mut Peers| -> Vec<u32> {
+        doubt(&mut absents, peers, Instant::default());
+        assert!(absents.values().all(|absent| absent.doubt.is_none()), "{absents:?}");
+        absents.values().map(|absent| absent.ttl.as_secs()).collect()
+    };
+    assert_eq!(ttls(&mut two(with(Some(30)), with(None))), [30, 30]);
+    let mut peers = two(with(Some(30)), with(Some(3600)));
+    assert_eq!(ttls(&mut peers), [30, 3600]);
+    // What was given with a TTL is remembered for that long, also if others are given now.
+    assert_eq!(ttls(&mut two(with(Some(30)), with(Some(5)))), [30, 3600]);
+}
+
+#[test]
+fn doubts_are_looked_at_where_they_may_be_others_and_stand_meanwhile() {
+    let at = |seconds| Instant::default() + Duration::from_secs(seconds);
+    let names = [("api", "eu"), ("web", "eu"), ("web", "us"), ("webs", "eu")];
+    let mut absents = absent(&names);
     // Both nodes have the two, and answer each otherwise.
     let mut peers = two(Some(digest(1)), Some(digest(2)));
     let other = *peers.digests.keys().next().unwrap();
@@ -130,7 +152,7 @@ fn doubts_are_looked_at_where_they_may_be_others_and_stand_meanwhile() {
 #[test]
 fn versions_that_tell_less_and_more_are_understood() {
     let older: Digest = serde_json::from_str(r#"{"hash":1,"shares":{"us":1.0}}"#).unwrap();
-    assert!(!older.lacks("eu"));
-    let newer = r#"{"hash":1,"shares":{"us":1.0},"others":[],"more":1}"#;
+    assert!(!older.lacks("eu") && older.ttl.is_none());
+    let newer = r#"{"hash":1,"shares":{"us":1.0},"others":[],"ttl":30,"more":1}"#;
     assert!(serde_json::from_str::<Digest>(newer).unwrap().lacks("eu"));
 }

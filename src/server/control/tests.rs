@@ -1,0 +1,183 @@
+//! What the control task makes of a new configuration, and what it says of itself.
+
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::*;
+use crate::config::Cluster;
+use crate::server::cluster::Saying;
+use crate::server::load::{Loader, Source};
+use crate::server::takeover::GRACE;
+
+/// A control task that does not run, and what loads for it.
+struct World {
+    control: Control,
+    _handle: Handle,
+    loader: Loader,
+}
+
+fn source(services: &str) -> Source {
+    let text = format!(
+        "regions: {{ us: {{}}, eu: {{}} }}
+checks: {{ web: {{ tcp: 9 }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+{services}
+"
+    );
+    Source::Text("test".to_owned(), text)
+}
+
+/// Serves these services.
+fn world(services: &str) -> World {
+    let clock = Clock::start();
+    let mut loader = Loader::new(source(services));
+    let loaded = loader.load().map_err(|refused| refused.problems).unwrap();
+    let (reports, reported) = unbounded_channel();
+    let probing = (Prober::new(clock, 1, reports), reported);
+    let (hints, hinted) = unbounded_channel();
+    let holding = (Prober::held(1, hints), hinted);
+    let store = Store::open(None).unwrap();
+    let (control, _handle) =
+        Control::new(clock, Seed::new(1), loaded, probing, holding, Arc::default(), store);
+    World { control, _handle, loader }
+}
+
+impl World {
+    fn reload(&mut self, services: &str) {
+        self.loader.turn_to(source(services));
+        let loaded = self.loader.load().map_err(|refused| refused.problems).unwrap();
+        let targets = loaded.probes.keys().copied().collect();
+        self.control.apply(loaded).map_err(|refused| refused.problems).unwrap();
+        self.loader.forget_others(&targets);
+    }
+
+    /// It decides with another node; what it says to that one.
+    fn join(&mut self) -> UnboundedReceiver<Saying> {
+        let (says, said) = unbounded_channel();
+        self.control.join(Electorate::default(), Peers::new(says, Cluster::two()));
+        said
+    }
+}
+
+fn all(said: &mut UnboundedReceiver<Saying>) -> Vec<Saying> {
+    std::iter::from_fn(|| said.try_recv().ok()).collect()
+}
+
+#[tokio::test]
+async fn what_was_seen_of_a_target_is_taken_back_when_it_goes() {
+    let services = |regions: &str| {
+        format!("  web: {{ names: [www.example.com], check: web, regions: {{ {regions} }} }}")
+    };
+    let mut world = world(&services("us: 192.0.2.1, eu: 192.0.2.2"));
+    let mut said = world.join();
+    let us = &world.control.loaded.config.targets[0];
+    let key = format!("o/{:016x}", crate::rng::fnv1a(us.key().as_bytes()));
+    all(&mut said);
+    world.reload(&services("eu: 192.0.2.2"));
+    let said = all(&mut said).into_iter().filter(|(key, _)| key.starts_with("o/"));
+    assert_eq!(said.collect::<Vec<_>>(), [(key, None)]);
+}
+
+#[tokio::test]
+async fn what_it_answers_is_told_when_nobody_else_answers_in_its_place() {
+    const WEB: &str = "  web: { names: [www.example.com], regions: { us: 192.0.2.1 } }";
+    let told = |said: &mut UnboundedReceiver<Saying>| -> Vec<String> {
+        let keys = all(said).into_iter().map(|(key, _)| key);
+        keys.filter(|key| key == "n" || key.starts_with("s/")).collect()
+    };
+    // It takes the place of another process, which answers until it is ready, and for a while.
+    let mut world = world(WEB);
+    world.control.listen_later();
+    let mut said = world.join();
+    world.control.turn();
+    assert_eq!((*world.control.ready.borrow(), told(&mut said)), (false, vec![]));
+    let now = world.control.clock.now();
+    world.control.begins.speak(now);
+    world.control.turn();
+    assert_eq!((*world.control.ready.borrow(), told(&mut said)), (true, vec![]));
+    assert!(world.control.answering >= now + GRACE);
+    world.control.answering = now;
+    world.control.turn();
+    assert_eq!(told(&mut said), ["s/web", "n"]);
+    world.control.turn();
+    assert_eq!(told(&mut said), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn how_much_a_region_had_that_a_reload_takes_away_is_told_by_those_who_asked() {
+    let services = |regions: &str| {
+        let names = "names: [www.example.com], steer: weighted, regions";
+        format!("  web: {{ {names}: {{ {regions} }} }}")
+    };
+    let us = "us: { endpoints: 192.0.2.1, weight: 9 }";
+    let eu = "eu: { endpoints: 192.0.2.2, weight: 1 }";
+    let mut world = world(&services(&format!("{us}, {eu}")));
+    let Control { clock, published, sample, .. } = &world.control;
+    let snapshot = published.load_full();
+    sample.turn_to(snapshot.plan());
+    let selector = snapshot.service(ServiceId::from_index(0).unwrap());
+    let selector = selector.unwrap().selector(crate::steer::Family::V4).unwrap();
+    let clients =
+        (0..200_u32).map(|row| std::net::IpAddr::from((8_000_000 + row * 256).to_be_bytes()));
+    let at_eu =
+        |of: &std::net::IpAddr| selector.select(*of).unwrap().0.first == RegionId::from_index(1);
+    let at_eu: Vec<_> = clients.filter(at_eu).collect();
+    for row in 0..200 {
+        let now = clock.now() + Duration::from_secs(row as u64);
+        let asked = || (ServiceId::from_index(0).unwrap(), at_eu[row % at_eu.len()]);
+        sample.offer(now, snapshot.plan(), asked);
+    }
+    world.reload(&services(us));
+    let gone = &world.control.absent[&("web".to_owned(), "eu".to_owned())];
+    assert!(gone.was > 0.99, "{gone:?}");
+}
+
+#[tokio::test]
+async fn what_is_known_is_as_much_as_there_are_targets() {
+    let services = |row: u32| {
+        let us = std::net::Ipv4Addr::from(0x7f00_0000 + row);
+        let names = "names: [www.example.com], check: web, regions";
+        format!("  web: {{ {names}: {{ us: {us}, eu: 192.0.2.2 }} }}")
+    };
+    let mut world = world(&services(1));
+    let id = |world: &World, row: usize| world.control.loaded.config.targets[row].id;
+    let eu = id(&world, 1);
+    let mut before = id(&world, 0);
+    for row in 2..200 {
+        world.reload(&services(row));
+        assert_eq!((world.control.monitor.table().len(), id(&world, 1)), (2, eu));
+        // A report of the one before is for nobody.
+        assert!(id(&world, 0) > before);
+        before = id(&world, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_region_that_is_configured_no_more_is_forgotten_when_nobody_goes_there() {
+    let services = |regions: &str| {
+        let names = "names: [www.example.com], steer: failover, ttl: 3h, regions";
+        format!("  web: {{ {names}: {{ {regions} }} }}")
+    };
+    let mut world = world(&services("us: 192.0.2.1, eu: 192.0.2.2"));
+    world.reload(&services("us: 192.0.2.1"));
+    world.reload(&services("eu: 192.0.2.2"));
+    world.reload(&services("eu: 192.0.2.2, us: 192.0.2.1"));
+    let control = &mut world.control;
+    let names = |control: &Control| -> Vec<String> {
+        control.absent.keys().map(|(_, region)| region.clone()).collect()
+    };
+    // It is configured, and others come first.
+    assert_eq!(names(control), ["us"]);
+    let name = ("web".to_owned(), "nz".to_owned());
+    let gone = control.absent.values().next().unwrap().clone();
+    control.absent.insert(name.clone(), gone);
+    for (ago, is_known) in [(10_790, true), (10_810, false)] {
+        let since = control.clock.now() - Duration::from_secs(ago);
+        for absent in control.absent.values_mut() {
+            (absent.since, absent.doubted) = (since, since);
+        }
+        control.forget_absent();
+        assert_eq!(control.absent.contains_key(&name), is_known, "{ago}");
+    }
+    assert_eq!(names(control), ["us"]);
+}
