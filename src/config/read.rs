@@ -123,6 +123,15 @@ impl<'n> At<'n> {
         items.iter().map(|node| At { node, key: self.key.clone() }).collect()
     }
 
+    /// What stands at the end of these keys, if it is there.
+    pub(crate) fn find(&self, keys: &[&str]) -> Option<At<'n>> {
+        keys.iter().try_fold(self.clone(), |at, key| {
+            let Value::Map(entries) = &at.node.value else { return None };
+            let entry = entries.iter().find(|entry| entry.key == *key)?;
+            Some(At { node: &entry.value, key: join(&at.key, key) })
+        })
+    }
+
     /// Is it a text that begins so?
     pub(crate) fn is_text_with(&self, prefix: &str) -> bool {
         matches!(&self.node.value, Value::Text(text) if text.starts_with(prefix))

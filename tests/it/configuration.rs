@@ -47,6 +47,17 @@ fn the_examples_load() {
     }
 }
 
+#[test]
+fn weights_are_told_where_they_decide() {
+    let file = folder("config/meridian.yaml");
+    let (_, told) = check(&file);
+    assert!(told.contains("canary (weighted: us-east 95, us-west 5): "), "{told}");
+    let asked = ["explain", "canary.example.com", "--from", "192.0.2.1", "--config"];
+    let output = meridian(&[&asked[..], &[file.to_str().unwrap()]].concat());
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("by weight: us-east 95, us-west 5\n"), "{told}");
+}
+
 /// The annotated example leaves out no key: those that it comments out load too.
 #[test]
 fn the_annotated_example_shows_every_key() {
