@@ -29,6 +29,7 @@ mod checks;
 mod cluster;
 mod convergence;
 mod etcd;
+mod listeners;
 mod maintenance;
 mod node;
 mod places;
@@ -292,6 +293,7 @@ fn compile(
     if has_cluster && cluster.is_none() {
         return None;
     }
+    listeners::clashes(root, (&node, &http), encrypted.as_ref(), cluster.as_ref(), problems);
     Some(Config {
         node: Node { tcp, encrypted, ..node },
         http,
