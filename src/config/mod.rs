@@ -269,8 +269,7 @@ fn compile(
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let (cookies, rate_limit) = (fields.get("cookies"), fields.get("rate_limit"));
     let protection = protection::read(cookies, rate_limit, load, problems);
-    let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
-    let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
+    let retired = zones::retired(fields.get("retired"), problems);
     fields.done(problems);
 
     let mut zones = zones::read(zones, load, problems);
@@ -287,6 +286,7 @@ fn compile(
     regions.unused(&services.list, problems);
     let files = zones.files.clone();
     let zones = Arc::new(zones.finish(problems));
+    zones::still_served(&retired, &zones, &services.list, problems);
     let (node, identity) = node?;
     let has_cluster = cluster.is_some();
     let cluster = cluster::read(cluster, &node, (&regions, &services.list), problems);
@@ -314,7 +314,7 @@ fn compile(
         cluster,
         identity,
         protection,
-        retired,
+        retired: retired.into_iter().map(|(name, _)| name).collect(),
         files,
         warnings: Vec::new(),
         hash: fnv1a(text.as_bytes()),
