@@ -107,6 +107,49 @@ services: {}
     }
 }
 
+/// What can be served and can never work.
+#[test]
+fn what_can_never_work_is_told_though_it_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    fs::write(place("tokens"), "# name token\nalice s3cret\nbob\n").unwrap();
+    fs::write(place("feed.csv"), "192.0.2.0/25,GB,,London,\n192.0.2.128/25,UK,,London,\n").unwrap();
+    let text = "http: { tokens: tokens }
+geoip: { geofeed: feed.csv }
+steering: { countries: { UK: [us], GB: [us] }, subdivisions: { UK-ENG: [us] } }
+cluster: { key: key, nodes: { meridian: \"192.0.2.1:8054\", other: \"192.0.2.2:8054\" } }
+maintenance:
+  past: { of: us, at: 2020-01-31T02:00:00Z, for: 1h }
+  never: { of: us, at: \"0 2 31 2 * UTC\", for: 1h }
+  comes: { of: us, at: \"0 2 * * SUN UTC\", for: 1h }
+regions: { us: { at: [39, -77] } }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services: { web: { names: www.example.com, regions: { us: 192.0.2.10 } } }
+retired: [gone.example.com, WWW.example.com, example.com]
+";
+    let (file, key) = (place("a.yaml"), place("key"));
+    fs::write(&file, text).unwrap();
+    fs::write(key, "0123456789abcdef0123456789abcdef").unwrap();
+    let (good, told) = check(&file);
+    assert!(good, "{told}");
+    for expected in [
+        "tokens:3:1: warning: expected NAME TOKEN; until that is mended, no token counts",
+        "feed.csv:2:1: warning: ISO 3166-1 has no country UK, so no client is there; the United",
+        "a.yaml:3:26: warning: steering.countries: `UK`: ISO 3166-1 has no country UK",
+        "a.yaml:3:64: warning: steering.subdivisions: `UK-ENG`: ISO 3166-1 has no country UK",
+        "a.yaml:4:29: warning: cluster.nodes: two nodes can only agree or stand still",
+        "a.yaml:6:23: warning: maintenance.past.at: it is over, and nothing is drained",
+        "a.yaml:7:24: warning: maintenance.never.at: such a time never comes",
+        "a.yaml:12:29: warning: retired: WWW.example.com. is still a name of the service web",
+        "a.yaml:12:46: warning: retired: example.com. is still a zone",
+    ] {
+        assert!(told.contains(expected), "{expected}\n{told}");
+    }
+    for fine in ["`GB`", "maintenance.comes", "gone"] {
+        assert!(!told.contains(fine), "{told}");
+    }
+}
+
 #[test]
 fn problems_can_be_had_as_json() {
     let file = folder("tests/config/unknown-key.yaml");
