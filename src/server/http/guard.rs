@@ -39,8 +39,9 @@ pub(super) struct Guard {
     pub(super) open: bool,
 }
 
-/// What is told to everybody: load balancers and supervisors carry no token.
-pub(super) const FOR_ALL: [&str; 2] = ["/healthz", "/readyz"];
+/// What is told to everybody: load balancers and supervisors carry no token, nor does a browser
+/// until the page, which knows nothing itself, has asked for one.
+pub(super) const FOR_ALL: [&str; 3] = ["/", "/healthz", "/readyz"];
 
 /// Lets a request through, or tells what it lacks.
 pub(super) async fn check(
