@@ -22,6 +22,28 @@ fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
 }
 
 #[test]
+fn prometheus_takes_the_configuration_in_the_runbooks() {
+    let text = include_str!("../../docs/OPERATING.md");
+    let mut blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.find(|block| block.contains("job_name: meridian")).unwrap();
+    // With all that may be needed. Pages come by how often rules are looked at, not by scrapes.
+    let block = block.replace("\n    # ", "\n    ");
+    assert!(block.contains("evaluation_interval: 10s"));
+    let folder = tempfile::tempdir().unwrap();
+    for (file, text) in [
+        ("prometheus.yml", &*block),
+        ("token", "s3cret"),
+        ("alerts.yml", include_str!("../../deploy/prometheus/alerts.yml")),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    checked_by(
+        "promtool",
+        &["check", "config", folder.path().join("prometheus.yml").to_str().unwrap()],
+    );
+}
+
+#[test]
 fn every_query_of_the_dashboard_is_one_that_prometheus_understands() {
     let text = include_str!("../../deploy/grafana/meridian.json");
     let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
