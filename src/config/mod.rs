@@ -183,6 +183,20 @@ impl Config {
         targets: &mut Targets,
         load: Loader<'_>,
     ) -> Result<Self, Vec<Problem>> {
+        Self::load_for(defaults::NAME, file, text, targets, load)
+    }
+
+    /// The same for the node `name`, unless the text says another one.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_for(
+        name: &str,
+        file: &str,
+        text: &str,
+        targets: &mut Targets,
+        load: Loader<'_>,
+    ) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::of(file);
         let root = match yaml::parse(text) {
             Ok(root) => root,
@@ -192,7 +206,7 @@ impl Config {
             }
         };
         let root = At { node: &root, key: String::new() };
-        let config = compile(&root, text, targets, load, &mut problems);
+        let config = compile(&root, (name, text), targets, load, &mut problems);
         let (warnings, errors): (Vec<_>, Vec<_>) =
             problems.list.into_iter().partition(|problem| problem.is_warning);
         match config {
@@ -244,14 +258,14 @@ impl Config {
 
 fn compile(
     root: &At<'_>,
-    text: &str,
+    (name, text): (&str, &str),
     targets: &mut Targets,
     load: Loader<'_>,
     problems: &mut Problems,
 ) -> Option<Config> {
     let mut fields = root.fields(problems)?;
     let regions = places::regions(fields.need("regions", problems), problems);
-    let node = node::read(fields.get("node"), &regions, problems);
+    let node = node::read(fields.get("node"), name, &regions, problems);
     let http = node::http(fields.get("http"), problems);
     let encrypted = node::encrypted(fields.get("tls"), &http, problems);
     let tcp = node::tcp(fields.get("tcp"), problems);

@@ -25,6 +25,10 @@ use crate::health::Check;
 use crate::ids::TargetId;
 use crate::snapshot::{Plan, Protection, Secret};
 
+/// The variable of the environment with the name of a node whose configuration says none, so that
+/// many nodes can have the same file.
+const NODE_NAME: &str = "MERIDIAN_NODE_NAME";
+
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -297,7 +301,9 @@ impl Loader {
             }
         };
         let folder = &self.folder;
-        Config::load(&name, &text, &mut self.targets, &mut |file| {
+        let own = std::env::var(NODE_NAME).ok().filter(|own| !own.is_empty());
+        let own = own.as_deref().unwrap_or(defaults::NAME);
+        Config::load_for(own, &name, &text, &mut self.targets, &mut |file| {
             watched.add(folder.join(file));
             read(&folder.join(file))
         })

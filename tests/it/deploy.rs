@@ -167,6 +167,29 @@ fn the_configuration_in_the_manifest_is_good() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// All nodes have one file: each is told its name by what starts it.
+#[test]
+fn the_nodes_of_the_manifest_can_form_a_cluster() {
+    let (text, config) = manifest();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, key) = (folder.path().join("meridian.yaml"), folder.path().join("cluster.key"));
+    std::fs::write(key, "0123456789abcdef0123456789abcdef").unwrap();
+    let of_cluster =
+        config.lines().filter(|line| line.starts_with("# cluster:") || line.starts_with("#   "));
+    let of_cluster: Vec<&str> = of_cluster.map(|line| &line[2..]).collect();
+    let config = format!("{config}\n{}\n", of_cluster.join("\n"));
+    let mounted = config.replace("/etc/meridian-tokens", folder.path().to_str().unwrap());
+    std::fs::write(&file, mounted).unwrap();
+    for (name, good) in [("node-b", true), ("node-d", false)] {
+        assert!(text.contains("- name: MERIDIAN_NODE_NAME\n"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+        command.arg("check").arg(&file).env("MERIDIAN_NODE_NAME", name);
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), good, "{told}");
+    }
+}
+
 /// A server as the manifest starts it.
 fn started() -> Meridian {
     let (text, config) = manifest();
