@@ -40,6 +40,18 @@ fn each_wrong_configuration_is_told_what_is_wrong_with_it() {
 }
 
 #[test]
+fn the_file_is_named_as_serve_takes_it_too() {
+    let file = folder("config/minimal.yaml");
+    let file = file.to_str().unwrap();
+    for arguments in [&["check", file][..], &["check", "--config", file]] {
+        assert!(meridian(arguments).status.success(), "{arguments:?}");
+    }
+    for wrong in [&["check"][..], &["check", file, "--config", file]] {
+        assert_eq!(meridian(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn the_examples_load() {
     for example in ["config/meridian.yaml", "config/minimal.yaml", "fuzz/world.yaml"] {
         let (good, told) = check(&folder(example));
