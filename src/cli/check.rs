@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Failed, print, print_error};
 use crate::config::Problem;
 use crate::server::{Loaded, Loader, Source};
+use crate::steer::Policy;
 
 /// Tells what is wrong, or what would be served.
 pub(super) fn run(config: PathBuf, as_json: bool) -> Result<(), Failed> {
@@ -47,10 +48,13 @@ fn summary(loaded: &Loaded) -> String {
     for service in &config.services {
         let names: Vec<String> = service.names.iter().map(ToString::to_string).collect();
         let endpoints: usize = service.pools.iter().map(|pool| pool.endpoints.len()).sum();
+        let policy = match service.policy {
+            Policy::Weighted => format!("weighted: {}", loaded.plan.weights(service)),
+            ref other => other.to_string(),
+        };
         lines.push(format!(
-            "  service   {} ({}): {} in {} regions, {endpoints} endpoints, TTL {}",
+            "  service   {} ({policy}): {} in {} regions, {endpoints} endpoints, TTL {}",
             service.name,
-            service.policy,
             names.join(", "),
             service.pools.len(),
             service.ttl,

@@ -73,8 +73,8 @@ enum Command {
         #[arg(long, env = "USER", default_value = "unknown")]
         owner: String,
     },
-    /// Let a service's region back that is well again and waits for that (`failback: manual`), at
-    /// the node that hears it: say it to each.
+    /// Let a service's region back that is well again and waits for that (`failback: manual`).
+    /// Affects only the node you ask: run it on every node.
     Failback {
         /// SERVICE/REGION.
         subject: String,

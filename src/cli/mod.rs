@@ -49,8 +49,11 @@ enum Command {
     /// Tell everything that is wrong with a configuration, or what it would serve.
     Check {
         /// The configuration (YAML).
-        #[arg(value_name = "FILE")]
-        config: PathBuf,
+        #[arg(required_unless_present = "config")]
+        file: Option<PathBuf>,
+        /// The same, named as `serve` takes it.
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        config: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -95,7 +98,9 @@ pub fn run() -> ExitCode {
             serve::run(config, if replace { Start::Replacing } else { Start::Alone })
         }
         Command::Demo(demo) => demo::run(demo),
-        Command::Check { config, json } => check::run(config, json),
+        Command::Check { file, config, json } => {
+            check::run(file.or(config).unwrap_or_default(), json)
+        }
         Command::Explain(asked) => explain::run(asked),
         Command::Simulate(asked) => simulate::run(&asked),
         Command::Ctl(ctl) => ctl::run(ctl),

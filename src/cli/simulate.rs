@@ -18,7 +18,7 @@ pub(super) struct Simulate {
     /// The scenario (YAML).
     #[arg(value_name = "SCENARIO")]
     scenario: PathBuf,
-    /// Whence all chance comes: the same seed gives the same outcome.
+    /// Random seed: the same seed gives the same outcome.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Run so many seeds, from `--seed` on, and tell how they differ.

@@ -132,6 +132,11 @@ pub(super) fn read(
         problems.error(at.place(), &at.key, what);
     }
     let when_isolated = when_isolated.unwrap_or(WhenIsolated::Freeze);
+    if nodes.len() == 2 && when_isolated == WhenIsolated::Freeze {
+        let what = "two nodes can only agree or stand still: without one of them the other moves \
+                    nothing; take three, or `when_isolated: alone`";
+        problems.warning(named.place(), &named.key, what);
+    }
     Some(Cluster {
         key: key?,
         listen: listen.flatten().unwrap_or(address),

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::time::Ttl;
 
+/// One node needs no name to be told from others.
+pub const NAME: &str = "meridian";
+
 /// All addresses of the host, in both families: what a name server is for.
 pub const LISTEN: [&str; 2] = ["0.0.0.0:53", "[::]:53"];
 

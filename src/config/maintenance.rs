@@ -5,6 +5,7 @@ use std::time::Duration;
 use cronexpr::{Crontab, MakeTimestamp, parse_crontab};
 use jiff::Timestamp;
 
+use super::problem::Problem;
 use super::read::{At, Problems, duration};
 use super::subject::Subject;
 use crate::snapshot::Region;
@@ -22,6 +23,8 @@ pub struct Maintenance {
     lasts: Duration,
     /// How fast the clients leave.
     pub ramp: Option<Ramp>,
+    /// What is wrong with it once no time is left for it.
+    over: Problem,
 }
 
 #[derive(Debug)]
@@ -50,6 +53,11 @@ impl Maintenance {
         let ends = begins + self.lasts;
         (now < ends).then_some((begins, ends))
     }
+
+    /// What to tell of it if nothing is drained at `now` or later.
+    pub fn over(&self, now: Instant) -> Option<&Problem> {
+        self.window(now).is_none().then_some(&self.over)
+    }
 }
 
 /// `maintenance`, which names some of these.
@@ -74,14 +82,20 @@ pub(super) fn read(
                 }
             }
         });
-        let times = fields.need("at", problems).and_then(|at| times(&at, problems));
+        let at = fields.need("at", problems)?;
+        let times = times(&at, problems);
         let lasts = fields.need("for", problems);
         let lasts = lasts.and_then(|at| at.duration(Duration::from_secs(1), LONGEST, problems));
         let ramp = fields.get("ramp").map(|at| ramp(&at, problems));
         fields.done(problems);
         let (subject, times, lasts) = (subject?, times?, lasts?);
+        let what = match &times {
+            Times::Once(_) => "it is over, and nothing is drained; take it out",
+            Times::Again(_) => "such a time never comes in the next four years: nothing is drained",
+        };
+        let over = problems.would_warn(at.place(), &at.key, what);
         let ramp = ramp.unwrap_or_default();
-        Some(Maintenance { name: name.to_owned(), subject, times, lasts, ramp })
+        Some(Maintenance { name: name.to_owned(), subject, times, lasts, ramp, over })
     };
     named.into_iter().filter_map(window).collect()
 }
@@ -135,6 +149,7 @@ mod tests {
             times,
             lasts,
             ramp: None,
+            over: Problem::of_file("test", "over".to_owned()),
         };
         let weekly = of(Times::Again(again), hours(2));
         let begins = |now| weekly.window(at(now)).unwrap().0;
@@ -151,6 +166,9 @@ mod tests {
         let (from, to) = (at("2026-07-05T00:30:00Z"), at("2026-07-05T02:30:00Z"));
         assert_eq!(once.window(at("2026-01-01T00:00:00Z")), Some((from, to)));
         assert_eq!(once.window(at("2026-07-05T02:29:59Z")), Some((from, to)));
-        assert_eq!(once.window(to), None);
+        assert_eq!((once.window(to), once.over(to).is_some()), (None, true));
+        assert_eq!(once.over(from), None);
+        let never = Box::new(parse_crontab("0 2 31 2 * UTC").unwrap());
+        assert!(of(Times::Again(never), hours(2)).over(from).is_some());
     }
 }

@@ -29,6 +29,7 @@ mod checks;
 mod cluster;
 mod convergence;
 mod etcd;
+mod listeners;
 mod maintenance;
 mod node;
 mod places;
@@ -191,6 +192,20 @@ impl Config {
         targets: &mut Targets,
         load: Loader<'_>,
     ) -> Result<Self, Vec<Problem>> {
+        Self::load_for(defaults::NAME, file, text, targets, load)
+    }
+
+    /// The same for the node `name`, unless the text says another one.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_for(
+        name: &str,
+        file: &str,
+        text: &str,
+        targets: &mut Targets,
+        load: Loader<'_>,
+    ) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::of(file);
         let root = match yaml::parse(text) {
             Ok(root) => root,
@@ -200,7 +215,7 @@ impl Config {
             }
         };
         let root = At { node: &root, key: String::new() };
-        let config = compile(&root, text, targets, load, &mut problems);
+        let config = compile(&root, (name, text), targets, load, &mut problems);
         let (warnings, errors): (Vec<_>, Vec<_>) =
             problems.list.into_iter().partition(|problem| problem.is_warning);
         match config {
@@ -252,14 +267,14 @@ impl Config {
 
 fn compile(
     root: &At<'_>,
-    text: &str,
+    (name, text): (&str, &str),
     targets: &mut Targets,
     load: Loader<'_>,
     problems: &mut Problems,
 ) -> Option<Config> {
     let mut fields = root.fields(problems)?;
     let regions = places::regions(fields.need("regions", problems), problems);
-    let node = node::read(fields.get("node"), &regions, problems);
+    let node = node::read(fields.get("node"), name, &regions, problems);
     let http = node::http(fields.get("http"), problems);
     let encrypted = node::encrypted(fields.get("tls"), &http, problems);
     let tcp = node::tcp(fields.get("tcp"), problems);
@@ -277,8 +292,7 @@ fn compile(
     let max_moves = services::max_moves(fields.get("max_moves"), problems);
     let (cookies, rate_limit) = (fields.get("cookies"), fields.get("rate_limit"));
     let protection = protection::read(cookies, rate_limit, load, problems);
-    let retired = fields.get("retired").map(|at| at.list()).unwrap_or_default();
-    let retired = retired.iter().filter_map(|at| at.parsed("a domain name", problems)).collect();
+    let retired = zones::retired(fields.get("retired"), problems);
     fields.done(problems);
 
     let mut zones = zones::read(zones, load, problems);
@@ -295,12 +309,14 @@ fn compile(
     regions.unused(&services.list, problems);
     let files = zones.files.clone();
     let zones = Arc::new(zones.finish(problems));
+    zones::still_served(&retired, &zones, &services.list, problems);
     let (node, identity) = node?;
     let has_cluster = cluster.is_some();
     let cluster = cluster::read(cluster, &node, (&regions, &services.list), problems);
     if has_cluster && cluster.is_none() {
         return None;
     }
+    listeners::clashes(root, (&node, &http), encrypted.as_ref(), cluster.as_ref(), problems);
     Some(Config {
         node: Node { tcp, encrypted, ..node },
         http,
@@ -321,7 +337,7 @@ fn compile(
         cluster,
         identity,
         protection,
-        retired,
+        retired: retired.into_iter().map(|(name, _)| name).collect(),
         files,
         warnings: Vec::new(),
         hash: fnv1a(text.as_bytes()),

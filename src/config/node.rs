@@ -84,11 +84,12 @@ fn interface(at: &At<'_>, problems: &mut Problems) -> Option<String> {
 /// `node`: who this is, and what it says of itself.
 pub(super) fn read(
     at: Option<At<'_>>,
+    name: &str,
     regions: &Regions,
     problems: &mut Problems,
 ) -> Option<(Node, Identity)> {
     let mut node = Node {
-        name: "meridian".to_owned(),
+        name: name.to_owned(),
         region: None,
         listen: defaults::LISTEN.iter().filter_map(|address| address.parse().ok()).collect(),
         xdp: Vec::new(),

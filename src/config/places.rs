@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::problem::Place;
 use super::read::{At, Problems};
-use crate::geo::{Coordinates, Preferences};
+use crate::geo::{Continent, Coordinates, Country, Preferences, Subdivision};
 use crate::ids::{RegionId, RegionSet};
 use crate::snapshot::Region;
 use crate::steer::Service;
@@ -154,9 +154,11 @@ pub(super) fn preferences(at: &At<'_>, regions: &Regions, problems: &mut Problem
     let default = fields.get("default").map(|at| regions.find_all(&at, problems));
     let rules = fields.get("prefixes").map(|at| prefixes(&at, regions, problems));
     let asns = fields.get("asns").map(|at| by_asn(&at, regions, problems));
-    let subdivisions = by_code(fields.get("subdivisions"), regions, problems);
-    let countries = by_code(fields.get("countries"), regions, problems);
-    let continents = by_code(fields.get("continents"), regions, problems);
+    let country = |of: &Subdivision| Some(of.country());
+    let subdivisions = by_code(fields.get("subdivisions"), country, regions, problems);
+    let country = |of: &Country| Some(*of);
+    let countries = by_code(fields.get("countries"), country, regions, problems);
+    let continents = by_code(fields.get("continents"), |_: &Continent| None, regions, problems);
     fields.done(problems);
     Preferences {
         prefixes: rules.unwrap_or_default(),
@@ -214,6 +216,7 @@ fn by_asn(at: &At<'_>, regions: &Regions, problems: &mut Problems) -> BTreeMap<u
 
 fn by_code<C: FromStr<Err: std::fmt::Display> + Ord>(
     at: Option<At<'_>>,
+    country: impl Fn(&C) -> Option<Country>,
     regions: &Regions,
     problems: &mut Problems,
 ) -> BTreeMap<C, Vec<RegionId>> {
@@ -223,6 +226,9 @@ fn by_code<C: FromStr<Err: std::fmt::Display> + Ord>(
         let list = regions.find_all(&value, problems);
         match text.parse::<C>() {
             Ok(code) => {
+                if let Some(doubt) = country(&code).and_then(Country::doubt) {
+                    problems.warning(place, &at.key, format!("`{text}`: {doubt}"));
+                }
                 rules.insert(code, list);
             }
             Err(error) => problems.error(place, &at.key, format!("`{text}`: {error}")),

@@ -46,6 +46,12 @@ impl Problems {
         self.push(at, key, what, suggestion, false);
     }
 
+    /// A warning that is not told yet.
+    pub(super) fn would_warn(&self, at: Place, key: &str, what: &str) -> Problem {
+        let (file, key, what) = (self.file.clone(), key.to_owned(), what.to_owned());
+        Problem { file, at: Some(at), key, what, suggestion: None, is_warning: true }
+    }
+
     fn push(
         &mut self,
         at: Place,
@@ -54,9 +60,8 @@ impl Problems {
         suggestion: Option<String>,
         is_warning: bool,
     ) {
-        let key = key.to_owned();
-        let file = self.file.clone();
-        self.list.push(Problem { file, at: Some(at), key, what, suggestion, is_warning });
+        let told = self.would_warn(at, key, &what);
+        self.list.push(Problem { suggestion, is_warning, ..told });
     }
 }
 
@@ -121,6 +126,15 @@ impl<'n> At<'n> {
             _ => std::slice::from_ref(self.node),
         };
         items.iter().map(|node| At { node, key: self.key.clone() }).collect()
+    }
+
+    /// What stands at the end of these keys, if it is there.
+    pub(crate) fn find(&self, keys: &[&str]) -> Option<At<'n>> {
+        keys.iter().try_fold(self.clone(), |at, key| {
+            let Value::Map(entries) = &at.node.value else { return None };
+            let entry = entries.iter().find(|entry| entry.key == *key)?;
+            Some(At { node: &entry.value, key: join(&at.key, key) })
+        })
     }
 
     /// Is it a text that begins so?

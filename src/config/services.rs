@@ -76,6 +76,7 @@ pub(super) fn read(
         });
         services.writes.extend(declared.map(|writes| (name.to_owned(), writes)));
         fields.done(problems);
+        idle_weights(&service, &at, problems);
         let kind = kind(&service, &at, problems);
         for (name, at) in &names {
             let place = (at.place(), at.key.as_str());
@@ -445,6 +446,26 @@ fn pool(at: &At<'_>, probing: &mut Probing<'_>, problems: &mut Problems) -> (u32
     }
     fields.done(problems);
     (weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or(1), endpoints)
+}
+
+/// A weight that decides nothing: without `steer: weighted` a small share would be all of those who
+/// are near.
+fn idle_weights(service: &Service, at: &At<'_>, problems: &mut Problems) {
+    let steer = at.find(&["steer"]).map(|at| &at.node.value);
+    let is_known = matches!(steer, Some(Value::Text(word)) if POLICIES.contains(&word.as_str()));
+    let Some(At { node, key }) = at.find(&["regions"]) else { return };
+    let Value::Map(regions) = &node.value else { return };
+    if service.policy == Policy::Weighted || (steer.is_some() && !is_known) {
+        return;
+    }
+    for region in regions {
+        let pool = At { node: &region.value, key: format!("{key}.{}", region.key) };
+        if let Some(weight) = pool.find(&["weight"]) {
+            let policy = &service.policy;
+            let what = format!("it counts with `steer: weighted` only; this is `steer: {policy}`");
+            problems.error(weight.place(), &weight.key, what);
+        }
+    }
 }
 
 /// What the service's names give: addresses or a CNAME, not both.

@@ -7,6 +7,7 @@ use super::problem::{Place, Problem};
 use super::read::{At, Problems};
 use super::{Loader, defaults};
 use crate::ids::ServiceId;
+use crate::steer::Service;
 use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, Zones, parse};
 
 /// As many problems of a zone are told: with one wrong line on top, each name may have one.
@@ -116,6 +117,35 @@ pub(super) fn read(at: Option<At<'_>>, load: Loader<'_>, problems: &mut Problems
         drafts.list.push(draft);
     }
     drafts
+}
+
+/// `retired`: names and zones that may go, and where each stands.
+pub(super) fn retired(at: Option<At<'_>>, problems: &mut Problems) -> Vec<(Name, Place)> {
+    let items = at.map(|at| at.list()).unwrap_or_default();
+    let read = |item: &At<'_>| Some((item.parsed("a domain name", problems)?, item.place()));
+    items.iter().filter_map(read).collect()
+}
+
+/// Warns of names that are `retired` and served: nobody would be told when they get lost.
+pub(super) fn still_served(
+    retired: &[(Name, Place)],
+    zones: &Zones,
+    services: &[Service],
+    problems: &mut Problems,
+) {
+    for (name, at) in retired {
+        let steered = services.iter().find(|service| service.names.contains(name));
+        let whose = match steered {
+            Some(service) => format!("a name of the service {}", service.name),
+            None if zones.iter().any(|zone| zone.origin() == name) => "a zone".to_owned(),
+            None => continue,
+        };
+        let what = format!(
+            "{name} is still {whose}, and a change that loses it would be taken without a word; \
+             name it here only together with the change that takes it out"
+        );
+        problems.warning(*at, "retired", what);
+    }
 }
 
 fn read_zone(

@@ -74,6 +74,31 @@ impl Subdivision {
         }
         Some(Self { country, part: code })
     }
+
+    /// The country that it is a part of.
+    pub fn country(self) -> Country {
+        self.country
+    }
+}
+
+/// All countries of ISO 3166-1, and Kosovo, which databases call XK.
+const COUNTRIES: &str = "\
+    ADAEAFAGAIALAMAOAQARASATAUAWAXAZBABBBDBEBFBGBHBIBJBLBMBNBOBQBRBSBTBVBWBYBZCACCCDCFCGCHCICK\
+    CLCMCNCOCRCUCVCWCXCYCZDEDJDKDMDODZECEEEGEHERESETFIFJFKFMFOFRGAGBGDGEGFGGGHGIGLGMGNGPGQGRGS\
+    GTGUGWGYHKHMHNHRHTHUIDIEILIMINIOIQIRISITJEJMJOJPKEKGKHKIKMKNKPKRKWKYKZLALBLCLILKLRLSLTLULV\
+    LYMAMCMDMEMFMGMHMKMLMMMNMOMPMQMRMSMTMUMVMWMXMYMZNANCNENFNGNINLNONPNRNUNZOMPAPEPFPGPHPKPLPM\
+    PNPRPSPTPWPYQARERORSRURWSASBSCSDSESGSHSISJSKSLSMSNSOSRSSSTSVSXSYSZTCTDTFTGTHTJTKTLTMTNTOTR\
+    TTTVTWTZUAUGUMUSUYUZVAVCVEVGVIVNVUWFWSXKYEYTZAZMZW";
+
+impl Country {
+    /// What is wrong with the code where there is no such country, so that no client is in it.
+    pub fn doubt(self) -> Option<String> {
+        if COUNTRIES.as_bytes().chunks_exact(2).any(|code| *code == self.0) {
+            return None;
+        }
+        let meant = if self.0 == *b"UK" { "; the United Kingdom is GB" } else { "" };
+        Some(format!("ISO 3166-1 has no country {self}, so no client is there{meant}"))
+    }
 }
 
 impl FromStr for Continent {

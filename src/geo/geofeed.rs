@@ -13,6 +13,8 @@ use super::codes::{Country, Subdivision};
 #[derive(Clone, Debug, Default)]
 pub struct Geofeed {
     entries: Vec<(IpNet, Place)>,
+    /// What looks wrong in it, by line.
+    pub doubts: Vec<(usize, String)>,
 }
 
 /// A line that cannot be accepted.
@@ -57,7 +59,7 @@ impl Geofeed {
     /// # Errors
     /// Every line that cannot be accepted; then nothing is.
     pub fn parse(text: &str) -> Result<Self, Vec<GeofeedError>> {
-        let mut entries = Vec::new();
+        let (mut entries, mut doubts) = (Vec::new(), Vec::new());
         let mut errors = Vec::new();
         let mut seen: HashMap<IpNet, usize> = HashMap::new();
         for (line, content) in (1..).zip(text.trim_start_matches('\u{feff}').lines()) {
@@ -72,7 +74,12 @@ impl Geofeed {
             }
             match entry(content) {
                 Ok((network, place)) => match seen.insert(network, line) {
-                    None => entries.push((network, place)),
+                    None => {
+                        let country = place.subdivision.map(Subdivision::country);
+                        let doubt = place.country.or(country).and_then(Country::doubt);
+                        doubts.extend(doubt.map(|doubt| (line, doubt)));
+                        entries.push((network, place));
+                    }
                     Some(first) => {
                         let fault = GeofeedFault::Twice(network, first);
                         errors.push(GeofeedError { line, fault });
@@ -81,7 +88,7 @@ impl Geofeed {
                 Err(fault) => errors.push(GeofeedError { line, fault }),
             }
         }
-        if errors.is_empty() { Ok(Self { entries }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { entries, doubts }) } else { Err(errors) }
     }
 
     /// The networks and their places.
@@ -136,6 +143,13 @@ mod tests {
             printed,
             ["192.0.2.0/24 Some(US) Some(\"San Jose\")", "2001:db8::/32 Some(FR) None"]
         );
+    }
+
+    #[test]
+    fn a_country_that_there_is_not_is_doubted() {
+        let feed = Geofeed::parse("192.0.2.0/25,UK,,London\n192.0.2.128/25,GB\n").unwrap();
+        let doubt = "ISO 3166-1 has no country UK, so no client is there; the United Kingdom is GB";
+        assert_eq!(feed.doubts, [(1, doubt.to_owned())]);
     }
 
     #[test]

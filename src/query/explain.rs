@@ -292,7 +292,8 @@ fn order(
         Policy::Weighted => {
             let order = crate::steer::weighted::order_of(client, &plan.contenders(service));
             let order = order.into_iter().map(|region| (region, distance(region)));
-            ("hash of the client's prefix, by weight".to_owned(), order.collect())
+            let rule = format!("hash of the client's prefix, by weight: {}", plan.weights(service));
+            (rule, order.collect())
         }
         Policy::Nearest | Policy::Geo => {
             let rule = ranking.as_ref().map(|ranking| ranking.rule.to_string());

@@ -22,6 +22,8 @@ pub(super) struct Geography {
     pub survey: Arc<Survey>,
     /// What the databases say of themselves.
     pub databases: Databases,
+    /// What looks wrong in the geofeed.
+    pub warnings: Vec<Problem>,
     catchments: HashMap<CatchmentSpec, Arc<Catchment>>,
 }
 
@@ -70,10 +72,10 @@ impl Geography {
     pub(super) fn read(geoip: &GeoIp, folder: &Path) -> Result<Self, Vec<Problem>> {
         // What is read was as it is afterwards, or the next look finds a change.
         let prints = prints(geoip, folder);
-        let (atlas, databases) = draw(geoip, folder)?;
+        let (atlas, databases, warnings) = draw(geoip, folder)?;
         let drawn = Mutex::new(Some((atlas, 0)));
         let survey = Survey { geoip: geoip.clone(), folder: folder.to_owned(), prints, drawn };
-        Ok(Self { survey: survey.into(), databases, catchments: HashMap::new() })
+        Ok(Self { survey: survey.into(), databases, warnings, catchments: HashMap::new() })
     }
 
     /// Is this what reading the files of `geoip` again would give?
@@ -117,7 +119,7 @@ impl Survey {
         let atlas = match drawn.take() {
             Some((atlas, _)) => atlas,
             None => {
-                let (atlas, _) = draw(&self.geoip, &self.folder)?;
+                let (atlas, ..) = draw(&self.geoip, &self.folder)?;
                 self.unchanged()?;
                 atlas
             }
@@ -152,8 +154,11 @@ impl Survey {
     }
 }
 
-/// The atlas that the files of `geoip` make, and what its databases say of themselves.
-fn draw(geoip: &GeoIp, folder: &Path) -> Result<(Arc<Atlas>, Databases), Vec<Problem>> {
+/// An atlas, what its databases say of themselves, and what looks wrong in its geofeed.
+type Drawn = (Arc<Atlas>, Databases, Vec<Problem>);
+
+/// The atlas that the files of `geoip` make.
+fn draw(geoip: &GeoIp, folder: &Path) -> Result<Drawn, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut all = |files: &[PathBuf], parse: fn(Vec<u8>) -> Result<Database, DatabaseError>| {
         let read = files.iter().filter_map(|file| load(&folder.join(file), parse, &mut problems));
@@ -167,8 +172,17 @@ fn draw(geoip: &GeoIp, folder: &Path) -> Result<(Arc<Atlas>, Databases), Vec<Pro
             Err(error) => problems.push(problem(Path::new("the database in the box"), &error)),
         }
     }
-    let geofeed = geoip.geofeed.as_ref();
-    let geofeed = geofeed.and_then(|file| load_feed(&folder.join(file), &mut problems));
+    let mut warnings = Vec::new();
+    let geofeed = geoip.geofeed.as_ref().and_then(|file| {
+        let file = folder.join(file);
+        let feed = load_feed(&file, &mut problems)?;
+        warnings.extend(feed.doubts.iter().map(|(line, doubt)| Problem {
+            at: Some(Place { line: *line, column: 1 }),
+            is_warning: true,
+            ..problem(&file, doubt)
+        }));
+        Some(feed)
+    });
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -182,7 +196,7 @@ fn draw(geoip: &GeoIp, folder: &Path) -> Result<(Arc<Atlas>, Databases), Vec<Pro
     };
     let mut databases = described(Kind::Places, &geoip.databases, &places);
     databases.extend(described(Kind::Asns, &geoip.asns, &asns));
-    Ok((atlas, databases))
+    Ok((atlas, databases, warnings))
 }
 
 /// Files, as they were.

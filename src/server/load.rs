@@ -10,6 +10,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::sign::CertifiedKey;
 
 use super::certificate;
+use super::clock::Clock;
 use super::cluster::key;
 use super::etcd::Gateway;
 use super::files::{Print, read};
@@ -18,10 +19,15 @@ use super::memory;
 use super::prober::{Files, Probe};
 use super::seal::cookie_secret;
 use super::tls::Clients;
-use crate::config::{Config, Problem, Targets};
+use super::tokens::{NO_TOKEN, tokens};
+use crate::config::{Config, Place, Problem, Targets, defaults};
 use crate::health::Check;
 use crate::ids::TargetId;
 use crate::snapshot::{Plan, Protection, Secret};
+
+/// The variable of the environment with the name of a node whose configuration says none, so that
+/// many nodes can have the same file.
+const NODE_NAME: &str = "MERIDIAN_NODE_NAME";
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug)]
@@ -172,7 +178,10 @@ impl Loader {
         let means = self.means(&config);
         let (key, etcd) =
             means.map_err(|problems| Refused { what: What::Configuration, problems })?;
-        config.warnings.extend(self.missing_tokens(&config));
+        config.warnings.extend(self.wrong_tokens(&config));
+        let now = Clock::start().now();
+        let over = config.maintenance.iter().filter_map(|of| of.over(now));
+        config.warnings.extend(over.cloned().collect::<Vec<Problem>>());
         let certificate = match &config.node.encrypted {
             Some(encrypted) => {
                 let certificate = certificate::load(encrypted, &self.folder);
@@ -196,6 +205,7 @@ impl Loader {
         let catchments = geography.catchments(&config);
         let catchments = catchments.map_err(|problems| Refused { what: What::GeoIp, problems })?;
         let (survey, databases) = (geography.survey.clone(), geography.databases.clone());
+        config.warnings.extend(geography.warnings.iter().cloned());
         let plan = Plan::new(
             config.zones.clone(),
             config.services.clone(),
@@ -229,16 +239,28 @@ impl Loader {
         }
     }
 
-    /// Tokens are read when they are needed. A file of them that is not there, which stops nothing
-    /// else, is told now.
-    fn missing_tokens(&self, config: &Config) -> Vec<Problem> {
-        let of_hooks = config.webhooks.iter().filter_map(|hook| hook.token.as_ref());
-        let files = config.http.tokens.iter().chain(of_hooks).map(|file| self.folder.join(file));
-        let problem = |file: PathBuf| {
-            let problem = Problem::of_file(&file.display().to_string(), read(&file).err()?);
-            Some(Problem { is_warning: true, ..problem })
+    /// Tokens are read when they are needed. A file of them that is not there or wrong, which stops
+    /// nothing else, is told now.
+    fn wrong_tokens(&self, config: &Config) -> Vec<Problem> {
+        let problem = |file: &Path, line: Option<usize>, what: String| {
+            let at = line.map(|line| Place { line, column: 1 });
+            let problem = Problem::of_file(&file.display().to_string(), what);
+            Problem { at, is_warning: true, ..problem }
         };
-        files.filter_map(problem).collect()
+        let of_hooks = config.webhooks.iter().filter_map(|hook| hook.token.as_ref());
+        let missing = of_hooks.map(|file| self.folder.join(file)).filter_map(|file| {
+            let reason = read(&file).err()?;
+            Some(problem(&file, None, reason))
+        });
+        let ours = config.http.tokens.iter().map(|file| self.folder.join(file));
+        let wrong = ours.filter_map(|file| match read(&file) {
+            Ok(text) => {
+                let line = tokens(&String::from_utf8_lossy(&text)).err()?;
+                Some(problem(&file, Some(line), NO_TOKEN.to_owned()))
+            }
+            Err(reason) => Some(problem(&file, None, reason)),
+        });
+        wrong.chain(missing).collect()
     }
 
     /// With secrets in any case: the configured ones, or one that the cluster's nodes share, or one
@@ -284,7 +306,9 @@ impl Loader {
             }
         };
         let folder = &self.folder;
-        Config::load(&name, &text, &mut self.targets, &mut |file| {
+        let own = std::env::var(NODE_NAME).ok().filter(|own| !own.is_empty());
+        let own = own.as_deref().unwrap_or(defaults::NAME);
+        Config::load_for(own, &name, &text, &mut self.targets, &mut |file| {
             watched.add(folder.join(file));
             read(&folder.join(file))
         })

@@ -88,6 +88,7 @@ mod takeover;
 mod tally;
 mod tcp;
 mod tls;
+mod tokens;
 mod turns;
 mod udp;
 mod webhooks;

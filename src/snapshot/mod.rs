@@ -244,6 +244,15 @@ impl Plan {
         service.pools.iter().map(|pool| contender((pool.region, pool.weight))).collect()
     }
 
+    /// The weights of the regions of `service`, for people: `us-east 90, eu-west 10`.
+    pub fn weights(&self, service: &Service) -> String {
+        let weight = |pool: &Pool| {
+            let region = self.regions.get(pool.region.index());
+            format!("{} {}", region.map_or("", |region| &region.name), pool.weight)
+        };
+        service.pools.iter().map(weight).collect::<Vec<_>>().join(", ")
+    }
+
     /// What a region scores in each slot before its weight counts.
     fn scores(&self, of: &Contender) -> Option<&[u64]> {
         let kept = self.scores.get(of.region.index())?;

@@ -92,6 +92,32 @@ fn a_drain_that_cannot_be_waited_for_is_not_said() {
 }
 
 #[test]
+fn what_is_drained_can_be_seen_in_the_metrics_from_its_beginning_on() {
+    let at = |seconds| jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+    let server = Meridian::serve(&format!(
+        "{WORLD}maintenance:
+  now: {{ of: 192.0.2.1, at: \"{}\", for: 2h }}
+  later: {{ of: us, at: \"{}\", for: 2h }}\n",
+        at(-60),
+        at(3600)
+    ));
+    let (fine, told) =
+        server.ctl(&["drain", "web/eu", "--force", "--reason", "test", "--owner", "alice"]);
+    assert!(fine, "{told}");
+    let metrics = server.get("/metrics").1;
+    let words: Vec<&str> =
+        metrics.lines().filter(|of| of.starts_with("meridian_override{")).collect();
+    assert_eq!(
+        words,
+        [
+            "meridian_override{subject=\"192.0.2.1\",word=\"drain\"} 1",
+            "meridian_override{subject=\"web/eu\",word=\"drain\"} 1",
+        ]
+    );
+    assert_eq!(server.metric("meridian_overrides"), 2.0);
+}
+
+#[test]
 fn maintenance_cannot_be_cleared_and_says_how_it_ends() {
     let began = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(60);
     let window = format!("{{ of: eu, at: \"{began}\", for: 2h }}");

@@ -40,11 +40,34 @@ fn each_wrong_configuration_is_told_what_is_wrong_with_it() {
 }
 
 #[test]
+fn the_file_is_named_as_serve_takes_it_too() {
+    let file = folder("config/minimal.yaml");
+    let file = file.to_str().unwrap();
+    for arguments in [&["check", file][..], &["check", "--config", file]] {
+        assert!(meridian(arguments).status.success(), "{arguments:?}");
+    }
+    for wrong in [&["check"][..], &["check", file, "--config", file]] {
+        assert_eq!(meridian(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn the_examples_load() {
     for example in ["config/meridian.yaml", "config/minimal.yaml", "fuzz/world.yaml"] {
         let (good, told) = check(&folder(example));
         assert!(good, "{example}: {told}");
     }
+}
+
+#[test]
+fn weights_are_told_where_they_decide() {
+    let file = folder("config/meridian.yaml");
+    let (_, told) = check(&file);
+    assert!(told.contains("canary (weighted: us-east 95, us-west 5): "), "{told}");
+    let asked = ["explain", "canary.example.com", "--from", "192.0.2.1", "--config"];
+    let output = meridian(&[&asked[..], &[file.to_str().unwrap()]].concat());
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("by weight: us-east 95, us-west 5\n"), "{told}");
 }
 
 /// The annotated example leaves out no key: those that it comments out load too.
@@ -93,6 +116,49 @@ services: {}
     for missing in ["nobody", "nothing"] {
         let line = format!("{missing}: warning: there is no file {missing}\n");
         assert!(told.contains(&line), "{told}");
+    }
+}
+
+/// What can be served and can never work.
+#[test]
+fn what_can_never_work_is_told_though_it_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    fs::write(place("tokens"), "# name token\nalice s3cret\nbob\n").unwrap();
+    fs::write(place("feed.csv"), "192.0.2.0/25,GB,,London,\n192.0.2.128/25,UK,,London,\n").unwrap();
+    let text = "http: { tokens: tokens }
+geoip: { geofeed: feed.csv }
+steering: { countries: { UK: [us], GB: [us] }, subdivisions: { UK-ENG: [us] } }
+cluster: { key: key, nodes: { meridian: \"192.0.2.1:8054\", other: \"192.0.2.2:8054\" } }
+maintenance:
+  past: { of: us, at: 2020-01-31T02:00:00Z, for: 1h }
+  never: { of: us, at: \"0 2 31 2 * UTC\", for: 1h }
+  comes: { of: us, at: \"0 2 * * SUN UTC\", for: 1h }
+regions: { us: { at: [39, -77] } }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services: { web: { names: www.example.com, regions: { us: 192.0.2.10 } } }
+retired: [gone.example.com, WWW.example.com, example.com]
+";
+    let (file, key) = (place("a.yaml"), place("key"));
+    fs::write(&file, text).unwrap();
+    fs::write(key, "0123456789abcdef0123456789abcdef").unwrap();
+    let (good, told) = check(&file);
+    assert!(good, "{told}");
+    for expected in [
+        "tokens:3:1: warning: expected NAME TOKEN; until that is mended, no token counts",
+        "feed.csv:2:1: warning: ISO 3166-1 has no country UK, so no client is there; the United",
+        "a.yaml:3:26: warning: steering.countries: `UK`: ISO 3166-1 has no country UK",
+        "a.yaml:3:64: warning: steering.subdivisions: `UK-ENG`: ISO 3166-1 has no country UK",
+        "a.yaml:4:29: warning: cluster.nodes: two nodes can only agree or stand still",
+        "a.yaml:6:23: warning: maintenance.past.at: it is over, and nothing is drained",
+        "a.yaml:7:24: warning: maintenance.never.at: such a time never comes",
+        "a.yaml:12:29: warning: retired: WWW.example.com. is still a name of the service web",
+        "a.yaml:12:46: warning: retired: example.com. is still a zone",
+    ] {
+        assert!(told.contains(expected), "{expected}\n{told}");
+    }
+    for fine in ["`GB`", "maintenance.comes", "gone"] {
+        assert!(!told.contains(fine), "{told}");
     }
 }
 

@@ -22,6 +22,28 @@ fn prometheus_takes_the_alerts_and_they_fire_when_they_should() {
 }
 
 #[test]
+fn prometheus_takes_the_configuration_in_the_runbooks() {
+    let text = include_str!("../../docs/OPERATING.md");
+    let mut blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let block = blocks.find(|block| block.contains("job_name: meridian")).unwrap();
+    // With all that may be needed. Pages come by how often rules are looked at, not by scrapes.
+    let block = block.replace("\n    # ", "\n    ");
+    assert!(block.contains("evaluation_interval: 10s"));
+    let folder = tempfile::tempdir().unwrap();
+    for (file, text) in [
+        ("prometheus.yml", &*block),
+        ("token", "s3cret"),
+        ("alerts.yml", include_str!("../../deploy/prometheus/alerts.yml")),
+    ] {
+        std::fs::write(folder.path().join(file), text).unwrap();
+    }
+    checked_by(
+        "promtool",
+        &["check", "config", folder.path().join("prometheus.yml").to_str().unwrap()],
+    );
+}
+
+#[test]
 fn every_query_of_the_dashboard_is_one_that_prometheus_understands() {
     let text = include_str!("../../deploy/grafana/meridian.json");
     let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
@@ -45,6 +67,10 @@ fn systemd_takes_the_unit_and_finds_it_well_shut_in() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meridian.service");
     let program = env!("CARGO_BIN_EXE_meridian");
+    // With its ways to secrets.
+    let unit = unit.replace("\n#LoadCredential=", "\nLoadCredential=");
+    let unit = unit.replace("\n#SupplementaryGroups=", "\nSupplementaryGroups=");
+    assert_eq!(unit.matches("\nLoadCredential=").count(), 2);
     std::fs::write(&file, unit.replace("/usr/local/bin/meridian", program)).unwrap();
     let file = file.to_str().unwrap();
     let socket = folder.path().join("meridian.socket");
@@ -143,6 +169,29 @@ fn the_configuration_in_the_manifest_is_good() {
     std::fs::write(&file, manifest().1).unwrap();
     let output = meridian(&["check", file.to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// All nodes have one file: each is told its name by what starts it.
+#[test]
+fn the_nodes_of_the_manifest_can_form_a_cluster() {
+    let (text, config) = manifest();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, key) = (folder.path().join("meridian.yaml"), folder.path().join("cluster.key"));
+    std::fs::write(key, "0123456789abcdef0123456789abcdef").unwrap();
+    let of_cluster =
+        config.lines().filter(|line| line.starts_with("# cluster:") || line.starts_with("#   "));
+    let of_cluster: Vec<&str> = of_cluster.map(|line| &line[2..]).collect();
+    let config = format!("{config}\n{}\n", of_cluster.join("\n"));
+    let mounted = config.replace("/etc/meridian-tokens", folder.path().to_str().unwrap());
+    std::fs::write(&file, mounted).unwrap();
+    for (name, good) in [("node-b", true), ("node-d", false)] {
+        assert!(text.contains("- name: MERIDIAN_NODE_NAME\n"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+        command.arg("check").arg(&file).env("MERIDIAN_NODE_NAME", name);
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), good, "{told}");
+    }
 }
 
 /// A server as the manifest starts it.

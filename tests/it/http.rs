@@ -86,7 +86,9 @@ fn prometheus_reads_the_metrics() {
         us.address
     );
     assert_eq!(server.metric(&state), 1.0);
-    assert!(server.metric("meridian_geoip_build_timestamp_seconds{database=\"places\"}") > 1.7e9);
+    assert!(
+        server.metric("meridian_geoip_build_timestamp_seconds{database=\"in_the_box\"}") > 1.7e9
+    );
     let (_, text) = server.get("/metrics");
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])

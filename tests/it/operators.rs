@@ -284,6 +284,8 @@ fn over_the_network_a_change_needs_a_token_and_is_its_owner_s() {
     }
     assert_eq!(server.get("/api/v1/status").0, 401);
     assert_eq!(server.get("/metrics").0, 401);
+    let (code, page) = server.get("/");
+    assert!(code == 200 && page.contains("Reading needs a token"), "{page}");
     assert_eq!(server.get("/readyz").0, 200, "supervisors carry no token");
 
     let (code, told) = change(&server, Some("s3cret"), body);

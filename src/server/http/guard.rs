@@ -15,6 +15,7 @@ use subtle::ConstantTimeEq;
 
 use super::Refusal;
 use crate::server::files::read;
+use crate::server::tokens::{NO_TOKEN, tokens};
 
 /// The way by which a request came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,8 +39,9 @@ pub(super) struct Guard {
     pub(super) open: bool,
 }
 
-/// What is told to everybody: load balancers and supervisors carry no token.
-pub(super) const FOR_ALL: [&str; 2] = ["/healthz", "/readyz"];
+/// What is told to everybody: load balancers and supervisors carry no token, nor does a browser
+/// until the page, which knows nothing itself, has asked for one.
+pub(super) const FOR_ALL: [&str; 3] = ["/", "/healthz", "/readyz"];
 
 /// Lets a request through, or tells what it lacks.
 pub(super) async fn check(
@@ -89,17 +91,17 @@ async fn identify(guard: &Guard, given: Option<String>) -> Result<Caller, String
     let known = tokio::task::spawn_blocking(move || read(&file)).await;
     let known = known.map_err(|error| error.to_string())?;
     let known = known.map_err(|reason| format!("the file of tokens: {reason}"))?;
-    owner(&String::from_utf8_lossy(&known), &given).ok_or_else(|| "unknown token".to_owned())
+    let known = String::from_utf8_lossy(&known);
+    let known = tokens(&known);
+    let known = known.map_err(|line| format!("the file of tokens, line {line}: {NO_TOKEN}"))?;
+    owner(&known, &given).ok_or_else(|| "unknown token".to_owned())
 }
 
 /// Who has the token `given`. How long that takes tells nothing but how many tokens there are.
-fn owner(tokens: &str, given: &str) -> Option<Caller> {
-    let lines = tokens.lines().map(str::trim).filter(|line| !line.starts_with('#'));
-    let known = lines.filter_map(|line| line.split_once(char::is_whitespace));
-    known.fold(None, |found, (name, token)| {
-        let is_it =
-            !given.is_empty() && bool::from(token.trim().as_bytes().ct_eq(given.as_bytes()));
-        if is_it { Some(Caller(name.to_owned())) } else { found }
+fn owner(known: &[(&str, &str)], given: &str) -> Option<Caller> {
+    known.iter().fold(None, |found, (name, token)| {
+        let is_it = !given.is_empty() && bool::from(token.as_bytes().ct_eq(given.as_bytes()));
+        if is_it { Some(Caller((*name).to_owned())) } else { found }
     })
 }
 
@@ -109,11 +111,11 @@ mod tests {
 
     #[test]
     fn a_token_is_its_owner_s_and_nothing_else_is_a_token() {
-        let tokens = "# name token\nalice s3cret\n bob\thunter2 \nnobody\n\n";
-        let owner = |given| owner(tokens, given).map(|caller| caller.0);
+        let known = tokens("# name token\nalice s3cret\n bob\thunter2 \n\n").unwrap();
+        let owner = |given| owner(&known, given).map(|caller| caller.0);
         assert_eq!(owner("s3cret").as_deref(), Some("alice"));
         assert_eq!(owner("hunter2").as_deref(), Some("bob"));
-        for wrong in ["", "s3cre", "s3cret2", "alice", "nobody", "token", "# name"] {
+        for wrong in ["", "s3cre", "s3cret2", "alice", "token", "# name"] {
             assert_eq!(owner(wrong), None, "{wrong:?}");
         }
     }

@@ -4,7 +4,7 @@
 //! endpoint, the age of a database) is written when it is asked for, from the same [`View`] as
 //! the dashboard, so that nothing of an endpoint that is gone stays behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
@@ -151,25 +151,47 @@ pub(super) fn now(view: &View) -> String {
     nodes(&mut out, view);
     writers(&mut out, view);
     arriving(&mut out, view);
-    head(&mut out, "meridian_overrides", "Operators' words that stand");
-    let _fine = writeln!(out, "meridian_overrides {}", view.said.len());
+    overrides(&mut out, view);
     head(&mut out, "meridian_generation", "Which change of the world is answered");
     let _fine = writeln!(out, "meridian_generation {}", view.snapshot.generation());
+    databases(&mut out, view);
+    head(&mut out, "meridian_build_info", "Which version this is");
+    let version = env!("CARGO_PKG_VERSION");
+    let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
+    out
+}
+
+/// When the databases were built: of several of a kind the oldest.
+fn databases(out: &mut String, view: &View) {
     let name = "meridian_geoip_build_timestamp_seconds";
-    head(&mut out, name, "When a GeoIP database was built");
-    // Of several of a kind the oldest.
+    head(out, name, "When a GeoIP database was built");
     let mut oldest: BTreeMap<&str, u64> = BTreeMap::new();
-    for (kind, _, description) in &view.loaded.databases {
-        let built = oldest.entry(kind.label()).or_insert(u64::MAX);
+    for (kind, file, description) in &view.loaded.databases {
+        // The one in the box is as old as the program, and coarse: a year is no harm.
+        let kind = if file.is_some() { kind.label() } else { "in_the_box" };
+        let built = oldest.entry(kind).or_insert(u64::MAX);
         *built = description.build_epoch.min(*built);
     }
     for (kind, built) in oldest {
         let _fine = writeln!(out, "{name}{{database=\"{kind}\"}} {built}");
     }
-    head(&mut out, "meridian_build_info", "Which version this is");
-    let version = env!("CARGO_PKG_VERSION");
-    let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
-    out
+}
+
+/// As many words are told one by one: there are seldom ten.
+const MOST_WORDS: usize = 1000;
+
+/// What operators have said, and maintenance that has begun.
+fn overrides(out: &mut String, view: &View) {
+    let standing = view.said.iter().filter(|said| said.since <= view.now);
+    let words: BTreeSet<(String, String)> =
+        standing.map(|said| (said.subject.to_string(), said.verb())).collect();
+    head(out, "meridian_overrides", "Operators' words, and maintenance, that are in force");
+    let _fine = writeln!(out, "meridian_overrides {}", words.len());
+    head(out, "meridian_override", "1 for each of these");
+    for (subject, word) in words.iter().take(MOST_WORDS) {
+        let subject = escaped(subject);
+        let _fine = writeln!(out, "meridian_override{{subject=\"{subject}\",word=\"{word}\"}} 1");
+    }
 }
 
 /// Who is heard, and who differs.
