@@ -177,9 +177,9 @@ impl Handle {
         &self.published
     }
 
-    /// Whether the first verdicts are in, and it is known who writes.
+    /// Whether the first verdicts are in, it is known who writes, and somebody still decides.
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
+        *self.ready.borrow() && !self.requests.is_closed()
     }
 
     /// Waits for the first verdicts that come by itself alone, as long as the configuration lets
@@ -196,6 +196,11 @@ impl Handle {
     pub(super) async fn speaks(&self) {
         // The server ends, if nobody is told.
         let _ended = self.requests.send(Request::Speaks).await;
+    }
+
+    /// Waits until the control task has ended, which holds the other end.
+    pub(super) async fn undecided(&self) {
+        self.requests.closed().await;
     }
 
     /// Waits until all is known that answers need, as long as the configuration lets it.

@@ -260,6 +260,12 @@ impl Server {
         }
     }
 
+    /// Waits until nothing is decided any more, which is never but for a fault of this program: what
+    /// was decided last would be answered for ever.
+    pub async fn undecided(&self) {
+        self.control.undecided().await;
+    }
+
     /// Stops answering; what is being answered is answered, also over TCP where it takes `grace`.
     pub async fn stop(mut self, grace: Duration) {
         self.stop.store(true, Ordering::Relaxed);
