@@ -130,8 +130,11 @@ fn senseless_words_are_refused_with_what_there_is() {
     assert!(!fine && told.contains("--reason"), "{told}");
     assert_eq!(server.status()["overrides"], Value::Array(Vec::new()));
     assert!(server.ctl(&because(&["drain", "eu"])).0);
-    let (fine, told) = server.ctl(&because(&["up", "eu", "--ramp", "10%/30s"]));
-    assert!(!fine && told.contains("takes the place of `drain`"), "{told}");
+    // Clients would be sent back to what is drained, whatever is said of it.
+    for word in ["up", "drain", "down"] {
+        let (fine, told) = server.ctl(&because(&[word, "eu", "--ramp", "10%/30s"]));
+        assert!(!fine && told.contains("takes the place of `drain`"), "{told}");
+    }
 }
 
 #[test]
