@@ -1,5 +1,6 @@
 //! A running server, as whoever asks it sees it.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use crate::server::causes;
 /// Which server, and who asks.
 #[derive(clap::Args)]
 pub(super) struct Whom {
-    /// The server's HTTP address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8053", global = true)]
-    server: String,
-    /// Its Unix socket, instead: who may open it needs no token.
-    #[arg(long, value_name = "PATH", env = "MERIDIAN_SOCKET", global = true)]
+    /// The server's HTTP address [default: http://127.0.0.1:8053].
+    #[arg(long, value_name = "URL", global = true)]
+    server: Option<String>,
+    /// Its Unix socket, instead: who may open it needs no token [env, without --server:
+    /// MERIDIAN_SOCKET].
+    #[arg(long, value_name = "PATH", conflicts_with = "server", global = true)]
     socket: Option<PathBuf>,
     /// A file with a token on its first line.
     #[arg(long, value_name = "FILE", env = "MERIDIAN_TOKEN_FILE", global = true)]
@@ -32,6 +34,13 @@ pub(super) struct Server {
     token: Option<String>,
 }
 
+/// The address that a server has if nothing else is said.
+const USUAL: &str = "http://127.0.0.1:8053";
+
+/// Where the socket stands if neither option is given: what is set for all commands does not go
+/// over what is said with one.
+const SOCKET: &str = "MERIDIAN_SOCKET";
+
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -39,7 +48,9 @@ impl Server {
     pub(super) fn of(whom: Whom) -> Result<Self, Failed> {
         let Whom { server, socket, token_file } = whom;
         let token = token_file.map(|file| first_token(&file)).transpose()?;
-        Self::new(&server, socket, token)
+        let usual = || env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let socket = socket.or_else(|| if server.is_none() { usual() } else { None });
+        Self::new(server.as_deref().unwrap_or(USUAL), socket, token)
     }
 
     /// The server at this URL, which asks nobody who they are.
