@@ -12,7 +12,7 @@ use super::resolve::LONGEST_CHAIN;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Body, Plan, Ready, Selector, Snapshot};
-use crate::steer::{Facts, Family, Policy, Service, Standing, ramp_slot};
+use crate::steer::{Basis, Facts, Family, Policy, Service, Standing, ramp_slot};
 use crate::zone::{Found, Name, RecordType};
 
 /// What is asked, and by whom.
@@ -307,9 +307,12 @@ fn order(
 fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Ready) -> String {
     let all = standings.len();
     let count = |wanted| standings.iter().filter(|standing| **standing == wanted).count();
-    let (up, need) = (count(Standing::Up), service.min_up.of(all));
+    let (up, kept) = (count(Standing::Up), count(Standing::Kept));
+    let need = service.min_up.of(all);
     let standing = match (up, count(Standing::Drained), count(Standing::Unknown)) {
         _ if all == 0 => return "no endpoint of this family".to_owned(),
+        _ if kept == all => Basis::Kept.to_string(),
+        _ if kept > 0 => format!("{up} of {all} endpoints up, {}", Basis::Kept),
         (0, ..) if count(Standing::Held) > 0 => "up again, and not let back yet".to_owned(),
         (0, 0, 0) => "down".to_owned(),
         (0, 0, _) => "no verdict yet".to_owned(),
@@ -318,7 +321,7 @@ fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Read
         _ if up == all => "up".to_owned(),
         _ => format!("{up} of {all} endpoints up"),
     };
-    if ready.choice.regions.contains(&region) || up < need {
+    if ready.choice.regions.contains(&region) || up + kept < need {
         standing
     } else {
         format!("{standing}; not needed")
