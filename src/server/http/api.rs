@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::super::certificate;
 use super::super::control::{Listed, NodeView};
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
@@ -336,6 +337,8 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         let why = "most targets are silent at once, or all canaries fail";
         alarms.push(format!("this node abstains: {why}; what was believed stands"));
     }
+    let end = view.loaded.certificate_ends();
+    alarms.extend(end.and_then(|end| certificate::told(end, view.now)));
     if condition.isolated {
         alarms.push("this node hears too few others for a quorum".to_owned());
     }
