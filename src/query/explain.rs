@@ -336,7 +336,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {} for {}", self.name, self.rtype, self.client)?;
         writeln!(f, "  client     {}", self.location)?;
-        self.outcome.fmt(f)?;
+        self.outcome.tell(f, &self.rtype)?;
         for Step { name, outcome } in &self.then {
             write!(f, "\n{name}\n")?;
             match outcome {
@@ -346,22 +346,27 @@ impl fmt::Display for Explanation {
                         "  answer     ends here: the name is in no zone that is served here"
                     )?;
                 }
-                ours => ours.fmt(f)?,
+                ours => ours.tell(f, &self.rtype)?,
             }
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Explained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Explained {
+    /// For people who asked for records of a type.
+    fn tell(&self, f: &mut fmt::Formatter<'_>, rtype: &str) -> fmt::Result {
         match self {
             Self::Steered(steering) => steering.fmt(f),
             Self::Zone { zone, alias: Some(target), .. } => {
                 write!(f, "  answer     an alias of {target} from the zone {zone}")
             }
             Self::Zone { zone, types, .. } if types.is_empty() => {
-                write!(f, "  answer     NODATA: the name exists in {zone} without records")
+                write!(f, "  answer     NODATA: the name exists in {zone} without {rtype} records")
+            }
+            Self::Zone { zone, types, .. } if rtype != "ANY" && !types.iter().any(|of| of == rtype) => {
+                let types = types.join(", ");
+                write!(f, "  answer     NODATA: {zone} has no {rtype} records there, but {types}")
             }
             Self::Zone { zone, types, .. } => {
                 let types = types.join(", ");

@@ -98,7 +98,7 @@ fn what_would_leave_a_name_with_nothing_is_refused_unless_forced() {
     assert!(server.ctl(&because(&["drain", "us"])).0);
     for word in ["drain", "down"] {
         let (fine, told) = server.ctl(&because(&[word, "eu"]));
-        assert!(!fine && told.contains("web, api") && told.contains("`force`"), "{told}");
+        assert!(!fine && told.contains("web, api") && told.contains("`--force`"), "{told}");
     }
     assert_eq!(dublin(), [eu.address.to_string()], "nothing has changed");
     let (fine, told) = server.ctl(&because(&["drain", "eu", "--force"]));
