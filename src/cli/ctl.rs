@@ -413,6 +413,7 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
             (_, true) => "heard".to_owned(),
             (_, false) => "NOT HEARD".to_owned(),
         }];
+        says.extend(node.unopened.then(|| "ITS PACKETS OUR KEY DOES NOT OPEN".to_owned()));
         says.extend(node.version.as_ref().map(|version| format!("version {version}")));
         says.extend(node.generation.map(|generation| format!("generation {generation}")));
         says.extend(node.abstains.then(|| "ABSTAINS".to_owned()));

@@ -26,6 +26,7 @@ use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
 use crate::server::certificate::Newest;
 use crate::server::clock::Clock;
+use crate::server::cluster::Unopened;
 use crate::server::exposure::Exposure;
 use crate::server::handle::{Handle, Request, View};
 use crate::server::history::{Kind, Level, Record};
@@ -118,6 +119,7 @@ pub(super) struct Control {
     begun: Begun,
     sample: Sample,
     exposure: Exposure,
+    unopened: Unopened,
     /// What of this node's own condition was last told.
     told: Condition,
     /// When the state on disk is next told that it is true.
@@ -166,6 +168,7 @@ impl Control {
             sample: Sample::default(),
             exposure: Exposure::default(),
             desk: Arc::default(),
+            unopened: Unopened::default(),
         };
         let control = Self {
             clock,
@@ -203,6 +206,7 @@ impl Control {
             begun: Begun::new(),
             sample: handle.sample.clone(),
             exposure: handle.exposure.clone(),
+            unopened: handle.unopened.clone(),
             told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),
@@ -449,6 +453,7 @@ impl Control {
             condition: self.told,
             stale: self.monitor.stale(),
             nodes: self.nodes(),
+            unopened: self.unopened.at(self.clock.now()),
             disputes: self.disputes(),
             events: self.events.iter().cloned().collect(),
             refused: self.refused.clone(),

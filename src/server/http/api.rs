@@ -36,7 +36,13 @@ pub struct Status {
     pub ready: bool,
     /// Which change of the world is answered.
     pub generation: u64,
-    /// What somebody should look at now.
+    /// Do packets come from where a node is, that the key does not open?
+fn is_unopened(view: &View, node: &NodeView) -> bool {
+    let mut members = view.loaded.config.cluster.iter().flat_map(|of| &of.nodes);
+    members.any(|of| of.name == node.name && view.unopened.contains(&of.address))
+}
+
+/// What somebody should look at now.
     pub alarms: Vec<String>,
     /// What is served.
     pub config: Configured,
@@ -67,6 +73,9 @@ pub struct NodeStatus {
     pub own: bool,
     /// It is heard.
     pub heard: bool,
+    /// Packets come from where it is, and this node's `cluster.key` does not open them.
+    #[serde(default)]
+    pub unopened: bool,
     /// By which list of nodes it goes: the one that is `agreed`, the same as this node but `not
     /// agreed` (or that is not known), or `another`.
     pub list: String,
@@ -301,6 +310,7 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         name: node.name.clone(),
         own: node.is_own,
         heard: node.fresh,
+        unopened: !node.fresh && is_unopened(view, node),
         list: node.list.label().to_owned(),
         version: node.word.as_ref().map(|word| word.version.clone()),
         generation: node.word.as_ref().map(|word| word.generation),
@@ -310,6 +320,12 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         differs: node.differs.iter().map(&mut differing).collect(),
     };
     view.nodes.iter().map(status).collect()
+}
+
+/// Do packets come from where a node is, that the key does not open?
+fn is_unopened(view: &View, node: &NodeView) -> bool {
+    let mut members = view.loaded.config.cluster.iter().flat_map(|of| &of.nodes);
+    members.any(|of| of.name == node.name && view.unopened.contains(&of.address))
 }
 
 /// What somebody should look at now.
@@ -343,7 +359,9 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push("this node hears too few others for a quorum".to_owned());
     }
     for node in view.nodes.iter().filter(|node| !node.fresh) {
-        alarms.push(format!("the node {} is not heard", node.name));
+        let unopened = ": packets come from there that `cluster.key` does not open";
+        let what = if is_unopened(view, node) { unopened } else { "" };
+        alarms.push(format!("the node {} is not heard{what}", node.name));
     }
     for node in view.nodes.iter().filter(|node| node.list == Listed::Another) {
         let what = "goes by another list of nodes (`cluster.nodes`) than this one";
