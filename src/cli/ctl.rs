@@ -488,8 +488,11 @@ fn status_text(status: &Value) -> String {
     }
     for writer in list(&status["writers"]) {
         let (service, region) = (text(&writer["service"]), text(&writer["region"]));
-        let epoch = &writer["epoch"];
-        lines.push(format!("  writer    {service}: {region}, epoch {epoch}"));
+        let writes = match region.as_str() {
+            "" => "no region writes (`ctl writers`)".to_owned(),
+            region => format!("{region}, epoch {}", writer["epoch"]),
+        };
+        lines.push(format!("  writer    {service}: {writes}"));
     }
     for of in list(&status["leaving"]) {
         let (service, region) = (text(&of["service"]), text(&of["region"]));
