@@ -165,7 +165,7 @@ impl Control {
                 return;
             }
         };
-        self.publish(Some(&[service]));
+        self.publish(Some(&[service]), true);
         let what = (subject.to_string(), "let back".to_owned());
         self.tell(Level::Warn, Kind::Override, what, (why, who), None);
         let kept = self.store.let_back(self.moves());

@@ -144,8 +144,8 @@ impl Control {
     }
 
     /// Finds out who writes now; tells for which services it is somebody else than is answered, or
-    /// until another moment.
-    pub(super) fn follow_writers(&mut self, now: Instant) -> Vec<ServiceId> {
+    /// until another moment, and whether it is somebody else of any.
+    pub(super) fn follow_writers(&mut self, now: Instant) -> (Vec<ServiceId>, bool) {
         let config = &self.loaded.config;
         let heard = self.hears_until();
         let plan = self.loaded.plan.clone();
@@ -167,7 +167,12 @@ impl Control {
         if !changed.is_empty() {
             self.tell_of_writers(&before);
         }
-        changed
+        let but_until = |of: &Writer| Writer { until: None, ..*of };
+        let is_new = |id: &ServiceId| {
+            before.of(*id).map(but_until) != self.writing.in_force.of(*id).map(but_until)
+        };
+        let is_any_new = changed.iter().any(is_new);
+        (changed, is_any_new)
     }
 
     /// Is it known of each service who writes, or that nobody does?
