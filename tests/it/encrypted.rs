@@ -251,6 +251,23 @@ fn client(server: &Meridian) -> rustls::ClientConfig {
         .with_no_client_auth()
 }
 
+/// RFC 8446 §6.1: whoever ends a connection says so.
+#[test]
+fn a_connection_over_tls_that_ends_is_told_to() {
+    let server = serve_with("doq: \"127.0.0.1:0\"", "tcp: { idle: 500ms }");
+    let tls = Arc::new(client(&server));
+    let name = "ns1.example.com".try_into().unwrap();
+    let connection = rustls::ClientConnection::new(tls, name).unwrap();
+    let socket = TcpStream::connect(server.dot.unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, socket);
+    stream.write_all(&streamed(1)).unwrap();
+    let mut answer = Vec::new();
+    // Without a word at the end this is an error (`UnexpectedEof`).
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.len() > 40, "{}", answer.len());
+}
+
 /// A place to connect from by QUIC, within a runtime.
 fn quic(server: &Meridian) -> Endpoint {
     let mut tls = client(server);
