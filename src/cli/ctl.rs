@@ -328,9 +328,8 @@ fn effect_text(saying: &Saying, effect: &Effect) -> String {
     let tense = if effect.done { "" } else { " (dry run: nothing has changed)" };
     let mut lines = vec![format!("{subject}: {word}{tense}")];
     if let Some(Steps { percent, every_seconds }) = saying.ramp {
-        lines.push(format!(
-            "  ramp      {percent} % of the clients every {every_seconds} s; what follows is its end"
-        ));
+        let steps = format!("{percent} % of the clients every {every_seconds} s");
+        lines.push(format!("  ramp      {steps}; what follows is its end"));
     }
     for service in &effect.left_with_nothing {
         lines

@@ -116,9 +116,8 @@ impl Server {
     fn unreachable(&self, url: &str, error: reqwest::Error) -> Failed {
         let at = self.socket.as_ref().map_or(url.to_owned(), |socket| socket.display().to_string());
         let why = causes(&error.without_url());
-        let told = advice(&why).unwrap_or_else(|| {
-            format!("{why}; is Meridian running there? {}", self.other)
-        });
+        let told = advice(&why)
+            .unwrap_or_else(|| format!("{why}; is Meridian running there? {}", self.other));
         Failed::new(format!("error: cannot reach {at}: {told}"))
     }
 }

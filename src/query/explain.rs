@@ -364,12 +364,13 @@ impl Explained {
             Self::Zone { zone, types, .. } if types.is_empty() => {
                 write!(f, "  answer     NODATA: the name exists in {zone} without {rtype} records")
             }
-            Self::Zone { zone, types, .. } if rtype != "ANY" && !types.iter().any(|of| of == rtype) => {
-                let types = types.join(", ");
-                write!(f, "  answer     NODATA: {zone} has no {rtype} records there, but {types}")
-            }
             Self::Zone { zone, types, .. } => {
+                let is_there = rtype == "ANY" || types.iter().any(|of| of == rtype);
                 let types = types.join(", ");
+                if !is_there {
+                    let told = format!("{zone} has no {rtype} records there, but {types}");
+                    return write!(f, "  answer     NODATA: {told}");
+                }
                 write!(f, "  answer     from the zone {zone}, for everybody alike; it has {types}")
             }
             Self::Delegated { zone } => {

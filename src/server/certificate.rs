@@ -100,9 +100,8 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         (usize::from(length), rest)
     } else {
         let (octets, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
-        let more = |length: usize, octet: &u8| {
-            length.checked_mul(256)?.checked_add(usize::from(*octet))
-        };
+        let more =
+            |length: usize, octet: &u8| length.checked_mul(256)?.checked_add(usize::from(*octet));
         (octets.iter().try_fold(0, more)?, rest)
     };
     let (content, rest) = rest.split_at_checked(length)?;

@@ -176,10 +176,8 @@ impl Loader {
             means.map_err(|problems| Refused { what: What::Configuration, problems })?;
         config.warnings.extend(self.missing_tokens(&config));
         let certificate = self.certificate(&mut config);
-        let certificate = certificate.map_err(|problem| Refused {
-            what: What::Certificate,
-            problems: vec![problem],
-        })?;
+        let certificate = certificate
+            .map_err(|problem| Refused { what: What::Certificate, problems: vec![problem] })?;
         let probes = probes(&config, &self.folder, &mut self.states)
             .map_err(|problems| Refused { what: What::Certificate, problems })?;
         let geography = match self.geography.take() {

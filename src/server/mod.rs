@@ -266,8 +266,8 @@ impl Server {
         }
     }
 
-    /// Waits until nothing is decided any more, which is never but for a fault of this program: what
-    /// was decided last would be answered for ever.
+    /// Waits until nothing is decided any more, which is never but for a fault of this program:
+    /// what was decided last would be answered for ever.
     pub async fn undecided(&self) {
         self.control.undecided().await;
     }

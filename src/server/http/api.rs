@@ -36,13 +36,7 @@ pub struct Status {
     pub ready: bool,
     /// Which change of the world is answered.
     pub generation: u64,
-    /// Do packets come from where a node is, that the key does not open?
-fn is_unopened(view: &View, node: &NodeView) -> bool {
-    let mut members = view.loaded.config.cluster.iter().flat_map(|of| &of.nodes);
-    members.any(|of| of.name == node.name && view.unopened.contains(&of.address))
-}
-
-/// What somebody should look at now.
+    /// What somebody should look at now.
     pub alarms: Vec<String>,
     /// What is served.
     pub config: Configured,
