@@ -357,7 +357,7 @@ impl Explained {
     /// For people who asked for records of a type.
     fn tell(&self, f: &mut fmt::Formatter<'_>, rtype: &str) -> fmt::Result {
         match self {
-            Self::Steered(steering) => steering.fmt(f),
+            Self::Steered(steering) => write!(f, "{steering}"),
             Self::Zone { zone, alias: Some(target), .. } => {
                 write!(f, "  answer     an alias of {target} from the zone {zone}")
             }
