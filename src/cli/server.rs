@@ -19,7 +19,7 @@ pub(super) struct Whom {
     server: Option<String>,
     /// Its Unix socket, instead: who may open it needs no token [env, without --server:
     /// MERIDIAN_SOCKET].
-    #[arg(long, value_name = "PATH", conflicts_with = "server", global = true)]
+    #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
     /// A file with a token on its first line.
     #[arg(long, value_name = "FILE", env = "MERIDIAN_TOKEN_FILE", global = true)]
@@ -50,6 +50,10 @@ impl Server {
     pub(super) fn of(whom: Whom) -> Result<Self, Failed> {
         let Whom { server, socket, token_file } = whom;
         let token = token_file.map(|file| first_token(&file)).transpose()?;
+        if server.is_some() && socket.is_some() {
+            let told = "error: both `--server` and `--socket`; expected one of them".to_owned();
+            return Err(Failed { told, code: 2 });
+        }
         let usual = || env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
         let socket = socket.or_else(|| if server.is_none() { usual() } else { None });
         let other = match socket {
