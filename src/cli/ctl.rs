@@ -328,7 +328,8 @@ fn effect_text(saying: &Saying, effect: &Effect) -> String {
     let tense = if effect.done { "" } else { " (dry run: nothing has changed)" };
     let mut lines = vec![format!("{subject}: {word}{tense}")];
     if let Some(Steps { percent, every_seconds }) = saying.ramp {
-        lines.push(format!("  ramp      {percent} % of the clients every {every_seconds} s"));
+        let steps = format!("{percent} % of the clients every {every_seconds} s");
+        lines.push(format!("  ramp      {steps}; what follows is its end"));
     }
     for service in &effect.left_with_nothing {
         lines
@@ -411,6 +412,7 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
             (_, true) => "heard".to_owned(),
             (_, false) => "NOT HEARD".to_owned(),
         }];
+        says.extend(node.unopened.then(|| "ITS PACKETS OUR KEY DOES NOT OPEN".to_owned()));
         says.extend(node.version.as_ref().map(|version| format!("version {version}")));
         says.extend(node.generation.map(|generation| format!("generation {generation}")));
         says.extend(node.abstains.then(|| "ABSTAINS".to_owned()));
@@ -485,8 +487,11 @@ fn status_text(status: &Value) -> String {
     }
     for writer in list(&status["writers"]) {
         let (service, region) = (text(&writer["service"]), text(&writer["region"]));
-        let epoch = &writer["epoch"];
-        lines.push(format!("  writer    {service}: {region}, epoch {epoch}"));
+        let writes = match region.as_str() {
+            "" => "no region writes (`ctl writers`)".to_owned(),
+            region => format!("{region}, epoch {}", writer["epoch"]),
+        };
+        lines.push(format!("  writer    {service}: {writes}"));
     }
     for of in list(&status["leaving"]) {
         let (service, region) = (text(&of["service"]), text(&of["region"]));

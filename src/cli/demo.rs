@@ -83,7 +83,7 @@ fn apply(change: &Change, ports: Ports) -> Result<(), Failed> {
         Change::Fail { region } => (region, "fail"),
         Change::Revive { region } => (region, "revive"),
     };
-    let server = Server::at(&format!("http://127.0.0.1:{}", ports.http))?;
+    let server = Server::demo(&format!("http://127.0.0.1:{}", ports.http))?;
     server.send("POST", &format!("/api/v1/demo/{region}/{action}"), &())?;
     print(&format!("{region}: {action} done"));
     Ok(())

@@ -79,6 +79,7 @@ pub(super) async fn until_stopped(
                 server.stop(GRACE).await;
                 return Ok(());
             }
+            () = server.undecided() => return Err(Failed::new(UNDECIDED.to_owned())),
             // A control task that does not answer is a reason to be restarted.
             _ = ticks.tick() => if watchdog.is_some() && server.control().view().await.is_some() {
                 tell(&[NotifyState::Watchdog]);
@@ -89,6 +90,10 @@ pub(super) async fn until_stopped(
     server.stop(Duration::ZERO).await;
     Ok(())
 }
+
+/// Why a server ends by itself.
+const UNDECIDED: &str = "error: the task that decides what is answered has ended, which is a fault \
+                         of this program; so that nobody is sent on to what is down, it ends too";
 
 /// Tells systemd, if it listens.
 fn tell(state: &[NotifyState<'_>]) {

@@ -1,5 +1,6 @@
 //! A running server, as whoever asks it sees it.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use crate::server::causes;
 /// Which server, and who asks.
 #[derive(clap::Args)]
 pub(super) struct Whom {
-    /// The server's HTTP address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8053", global = true)]
-    server: String,
-    /// Its Unix socket, instead: who may open it needs no token.
-    #[arg(long, value_name = "PATH", env = "MERIDIAN_SOCKET", global = true)]
+    /// The server's HTTP address [default: http://127.0.0.1:8053].
+    #[arg(long, value_name = "URL", global = true)]
+    server: Option<String>,
+    /// Its Unix socket, instead: who may open it needs no token [env, without --server:
+    /// MERIDIAN_SOCKET].
+    #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
     /// A file with a token on its first line.
     #[arg(long, value_name = "FILE", env = "MERIDIAN_TOKEN_FILE", global = true)]
@@ -30,7 +32,16 @@ pub(super) struct Server {
     base: String,
     socket: Option<PathBuf>,
     token: Option<String>,
+    /// How another one is named.
+    other: &'static str,
 }
+
+/// The address that a server has if nothing else is said.
+const USUAL: &str = "http://127.0.0.1:8053";
+
+/// Where the socket stands if neither option is given: what is set for all commands does not go
+/// over what is said with one.
+const SOCKET: &str = "MERIDIAN_SOCKET";
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,15 +50,29 @@ impl Server {
     pub(super) fn of(whom: Whom) -> Result<Self, Failed> {
         let Whom { server, socket, token_file } = whom;
         let token = token_file.map(|file| first_token(&file)).transpose()?;
-        Self::new(&server, socket, token)
+        if server.is_some() && socket.is_some() {
+            let told = "error: both `--server` and `--socket`; expected one of them".to_owned();
+            return Err(Failed { told, code: 2 });
+        }
+        let usual = || env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let socket = socket.or_else(|| if server.is_none() { usual() } else { None });
+        let other = match socket {
+            Some(_) => "`--socket` names another one",
+            None => "`--server` names another address",
+        };
+        Self::new(server.as_deref().unwrap_or(USUAL), socket, (token, other))
     }
 
-    /// The server at this URL, which asks nobody who they are.
-    pub(super) fn at(url: &str) -> Result<Self, Failed> {
-        Self::new(url, None, None)
+    /// The demo at this URL, which asks nobody who they are.
+    pub(super) fn demo(url: &str) -> Result<Self, Failed> {
+        Self::new(url, None, (None, "`--http-port` names another port"))
     }
 
-    fn new(url: &str, socket: Option<PathBuf>, token: Option<String>) -> Result<Self, Failed> {
+    fn new(
+        url: &str,
+        socket: Option<PathBuf>,
+        (token, other): (Option<String>, &'static str),
+    ) -> Result<Self, Failed> {
         // A library's TLS needs its provider, also where no TLS is spoken.
         let _installed_already = rustls::crypto::ring::default_provider().install_default();
         // No proxy of the environment: the token is the server's.
@@ -58,7 +83,7 @@ impl Server {
             client = client.unix_socket(socket.clone());
             "http://meridian".clone_into(&mut base);
         }
-        Ok(Self { client: client.build()?, base, socket, token })
+        Ok(Self { client: client.build()?, base, socket, token, other })
     }
 
     pub(super) fn get<T: DeserializeOwned>(
@@ -93,22 +118,50 @@ impl Server {
 
     /// Nobody answers there, and why.
     fn unreachable(&self, url: &str, error: reqwest::Error) -> Failed {
-        let (at, option) = match &self.socket {
-            Some(socket) => (socket.display().to_string(), "--socket"),
-            None => (url.to_owned(), "--server"),
-        };
+        let at = self.socket.as_ref().map_or(url.to_owned(), |socket| socket.display().to_string());
         let why = causes(&error.without_url());
-        let hint = format!("is Meridian running there? `{option}` names another address");
-        Failed::new(format!("error: cannot reach {at}: {why}; {hint}"))
+        let told = advice(&why)
+            .unwrap_or_else(|| format!("{why}; is Meridian running there? {}", self.other));
+        Failed::new(format!("error: cannot reach {at}: {told}"))
     }
 }
+
+/// What to do about an error that says little to those who do not know how TLS is done.
+fn advice(why: &str) -> Option<String> {
+    let is = |what| why.contains(what);
+    if is("invalid HTTP version parsed") {
+        return Some("it speaks no HTTP, but maybe TLS: then use `https://`".to_owned());
+    }
+    if is("CaUsedAsEndEntity") {
+        let what = "its certificate is a CA's, which no server may show; it needs one that the CA \
+                    has signed, or that is none itself (basicConstraints CA:FALSE)";
+        return Some(what.to_owned());
+    }
+    let trusted = env::var_os(TRUSTED).map(PathBuf::from).filter(|_| is("UnknownIssuer"))?;
+    let file = trusted.display();
+    Some(match std::fs::metadata(&trusted) {
+        Ok(_) => format!("its certificate is of no CA in {file} ({TRUSTED})"),
+        Err(error) => format!("no CA is trusted, as {TRUSTED} names {file}: {error}"),
+    })
+}
+
+/// Where the CAs are read from, instead of the system's.
+const TRUSTED: &str = "SSL_CERT_FILE";
 
 /// What the server has against a request.
 fn refused(response: Response) -> Failed {
     let status = response.status();
     let body: Result<serde_json::Value, _> = response.json();
-    let reason = body.ok().and_then(|body| Some(body.get("error")?.as_str()?.to_owned()));
+    let reason = body.ok().and_then(|body| Some(as_option(body.get("error")?.as_str()?)));
     Failed::new(format!("error: {}", reason.unwrap_or_else(|| format!("the server says {status}"))))
+}
+
+/// A reason with the API's keys as the options that set them.
+fn as_option(reason: &str) -> String {
+    let keys = ["force", "fenced"];
+    keys.iter().fold(reason.to_owned(), |reason, key| {
+        reason.replace(&format!("`{key}`"), &format!("`--{key}`"))
+    })
 }
 
 /// The last word of the first line: `TOKEN`, or `NAME TOKEN` as the server's file has it.

@@ -56,6 +56,7 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Services {
     let mut services = Services::default();
+    let mut steered: HashMap<Name, &str> = HashMap::new();
     for (name, _, at) in at.map(|at| at.named(problems)).unwrap_or_default() {
         let Some(mut fields) = at.fields(problems) else { continue };
         let id = ServiceId::from_index(services.list.len());
@@ -78,8 +79,18 @@ pub(super) fn read(
         fields.done(problems);
         idle_weights(&service, &at, problems);
         let kind = kind(&service, &at, problems);
+        let service_name = name;
         for (name, at) in &names {
             let place = (at.place(), at.key.as_str());
+            if let Some(other) = steered.insert(name.clone(), service_name) {
+                let what = if other == service_name {
+                    format!("{name} stands twice; once is enough")
+                } else {
+                    format!("{name} is answered by the service {other} too; a name has one service")
+                };
+                problems.error(place.0, place.1, what);
+                continue;
+            }
             zones.steer(name, id, kind, place, problems);
             if let Policy::SingleWriter(..) = service.policy {
                 match format!("_epoch.{name}").parse() {

@@ -12,7 +12,7 @@ use super::resolve::LONGEST_CHAIN;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Body, Plan, Ready, Selector, Snapshot};
-use crate::steer::{Facts, Family, Policy, Service, Standing, ramp_slot};
+use crate::steer::{Basis, Facts, Family, Policy, Service, Standing, ramp_slot};
 use crate::zone::{Found, Name, RecordType};
 
 /// What is asked, and by whom.
@@ -308,9 +308,12 @@ fn order(
 fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Ready) -> String {
     let all = standings.len();
     let count = |wanted| standings.iter().filter(|standing| **standing == wanted).count();
-    let (up, need) = (count(Standing::Up), service.min_up.of(all));
+    let (up, kept) = (count(Standing::Up), count(Standing::Kept));
+    let need = service.min_up.of(all);
     let standing = match (up, count(Standing::Drained), count(Standing::Unknown)) {
         _ if all == 0 => return "no endpoint of this family".to_owned(),
+        _ if kept == all => Basis::Kept.to_string(),
+        _ if kept > 0 => format!("{up} of {all} endpoints up, {}", Basis::Kept),
         (0, ..) if count(Standing::Held) > 0 => "up again, and not let back yet".to_owned(),
         (0, 0, 0) => "down".to_owned(),
         (0, 0, _) => "no verdict yet".to_owned(),
@@ -319,7 +322,7 @@ fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Read
         _ if up == all => "up".to_owned(),
         _ => format!("{up} of {all} endpoints up"),
     };
-    if ready.choice.regions.contains(&region) || up < need {
+    if ready.choice.regions.contains(&region) || up + kept < need {
         standing
     } else {
         format!("{standing}; not needed")
@@ -334,7 +337,7 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {} for {}", self.name, self.rtype, self.client)?;
         writeln!(f, "  client     {}", self.location)?;
-        self.outcome.fmt(f)?;
+        self.outcome.tell(f, &self.rtype)?;
         for Step { name, outcome } in &self.then {
             write!(f, "\n{name}\n")?;
             match outcome {
@@ -344,25 +347,31 @@ impl fmt::Display for Explanation {
                         "  answer     ends here: the name is in no zone that is served here"
                     )?;
                 }
-                ours => ours.fmt(f)?,
+                ours => ours.tell(f, &self.rtype)?,
             }
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Explained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Explained {
+    /// For people who asked for records of a type.
+    fn tell(&self, f: &mut fmt::Formatter<'_>, rtype: &str) -> fmt::Result {
         match self {
-            Self::Steered(steering) => steering.fmt(f),
+            Self::Steered(steering) => write!(f, "{steering}"),
             Self::Zone { zone, alias: Some(target), .. } => {
                 write!(f, "  answer     an alias of {target} from the zone {zone}")
             }
             Self::Zone { zone, types, .. } if types.is_empty() => {
-                write!(f, "  answer     NODATA: the name exists in {zone} without records")
+                write!(f, "  answer     NODATA: the name exists in {zone} without {rtype} records")
             }
             Self::Zone { zone, types, .. } => {
+                let is_there = rtype == "ANY" || types.iter().any(|of| of == rtype);
                 let types = types.join(", ");
+                if !is_there {
+                    let told = format!("{zone} has no {rtype} records there, but {types}");
+                    return write!(f, "  answer     NODATA: {told}");
+                }
                 write!(f, "  answer     from the zone {zone}, for everybody alike; it has {types}")
             }
             Self::Delegated { zone } => {

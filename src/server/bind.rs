@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::inherited::Inherited;
 use super::load::Loaded;
-use super::{StartError, socket};
+use super::{BindError, StartError, socket};
 use crate::config::Encrypted;
 
 /// Where a server answers.
@@ -69,19 +69,21 @@ impl Sockets {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for address in &config.node.listen {
             // TCP first: its port is nobody else's, while UDP's can be shared.
-            tcp.extend(streams(&[*address], &mut addresses.dns, had)?);
+            let key = "node.listen";
+            tcp.extend(streams(key, &[*address], &mut addresses.dns, had)?);
             let bound = addresses.dns.last().copied().unwrap_or(*address);
-            udp.extend(socket::udp(bound, (workers, config.node.buffer), had)?);
+            let sockets = socket::udp(bound, (workers, config.node.buffer), had);
+            udp.extend(sockets.map_err(of_key(key))?);
         }
         let none = Vec::new();
         let of = |list: fn(&Encrypted) -> &Vec<SocketAddr>| {
             config.node.encrypted.as_ref().map_or(&none, list)
         };
-        let dot = streams(of(|encrypted| &encrypted.dot), &mut addresses.dot, had)?;
-        let doh = streams(of(|encrypted| &encrypted.doh), &mut addresses.doh, had)?;
+        let dot = streams("tls.dot", of(|encrypted| &encrypted.dot), &mut addresses.dot, had)?;
+        let doh = streams("tls.doh", of(|encrypted| &encrypted.doh), &mut addresses.doh, had)?;
         let mut doq = Vec::new();
         for address in of(|encrypted| &encrypted.doq) {
-            let sockets = socket::tasks(*address, "QUIC", had)?;
+            let sockets = socket::tasks(*address, "QUIC", had).map_err(of_key("tls.doq"))?;
             addresses.doq.extend(sockets.first().map(|first| first.local_addr()).transpose()?);
             for socket in sockets {
                 doq.push(UdpSocket::from_std(socket)?);
@@ -89,14 +91,17 @@ impl Sockets {
         }
         let (mut bound, mut http) = (Vec::new(), None);
         if let Some(address) = config.http.listen {
-            let listeners = streams(&[address], &mut bound, had)?;
-            http = Some((socket::only(address, "HTTP", listeners)?, config.http.tls));
+            let key = "http.listen";
+            let listeners = streams(key, &[address], &mut bound, had)?;
+            let only = socket::only(address, "HTTP", listeners).map_err(of_key(key))?;
+            http = Some((only, config.http.tls));
         }
         addresses.http = bound.pop();
         let mut cluster = None;
         if let Some(address) = config.cluster.as_ref().map(|of| of.listen) {
-            let sockets = socket::tasks(address, "cluster", had)?;
-            cluster = Some(UdpSocket::from_std(socket::only(address, "cluster", sockets)?)?);
+            let sockets = socket::tasks(address, "UDP", had);
+            let only = sockets.and_then(|all| socket::only(address, "UDP", all));
+            cluster = Some(UdpSocket::from_std(only.map_err(of_key("cluster.listen"))?)?);
         }
         let (local, takeover) = unix(loaded, had)?;
         for address in inherited.left() {
@@ -116,14 +121,20 @@ impl Sockets {
     }
 }
 
+/// An address cannot be had that `key` names.
+fn of_key(key: &'static str) -> impl Fn(BindError) -> StartError {
+    move |error| StartError::Bind(key, error)
+}
+
 fn streams(
+    key: &'static str,
     list: &[SocketAddr],
     bound: &mut Vec<SocketAddr>,
     inherited: &mut Inherited,
 ) -> Result<Vec<TcpListener>, StartError> {
     let mut all = Vec::new();
     for address in list {
-        let listeners = socket::tcp(*address, inherited)?;
+        let listeners = socket::tcp(*address, inherited).map_err(of_key(key))?;
         bound.extend(listeners.first().map(|first| first.local_addr()).transpose()?);
         for listener in listeners {
             all.push(TcpListener::from_std(listener)?);
@@ -145,10 +156,17 @@ fn unix(loaded: &Loaded, inherited: &mut Inherited) -> Result<Local, StartError>
         });
         listener.map_err(|error| StartError::Socket(path, error))
     });
-    let takeover = loaded.state().and_then(|state| {
-        let listener = socket::local(&super::takeover::path(&state), OWNER, inherited);
-        // It can still be stopped and started.
-        listener.inspect_err(|error| warn!(%error, "`serve --replace` will not work")).ok()
+    let takeover = loaded.state().map(|state| {
+        match socket::local(&super::takeover::path(&state), OWNER, inherited) {
+            // Whoever listens there writes to the same file, and follows other words.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(StartError::Used(state)),
+            // It can still be stopped and started.
+            Err(error) => {
+                warn!(%error, "`serve --replace` will not work");
+                Ok(None)
+            }
+            Ok(listener) => Ok(Some(listener)),
+        }
     });
-    Ok((local.transpose()?, takeover))
+    Ok((local.transpose()?, takeover.transpose()?.flatten()))
 }

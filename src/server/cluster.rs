@@ -1,9 +1,10 @@
 //! Carries what nodes tell each other: one UDP socket, sealed packets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::counter;
@@ -20,6 +21,7 @@ use super::files::read;
 use super::handle::{Handle, Request};
 use super::load::Loaded;
 use super::seal::Seal;
+use super::socket::as_itself;
 use super::store::Store;
 use crate::cluster::{FRESH, Gossip, HEARTBEAT, Heard, LONGER, List, Lists, Message};
 use crate::config::Problem;
@@ -37,6 +39,28 @@ pub(super) struct Hearing {
     /// By which lists of nodes they go.
     pub(super) lists: Lists,
 }
+
+/// Where other nodes are from whom packets came that the key does not open, and when the last did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unopened(Arc<Mutex<BTreeMap<SocketAddr, Instant>>>);
+
+impl Unopened {
+    fn note(&self, now: Instant, from: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(from, now);
+    }
+
+    /// From where one came just now.
+    pub(super) fn at(&self, now: Instant) -> BTreeSet<SocketAddr> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().filter(|(_, at)| now.since(**at) < LATELY).map(|(from, _)| *from).collect()
+    }
+}
+
+/// For so long it is told of a packet: nodes send some each second.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// How often it is logged: whoever sends such packets is not to fill the log.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Something that this node says from now on: under this key this, or nothing.
 pub(super) type Saying = (String, Option<String>);
@@ -64,6 +88,9 @@ pub(super) struct Cluster {
     store: Store,
     /// Whether another process speaks for this node.
     quiet: watch::Receiver<bool>,
+    unopened: Unopened,
+    /// When that was logged last.
+    logged: Option<Instant>,
 }
 
 /// The least that a secret must have: 256 bits, however they are written.
@@ -162,6 +189,8 @@ impl Speech {
             control: handle.requests.clone(),
             store: handle.store.clone(),
             quiet,
+            unopened: handle.unopened.clone(),
+            logged: None,
         };
         (of.electorate, Peers::new(sayer, of), task)
     }
@@ -216,7 +245,9 @@ impl Cluster {
                     None => return,
                 },
                 received = self.socket.recv_from(&mut buffer) => match received {
-                    Ok((length, _)) => self.receive(buffer.get_mut(..length).unwrap_or_default()),
+                    Ok((length, from)) => {
+                        self.receive(from, buffer.get_mut(..length).unwrap_or_default());
+                    }
                     Err(error) => debug!(%error, "cluster"),
                 },
                 // An error: nobody will ever take this one's place.
@@ -242,7 +273,7 @@ impl Cluster {
         }
     }
 
-    fn receive(&mut self, packet: &mut [u8]) {
+    fn receive(&mut self, sender: SocketAddr, packet: &mut [u8]) {
         let opened = self.seal.open(packet);
         let read = opened.and_then(|(from, incarnation, octets)| {
             Some((from, incarnation, Message::decode(octets)?))
@@ -251,8 +282,28 @@ impl Cluster {
             Some((from, incarnation, message)) => {
                 self.gossip.handle(self.clock.now(), from, incarnation, message);
             }
-            None => counter!("meridian_cluster_refused_total").increment(1),
+            None => self.refuse(as_itself(sender)),
         }
+    }
+
+    /// Counts a packet that the key does not open, and tells of it, unless its sender is heard:
+    /// then it was only here before.
+    fn refuse(&mut self, sender: SocketAddr) {
+        counter!("meridian_cluster_refused_total").increment(1);
+        let now = self.clock.now();
+        let of = self.addresses.iter().position(|address| *address == sender);
+        let is_heard = of.and_then(NodeId::from_index).is_some_and(|id| self.hears(now, id));
+        if of.is_some() && !is_heard {
+            self.unopened.note(now, sender);
+        }
+        if !is_heard && self.logged.is_none_or(|at| now.since(at) >= LOG_EVERY) {
+            self.logged = Some(now);
+            warn!(%sender, "a packet came that `cluster.key` does not open: is it the same there?");
+        }
+    }
+
+    fn hears(&self, now: Instant, node: NodeId) -> bool {
+        self.gossip.fresh(now).contains(&node)
     }
 
     async fn transmit(&mut self, now: Instant) {

@@ -199,8 +199,10 @@ fn serve(
     address: SocketAddr,
     mode: &watch::Sender<Mode>,
 ) -> Result<JoinHandle<()>, StartError> {
-    let listeners = socket::tcp(address, &mut Inherited::default())?;
-    let listener = TcpListener::from_std(socket::only(address, "TCP", listeners)?)?;
+    let listeners = socket::tcp(address, &mut Inherited::default());
+    let only = listeners.and_then(|all| socket::only(address, "TCP", all));
+    let only = only.map_err(|error| StartError::Bind("--backend-port", error))?;
+    let listener = TcpListener::from_std(only)?;
     let answer = move |State(mode): State<watch::Receiver<Mode>>| async move {
         let mode = *mode.borrow();
         match mode {

@@ -20,7 +20,11 @@ use crate::time::{Instant, Ttl};
 /// The way to the ledger.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exposure {
+    /// Never taken for long: who answers may wait for it.
     shelf: Arc<Mutex<Shelf>>,
+    /// Taken, and before that one, by who reads what the books say: one at a time may ask what is
+    /// not told yet, and what is moved from one book to another counts once.
+    reading: Arc<Mutex<()>>,
     returns: Arc<Returns>,
 }
 
@@ -34,8 +38,8 @@ struct Shelf {
     past: BTreeMap<(String, String), BTreeMap<u64, u64>>,
 }
 
-/// Who answers by a plan.
-#[derive(Debug)]
+/// Who answers by a plan. A copy has the same pages.
+#[derive(Clone, Debug)]
 struct Book {
     plan: Arc<Plan>,
     /// Since when answers are given by a newer one.
@@ -146,10 +150,7 @@ impl Exposure {
     /// Opens the book of a plan, with as many pages as the one before has, ahead of those who will
     /// write in it: that takes its time.
     pub(super) fn open(&self, now: Instant, plan: &Arc<Plan>) {
-        let mut shelf = self.shelf();
-        if !shelf.books.iter().any(|book| Arc::ptr_eq(&book.plan, plan)) {
-            shelf.open(now, plan.clone());
-        }
+        self.shelf().in_book(now, plan, |_| ());
     }
 
     /// Answers are given by the newest plan from now on.
@@ -163,28 +164,25 @@ impl Exposure {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reading(&self) -> MutexGuard<'_, ()> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where a worker that answers by `plan` writes from now on.
     pub(super) fn sheet(&self, now: Instant, plan: &Arc<Plan>, transport: Transport) -> Sheet {
-        self.open(now, plan);
-        let mut shelf = self.shelf();
-        let known = shelf.books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan));
         let is_alone = transport == Transport::Udp;
-        let page = match known {
-            Some(book) if is_alone => {
-                book.taken += 1;
-                book.pages.get(book.taken).cloned().unwrap_or_else(|| book.add_page())
-            }
-            Some(Book { pages, .. }) => pages.first().cloned().unwrap_or_else(nothing),
-            None => nothing(),
-        };
+        let page = self.shelf().in_book(now, plan, |book| book.page(is_alone));
         Sheet { page, is_alone, returns: self.returns.clone(), regions: plan.regions.len() }
     }
 
     /// Lets go of earlier plans, but not of what is known of their answers: is none of them left?
     pub(super) fn settle(&self, now: Instant) -> bool {
+        let _one = self.reading();
         let mut shelf = self.shelf();
-        shelf.fold(now);
-        shelf.books.len() <= 1
+        let (untold, is_settled) = (shelf.fold(now), shelf.books.len() <= 1);
+        drop(shelf);
+        tell(untold);
+        is_settled
     }
 
     /// For how long resolvers went on with what they were told.
@@ -192,24 +190,28 @@ impl Exposure {
         self.returns.seen()
     }
 
-    /// Tells the counters what the pages have counted. These are looked up when the shelf is free
-    /// again: who answers may wait for it.
+    /// Tells the counters what the pages have counted.
     pub(super) fn tell(&self) {
-        let untold: Vec<_> = self.shelf().books.iter().flat_map(Book::untold).collect();
-        tell(untold);
+        let _one = self.reading();
+        let books = self.shelf().books.clone();
+        tell(books.iter().flat_map(Book::untold));
     }
 
     /// What may still be remembered, by service and region.
     pub(super) fn remaining(&self, now: Instant) -> Exposures {
+        let _one = self.reading();
         let mut shelf = self.shelf();
-        shelf.fold(now);
-        let mut all = Exposures::new();
-        let of_books = shelf.books.iter().flat_map(|book| book.remaining(now));
+        let untold = shelf.fold(now);
+        let (books, past) = (shelf.books.clone(), shelf.past.clone());
+        drop(shelf);
+        tell(untold);
+        let of_books = books.iter().flat_map(|book| book.remaining(now));
         let of_books = of_books.map(|(_, name, remaining)| (name, remaining));
-        let of_past = shelf.past.iter().map(|(name, ends)| {
+        let of_past = past.into_iter().map(|(name, ends)| {
             let until = ends.last_key_value().map_or(0, |(until, _)| *until);
-            (name.clone(), Remaining { answers: ends.values().sum(), until })
+            (name, Remaining { answers: ends.values().sum(), until })
         });
+        let mut all = Exposures::new();
         for (name, remaining) in of_books.chain(of_past) {
             let sum = all.entry(name).or_default();
             *sum = sum.plus(remaining);
@@ -218,15 +220,24 @@ impl Exposure {
     }
 }
 
-/// A page that nobody reads.
-fn nothing() -> Arc<Page> {
-    Arc::new(Page::new([].into()))
-}
-
 impl Shelf {
-    /// A new book.
-    fn open(&mut self, now: Instant, plan: Arc<Plan>) {
-        self.fold(now);
+    /// Does something in the book of a plan, which may be a new one.
+    fn in_book<T>(
+        &mut self,
+        now: Instant,
+        plan: &Arc<Plan>,
+        doing: impl FnOnce(&mut Book) -> T,
+    ) -> T {
+        if let Some(book) = self.books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan)) {
+            return doing(book);
+        }
+        let mut book = self.new_book(now, plan.clone());
+        let done = doing(&mut book);
+        self.books.push(book);
+        done
+    }
+
+    fn new_book(&self, now: Instant, plan: Arc<Plan>) -> Book {
         let pages = self.books.last().map_or(1, |book| book.pages.len());
         let Plan { services, regions, .. } = &*plan;
         let widths = services.iter().flat_map(|of| repeat_n(width(of.ttl), regions.len()));
@@ -243,21 +254,22 @@ impl Shelf {
         for _ in 0..pages {
             book.add_page();
         }
-        self.books.push(book);
+        book
     }
 
     /// Moves what closed books know into the newest, as far as that has a row for it whose buckets
-    /// are wide enough.
-    fn fold(&mut self, now: Instant) {
+    /// are wide enough, and gives back what they have counted and not told.
+    fn fold(&mut self, now: Instant) -> Vec<((String, String), u64)> {
+        let mut untold = Vec::new();
         let seconds = now.as_nanos() / NANOS;
         self.past.retain(|_, ends| {
             ends.retain(|until, _| *until > seconds);
             !ends.is_empty()
         });
         let is_over = |book: &Book| book.closed.is_some_and(|at| now.since(at) > LATE);
-        let Some((newest, older)) = self.books.split_last() else { return };
+        let Some((newest, older)) = self.books.split_last() else { return untold };
         for book in older.iter().filter(|book| is_over(book)) {
-            tell(book.untold());
+            untold.extend(book.untold());
             for (row, name, _) in book.remaining(now) {
                 let buckets = book.pages.iter().flat_map(|page| page.unexpired(row, seconds));
                 let into = row_of(&newest.plan, &name);
@@ -276,6 +288,7 @@ impl Shelf {
             }
         }
         self.books.retain(|book| !is_over(book));
+        untold
     }
 }
 
@@ -286,13 +299,21 @@ fn row_of(plan: &Plan, (service, region): &(String, String)) -> Option<usize> {
 }
 
 impl Book {
+    /// The next page for somebody who writes alone, or else the one that all others share.
+    fn page(&mut self, is_alone: bool) -> Arc<Page> {
+        self.taken += usize::from(is_alone);
+        let row = if is_alone { self.taken } else { 0 };
+        self.pages.get(row).cloned().unwrap_or_else(|| self.add_page())
+    }
+
     fn add_page(&mut self) -> Arc<Page> {
         let page = Arc::new(Page::new(self.widths.clone()));
         self.pages.push(page.clone());
         page
     }
 
-    /// What its pages have counted and is not told. Who shares one counts by itself.
+    /// What its pages have counted and is not told: one at a time may ask. Who shares a page counts
+    /// by itself.
     fn untold(&self) -> impl Iterator<Item = ((String, String), u64)> {
         let rows = self.pages.iter().flat_map(|page| page.untold());
         rows.map(|(row, count)| (self.name(row).unwrap_or_default(), count))

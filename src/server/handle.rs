@@ -1,7 +1,7 @@
 //! The way to the control task: requests in, values out.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::arrivals::{Arrivals, Signal, Signals};
 use super::clock::Clock;
-use super::cluster::Hearing;
+use super::cluster::{Hearing, Unopened};
 use super::control::{Absent, Condition, Next, NodeView, WriterView};
 use super::etcd::{WISH_PATIENCE, Wish};
 use super::exposure::{Exposure, Exposures};
@@ -112,6 +112,8 @@ pub struct View {
     pub stale: usize,
     /// The nodes that decide together; none, if this one is alone.
     pub nodes: Vec<NodeView>,
+    /// Where those of them are whose packets the cluster's key does not open.
+    pub unopened: BTreeSet<SocketAddr>,
     /// Who sees what of the targets on which they are not of one mind.
     pub disputes: Vec<(TargetId, Vec<(String, State)>)>,
     /// What happened lately, the newest first.
@@ -150,6 +152,8 @@ pub struct Handle {
     pub(super) exposure: Exposure,
     /// Where operators are heard.
     pub(super) desk: Arc<Desk>,
+    /// Where nodes are whose packets the cluster's key does not open.
+    pub(super) unopened: Unopened,
 }
 
 /// Why an operator's word is not followed.
@@ -177,9 +181,9 @@ impl Handle {
         &self.published
     }
 
-    /// Whether the first verdicts are in, and it is known who writes.
+    /// Whether the first verdicts are in, it is known who writes, and somebody still decides.
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow()
+        *self.ready.borrow() && !self.requests.is_closed()
     }
 
     /// Waits for the first verdicts that come by itself alone, as long as the configuration lets
@@ -196,6 +200,11 @@ impl Handle {
     pub(super) async fn speaks(&self) {
         // The server ends, if nobody is told.
         let _ended = self.requests.send(Request::Speaks).await;
+    }
+
+    /// Waits until the control task has ended, which holds the other end.
+    pub(super) async fn undecided(&self) {
+        self.requests.closed().await;
     }
 
     /// Waits until all is known that answers need, as long as the configuration lets it.

@@ -24,6 +24,7 @@ use crate::config::{Config, Place, Problem, Targets, defaults};
 use crate::health::Check;
 use crate::ids::TargetId;
 use crate::snapshot::{Plan, Protection, Secret};
+use crate::time::Instant;
 
 /// The variable of the environment with the name of a node whose configuration says none, so that
 /// many nodes can have the same file.
@@ -75,6 +76,11 @@ impl Loaded {
     /// The folder for what outlives the process.
     pub fn state(&self) -> Option<PathBuf> {
         self.config.node.state.as_ref().map(|state| self.folder.join(state))
+    }
+
+    /// When the certificate of the encrypted listeners ends.
+    pub(super) fn certificate_ends(&self) -> Option<Instant> {
+        self.certificate.as_deref().and_then(certificate::end)
     }
 }
 
@@ -182,16 +188,9 @@ impl Loader {
         let now = Clock::start().now();
         let over = config.maintenance.iter().filter_map(|of| of.over(now));
         config.warnings.extend(over.cloned().collect::<Vec<Problem>>());
-        let certificate = match &config.node.encrypted {
-            Some(encrypted) => {
-                let certificate = certificate::load(encrypted, &self.folder);
-                Some(certificate.map_err(|problem| Refused {
-                    what: What::Certificate,
-                    problems: vec![problem],
-                })?)
-            }
-            None => None,
-        };
+        let certificate = self.certificate(&mut config);
+        let certificate = certificate
+            .map_err(|problem| Refused { what: What::Certificate, problems: vec![problem] })?;
         let probes = probes(&config, &self.folder, &mut self.states)
             .map_err(|problems| Refused { what: What::Certificate, problems })?;
         let geography = match self.geography.take() {
@@ -237,6 +236,18 @@ impl Loader {
             (Ok(key), Ok(etcd)) => Ok((key, etcd)),
             (key, etcd) => Err(key.err().into_iter().chain(etcd.err()).collect()),
         }
+    }
+
+    /// The certificate of the encrypted listeners. That it ends soon is a warning.
+    fn certificate(&self, config: &mut Config) -> Result<Option<Arc<CertifiedKey>>, Problem> {
+        let Some(encrypted) = &config.node.encrypted else { return Ok(None) };
+        let certified = certificate::load(encrypted, &self.folder)?;
+        let end = certificate::end(&certified);
+        let told = end.and_then(|end| certificate::told(end, Clock::start().now()));
+        let file = self.folder.join(&encrypted.certificate).display().to_string();
+        let warning = |what| Problem { is_warning: true, ..Problem::of_file(&file, what) };
+        config.warnings.extend(told.map(warning));
+        Ok(Some(certified))
     }
 
     /// Tokens are read when they are needed. A file of them that is not there or wrong, which stops

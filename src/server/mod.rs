@@ -100,12 +100,18 @@ pub enum StartError {
     /// The files are wrong.
     #[error("{} of the files to serve is wrong", .0.len())]
     Problems(Vec<Problem>),
-    /// An address cannot be had.
-    #[error(transparent)]
-    Bind(#[from] BindError),
+    /// An address cannot be had that this key of the configuration names.
+    #[error("{0}: {1}")]
+    Bind(&'static str, BindError),
     /// The folder for the state cannot be used.
     #[error("node.state: {0}; it must be a folder that this user may write to")]
     State(String),
+    /// Another server has this folder for its state.
+    #[error(
+        "node.state: {0}: another server uses it; stop that one, take its place with `--replace`, \
+         or give this one a folder of its own"
+    )]
+    Used(PathBuf),
     /// The Unix socket of the API cannot be had.
     #[error("http.socket: {0}: {1}")]
     Socket(PathBuf, io::Error),
@@ -260,6 +266,12 @@ impl Server {
         if taken.wait_for(|taken| *taken).await.is_err() {
             std::future::pending().await
         }
+    }
+
+    /// Waits until nothing is decided any more, which is never but for a fault of this program:
+    /// what was decided last would be answered for ever.
+    pub async fn undecided(&self) {
+        self.control.undecided().await;
     }
 
     /// Stops answering; what is being answered is answered, also over TCP where it takes `grace`.

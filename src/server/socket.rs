@@ -20,7 +20,7 @@ use super::inherited::Inherited;
 
 /// An address that cannot be listened on.
 #[derive(Debug, Error)]
-#[error("cannot listen on {address} ({transport}): {source}{}", advice(source))]
+#[error("cannot listen on {address} ({transport}): {source}{}", advice(source, *address))]
 pub struct BindError {
     address: SocketAddr,
     transport: &'static str,
@@ -28,10 +28,14 @@ pub struct BindError {
 }
 
 /// What to do about it.
-fn advice(error: &io::Error) -> &'static str {
+fn advice(error: &io::Error, address: SocketAddr) -> &'static str {
     match error.kind() {
+        io::ErrorKind::AddrInUse if address.port() == DNS => {
+            "; another server (systemd-resolved?) has it: stop that one, or name another address"
+        }
         io::ErrorKind::AddrInUse => {
-            "; another server (systemd-resolved?) has it: stop that one, or change `listen`"
+            "; another server has it, or another key of this configuration: stop that one, or name \
+             another address"
         }
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need the capability CAP_NET_BIND_SERVICE"
@@ -40,6 +44,9 @@ fn advice(error: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+/// The port where hosts have a resolver of their own.
+const DNS: u16 = 53;
 
 /// How long a worker waits for a packet before it looks whether it is to stop.
 const WAIT: Duration = Duration::from_millis(250);

@@ -20,7 +20,7 @@ use metrics::{counter, gauge};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
@@ -33,6 +33,9 @@ use crate::query::{Peer, Transport};
 /// How long accepting pauses when the system has no more sockets: those that are open end in the
 /// meantime.
 const EXHAUSTED: Duration = Duration::from_millis(100);
+
+/// How long a client has to take the word that a connection ends.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// How queries come over a connection.
 #[derive(Clone)]
@@ -102,7 +105,13 @@ async fn carry(
     let accepted = |tls: TlsAcceptor, stream| timeout_at(Instant::now() + idle, tls.accept(stream));
     match carrier {
         Carrier::Tcp => converse(stream, peer, responder, idle).await,
-        Carrier::Tls(tls) => converse(accepted(tls, stream).await??, peer, responder, idle).await,
+        Carrier::Tls(tls) => {
+            let mut stream = accepted(tls, stream).await??;
+            let end = converse(&mut stream, peer, responder, idle).await;
+            // RFC 8446 §6.1: an end that is not told may be somebody else's doing.
+            let _gone = timeout(CLOSING, stream.shutdown()).await;
+            end
+        }
         Carrier::Https(tls) => {
             https::converse(accepted(tls, stream).await??, peer, responder, idle).await
         }
@@ -155,6 +164,8 @@ async fn converse(
                 answers.extend_from_slice(&answer);
             }
             if answers.len() >= WRITE {
+                // A client may take its time.
+                responder.flush(responder.now());
                 deadline = write(&mut stream, &mut answers, idle).await?;
             }
         }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::mem::zeroed;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -37,6 +37,7 @@ const LONGER: u64 = 200_000;
 /// # Errors
 /// The system has no threads for it.
 fn runtime() -> io::Result<Runtime> {
+    here();
     Builder::new_multi_thread().enable_all().on_thread_start(|| step_back(DECIDING, LONGER)).build()
 }
 
@@ -75,12 +76,19 @@ fn step_back(by: i32, slice: u64) {
     }
 }
 
+/// The process's own priority, that of the thread which first asks: threads that others make have
+/// theirs, from which nobody steps back a second time.
+fn here() -> i32 {
+    static HERE: OnceLock<i32> = OnceLock::new();
+    *HERE.get_or_init(|| turns().map_or(0, |turns| turns.sched_nice))
+}
+
 /// Steps back, and wishes for short slices, unless another scheduler than the usual one is in
 /// charge.
 fn take_turns(by: i32, slice: u64) -> io::Result<()> {
     let mut turns = turns()?;
     if i64::from(turns.sched_policy) == i64::from(libc::SCHED_OTHER) {
-        turns.sched_nice = (turns.sched_nice + by).min(LAST);
+        turns.sched_nice = turns.sched_nice.max(here() + by).min(LAST);
         turns.sched_runtime = slice;
         // SAFETY: 0 is this thread; the pointer is to a `sched_attr` that tells its size and lives
         // through the call (sched_setattr(2)).
@@ -121,9 +129,13 @@ mod tests {
     #[test]
     fn whoever_decides_steps_back_behind_whoever_answers() {
         let here = priority();
-        let there =
-            runtime().unwrap().block_on(async { tokio::spawn(async move { priority() }).await });
-        assert_eq!(there.unwrap(), (here + DECIDING).min(LAST));
+        let there = runtime().unwrap().block_on(async {
+            // Who waits for a file does it in a thread that one of those makes who decide.
+            let waits = async { tokio::task::spawn_blocking(priority).await };
+            tokio::spawn(async { (priority(), waits.await.unwrap()) }).await
+        });
+        let back = (here + DECIDING).min(LAST);
+        assert_eq!(there.unwrap(), (back, back));
         assert_eq!(priority(), here);
     }
 }

@@ -10,7 +10,6 @@ use metrics::{Counter, Histogram, counter, histogram};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tracing::warn;
 
-use super::clock::Clock;
 use super::mmsg::Batch;
 use super::responder::{Answers, Responder, Rooms};
 use super::turns::answer_first;
@@ -95,7 +94,6 @@ fn stay_on(core: usize) {
 pub(super) fn serve<D: Datagrams>(mut datagrams: D, answers: Answers, stop: &AtomicBool) {
     answer_first();
     let mut worker = Worker {
-        clock: answers.clock,
         responder: Responder::new(answers, Transport::Udp),
         rooms: Rooms::default(),
         latency: histogram!("meridian_answer_seconds", "transport" => Transport::Udp.label()),
@@ -108,7 +106,6 @@ pub(super) fn serve<D: Datagrams>(mut datagrams: D, answers: Answers, stop: &Ato
 }
 
 struct Worker {
-    clock: Clock,
     responder: Responder,
     rooms: Rooms,
     latency: Histogram,
@@ -121,7 +118,7 @@ impl Worker {
         // An error is the time-out, or that of an earlier answer (an ICMP message that came
         // back); neither is about what comes next.
         let count = datagrams.receive().unwrap_or(0);
-        let began = self.clock.now();
+        let began = self.responder.now();
         if count > 0 {
             self.responder.respond_all(began, &mut self.rooms, datagrams.packets(count));
             let failed = datagrams.send(count);
@@ -129,7 +126,7 @@ impl Worker {
                 self.unsent.increment(failed as u64);
             }
             // What the last packet of the batch has waited for.
-            self.latency.record(self.clock.now().since(began));
+            self.latency.record(self.responder.now().since(began));
         }
         self.responder.tell(began);
         count

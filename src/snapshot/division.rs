@@ -146,7 +146,7 @@ impl Division {
     /// Draws its map, unless there is nothing to draw.
     pub fn draw(&self) {
         if let By::Network(by) = &self.by
-            && !self.is_drawn()
+            && self.orders.len() > 1
         {
             by.map.get_or_init(|| by.catchment.map(|class| by.row(class)));
         }

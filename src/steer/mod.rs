@@ -172,6 +172,8 @@ pub struct Usable {
 pub enum Basis {
     /// They are up.
     Up,
+    /// Some are down, and kept, as too many regions have left.
+    Kept,
     /// Nothing else is up; these are, and their service does not let them back yet.
     Held,
     /// No region has enough endpoints up; these are up all the same.
@@ -228,7 +230,7 @@ pub enum TtlReason {
     Suspected,
     /// Nothing in the answer is known to be up, so better may come at any moment.
     NothingUp,
-    /// It is up, and not what should be answered: better may come at any moment.
+    /// It is up or kept, and not what should be answered: better may come at any moment.
     Makeshift,
     /// This node hears too few others to decide anything: it may be wrong at any moment.
     Isolated,
@@ -278,7 +280,7 @@ impl<'f> Facts<'f> {
             Some(Word::Drain) => by_health,
             None => match self.holds.of(service, region, endpoint.address.family()) {
                 Some(Hold::Back(_)) if by_health == Standing::Up => Standing::Held,
-                Some(Hold::Kept) if by_health == Standing::Down => Standing::Up,
+                Some(Hold::Kept) if by_health == Standing::Down => Standing::Kept,
                 _ => by_health,
             },
         }
@@ -290,6 +292,8 @@ impl<'f> Facts<'f> {
 pub enum Standing {
     /// It may be handed out.
     Up,
+    /// It is down, and handed out as if it were up, as too many regions have left.
+    Kept,
     /// Nobody knows yet.
     Unknown,
     /// It is down.
@@ -298,6 +302,13 @@ pub enum Standing {
     Held,
     /// It is not down, and an operator wants no new clients there.
     Drained,
+}
+
+impl Standing {
+    /// May it be handed out before all that stands otherwise?
+    pub fn is_in(self) -> bool {
+        matches!(self, Self::Up | Self::Kept)
+    }
 }
 
 impl Service {
@@ -362,16 +373,17 @@ pub fn usable(
     if let Policy::SingleWriter(..) = service.policy {
         return usable_writer((id, service), family, facts, slot);
     }
-    let standing = |wanted: Standing| {
+    let those = |is_wanted: &dyn Fn(Standing) -> bool| {
         service.endpoints(family, |pool, endpoint| {
-            facts.standing(id, pool.region, endpoint, slot) == wanted
+            is_wanted(facts.standing(id, pool.region, endpoint, slot))
         })
     };
+    let standing = |wanted| those(&|of| of == wanted);
     let some = |endpoints: Vec<Vec<usize>>| {
         endpoints.iter().any(|pool| !pool.is_empty()).then_some(endpoints)
     };
     let everything = || service.endpoints(family, |_, _| true);
-    let up = standing(Standing::Up);
+    let up = those(&|of| of.is_in());
     let enough = || {
         let pools = up.iter().zip(everything());
         let enough = pools.map(|(up, all)| {
@@ -416,7 +428,7 @@ fn usable_writer(
     };
     let there = |pool: &Pool| pool.region == writer.region;
     let up = service.endpoints(family, |pool, endpoint| {
-        there(pool) && facts.standing(id, pool.region, endpoint, slot) == Standing::Up
+        there(pool) && facts.standing(id, pool.region, endpoint, slot).is_in()
     });
     if up.iter().any(|rows| !rows.is_empty()) {
         return Usable { basis: Basis::Up, endpoints: up };
@@ -439,7 +451,7 @@ pub fn choose(
     let most = service.answers.map_or(usize::MAX, |most| usize::from(most.get()));
     let mut regions = Vec::new();
     let mut chosen: Vec<&Endpoint> = Vec::new();
-    let mut is_ahead = false;
+    let (mut is_ahead, mut is_kept) = (false, false);
     for region in order {
         let pools = service.pools.iter().zip(&usable.endpoints);
         let in_region = pools.filter(|(pool, _)| pool.region == *region);
@@ -457,6 +469,7 @@ pub fn choose(
             regions.push(*region);
         }
         let mut added = chosen.iter().skip(before);
+        is_kept |= added.clone().any(|of| facts.standing(id, *region, of, 0) == Standing::Kept);
         is_ahead |= added.any(|of| facts.overrides.is_ahead(id, *region, of.address.ip()));
         let enough = match family {
             // RFC 2181 §10.1: a name has one CNAME record at most.
@@ -472,12 +485,13 @@ pub fn choose(
         chosen.truncate(1);
     }
     let suspected = chosen.iter().any(|endpoint| is_suspected(endpoint, facts.health));
-    let (ttl, ttl_reason) = match usable.basis {
+    let basis = if is_kept { Basis::Kept } else { usable.basis };
+    let (ttl, ttl_reason) = match basis {
         _ if facts.is_isolated => (service.ttl.min(service.suspect_ttl), TtlReason::Isolated),
         Basis::Up if is_ahead => (service.ttl.min(service.suspect_ttl), TtlReason::Ahead),
         Basis::Up if !suspected => (service.ttl, TtlReason::Configured),
         Basis::Up => (service.ttl.min(service.suspect_ttl), TtlReason::Suspected),
-        Basis::Held | Basis::Scarce | Basis::Drained => {
+        Basis::Kept | Basis::Held | Basis::Scarce | Basis::Drained => {
             (service.ttl.min(service.suspect_ttl), TtlReason::Makeshift)
         }
         _ => (service.ttl.min(service.suspect_ttl), TtlReason::NothingUp),
@@ -486,7 +500,7 @@ pub fn choose(
     let writer = facts.writers.of(id);
     let ttl = writer.map_or(ttl, |writer| ttl.min(writer.ttl));
     let until = writer.and_then(|writer| writer.until);
-    Choice { addresses, regions, basis: usable.basis, ttl, ttl_reason, until }
+    Choice { addresses, regions, basis, ttl, ttl_reason, until }
 }
 
 fn fixed(service: &Service, family: Family) -> Choice {
@@ -547,6 +561,7 @@ impl fmt::Display for Basis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Up => "up",
+            Self::Kept => "down; kept: `max_moves` regions have left",
             Self::Held => "up again and not let back yet, and nothing else is up",
             Self::Scarce => "up, though in no region enough is up",
             Self::Unknown => "no verdict yet, which is not down",

@@ -405,6 +405,9 @@ fn one_kept(services: &[Service], limit: MaxMoves) -> Holds {
         holds.follow(at(second), services, [id(0), id(1)], &states(table));
     }
     assert_eq!(holds.of(id(0), region(1), Family::V4), Some(Hold::Kept));
+    let (service, health) = ((id(0), &services[0]), states("dduuuu"));
+    let facts = Facts { holds: &holds, ..Facts::of(&health) };
+    assert!(is_well(service, region(1), &facts), "if it writes, it writes on");
     holds
 }
 
@@ -477,11 +480,11 @@ fn no_more_regions_leave_than_may() {
         };
         (standing(0, 0), standing(0, 1), standing(1, 0))
     };
-    use Standing::{Down, Up};
+    use Standing::{Down, Kept, Up};
     assert_eq!(follow(&mut holds, 0, "uuuuuu"), (Up, Up, Up));
     assert_eq!(follow(&mut holds, 1, "duuuuu"), (Down, Up, Up));
     // The same region of another service is no further move; another region is, and is kept.
-    assert_eq!(follow(&mut holds, 2, "dduduu"), (Down, Up, Down));
+    assert_eq!(follow(&mut holds, 2, "dduduu"), (Down, Kept, Down));
     assert_eq!(holds.of(id(0), region(1), Family::V4), Some(Hold::Kept));
     assert_eq!(holds.next_change(), Some(at(301)));
     // When the time has passed, it may go.

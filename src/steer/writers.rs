@@ -94,7 +94,7 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
     let of_family = |pool: &Pool, family: Family| {
         let endpoints = pool.endpoints.iter().filter(|of| of.address.family() == family);
         let (up, all) = endpoints.fold((0, 0), |(up, all), endpoint| {
-            let is_up = facts.standing(id, region, endpoint, 0) == Standing::Up;
+            let is_up = facts.standing(id, region, endpoint, 0).is_in();
             (up + usize::from(is_up), all + 1)
         });
         all > 0 && up >= service.min_up.of(all)

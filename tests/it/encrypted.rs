@@ -10,12 +10,12 @@ use std::sync::Arc;
 use hickory_proto::rr::RecordType;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd, generate_simple_self_signed};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tempfile::{TempDir, tempdir};
 
-use crate::harness::{Meridian, NODE, PATIENCE, free_port, question, wait_for};
+use crate::harness::{Meridian, NODE, PATIENCE, free_port, meridian, question, wait_for};
 use crate::passed::passing;
 
 /// Writes a new certificate for ns1.example.com and loopback.
@@ -99,6 +99,29 @@ fn kdig_is_answered_over_tls_https_and_quic() {
         let count = if how == "+https-get" { 2.0 } else { 1.0 };
         wait_for(&metric, || (server.metric(&metric) == count).then_some(()));
     }
+}
+
+#[test]
+fn that_its_own_certificate_has_ended_is_told() {
+    let folder: TempDir = tempdir().unwrap();
+    let mut params = CertificateParams::new(vec!["ns1.example.com".to_owned()]).unwrap();
+    params.not_after = date_time_ymd(2020, 2, 1);
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::write(folder.path().join("cert.pem"), params.self_signed(&key).unwrap().pem())
+        .unwrap();
+    let server = Meridian::serve_in(folder, &config("doq: \"127.0.0.1:0\"", ""));
+    let ended = "this node's own certificate ended at 2020-02-01";
+    assert_eq!(server.logged(ended), 1);
+    let status = server.ctl(&["status"]).1;
+    assert!(status.contains(&format!("ALARM     {ended}")), "{status}");
+    let metric = "meridian_own_certificate_end_timestamp_seconds";
+    assert_eq!(server.metric(metric), 1_580_515_200.0);
+    let checked = meridian(&["check", server.path("meridian.yaml").to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&checked.stderr).contains(ended), "{checked:?}");
+    // With a new one, all of it is over.
+    certify(server.folder.path());
+    wait_for("the new one", || (!server.ctl(&["status"]).1.contains(ended)).then_some(()));
 }
 
 #[test]
@@ -226,6 +249,23 @@ fn client(server: &Meridian) -> rustls::ClientConfig {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth()
+}
+
+/// RFC 8446 §6.1: whoever ends a connection says so.
+#[test]
+fn a_connection_over_tls_that_ends_is_told_to() {
+    let server = serve_with("doq: \"127.0.0.1:0\"", "tcp: { idle: 500ms }");
+    let tls = Arc::new(client(&server));
+    let name = "ns1.example.com".try_into().unwrap();
+    let connection = rustls::ClientConnection::new(tls, name).unwrap();
+    let socket = TcpStream::connect(server.dot.unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = rustls::StreamOwned::new(connection, socket);
+    stream.write_all(&streamed(1)).unwrap();
+    let mut answer = Vec::new();
+    // Without a word at the end this is an error (`UnexpectedEof`).
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.len() > 40, "{}", answer.len());
 }
 
 /// A place to connect from by QUIC, within a runtime.

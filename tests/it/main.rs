@@ -39,6 +39,7 @@ mod resolvers;
 mod service;
 mod simulate;
 mod tidy;
+mod told;
 mod transport;
 mod upgrade;
 mod writers;

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use serde_json::{Value, json};
+
 use crate::harness::{Meridian, Nginx, free_port, wait_for, wait_until};
 
 const PRINCETON: &str = "128.112.128.0/24";
@@ -34,6 +36,8 @@ fn world() -> (u16, [Nginx; 3]) {
     let port = free_port();
     (port, [0; 3].map(|_| Nginx::start(port)))
 }
+
+const KEPT: &str = "down; kept: `max_moves` regions have left";
 
 fn shown(address: IpAddr) -> Vec<String> {
     vec![address.to_string()]
@@ -73,6 +77,11 @@ fn what_may_not_leave_is_kept_over_reloads_restarts_and_replacements() {
             let answers = [PRINCETON, DUBLIN].map(|client| www(server, client));
             assert_eq!(answers, [shown(us), shown(us)], "{limit}: {when}");
             assert!(alarm(server), "{limit}: {when}: {}", server.ctl(&["status"]).1);
+            let (_, told) = server.get("/api/v1/explain?name=www.example.com&from=134.226.1.1");
+            let told: Value = serde_json::from_str(&told).unwrap();
+            let why = told["regions"].as_array().unwrap().iter().find(|of| of["region"] == "us");
+            assert_eq!((&told["basis"], &why.unwrap()["why"]), (&json!(KEPT), &json!(KEPT)));
+            assert_eq!(told["ttl"], 5, "{limit}: {when}: it may change at any moment");
         };
         is_kept(&server, "before");
         reload(&server);

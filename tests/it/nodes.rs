@@ -37,8 +37,12 @@ services:
     }
 
     fn start(&self, name: &str, listed: &[&str]) -> Meridian {
+        self.start_with(KEY, name, listed)
+    }
+
+    fn start_with(&self, key: &str, name: &str, listed: &[&str]) -> Meridian {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("cluster.key"), KEY).unwrap();
+        std::fs::write(folder.path().join("cluster.key"), key).unwrap();
         Meridian::start(folder, &self.config(name, listed))
     }
 }
@@ -85,6 +89,59 @@ fn a_cluster_that_grows_by_two_nodes_at_once_has_one_writer() {
     let (fine, told) = write(&ns10, "eu", &[]);
     assert!(fine, "{told}");
     wait_until(&vec!["192.0.2.2".to_owned(); 5], || answers(&all));
+}
+
+#[test]
+fn a_node_with_another_key_is_no_dead_one() {
+    const BOTH: [&str; 2] = ["ns1", "ns2"];
+    let nodes = Nodes(BOTH.map(|name| (name, udp_port(own_address()))).to_vec());
+    let ns1 = nodes.start("ns1", &BOTH);
+    assert_eq!(ns1.metric("meridian_cluster_refused_total"), 0.0);
+    let nobody = ns1.ctl(&["nodes"]).1;
+    assert!(nobody.contains("ns2: NOT HEARD") && !nobody.contains("KEY"), "{nobody}");
+    let other = KEY.replace('0', "1");
+    let ns2 = nodes.start_with(&other, "ns2", &BOTH);
+    for (here, there) in [(&ns1, "ns2"), (&ns2, "ns1")] {
+        let expected = format!("{there}: NOT HEARD, ITS PACKETS OUR KEY DOES NOT OPEN");
+        wait_for(&expected, || here.ctl(&["nodes"]).1.contains(&expected).then_some(()));
+        let status = here.ctl(&["status"]).1;
+        let expected = format!("{there} is not heard: packets come from there that `cluster.key`");
+        assert!(status.contains(&expected), "{status}");
+        assert_eq!(here.logged("a packet came that `cluster.key` does not open"), 1);
+    }
+    // Nor is it unsaid what nobody was named for.
+    let writers = ns1.ctl(&["writers"]).1;
+    assert!(writers.contains("NO REGION WRITES: the list of nodes"), "{writers}");
+    let status = ns1.ctl(&["status"]).1;
+    assert!(status.contains("writer    web: no region writes"), "{status}");
+}
+
+#[test]
+fn that_a_writer_may_be_answered_for_longer_is_no_change() {
+    const ALL: [&str; 3] = ["ns1", "ns2", "ns3"];
+    let nodes = Nodes(ALL.map(|name| (name, udp_port(own_address()))).to_vec());
+    let [ns1, _ns2, _ns3] = ALL.map(|name| nodes.start(name, &ALL));
+    wait_until(&2.0, || ns1.metric("meridian_nodes_heard"));
+    let unnamed = || ns1.ctl(&["writers"]).1.contains("NO REGION WRITES: no region was named yet");
+    wait_until(&true, unnamed);
+    wait_for("a word", || write(&ns1, "us", &["--fenced"]).0.then_some(()));
+    wait_until(&vec!["192.0.2.1".to_owned()], || ns1.addresses(NAME));
+    let until = || {
+        let writers: serde_json::Value =
+            serde_json::from_str(&ns1.ctl(&["writers", "--json"]).1).unwrap();
+        writers[0]["until"].as_str().unwrap().to_owned()
+    };
+    let generation = || ns1.metric("meridian_generation");
+    // A machine that is held up may lose its writer for a moment, which is one.
+    wait_for("other ends, and no change", || {
+        let before = generation();
+        let mut seen = until();
+        for _ in 0..4 {
+            wait_for("another end", || (until() != seen).then_some(()));
+            seen = until();
+        }
+        (generation() == before).then_some(())
+    });
 }
 
 /// A node alone, with this service.

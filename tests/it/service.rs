@@ -1,13 +1,15 @@
 //! As a service of a host: readiness, watchdog, signals, addresses that are taken.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
 
-use crate::harness::{Meridian, PATIENCE, Process, free_port, question, wait_for};
+use crate::harness::{
+    Meridian, PATIENCE, Process, ask, data, free_port, own_address, question, wait_for, wait_until,
+};
 
 const CONFIG: &str = "node: { listen: \"127.0.0.1:PORT\" }
 http: off
@@ -140,4 +142,42 @@ fn a_socket_s_path_costs_nobody_a_file() {
     let server = Meridian::serve_in(folder, config.split_once("off\n").unwrap().1);
     assert_eq!(std::fs::read_to_string(&taken).unwrap(), "somebody's");
     assert_eq!(server.logged("is no socket"), 1);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_no_failover() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("meridian.yaml");
+    let (dns, checked) = (free_port(), free_port());
+    let (near, far) = (own_address(), own_address());
+    let targets = [near, far].map(|at| TcpListener::bind((at, checked)).unwrap());
+    let text = format!(
+        "node: {{ listen: \"127.0.0.1:{dns}\" }}
+http: off
+regions: {{ near: {{}}, far: {{}} }}
+checks: {{ web: {{ tcp: {checked} }} }}
+zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+services:
+  web:
+    names: [www.example.com]
+    check: web
+    steer: failover
+    order: [near, far]
+    regions: {{ near: {near}, far: {far} }}
+"
+    );
+    std::fs::write(&file, text).unwrap();
+    // Whatever is written there finds a full disk.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    let mut process = Process::start(command.arg("serve").arg("--config").arg(&file).stderr(full));
+    let server = SocketAddr::from(([127, 0, 0, 1], dns));
+    let mut answered = || {
+        assert!(process.ended().is_none(), "it ended");
+        data(&ask(server, "www.example.com", RecordType::A, None))
+    };
+    wait_until(&vec![near.to_string()], &mut answered);
+    let [ended, _stays] = targets;
+    drop(ended);
+    wait_until(&vec![far.to_string()], &mut answered);
 }

@@ -165,7 +165,7 @@ impl Control {
                 return;
             }
         };
-        self.publish(Some(&[service]));
+        self.publish(Some(&[service]), true);
         let what = (subject.to_string(), "let back".to_owned());
         self.tell(Level::Warn, Kind::Override, what, (why, who), None);
         let kept = self.store.let_back(self.moves());
@@ -195,10 +195,14 @@ impl Control {
         }
         let before = self.said.iter().find(|other| other.subject == said.subject);
         let emptied = before.and_then(|before| before.word).filter(|word| *word != Word::Up);
-        if let (Some(Word::Up), Some(_), Some(emptied)) = (said.word, said.ramp, emptied) {
+        if let (Some(word), Some(_), Some(emptied)) = (said.word, said.ramp, emptied) {
+            let or = match word {
+                Word::Up => ", or a region that only waits for its failback",
+                Word::Down | Word::Drain => "",
+            };
             return Err(format!(
-                "`up` takes the place of `{emptied}`, and whom its ramp has not reached would be \
-                 back at once; expected no ramp, or a region that only waits for its failback"
+                "`{word}` takes the place of `{emptied}`, and whom its ramp has not reached would \
+                 be back at once; expected no ramp{or}"
             ));
         }
         let stamp = Stamp::next(now, before.map(|before| before.stamp), self.latest);

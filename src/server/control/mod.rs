@@ -26,6 +26,7 @@ use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::rng::Seed;
 use crate::server::certificate::Newest;
 use crate::server::clock::Clock;
+use crate::server::cluster::Unopened;
 use crate::server::exposure::Exposure;
 use crate::server::handle::{Handle, Request, View};
 use crate::server::history::{Kind, Level, Record};
@@ -119,6 +120,7 @@ pub(super) struct Control {
     begun: Begun,
     sample: Sample,
     exposure: Exposure,
+    unopened: Unopened,
     /// What of this node's own condition was last told.
     told: Condition,
     /// When the state on disk is next told that it is true.
@@ -167,6 +169,7 @@ impl Control {
             sample: Sample::default(),
             exposure: Exposure::default(),
             desk: Arc::default(),
+            unopened: Unopened::default(),
         };
         let control = Self {
             clock,
@@ -203,6 +206,7 @@ impl Control {
             begun: Begun::new(),
             sample: handle.sample.clone(),
             exposure: handle.exposure.clone(),
+            unopened: handle.unopened.clone(),
             told: Condition::default(),
             alive_at: now,
             events: VecDeque::new(),
@@ -305,16 +309,19 @@ impl Control {
         let in_force = self.overrides.at(now);
         let is_isolated = self.monitor.is_isolated();
         let is_other = (&in_force, is_isolated) != (&self.in_force, self.is_isolated);
-        affected.extend(self.follow_writers(now));
+        let (written, is_new) = self.follow_writers(now);
+        // That answers may be given for longer is no change.
+        let is_change = is_new || !affected.is_empty();
+        affected.extend(written);
         if is_other {
             self.note_begun(&in_force);
             self.in_force = in_force;
             self.is_isolated = is_isolated;
-            self.publish(None);
+            self.publish(None, true);
         } else if !affected.is_empty() {
             affected.sort_unstable();
             affected.dedup();
-            self.publish(Some(&affected));
+            self.publish(Some(&affected), is_change);
         }
     }
 
@@ -354,10 +361,11 @@ impl Control {
         }
     }
 
-    /// Decides `changed` services anew, or all, and lets that be answered.
-    fn publish(&mut self, changed: Option<&[ServiceId]>) {
+    /// Decides `changed` services anew, or all, and lets that be answered; counted, if it is a
+    /// change.
+    fn publish(&mut self, changed: Option<&[ServiceId]>, is_change: bool) {
         let began = self.clock.now();
-        self.compile(&self.loaded.plan.clone(), changed);
+        self.compile(&self.loaded.plan.clone(), changed, is_change);
         self.tell_answers(changed);
         histogram!("meridian_publish_seconds").record(self.clock.now().since(began));
     }
@@ -372,10 +380,10 @@ impl Control {
         }
     }
 
-    fn compile(&mut self, plan: &Arc<Plan>, changed: Option<&[ServiceId]>) {
+    fn compile(&mut self, plan: &Arc<Plan>, changed: Option<&[ServiceId]>, is_change: bool) {
         let previous = self.published.load_full();
         let facts = self.facts();
-        let generation = previous.generation() + 1;
+        let generation = previous.generation() + u64::from(is_change);
         let next = Snapshot::compile(plan.clone(), &facts, Some(&previous), changed, generation);
         self.published.store(Arc::new(next));
         self.published_anew.notify_one();
@@ -451,6 +459,7 @@ impl Control {
             condition: self.told,
             stale: self.monitor.stale(),
             nodes: self.nodes(),
+            unopened: self.unopened.at(self.clock.now()),
             disputes: self.disputes(),
             events: self.events.iter().cloned().collect(),
             refused: self.refused.clone(),
@@ -517,7 +526,7 @@ impl Control {
         self.keep_moves();
         self.follow_writers(now);
         self.note_ttls();
-        self.compile(plan, None);
+        self.compile(plan, None, true);
         self.sample.turn_to(plan);
         self.exposure.turn_over(self.clock.now());
         for target in gone {

@@ -56,6 +56,15 @@ pub struct WriterView {
 const UNLISTED: &str = "the list of nodes (`cluster.nodes`) is not agreed: too few nodes are known \
                         to go by the same one; `ctl nodes` tells by which each goes";
 
+/// Why nobody writes of whom operators are to name the first.
+const UNNAMED: &str = "no region was named yet: `ctl writer` names one";
+
+/// Why nobody writes after two were named at once.
+const AT_ODDS: &str = "two regions were named at once: `ctl writer` names one again";
+
+/// Why a word that stands does not count here.
+const UNHEARD: &str = "this node hears too few others, or they do not hear it, to know who writes";
+
 const UNKEPT: &str = "who is to write could not be written to `node.state` yet";
 
 /// After how long it is tried again to keep a word.
@@ -135,8 +144,8 @@ impl Control {
     }
 
     /// Finds out who writes now; tells for which services it is somebody else than is answered, or
-    /// until another moment.
-    pub(super) fn follow_writers(&mut self, now: Instant) -> Vec<ServiceId> {
+    /// until another moment, and whether it is somebody else of any.
+    pub(super) fn follow_writers(&mut self, now: Instant) -> (Vec<ServiceId>, bool) {
         let config = &self.loaded.config;
         let heard = self.hears_until();
         let plan = self.loaded.plan.clone();
@@ -158,7 +167,12 @@ impl Control {
         if !changed.is_empty() {
             self.tell_of_writers(&before);
         }
-        changed
+        let but_until = |of: &Writer| Writer { until: None, ..*of };
+        let is_new = |id: &ServiceId| {
+            before.of(*id).map(but_until) != self.writing.in_force.of(*id).map(but_until)
+        };
+        let is_any_new = changed.iter().any(is_new);
+        (changed, is_any_new)
     }
 
     /// Is it known of each service who writes, or that nobody does?
@@ -454,6 +468,24 @@ impl Control {
         of.and_then(lease_of) == Some(true)
     }
 
+    /// Why no region writes of a service, where operators name them, or none may soon.
+    fn unknown(&self, service: &str, named: Option<&Named>, now: Instant) -> Option<&'static str> {
+        match named {
+            _ if self.writing.unkept.contains(service) => Some(UNKEPT),
+            Some(of) if of.stands() && of.region.is_some() => {
+                self.hears_until().is_some_and(|until| until <= now).then_some(UNHEARD)
+            }
+            _ if self.is_unlisted() => Some(UNLISTED),
+            None => Some(UNNAMED),
+            Some(of) if !of.stands() => {
+                Some("too few nodes are known to have heard who is to write")
+            }
+            // A lease named the one before.
+            Some(of) if of.owner.is_empty() => Some(UNNAMED),
+            Some(_) => Some(AT_ODDS),
+        }
+    }
+
     /// The services of which one region at a time writes.
     pub(super) fn writers(&self) -> Vec<WriterView> {
         let plan = &self.loaded.plan;
@@ -467,15 +499,8 @@ impl Control {
             let wanted = leased.and_then(|leased| leased.wanted.clone());
             let named = named.filter(|_| matches!(lease, Lease::Manual));
             let problem = self.writing.problems.get(&service.name).cloned();
-            let unheard = named.filter(|of| !of.stands());
-            let unheard = unheard.map(|_| {
-                let is_unkept = self.writing.unkept.contains(&service.name);
-                match (is_unkept, self.is_unlisted()) {
-                    (true, _) => UNKEPT,
-                    (_, true) => UNLISTED,
-                    _ => "too few nodes are known to have heard who is to write",
-                }
-            });
+            let is_manual = matches!(lease, Lease::Manual);
+            let unknown = || self.unknown(&service.name, named, now).map(str::to_owned);
             Some(WriterView {
                 service: service.name.clone(),
                 leased: matches!(lease, Lease::Kept(_)),
@@ -484,7 +509,7 @@ impl Control {
                 until: writer.and_then(|of| of.until),
                 next_from: leased.and_then(|leased| leased.free_from).or(waits),
                 wanted: wanted.or_else(|| named.and_then(|named| named.region.clone())),
-                problem: problem.or(unheard.map(str::to_owned)),
+                problem: problem.or_else(|| unknown().filter(|_| is_manual)),
             })
         };
         plan.single_writers().filter_map(view).collect()

@@ -36,6 +36,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The way to a control task that runs, with its state in `folder`; alone, or with another node.
 fn deciding(folder: &Path, is_alone: bool) -> Handle {
+    let (control, handle) = decider(folder, is_alone);
+    tokio::spawn(control.run());
+    handle
+}
+
+/// The same, and the task, to be run.
+fn decider(folder: &Path, is_alone: bool) -> (Control, Handle) {
     let clock = Clock::start();
     let loaded = Loader::new(Source::Text("test".to_owned(), CONFIG.to_owned())).load();
     let (reports, reported) = unbounded_channel();
@@ -50,8 +57,20 @@ fn deciding(folder: &Path, is_alone: bool) -> Handle {
         let peers = Peers::new(unbounded_channel().0, Cluster::two());
         control.join(Electorate::default(), peers);
     }
-    tokio::spawn(control.run());
-    handle
+    (control, handle)
+}
+
+#[tokio::test]
+async fn a_server_where_nobody_decides_any_more_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let (control, handle) = decider(folder.path(), true);
+    let task = tokio::spawn(control.run());
+    timeout(PATIENCE, handle.ready()).await.unwrap();
+    assert!(handle.is_ready());
+    task.abort();
+    assert!(task.await.is_err());
+    assert!(!handle.is_ready());
+    timeout(PATIENCE, handle.undecided()).await.unwrap();
 }
 
 fn said(word: Word, reason: &str) -> Said {

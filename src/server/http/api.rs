@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::super::certificate;
 use super::super::control::{Listed, NodeView};
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
@@ -66,6 +67,9 @@ pub struct NodeStatus {
     pub own: bool,
     /// It is heard.
     pub heard: bool,
+    /// Packets come from where it is, and this node's `cluster.key` does not open them.
+    #[serde(default)]
+    pub unopened: bool,
     /// By which list of nodes it goes: the one that is `agreed`, the same as this node but `not
     /// agreed` (or that is not known), or `another`.
     pub list: String,
@@ -300,6 +304,7 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         name: node.name.clone(),
         own: node.is_own,
         heard: node.fresh,
+        unopened: !node.fresh && is_unopened(view, node),
         list: node.list.label().to_owned(),
         version: node.word.as_ref().map(|word| word.version.clone()),
         generation: node.word.as_ref().map(|word| word.generation),
@@ -309,6 +314,12 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         differs: node.differs.iter().map(&mut differing).collect(),
     };
     view.nodes.iter().map(status).collect()
+}
+
+/// Do packets come from where a node is, that the key does not open?
+fn is_unopened(view: &View, node: &NodeView) -> bool {
+    let mut members = view.loaded.config.cluster.iter().flat_map(|of| &of.nodes);
+    members.any(|of| of.name == node.name && view.unopened.contains(&of.address))
 }
 
 /// What somebody should look at now.
@@ -336,11 +347,15 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         let why = "most targets are silent at once, or all canaries fail";
         alarms.push(format!("this node abstains: {why}; what was believed stands"));
     }
+    let end = view.loaded.certificate_ends();
+    alarms.extend(end.and_then(|end| certificate::told(end, view.now)));
     if condition.isolated {
         alarms.push("this node hears too few others for a quorum".to_owned());
     }
     for node in view.nodes.iter().filter(|node| !node.fresh) {
-        alarms.push(format!("the node {} is not heard", node.name));
+        let unopened = ": packets come from there that `cluster.key` does not open";
+        let what = if is_unopened(view, node) { unopened } else { "" };
+        alarms.push(format!("the node {} is not heard{what}", node.name));
     }
     for node in view.nodes.iter().filter(|node| node.list == Listed::Another) {
         let what = "goes by another list of nodes (`cluster.nodes`) than this one";

@@ -86,7 +86,7 @@ fn targets(endpoint: &Endpoint) -> impl Iterator<Item = TargetId> {
 }
 
 /// A reason not to switch a region off, and when it is over, if time alone ends it.
-type Reason = (String, Option<Instant>);
+pub(super) type Reason = (String, Option<Instant>);
 
 impl Arriving {
     /// What arrives, and why that keeps the region from being switched off.

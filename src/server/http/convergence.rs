@@ -13,7 +13,7 @@ use super::super::exposure::{Exposures, TRAVEL};
 use super::super::handle::View;
 use super::super::overrides::scope;
 use super::api::timestamp;
-use super::arriving::{Answered, Arriving, Region, answered};
+use super::arriving::{Answered, Arriving, Reason, Region, answered};
 use super::sent::Parameters;
 use super::{Refusal, Shared};
 use crate::config::Subject;
@@ -74,6 +74,12 @@ pub struct Wait {
     pub why: String,
     /// When it is over, if time alone ends it.
     pub until: Option<String>,
+}
+
+impl Wait {
+    fn of((why, until): Reason) -> Self {
+        Self { why, until: until.map(timestamp) }
+    }
 }
 
 /// What is asked of `/api/v1/convergence`.
@@ -220,27 +226,30 @@ impl Leaving {
         let is_alone = view.nodes.len() < 2;
         let forgotten = |of| forgotten(of, remaining, (is_alone, view.answering));
         let forgotten = absent.map_or(Instant::default(), forgotten);
-        let mut waits = Waits { now: view.now, list: Vec::new() };
+        let mut waits: Vec<Reason> = Vec::new();
         match absent {
-            None => waits.add(format!("answers for {service} name {region}"), None),
-            Some(Absent { doubt: Some(doubt), .. }) => waits.add(doubt.clone(), None),
-            Some(_) => waits.till(forgotten, "answers that name it are remembered"),
+            None => waits.push((format!("answers for {service} name {region}"), None)),
+            Some(Absent { doubt: Some(doubt), .. }) => waits.push((doubt.clone(), None)),
+            Some(_) if forgotten > view.now => {
+                waits.push(("answers that name it are remembered".to_owned(), Some(forgotten)));
+            }
+            Some(_) => {}
         }
         if expected > residual && absent.is_some() {
             let percent = |share: f64| format!("{:.1} %", share * 100.0);
             let (is, may) = (percent(expected), percent(residual));
             let why = format!("{is} of its clients are expected to go there still; {may} may");
-            waits.list.push((why, lag.until(residual).and_then(after)));
+            waits.push((why, lag.until(residual).and_then(after)));
         }
         let (arriving, reasons) = Arriving::of(view, answered, asked);
-        waits.list.extend(reasons.into_iter().filter(|_| absent.is_some()));
+        waits.extend(reasons.into_iter().filter(|_| absent.is_some()));
         let writer = view.writers.iter().find(|of| of.service == service);
         if let Some((_, epoch)) =
             writer.and_then(|of| of.writer.as_ref()).filter(|(writes, _)| writes == region)
         {
-            waits.add(format!("it writes, with epoch {epoch}"), None);
+            waits.push((format!("it writes, with epoch {epoch}"), None));
         }
-        let last = waits.list.iter().map(|(_, until)| *until).collect::<Option<Vec<_>>>();
+        let last = waits.iter().map(|(_, until)| *until).collect::<Option<Vec<_>>>();
         let safe_at = last.map(|all| all.into_iter().max().unwrap_or(view.now));
         let (service, region) = key;
         Self {
@@ -257,8 +266,8 @@ impl Leaving {
             moved: moved.to_vec(),
             population: model.population.name.clone(),
             arriving,
-            safe: waits.list.is_empty(),
-            waits: waits.told(),
+            safe: waits.is_empty(),
+            waits: waits.into_iter().map(Wait::of).collect(),
             safe_at: safe_at.map(timestamp),
         }
     }
@@ -276,30 +285,6 @@ fn forgotten(
     let is_all_own = is_alone && absent.left;
     let feared = if is_all_own { answering } else { answering.max(absent.doubted) };
     own.max(feared + absent.ttl.duration() + Duration::from_secs(TRAVEL))
-}
-
-/// What is to be waited for.
-struct Waits {
-    now: Instant,
-    list: Vec<(String, Option<Instant>)>,
-}
-
-impl Waits {
-    fn add(&mut self, why: String, until: Option<Instant>) {
-        self.list.push((why, until));
-    }
-
-    fn till(&mut self, until: Instant, why: &str) {
-        if until > self.now {
-            self.add(why.to_owned(), Some(until));
-        }
-    }
-
-    fn told(self) -> Vec<Wait> {
-        let wait =
-            |(why, until): (String, Option<Instant>)| Wait { why, until: until.map(timestamp) };
-        self.list.into_iter().map(wait).collect()
-    }
 }
 
 #[cfg(test)]

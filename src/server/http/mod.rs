@@ -246,17 +246,18 @@ async fn explanation(
         region.ok_or_else(|| bad("down", name, "there is no such region".to_owned()))
     });
     let down = down.collect::<Result<Vec<_>, _>>()?;
-    let survey = view.loaded.survey.clone();
-    let atlas = spawn_blocking(move || survey.atlas()).await;
-    let atlas = atlas.map_err(|error| Refusal::broken(error.to_string()))?;
-    let atlas = &*atlas.map_err(Refusal::unreadable)?;
-    if down.is_empty() {
-        let told = explain(&view.snapshot, atlas, &view.facts(), &question);
-        return Ok(Json(told).into_response());
-    }
-    let overrides = view.overrides.assuming_down(&down);
-    let facts = Facts { overrides: &overrides, ..view.facts() };
-    let (plan, now) = (view.snapshot.plan().clone(), view.snapshot.generation());
-    let snapshot = Snapshot::compile(plan, &facts, Some(&view.snapshot), None, now);
-    Ok(Json(explain(&snapshot, atlas, &facts, &question)).into_response())
+    // The atlas may have to be read again, all be decided anew, and a map be drawn.
+    let told = spawn_blocking(move || {
+        let atlas = view.loaded.survey.atlas()?;
+        if down.is_empty() {
+            return Ok(explain(&view.snapshot, &atlas, &view.facts(), &question));
+        }
+        let overrides = view.overrides.assuming_down(&down);
+        let facts = Facts { overrides: &overrides, ..view.facts() };
+        let (plan, now) = (view.snapshot.plan().clone(), view.snapshot.generation());
+        let snapshot = Snapshot::compile(plan, &facts, Some(&view.snapshot), None, now);
+        Ok(explain(&snapshot, &atlas, &facts, &question))
+    });
+    let told = told.await.map_err(|error| Refusal::broken(error.to_string()))?;
+    Ok(Json(told.map_err(Refusal::unreadable)?).into_response())
 }

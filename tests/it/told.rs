@@ -1,0 +1,114 @@
+//! What those are told who go a wrong way: which key, which option, and what to do instead.
+
+use std::net::UdpSocket;
+use std::process::Command;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use tempfile::tempdir;
+
+use crate::harness::{Meridian, NODE, free_port, meridian};
+
+const WORLD: &str = "regions: { here: {} }
+zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
+";
+
+/// What the program prints, with these set in its environment, and how it ends.
+fn run(set: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.env_remove("SSL_CERT_FILE").envs(set.iter().copied());
+    let output = command.args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_server_that_is_named_goes_over_the_socket_of_the_environment() {
+    let server = Meridian::serve(WORLD);
+    let set = [("MERIDIAN_SOCKET", "/nobody/here.sock")];
+    let url = server.url("");
+    let (code, told) = run(&set, &["ctl", "overrides"]);
+    assert!(code == Some(1) && told.contains("/nobody/here.sock"), "{told}");
+    let (code, told) = run(&set, &["ctl", "--server", &url, "overrides"]);
+    assert_eq!((code, told.as_str()), (Some(0), "nothing is overridden\n"));
+    let both = ["ctl", "--server", &url, "--socket", "/nobody/here.sock", "overrides"];
+    let (code, told) = run(&[], &both);
+    assert!(code == Some(2) && told.contains("--socket"), "{told}");
+}
+
+#[test]
+fn an_address_that_is_named_twice_is_told_by_its_key() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("meridian.yaml");
+    let at = format!("127.0.0.1:{}", free_port());
+    let head = format!("node: {{ listen: \"{at}\" }}\nhttp: {{ listen: \"{at}\" }}\n");
+    std::fs::write(&file, head + WORLD).unwrap();
+    let (code, told) = run(&[], &["serve", "--config", file.to_str().unwrap()]);
+    let expected = format!("http.listen: cannot listen on {at} (TCP)");
+    assert!(code == Some(1) && told.contains(&expected), "{told}");
+    assert!(told.contains("another key of this configuration"), "{told}");
+    assert!(!told.contains("systemd-resolved"), "{told}");
+}
+
+#[test]
+fn a_second_server_with_the_same_state_does_not_start() {
+    let server = Meridian::serve(WORLD);
+    let second = server.path("second.yaml");
+    std::fs::write(&second, NODE.replace("ctl.sock", "second.sock") + WORLD).unwrap();
+    let (code, told) = run(&[], &["serve", "--config", second.to_str().unwrap()]);
+    assert!(code == Some(1) && told.contains("node.state: "), "{told}");
+    assert!(told.contains("another server uses it"), "{told}");
+    // The first one's place is still there to be taken.
+    let _next = server.replaced();
+}
+
+#[test]
+fn what_is_wrong_with_tls_is_told_with_what_to_do() {
+    let folder = tempdir().unwrap();
+    let (cert, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let head = NODE.replace("socket: ctl.sock", "tls: true, socket: ctl.sock");
+    let tls = "tls: { certificate: cert.pem, key: key.pem }\n";
+    let server = Meridian::start(folder, &format!("{head}{tls}{WORLD}"));
+    let (cert, nobody) = (server.path("cert.pem"), server.path("nope.pem"));
+    let ask = |scheme: &str, trusted: &str| {
+        let url = format!("{scheme}://{}", server.http);
+        let set = [("SSL_CERT_FILE", trusted)];
+        let (code, told) = run(&set, &["ctl", "--server", &url, "overrides"]);
+        assert_eq!(code, Some(1), "{told}");
+        told
+    };
+    let cert = cert.to_str().unwrap();
+    assert!(ask("http", cert).contains("use `https://`"), "{}", ask("http", cert));
+    assert!(ask("https", cert).contains("certificate is a CA's"), "{}", ask("https", cert));
+    let told = ask("https", nobody.to_str().unwrap());
+    assert!(told.contains("nope.pem: No such file"), "{told}");
+}
+
+#[test]
+fn nobody_is_sent_to_an_option_that_a_command_does_not_have() {
+    // Nobody speaks HTTP there.
+    let holder = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port().to_string();
+    let (code, told) = run(&[], &["demo", "kill", "eu-west", "--http-port", &port]);
+    assert!(code == Some(1) && told.contains("`--http-port` names another"), "{told}");
+    let server = Meridian::serve(WORLD);
+    let word = ["drain", "here", "--reason", "test", "--owner", "alice"];
+    let (fine, told) = server.ctl(&word);
+    assert!(!fine && told.contains("`--force` does it all the same"), "{told}");
+}
+
+#[test]
+fn a_name_without_records_of_the_type_is_explained_so() {
+    let server = Meridian::serve(WORLD);
+    for name in ["www.example.com", "example.com"] {
+        let url = server.url("");
+        let asked = ["explain", name, "--from", "192.0.2.9", "--type", "AAAA", "--server", &url];
+        let told = String::from_utf8(meridian(&asked).stdout).unwrap();
+        assert!(told.contains("NODATA: ") && told.contains(" AAAA records"), "{told}");
+    }
+}
