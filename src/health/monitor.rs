@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::outcome::{Failure, Outcome, Report};
-use super::quorum::{Electorate, Voters, Votes};
+use super::quorum::{Belief, Electorate, Voters, Votes};
 use super::schedule::Schedule;
 use super::sight::{Sight, Sign};
 use super::table::{HealthTable, State, TargetHealth};
@@ -138,7 +138,9 @@ impl Monitor {
                 (true, false) => self.leave_to_others(target),
                 (false, true) => {
                     if let Some(watch) = self.watched.get_mut(&target) {
+                        let agreed = watch.agreed;
                         *watch = Watch::new(now, target, watch.schedule);
+                        watch.agreed = agreed;
                         self.due.push_back(target);
                     }
                 }
@@ -180,7 +182,8 @@ impl Monitor {
     /// What an earlier process believed of a target that is not probed yet: it stands until the
     /// probes have said otherwise, by the same rules as any belief.
     pub fn recall(&mut self, target: TargetId, state: State, since: Instant) {
-        if self.watched.get(&target).is_some_and(|watch| !watch.confirmed) {
+        if let Some(watch) = self.watched.get_mut(&target).filter(|watch| !watch.confirmed) {
+            watch.agreed = true;
             self.changing(target, |monitor| {
                 let row = monitor.table.row(target);
                 *row = TargetHealth { state, own: state, since, ..*row };
@@ -384,13 +387,17 @@ impl Monitor {
 
     /// Believes of `target` what the nodes together see; `before` is what was known of it.
     fn settle(&mut self, now: Instant, target: TargetId, before: TargetHealth) {
-        let Some(watch) = self.watched.get(&target) else { return };
+        let Some(agreed) = self.watched.get(&target).map(|watch| watch.agreed) else { return };
         let sights = self.sights(target);
         let votes = Votes::count(sights.iter().map(|(_, state)| *state));
         let own = self.own_vote(target);
         let voters = self.voters(target);
-        let decided =
-            self.electorate.decide(before.state, (votes, own), voters, self.is_isolated());
+        let believed = Belief { state: before.state, agreed };
+        let is_isolated = self.is_isolated();
+        let Belief { state: decided, agreed } =
+            self.electorate.decide(believed, (votes, own), voters, is_isolated);
+        let Some(watch) = self.watched.get_mut(&target) else { return };
+        watch.agreed = agreed;
         let failing = watch.failures > 0;
         let row = self.table.row(target);
         if decided != before.state {

@@ -29,6 +29,8 @@ pub(super) struct Watch {
     /// What is believed of it rests on its probes, or they could not tell more than what was
     /// recalled.
     pub(super) confirmed: bool,
+    /// What is believed of it was once what the nodes together saw.
+    pub(super) agreed: bool,
     /// When a probe last said anything of it.
     pub(super) seen: Instant,
     /// When it last came back from "down".
@@ -80,6 +82,7 @@ impl Watch {
             is_silent: false,
             score: 0,
             confirmed: false,
+            agreed: false,
             seen: now,
             came_back: None,
             flaps: 0,
