@@ -267,7 +267,8 @@ impl Monitor {
     /// Is what a probe of `target` saw a sign of this node's own trouble, as far as is known?
     /// Silence is, until somebody else was heard since it began, and the others had time to be
     /// silent too: a node whose network is gone would else call those down that it happens to probe
-    /// first. Others are asked at once, so that no verdict waits for somebody's turn.
+    /// first; and as it comes back, those whose last probe was lost with it. Others are asked at
+    /// once, so that no verdict waits for somebody's turn.
     fn is_doubted(
         &mut self,
         now: Instant,
@@ -285,10 +286,12 @@ impl Monitor {
             return false;
         }
         let is_early = now.since(since) < watch.schedule.wave();
-        if self.sign.since(since) {
+        if watch.vouched {
             return is_early;
         }
-        self.ask_for_sign(now, since, target);
+        if !self.sign.since(since) {
+            self.ask_for_sign(now, since, target);
+        }
         true
     }
 
@@ -309,7 +312,7 @@ impl Monitor {
     fn ask_for_sign(&mut self, now: Instant, since: Instant, target: TargetId) {
         let Some(watch) = self.watched.get(&target) else { return };
         let is_soon = |asked: Instant| now.since(asked) < watch.schedule.reprobe_gap;
-        let is_near = watch.failures + 1 >= watch.schedule.reprobes;
+        let is_near = watch.failures + 2 >= watch.schedule.reprobes;
         if self.abstains || !is_near || self.sign.asked.is_some_and(is_soon) {
             return;
         }
@@ -445,7 +448,7 @@ impl Monitor {
         let health = self.table.get(target);
         let stale = usize::from(health.stale);
         if self.canaries.contains(&target) {
-            let blind = usize::from(watch.failures > 0);
+            let blind = usize::from(watch.failures > watch.schedule.reprobes);
             return Sight { canaries: 1, blind, stale, ..Sight::default() };
         }
         if health.stale || self.told.contains(&target) {
@@ -486,6 +489,8 @@ impl Monitor {
         let target = self.due.pop_front()?;
         let watch = self.watched.get_mut(&target)?;
         watch.stage = Stage::Probing;
+        let failing_since = self.table.get(target).failing_since;
+        watch.vouched = failing_since.is_some_and(|since| self.sign.since(since));
         let timeout = watch.round_trip.timeout(watch.schedule.timeout);
         let order = Order { target, timeout, due: watch.due };
         watch.due = now + timeout + watch.schedule.interval;

@@ -98,6 +98,12 @@ impl World {
         self.run_until(self.now + span);
     }
 
+    /// How often anything went down.
+    pub(super) fn moves(&self) -> usize {
+        let changes = self.changes.iter();
+        changes.filter(|change| change.to == State::Down && change.from != State::Down).count()
+    }
+
     fn state(&self, row: usize) -> State {
         self.monitor.table().get(target(row)).state
     }

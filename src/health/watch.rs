@@ -24,6 +24,8 @@ pub(super) struct Watch {
     pub(super) failures: u32,
     /// The last of them may be this node's own: nothing came back from the target.
     is_silent: bool,
+    /// This node was seen to see since they began, and before the probe that is on its way.
+    pub(super) vouched: bool,
     /// How much the failures weigh, in a row or not ([`PARTIAL`]).
     score: u32,
     /// What is believed of it rests on its probes, or they could not tell more than what was
@@ -80,6 +82,7 @@ impl Watch {
             stage: Stage::Due,
             failures: 0,
             is_silent: false,
+            vouched: false,
             score: 0,
             confirmed: false,
             agreed: false,
