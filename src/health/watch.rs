@@ -59,7 +59,8 @@ pub(super) enum Stage {
 /// cumulative sum of log-likelihood ratios (Page, Biometrika 1954) between a target that fails 4 %
 /// of its probes and one that fails half of them, in thousandths. At the threshold, ln of the
 /// probes in a year, a sound target is called partly failing less than once a year; one that fails
-/// half of its probes is found after some twenty.
+/// half of its probes is found after some twenty. No more of a run counts than leaves the verdict on
+/// it to `reprobes`, however many those are.
 struct Partial {
     /// ln(0.50 / 0.04).
     failure: u32,
@@ -67,9 +68,11 @@ struct Partial {
     success: u32,
     /// ln(63,000,000).
     threshold: u32,
+    /// So many failures in a row stay below it.
+    run: u32,
 }
 
-const PARTIAL: Partial = Partial { failure: 2526, success: 652, threshold: 17_959 };
+const PARTIAL: Partial = Partial { failure: 2526, success: 652, threshold: 17_959, run: 7 };
 
 impl Watch {
     /// The course of a target that is watched from `now` on.
@@ -143,7 +146,9 @@ impl Watch {
         if let Some(failure) = failure {
             self.failures = self.failures.saturating_add(1);
             self.is_silent = failure.is_silent();
-            self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
+            if self.failures <= PARTIAL.run {
+                self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
+            }
             health.failing_since = before.failing_since.or(Some(now));
             health.risen = 0;
         } else {
