@@ -183,7 +183,7 @@ impl Monitor {
     /// probes have said otherwise, by the same rules as any belief.
     pub fn recall(&mut self, target: TargetId, state: State, since: Instant) {
         if let Some(watch) = self.watched.get_mut(&target).filter(|watch| !watch.confirmed) {
-            watch.agreed = true;
+            watch.agreed = state != State::Unknown;
             self.changing(target, |monitor| {
                 let row = monitor.table.row(target);
                 *row = TargetHealth { state, own: state, since, ..*row };
