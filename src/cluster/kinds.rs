@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::parts;
 use super::wire::{Entry, Message};
 
 /// Under which keys nodes say who writes.
@@ -70,6 +71,22 @@ const BURST: usize = 16;
 impl Said {
     /// From now on this is said; `false`: it was before.
     pub(super) fn set(&mut self, key: String, value: Option<String>) -> bool {
+        let cut = value.map(|value| parts::cut(&key, value));
+        let (value, parts) = cut.map_or((None, Vec::new()), |(value, parts)| (Some(value), parts));
+        let count = parts.len();
+        for (row, part) in parts.into_iter().enumerate() {
+            self.set_one(parts::key_of(&key, row), Some(part));
+        }
+        // It had more of them before.
+        let is_said = |of: &String| self.own.get(of).is_some_and(|(_, told)| told.is_some());
+        let beyond = (count..).map(|row| parts::key_of(&key, row)).take_while(is_said);
+        for of in beyond.collect::<Vec<_>>() {
+            self.set_one(of, None);
+        }
+        self.set_one(key, value)
+    }
+
+    fn set_one(&mut self, key: String, value: Option<String>) -> bool {
         if self.own.get(&key).map(|(_, told)| told) == Some(&value)
             || (value.is_none() && !self.own.contains_key(&key))
         {

@@ -27,11 +27,13 @@ use crate::time::Instant;
 use kinds::Said;
 pub use kinds::{Each, Kind, WRITER};
 pub use list::{Assent, List, Lists};
+use parts::Parts;
 pub use stamp::{Merged, Stamp, merge};
 pub use wire::{Entry, LONGEST_PART, Message};
 
 mod kinds;
 mod list;
+mod parts;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -81,6 +83,7 @@ struct Peer {
     /// The number of its last change of each kind that is known here.
     applied: Each<u64>,
     entries: BTreeSet<String>,
+    parts: Parts,
     /// The number of this node's last change of each kind that it has confirmed.
     confirmed: Each<u64>,
     /// When it last said something that counted.
@@ -289,7 +292,8 @@ impl Peer {
                     Some(_) => self.entries.insert(entry.key.clone()),
                     None => self.entries.remove(&entry.key),
                 };
-                heard.push_back(Heard::Entry(from, entry.key, entry.value));
+                let told = self.parts.join(entry.key, entry.value);
+                heard.extend(told.map(|(key, value)| Heard::Entry(from, key, value)));
             }
         }
         if message.upto > *applied {

@@ -4,7 +4,7 @@ use super::kinds::{Each, Kind};
 use super::list::Assent;
 
 /// How long a message may be, so that its packet with the seal fits in one of 1280 octets
-/// (RFC 8200 §5), unless a single entry is longer.
+/// (RFC 8200 §5).
 const LONGEST: usize = 1100;
 
 /// How long a key or a value may be.
@@ -54,6 +54,11 @@ const HEAD: usize = 2 + 9 * 8;
 
 /// Those of an entry beside its key and value.
 const ENTRY: usize = 8 + 2 + 2;
+
+/// How long a value under `key` may be, or of one of its parts, so that a message has room for it.
+pub(super) fn room(key: &str) -> usize {
+    LONGEST.saturating_sub(HEAD + ENTRY + key.len() + "\n9999".len()).max(64)
+}
 
 /// In place of the length of a value that is none.
 const NOTHING: u16 = u16::MAX;

@@ -396,6 +396,11 @@ fn schedule(mut schedule: Schedule, fields: &mut Fields<'_>, problems: &mut Prob
     }
     if let Some(at) = fields.get("slow_after") {
         schedule.slow_after = at.duration(SHORTEST, LONGEST_TIMEOUT, problems);
+        let (Timeout::Auto { max, .. } | Timeout::Fixed(max)) = schedule.timeout;
+        if schedule.slow_after.is_some_and(|after| after >= max) {
+            let what = "never counts: whoever takes so long has failed by `timeout` before";
+            problems.warning(at.place(), &at.key, what);
+        }
     }
     if let Some(at) = fields.get("hold") {
         schedule.hold = at.boolean(problems).unwrap_or(false);

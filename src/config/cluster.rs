@@ -147,8 +147,8 @@ pub(super) fn read(
     })
 }
 
-/// A node without a disk: where operators name writers it can be no part of a majority, as it would
-/// forget with its end whom it followed.
+/// A node without a disk: with its end it forgets in which start it spoke, and whom it followed, so
+/// that it can be no part of a majority where operators name writers.
 fn stateless(at: &At<'_>, services: &[Service], problems: &mut Problems) {
     let is_manual = |of: &&Service| matches!(of.policy, Policy::SingleWriter(_, Lease::Manual));
     if let Some(service) = services.iter().find(is_manual) {
@@ -158,6 +158,10 @@ fn stateless(at: &At<'_>, services: &[Service], problems: &mut Problems) {
             service.name
         );
         problems.error(at.place(), &at.key, what);
+    } else {
+        let what = "without `node.state` a node tells its starts apart by the time of day, and may \
+                    not be heard after its clock was set back";
+        problems.warning(at.place(), &at.key, what);
     }
 }
 

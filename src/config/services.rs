@@ -64,7 +64,7 @@ pub(super) fn read(
         if check.is_none() {
             problems.warning(at.place(), &at.key, "no `check`: its endpoints count as up always");
         }
-        let rule = check.map(|at| world.checks.rule(&at, problems)).unwrap_or_default();
+        let rule = check.as_ref().map(|at| world.checks.rule(at, problems)).unwrap_or_default();
         let mut probing = Probing { rule, targets, services: &mut services };
         let pools = pools(&mut fields, world, &mut probing, problems);
         let names = names(&mut fields, problems);
@@ -78,7 +78,7 @@ pub(super) fn read(
         services.writes.extend(declared.map(|writes| (name.to_owned(), writes)));
         fields.done(problems);
         idle_weights(&service, &at, problems);
-        let kind = kind(&service, &at, problems);
+        let kind = kind(&service, (&at, check.as_ref()), problems);
         let service_name = name;
         for (name, at) in &names {
             let place = (at.place(), at.key.as_str());
@@ -480,13 +480,20 @@ fn idle_weights(service: &Service, at: &At<'_>, problems: &mut Problems) {
 }
 
 /// What the service's names give: addresses or a CNAME, not both.
-fn kind(service: &Service, at: &At<'_>, problems: &mut Problems) -> Steered {
+fn kind(
+    service: &Service,
+    (at, check): (&At<'_>, Option<&At<'_>>),
+    problems: &mut Problems,
+) -> Steered {
     let mut endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
     let is_alias = |endpoint: &Endpoint| matches!(endpoint.address, Address::Alias(_));
     let some = endpoints.clone().any(is_alias);
     if some && !endpoints.all(is_alias) {
         let what = "addresses in one place and `cname` in another; a service gives one kind";
         problems.error(at.place(), &at.key, what);
+    } else if let Some(check) = check.filter(|_| some) {
+        let what = "a `cname` has no address to check: its regions count as up always";
+        problems.warning(check.place(), &check.key, what);
     }
     if some && let OnAllDown::Fixed(_) = service.on_all_down {
         let what = "`fixed` addresses, where the service gives a CNAME; choose another";

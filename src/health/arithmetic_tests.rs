@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tests::{MS, UP, start, target};
+use super::tests::{MS, REFUSED, UP, start, target};
 use super::*;
 use crate::ids::NodeId;
 use crate::rng::{Seed, Stream};
@@ -149,6 +149,26 @@ fn two_of_three_see_it_as_soon_as_one_does_in_the_mean() {
     // (the quartiles of 3x² − 2x³ are at 0.326 and 0.674), jitter of the gaps apart.
     let near = |of: &&Duration| of.as_secs_f64() > 1.513 && of.as_secs_f64() < 1.687;
     within(seen.iter().filter(near).count() as f64 / 2000.0, 0.5, 0.1);
+}
+
+#[test]
+fn one_that_fails_is_down_when_all_its_reprobes_have_failed_and_not_sooner() {
+    for reprobes in 0..=20 {
+        let schedule = Schedule { reprobes, ..Schedule::default() };
+        let mut monitor = Monitor::new(Seed::new(25));
+        monitor.watch(start(), target(0), schedule);
+        let mut now = start();
+        let mut probe = |outcome| {
+            now = monitor.poll_timeout().unwrap_or(now);
+            monitor.handle_timeout(now);
+            let order = monitor.poll_probe(now).unwrap();
+            monitor.handle_probe(now, order.target, Report { outcome, latency: MS });
+            monitor.table().get(order.target).state
+        };
+        assert_eq!(probe(UP), State::Up);
+        let failed = (1..=30).find(|_| probe(REFUSED) == State::Down);
+        assert_eq!(failed, Some(reprobes + 1));
+    }
 }
 
 /// Until K of the probes fail in a row it takes (1 − p^K)/((1 − p)·p^K) of them in the mean: 155

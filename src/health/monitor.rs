@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::outcome::{Failure, Outcome, Report};
-use super::quorum::{Electorate, Voters, Votes};
+use super::quorum::{Belief, Electorate, Voters, Votes};
 use super::schedule::Schedule;
 use super::sight::{Sight, Sign};
 use super::table::{HealthTable, State, TargetHealth};
@@ -138,7 +138,9 @@ impl Monitor {
                 (true, false) => self.leave_to_others(target),
                 (false, true) => {
                     if let Some(watch) = self.watched.get_mut(&target) {
+                        let agreed = watch.agreed;
                         *watch = Watch::new(now, target, watch.schedule);
+                        watch.agreed = agreed;
                         self.due.push_back(target);
                     }
                 }
@@ -180,7 +182,8 @@ impl Monitor {
     /// What an earlier process believed of a target that is not probed yet: it stands until the
     /// probes have said otherwise, by the same rules as any belief.
     pub fn recall(&mut self, target: TargetId, state: State, since: Instant) {
-        if self.watched.get(&target).is_some_and(|watch| !watch.confirmed) {
+        if let Some(watch) = self.watched.get_mut(&target).filter(|watch| !watch.confirmed) {
+            watch.agreed = state != State::Unknown;
             self.changing(target, |monitor| {
                 let row = monitor.table.row(target);
                 *row = TargetHealth { state, own: state, since, ..*row };
@@ -265,7 +268,8 @@ impl Monitor {
     /// Is what a probe of `target` saw a sign of this node's own trouble, as far as is known?
     /// Silence is, until somebody else was heard since it began, and the others had time to be
     /// silent too: a node whose network is gone would else call those down that it happens to probe
-    /// first. Others are asked at once, so that no verdict waits for somebody's turn.
+    /// first; and as it comes back, those whose last probe was lost with it. Others are asked at
+    /// once, so that no verdict waits for somebody's turn.
     fn is_doubted(
         &mut self,
         now: Instant,
@@ -283,10 +287,12 @@ impl Monitor {
             return false;
         }
         let is_early = now.since(since) < watch.schedule.wave();
-        if self.sign.since(since) {
+        if watch.vouched {
             return is_early;
         }
-        self.ask_for_sign(now, since, target);
+        if !self.sign.since(since) {
+            self.ask_for_sign(now, since, target);
+        }
         true
     }
 
@@ -307,7 +313,7 @@ impl Monitor {
     fn ask_for_sign(&mut self, now: Instant, since: Instant, target: TargetId) {
         let Some(watch) = self.watched.get(&target) else { return };
         let is_soon = |asked: Instant| now.since(asked) < watch.schedule.reprobe_gap;
-        let is_near = watch.failures + 1 >= watch.schedule.reprobes;
+        let is_near = watch.failures + 2 >= watch.schedule.reprobes;
         if self.abstains || !is_near || self.sign.asked.is_some_and(is_soon) {
             return;
         }
@@ -385,13 +391,17 @@ impl Monitor {
 
     /// Believes of `target` what the nodes together see; `before` is what was known of it.
     fn settle(&mut self, now: Instant, target: TargetId, before: TargetHealth) {
-        let Some(watch) = self.watched.get(&target) else { return };
+        let Some(agreed) = self.watched.get(&target).map(|watch| watch.agreed) else { return };
         let sights = self.sights(target);
         let votes = Votes::count(sights.iter().map(|(_, state)| *state));
         let own = self.own_vote(target);
         let voters = self.voters(target);
-        let decided =
-            self.electorate.decide(before.state, (votes, own), voters, self.is_isolated());
+        let believed = Belief { state: before.state, agreed };
+        let is_isolated = self.is_isolated();
+        let Belief { state: decided, agreed } =
+            self.electorate.decide(believed, (votes, own), voters, is_isolated);
+        let Some(watch) = self.watched.get_mut(&target) else { return };
+        watch.agreed = agreed;
         let failing = watch.failures > 0;
         let row = self.table.row(target);
         if decided != before.state {
@@ -439,7 +449,7 @@ impl Monitor {
         let health = self.table.get(target);
         let stale = usize::from(health.stale);
         if self.canaries.contains(&target) {
-            let blind = usize::from(watch.failures > 0);
+            let blind = usize::from(watch.failures > watch.schedule.reprobes);
             return Sight { canaries: 1, blind, stale, ..Sight::default() };
         }
         if health.stale || self.told.contains(&target) {
@@ -480,6 +490,8 @@ impl Monitor {
         let target = self.due.pop_front()?;
         let watch = self.watched.get_mut(&target)?;
         watch.stage = Stage::Probing;
+        let failing_since = self.table.get(target).failing_since;
+        watch.vouched = failing_since.is_some_and(|since| self.sign.since(since));
         let timeout = watch.round_trip.timeout(watch.schedule.timeout);
         let order = Order { target, timeout, due: watch.due };
         watch.due = now + timeout + watch.schedule.interval;

@@ -39,6 +39,15 @@ pub enum WhenIsolated {
     Alone,
 }
 
+/// What is believed of a target.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Belief {
+    /// What.
+    pub state: State,
+    /// The nodes together have said so, or otherwise, since they watch it.
+    pub agreed: bool,
+}
+
 /// Who judges a target.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Voters {
@@ -91,31 +100,39 @@ impl Electorate {
         heard < self.nodes / 2
     }
 
-    /// What is believed after the votes of these `voters`, of which `own` is one, where this node
-    /// is isolated or not.
+    /// What a node goes by that sees `own`, after the votes of these `voters`, of which it is one;
+    /// `is_isolated`: it hears too few others.
     pub fn decide(
         &self,
-        believed: State,
+        believed: Belief,
         (votes, own): (Votes, Option<State>),
         voters: Voters,
         is_isolated: bool,
-    ) -> State {
-        if is_isolated {
-            // Before anything is known, one sight is better than none.
-            let is_alone = self.when_isolated == WhenIsolated::Alone || believed == State::Unknown;
-            return own.filter(|_| is_alone).unwrap_or(believed);
+    ) -> Belief {
+        let agreed = if is_isolated { None } else { self.agreed(votes, voters) };
+        if let Some(state) = agreed {
+            return Belief { state, agreed: true };
         }
+        // Of what the nodes never agreed on, one sight is better than none: it is new, and the
+        // others may not watch it yet.
+        let is_alone = is_isolated && self.when_isolated == WhenIsolated::Alone || !believed.agreed;
+        let state = own.filter(|_| is_alone).unwrap_or(believed.state);
+        Belief { state, ..believed }
+    }
+
+    /// What enough of these `voters` say, if enough do.
+    fn agreed(&self, votes: Votes, voters: Voters) -> Option<State> {
         let threshold = self.threshold(voters.all);
         // So many that see it up leave fewer than the threshold. None is waited for that is not
         // heard, or has nothing to say, as long as those who say it are more than half.
         let speaking = (votes.up + votes.down).max(voters.all / 2 + 1);
         let enough = (voters.all + 1 - threshold).min(voters.heard).min(speaking).max(1);
         if votes.down >= threshold {
-            State::Down
+            Some(State::Down)
         } else if votes.up >= enough {
-            State::Up
+            Some(State::Up)
         } else {
-            believed
+            None
         }
     }
 }
@@ -124,13 +141,17 @@ impl Electorate {
 mod tests {
     use super::*;
 
+    fn agreed(state: State) -> Belief {
+        Belief { state, agreed: true }
+    }
+
     fn decide(nodes: usize, rule: Rule, (up, down): (usize, usize), heard: usize) -> [State; 2] {
         let electorate = Electorate { nodes, rule, when_isolated: WhenIsolated::Freeze };
         let votes = Votes { up, down };
         let voters = Voters { all: nodes, heard: heard + 1 };
         [State::Up, State::Down].map(|believed| {
             let is_isolated = electorate.is_isolated(heard);
-            electorate.decide(believed, (votes, None), voters, is_isolated)
+            electorate.decide(agreed(believed), (votes, None), voters, is_isolated).state
         })
     }
 
@@ -179,10 +200,11 @@ mod tests {
         assert!(!one.is_isolated(0));
         for state in [State::Up, State::Down] {
             let votes = Votes::count([state]);
-            assert_eq!(one.decide(State::Unknown, (votes, Some(state)), voters, false), state);
+            let new = Belief { state: State::Unknown, agreed: false };
+            assert_eq!(one.decide(new, (votes, Some(state)), voters, false), agreed(state));
         }
-        let abstained = one.decide(State::Up, (Votes::default(), None), voters, false);
-        assert_eq!(abstained, State::Up, "it abstains");
+        let abstained = one.decide(agreed(State::Up), (Votes::default(), None), voters, false);
+        assert_eq!(abstained, agreed(State::Up), "it abstains");
     }
 
     #[test]
@@ -197,12 +219,15 @@ mod tests {
                             let votes = Votes::count(vec![state; minority]);
                             let voters = Voters { all: nodes, heard: heard + 1 };
                             let after = electorate.decide(
-                                believed,
+                                agreed(believed),
                                 (votes, Some(state)),
                                 voters,
                                 electorate.is_isolated(heard),
                             );
-                            assert_eq!(after, believed, "{nodes} {minority} {state:?} {heard}");
+                            assert_eq!(
+                                after.state, believed,
+                                "{nodes} {minority} {state:?} {heard}"
+                            );
                         }
                     }
                 }
@@ -215,10 +240,34 @@ mod tests {
         let down = (Votes { up: 0, down: 1 }, Some(State::Down));
         let decide = |when_isolated, believed| {
             let electorate = Electorate { nodes: 3, rule: Rule::Majority, when_isolated };
-            electorate.decide(believed, down, Voters { all: 3, heard: 1 }, true)
+            electorate.decide(believed, down, Voters { all: 3, heard: 1 }, true).state
         };
-        assert_eq!(decide(WhenIsolated::Freeze, State::Up), State::Up);
-        assert_eq!(decide(WhenIsolated::Alone, State::Up), State::Down);
-        assert_eq!(decide(WhenIsolated::Freeze, State::Unknown), State::Down);
+        assert_eq!(decide(WhenIsolated::Freeze, agreed(State::Up)), State::Up);
+        assert_eq!(decide(WhenIsolated::Alone, agreed(State::Up)), State::Down);
+        for state in [State::Unknown, State::Up] {
+            let new = Belief { state, agreed: false };
+            assert_eq!(decide(WhenIsolated::Freeze, new), State::Down);
+        }
+    }
+
+    #[test]
+    fn of_what_the_nodes_never_agreed_on_each_goes_by_its_own_sight() {
+        for (believed, own) in
+            [State::Unknown, State::Up, State::Down].into_iter().zip([State::Up, State::Down])
+        {
+            let three = Electorate { nodes: 3, ..Electorate::default() };
+            let voters = Voters { all: 3, heard: 3 };
+            let new = Belief { state: believed, agreed: false };
+            let alone = three.decide(new, (Votes::count([own]), Some(own)), voters, false);
+            assert_eq!(alone, Belief { state: own, agreed: false });
+            // It has nothing to say itself.
+            assert_eq!(three.decide(new, (Votes::count([own]), None), voters, false), new);
+            // And from when they agree it counts for no more than the others.
+            let votes = Votes { up: 1, down: 2 };
+            let together = three.decide(alone, (votes, Some(State::Up)), voters, false);
+            assert_eq!(together, agreed(State::Down));
+            let one = (Votes { up: 1, down: 0 }, Some(State::Up));
+            assert_eq!(three.decide(together, one, voters, false), together);
+        }
     }
 }

@@ -114,3 +114,29 @@ fn who_does_not_watch_a_target_follows_those_who_do() {
     }
     assert_eq!(probed.len(), 4 * 3, "each is probed by its own");
 }
+
+#[test]
+fn what_one_node_watches_alone_it_decides_until_the_nodes_have_agreed() {
+    let mut node = Monitor::new(Seed::new(1));
+    node.elect(start(), Electorate { nodes: 3, ..Electorate::default() });
+    node.handle_peers(start(), [1, 2].map(node_id).into());
+    let schedule = Schedule { hold_down: Duration::ZERO, ..Schedule::default() };
+    node.watch(start(), target(0), schedule);
+    let mut now = start();
+    for (outcome, state) in [(REFUSED, State::Down), (UP, State::Up), (REFUSED, State::Down)] {
+        for _ in 0..200 {
+            now = now + 100 * MS;
+            node.handle_timeout(now);
+            while let Some(order) = node.poll_probe(now) {
+                node.handle_probe(now, order.target, Report { outcome, latency: 5 * MS });
+            }
+        }
+        assert_eq!(node.table().get(target(0)).state, state);
+    }
+    for (opinion, state) in [(Some(State::Up), State::Up), (None, State::Up)] {
+        for other in [1, 2] {
+            node.handle_opinion(now, node_id(other), target(0), opinion);
+        }
+        assert_eq!(node.table().get(target(0)).state, state, "it alone moves nothing any more");
+    }
+}

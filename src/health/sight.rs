@@ -11,7 +11,7 @@ pub(super) struct Sight {
     /// Those of them that went silent.
     pub(super) silent: usize,
     pub(super) canaries: usize,
-    /// Those of them that fail.
+    /// Those of them that fail, and failed again when they were probed again.
     pub(super) blind: usize,
     /// Targets of which nothing has been seen for too long, canaries among them.
     pub(super) stale: usize,

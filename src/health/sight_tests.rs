@@ -85,6 +85,56 @@ fn a_canary_that_is_given_a_second_is_waited_for() {
 }
 
 #[test]
+fn who_sees_nothing_for_a_moment_calls_nobody_down() {
+    let cases = [(1, 1), (6, 1), (6, 2), (6, 0)];
+    let cases = cases.iter().flat_map(|case| (1..=60).map(|row| (*case, row * 50)));
+    for ((count, canaries), span) in cases {
+        for seed in 0..4 {
+            for (what, latency) in [(NO_WAY, MS), (SILENT, MS)] {
+                let end = fault() + Duration::from_millis(span);
+                let mut gone = failing((what, latency), |_| true);
+                let behaviour =
+                    move |now, of| if now < end { gone(now, of) } else { (UP, 20 * MS) };
+                let mut world = World::new(count + canaries, Schedule::default(), seed, behaviour);
+                world.monitor.set_canaries((count..count + canaries).map(target), []);
+                world.run_until(fault() + Duration::from_secs(6));
+                let case = (count, canaries, span, seed, what);
+                assert_eq!((world.moves(), world.monitor.abstains()), (0, false), "{case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_canary_that_fails_now_and_then_holds_up_no_verdict() {
+    for (what, latency) in [(REFUSED, MS), (SILENT, MS)] {
+        for seed in 0..40 {
+            let mut probes = 0;
+            let mut dead = failing((SILENT, MS), |row| row == 0);
+            let behaviour = move |now, of| {
+                probes += usize::from(of == target(4));
+                if of == target(4) && probes.is_multiple_of(3) {
+                    return (what, latency);
+                }
+                dead(now, of)
+            };
+            let mut world = World::new(5, Schedule::default(), seed, behaviour);
+            world.monitor.set_canaries([target(4)], []);
+            let mut abstained = 0;
+            while world.now < fault() + Duration::from_secs(10) {
+                world.run_for(5 * MS);
+                abstained += usize::from(world.monitor.abstains());
+            }
+            let seen = world.seen_after(fault(), State::Down).unwrap();
+            assert!(seen <= Duration::from_millis(1975), "{what:?} {seed}: {seen:?}");
+            let state = |row| world.monitor.table().get(target(row)).state;
+            assert_eq!([0, 1, 2, 3].map(state), [State::Down, State::Up, State::Up, State::Up]);
+            assert_eq!(abstained, 0);
+        }
+    }
+}
+
+#[test]
 fn one_that_dies_among_others_is_not_waited_with() {
     // Until all others have had their turn, and a re-probe.
     for others in 1..10 {

@@ -98,6 +98,12 @@ impl World {
         self.run_until(self.now + span);
     }
 
+    /// How often anything went down.
+    pub(super) fn moves(&self) -> usize {
+        let changes = self.changes.iter();
+        changes.filter(|change| change.to == State::Down && change.from != State::Down).count()
+    }
+
     fn state(&self, row: usize) -> State {
         self.monitor.table().get(target(row)).state
     }
@@ -465,9 +471,10 @@ fn canaries_tell_the_uplink_from_the_targets() {
 
 #[test]
 fn a_target_that_fails_in_part_is_found() {
-    let failing = |share: u64, seed| {
+    let failing = |share: u64, seed, reprobes| {
         let mut dice = Seed::new(seed).stream("faults");
-        let mut world = World::new(1, Schedule::default(), seed, move |now, _| {
+        let schedule = Schedule { reprobes, ..Schedule::default() };
+        let mut world = World::new(1, schedule, seed, move |now, _| {
             let is_failing = now >= start() + Duration::from_secs(60) && dice.below(100) < share;
             (if is_failing { REFUSED } else { UP }, 20 * MS)
         });
@@ -475,12 +482,14 @@ fn a_target_that_fails_in_part_is_found() {
         let fault = start() + Duration::from_secs(60);
         world.seen_after(fault, State::Down).map(|after| after.as_secs_f64())
     };
-    let spans: Vec<f64> = (0..40).filter_map(|seed| failing(50, seed)).collect();
-    assert_eq!(spans.len(), 40, "each is found");
-    let mean = spans.iter().sum::<f64>() / 40.0;
-    // Four in a row alone would take thirty probes, and re-probes come fast.
-    assert!(mean < 10.0, "{mean}");
-    let sound = (0..40).filter_map(|seed| failing(4, seed)).count();
+    // Four in a row alone would take thirty probes, and re-probes come fast; 21 two million.
+    for reprobes in [Schedule::REPROBES, 20] {
+        let spans: Vec<f64> = (0..40).filter_map(|seed| failing(50, seed, reprobes)).collect();
+        assert_eq!(spans.len(), 40, "each is found");
+        let mean = spans.iter().sum::<f64>() / 40.0;
+        assert!(mean < 10.0, "{mean}");
+    }
+    let sound = (0..40).filter_map(|seed| failing(4, seed, Schedule::REPROBES)).count();
     assert_eq!(sound, 0, "4 % is what loss alone makes of HTTP probes");
 }
 

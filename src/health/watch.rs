@@ -24,11 +24,15 @@ pub(super) struct Watch {
     pub(super) failures: u32,
     /// The last of them may be this node's own: nothing came back from the target.
     is_silent: bool,
+    /// This node was seen to see since they began, and before the probe that is on its way.
+    pub(super) vouched: bool,
     /// How much the failures weigh, in a row or not ([`PARTIAL`]).
     score: u32,
     /// What is believed of it rests on its probes, or they could not tell more than what was
     /// recalled.
     pub(super) confirmed: bool,
+    /// What is believed of it was once what the nodes together saw.
+    pub(super) agreed: bool,
     /// When a probe last said anything of it.
     pub(super) seen: Instant,
     /// When it last came back from "down".
@@ -55,7 +59,8 @@ pub(super) enum Stage {
 /// cumulative sum of log-likelihood ratios (Page, Biometrika 1954) between a target that fails 4 %
 /// of its probes and one that fails half of them, in thousandths. At the threshold, ln of the
 /// probes in a year, a sound target is called partly failing less than once a year; one that fails
-/// half of its probes is found after some twenty.
+/// half of its probes is found after some twenty. No more of a run counts than leaves the verdict on
+/// it to `reprobes`, however many those are.
 struct Partial {
     /// ln(0.50 / 0.04).
     failure: u32,
@@ -63,9 +68,11 @@ struct Partial {
     success: u32,
     /// ln(63,000,000).
     threshold: u32,
+    /// So many failures in a row stay below it.
+    run: u32,
 }
 
-const PARTIAL: Partial = Partial { failure: 2526, success: 652, threshold: 17_959 };
+const PARTIAL: Partial = Partial { failure: 2526, success: 652, threshold: 17_959, run: 7 };
 
 impl Watch {
     /// The course of a target that is watched from `now` on.
@@ -78,8 +85,10 @@ impl Watch {
             stage: Stage::Due,
             failures: 0,
             is_silent: false,
+            vouched: false,
             score: 0,
             confirmed: false,
+            agreed: false,
             seen: now,
             came_back: None,
             flaps: 0,
@@ -137,7 +146,9 @@ impl Watch {
         if let Some(failure) = failure {
             self.failures = self.failures.saturating_add(1);
             self.is_silent = failure.is_silent();
-            self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
+            if self.failures <= PARTIAL.run {
+                self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
+            }
             health.failing_since = before.failing_since.or(Some(now));
             health.risen = 0;
         } else {

@@ -65,7 +65,7 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Something that this node says from now on: under this key this, or nothing.
 pub(super) type Saying = (String, Option<String>);
 
-/// The largest packet that is read: a message of one entry of the longest kind.
+/// The largest packet that is read: earlier versions send what is long in one.
 const LARGEST: usize = 16 * 1024;
 
 /// The task that speaks and listens.

@@ -3,8 +3,8 @@
 //! One thread owns the database; who has something to keep sends it a job. All that waits is done
 //! in one transaction, as each transaction waits for the disk: words wait for no history. What an
 //! operator is told is kept has been written and synced before. Health and history are written
-//! soon after, and what cannot be written is counted and lost: a full disk stops no failover. A
-//! file that is no database is put aside, and costs what was in it and nothing else.
+//! soon after, and what cannot be written is counted and lost: a full disk stops no failover, and
+//! no start. A file that is no database is put aside, and costs what was in it and nothing else.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,10 @@ use std::thread;
 use std::time::Duration;
 
 use metrics::counter;
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::ErrorCode::{
+    CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
+};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -81,7 +84,7 @@ pub(super) struct Recalled {
     pub named: BTreeMap<String, Named>,
     /// Which TTLs answers were given with.
     pub given: Vec<Given>,
-    /// Why nothing of all that is known: what was there could not be read.
+    /// What is wrong with the file: nothing of all that is known, or nothing more is kept.
     pub lost: Option<String>,
 }
 
@@ -294,10 +297,18 @@ impl Store {
     }
 }
 
+/// Is it the disk that has no room, or cannot be written, whatever is in the file?
+fn is_full(reason: &rusqlite::Error) -> bool {
+    matches!(reason.sqlite_error_code(), Some(SystemIoFailure | DiskFull | CannotOpen | ReadOnly))
+}
+
+/// What is to be told of it.
+const LOST: &str = "what operators said before the start is lost, the history too; say again what \
+                    is to hold";
+
 /// Renames a file that is no database of ours, with what SQLite keeps beside it, and tells where
 /// it is and why.
 fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     let is_broken = match reason.sqlite_error_code() {
         Some(code) => matches!(code, DatabaseCorrupt | NotADatabase),
         // Tables that are not ours.
@@ -313,7 +324,7 @@ fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
         }
     }
     counter!("meridian_state_lost_total").increment(1);
-    Ok(format!("{reason}; what was there is in {}.broken", file.display()))
+    Ok(format!("{LOST}: {reason}; what was there is in {}.broken", file.display()))
 }
 
 struct Database(Connection);
@@ -350,6 +361,9 @@ impl Database {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
         let file = folder.join("meridian.db");
         Self::of(Connection::open(&file)).map(|database| (database, None)).or_else(|error| {
+            if is_full(&error) {
+                return Self::unwritten(&file, &error);
+            }
             let lost = put_aside(&file, &error)?;
             let database = Self::of(Connection::open(&file)).map_err(|error| error.to_string())?;
             Ok((database, Some(lost)))
@@ -364,6 +378,42 @@ impl Database {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.busy_timeout(Duration::from_secs(1))?;
         connection.execute_batch(TABLES)?;
+        Self::sound(connection)
+    }
+
+    /// What is in `file`, as far as it can be read where nothing can be written. Whatever is to be
+    /// kept is refused, as who asks for that counts on its being on disk.
+    fn unwritten(file: &Path, reason: &rusqlite::Error) -> Result<(Self, Option<String>), String> {
+        let log = fs::metadata(format!("{}-wal", file.display())).map_or(0, |log| log.len());
+        // What is in the log would be passed over.
+        let read = Some(file).filter(|_| log == 0).and_then(|file| Self::of_immutable(file).ok());
+        let (database, before) = match read {
+            Some(database) => (database, "what was said before is known"),
+            // It may not be there, or not be ours to read.
+            None if matches!(reason.sqlite_error_code(), Some(CannotOpen | ReadOnly)) => {
+                return Err(reason.to_string());
+            }
+            None => (Self::of_nothing().map_err(|error| error.to_string())?, LOST),
+        };
+        counter!("meridian_state_lost_total").increment(1);
+        let why = format!("nothing is kept on disk until the next start: {reason}; {before}");
+        Ok((database, Some(why)))
+    }
+
+    fn of_immutable(file: &Path) -> rusqlite::Result<Self> {
+        let path = file.display().to_string();
+        let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        Self::sound(Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)?)
+    }
+
+    fn of_nothing() -> rusqlite::Result<Self> {
+        let database = Self::of(Connection::open_in_memory())?;
+        database.0.pragma_update(None, "query_only", true)?;
+        Ok(database)
+    }
+
+    fn sound(connection: Connection) -> rusqlite::Result<Self> {
         let database = Self(connection);
         // Whatever is wrong with it is wrong now, and not when it is needed.
         database.recall()?;

@@ -222,6 +222,26 @@ fn what_one_node_sees_moves_nothing_and_what_two_see_moves_all() {
 }
 
 #[test]
+fn a_check_that_one_node_has_first_is_followed_by_that_node() {
+    let world = World::start("");
+    world.eu.is_sick_for(&["ns1", "ns2", "ns3"]);
+    wait_until(&world.all(&world.us), || world.answers());
+    let first = world.node(0);
+    let config = std::fs::read_to_string(first.path("meridian.yaml")).unwrap();
+    first.write("meridian.yaml", config.replace("http: /,", "http: /ready,").as_bytes());
+    first.process.signal("HUP");
+    wait_for("a reload", || (first.logged("reloaded") > 0).then_some(()));
+    // What it has seen so far it has seen alone, and goes by it.
+    let down = ("down".to_owned(), "unexpected status 500".to_owned());
+    wait_until(&down, || first.endpoint(world.eu.address));
+    assert_eq!(world.answers(), world.all(&world.us));
+    world.eu.is_sick_for(&[]);
+    wait_until(&world.all(&world.eu), || world.answers());
+    world.eu.is_sick_for(&["ns1", "ns2", "ns3"]);
+    wait_until(&world.all(&world.us), || world.answers());
+}
+
+#[test]
 fn a_node_that_is_cut_off_freezes_and_healing_moves_nobody() {
     let world = World::start("");
     world.part(&[2], true);

@@ -246,12 +246,38 @@ fn a_broken_state_file_costs_what_was_in_it_and_nothing_else() {
     let server = server.restart();
     assert_eq!(server.addresses_for("www.example.com", DUBLIN), [eu.address.to_string()]);
     assert!(server.path("state/meridian.db.broken").exists());
-    assert_eq!(server.logged("put aside"), 1);
+    assert_eq!(server.logged("state at fault"), 1);
     let (_, told) = server.ctl(&["history", "--kind", "node"]);
-    assert!(told.contains("state put aside") && told.contains("meridian.db.broken"), "{told}");
+    assert!(told.contains("state at fault") && told.contains("meridian.db.broken"), "{told}");
     let (_, told) = server.ctl(&["status"]);
     assert!(told.contains("ALARM     what operators said before the start is lost"), "{told}");
     assert!(server.ctl(&because(&["drain", "eu"])).0, "and a new one is kept");
+}
+
+#[test]
+fn a_full_disk_stops_no_start() {
+    let (mut server, [us, _eu]) = world();
+    assert!(server.ctl(&because(&["drain", "eu"])).0);
+    // Ended in peace it leaves the file alone, and nothing that is open beside it.
+    server.process.signal("TERM");
+    wait_for("its end", || server.process.ended());
+    let Meridian { folder, .. } = server;
+    let config = std::fs::read_to_string(folder.path().join("meridian.yaml")).unwrap();
+    let script = "cp state/meridian.db . && mount -t tmpfs -o size=1m none state || exit 1
+        cp meridian.db state; cat /dev/zero > state/full; exec \"$0\" \"$@\"";
+    // Where nobody else sees what is mounted; only root may.
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_meridian")]);
+    command.current_dir(folder.path());
+    let server = Meridian::start_with(command, folder, &config);
+    let own = vec![us.address.to_string()];
+    wait_until(&own, || server.addresses_for("www.example.com", DUBLIN));
+    let (_, told) = server.ctl(&["status"]);
+    assert!(told.contains("ALARM     nothing is kept on disk until the next start"), "{told}");
+    assert!(told.contains("override  eu: drain"), "what was said before is known: {told}");
+    assert!(server.metric("meridian_state_lost_total") > 0.0);
+    let (fine, told) = server.ctl(&because(&["drain", "us"]));
+    assert!(!fine, "it would be on no disk: {told}");
 }
 
 /// What curl prints for a change over the network.

@@ -71,10 +71,10 @@ impl Control {
         self.tell(level, Kind::State, (subject, change.to.to_string()), (why, String::new()), took);
     }
 
-    /// Tells of a state that could not be read.
+    /// Tells of a state that could not be read, or cannot be written.
     pub(super) fn tell_lost(&mut self) {
         if let Some(why) = self.lost.clone() {
-            let what = (self.loaded.config.node.name.clone(), "state put aside".to_owned());
+            let what = (self.loaded.config.node.name.clone(), "state at fault".to_owned());
             self.tell(Level::Error, Kind::Node, what, (why, String::new()), None);
         }
     }

@@ -335,10 +335,7 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         let what = "first verdicts, or who writes, are awaited";
         alarms.push(format!("not ready: {what}; no query is answered yet"));
     }
-    if let Some(why) = &view.lost {
-        let what = "what operators said before the start is lost, the history too";
-        alarms.push(format!("{what}: {why}; say again what is to hold"));
-    }
+    alarms.extend(view.lost.clone());
     if !view.refused.is_empty() {
         alarms.push("the newest files are refused; what was good before serves on".to_owned());
     }

@@ -3,7 +3,7 @@
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 
-use hickory_proto::op::{Message, Query};
+use hickory_proto::op::{Message, MessageType, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use hickory_proto::serialize::binary::BinDecodable;
 use tokio::net::UdpSocket;
@@ -34,7 +34,12 @@ pub(super) async fn ask(
         match answer {
             // An answer to something else: the right one may still come.
             Ok(answer) if answer.metadata.id != query.metadata.id => {}
-            Ok(answer) if answer.queries != query.queries => {}
+            // Who refuses may leave the question out.
+            Ok(answer) if !answer.queries.is_empty() && answer.queries != query.queries => {}
+            // The query itself, sent back.
+            Ok(answer) if answer.metadata.message_type != MessageType::Response => {
+                return Err(Failure::Malformed);
+            }
             Ok(answer) => return judge(&answer, check),
             Err(_) => return Err(Failure::Malformed),
         }
@@ -54,4 +59,39 @@ fn judge(answer: &Message, check: &DnsCheck) -> Result<(), Failure> {
     let is_expected =
         check.addresses.is_empty() || addresses.any(|ip| check.addresses.contains(&ip));
     if is_expected { Ok(()) } else { Err(Failure::TextMissing) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// What is made of a server that turns the query into `answer`.
+    async fn asked(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Result<(), Failure> {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = server.recv_from(&mut buffer).await {
+                server.send_to(&answer(&buffer[..length]), from).await.unwrap();
+            }
+        });
+        let name = "www.example.com".to_owned();
+        let check = DnsCheck { name, rtype: 1, rcodes: vec![0], addresses: Vec::new() };
+        ask(address, &check, Deadline(tokio::time::Instant::now() + Duration::from_secs(5))).await
+    }
+
+    /// The query with its head as that of an answer with this response code.
+    fn answered(query: &[u8], rcode: u8) -> Vec<u8> {
+        [&query[..2], &[0x80 | query[2], rcode], &query[4..]].concat()
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_one_that_says_so_with_its_question_or_without() {
+        assert_eq!(asked(|query| answered(query, 0)).await, Ok(()));
+        assert_eq!(asked(<[u8]>::to_vec).await, Err(Failure::Malformed), "the query");
+        let bare = |query: &[u8]| [&answered(query, 5)[..4], &[0; 8]].concat();
+        assert_eq!(asked(bare).await, Err(Failure::Rcode(5)));
+    }
 }

@@ -17,6 +17,10 @@ use crate::health::{Failure, Stage};
 /// More than the longest true answer has.
 const LARGEST: usize = 1024;
 
+/// How a call ended, and what that is if it went well.
+const STATUS: &str = "grpc-status";
+const OK: &str = "0";
+
 /// The status SERVING.
 const SERVING: u8 = 1;
 
@@ -52,19 +56,27 @@ async fn exchange(
         return Err(Failure::Status(response.status().as_u16()));
     }
     // An error comes without a body, its status in the head.
-    let told = |value: Option<&HeaderValue>| value.is_some_and(|value| value != "0");
-    if told(response.headers().get("grpc-status")) {
+    let early = response.headers().get(STATUS).cloned();
+    if early.as_ref().is_some_and(|status| status != OK) {
         return Err(Failure::NotServing);
     }
     let body = Limited::new(response.into_body(), LARGEST).collect();
     let body = tokio::time::timeout_at(deadline.0, body).await;
     let body = body.map_err(|_| Failure::TimedOut(Stage::Body))?;
     let body = body.map_err(|_| Failure::Malformed)?;
-    if told(body.trailers().and_then(|trailers| trailers.get("grpc-status"))) {
-        return Err(Failure::NotServing);
-    }
+    let late = body.trailers().and_then(|trailers| trailers.get(STATUS));
+    ended(late.or(early.as_ref()))?;
     match status(&body.to_bytes()) {
         Some(SERVING) => Ok(()),
+        Some(_) => Err(Failure::NotServing),
+        None => Err(Failure::Malformed),
+    }
+}
+
+/// How the call ended: "trailers must include grpc-status" (PROTOCOL-HTTP2.md), or it was cut off.
+fn ended(status: Option<&HeaderValue>) -> Result<(), Failure> {
+    match status {
+        Some(status) if status == OK => Ok(()),
         Some(_) => Err(Failure::NotServing),
         None => Err(Failure::Malformed),
     }
@@ -112,6 +124,13 @@ mod tests {
         assert_eq!(framed("web").as_ref(), b"\0\0\0\0\x05\x0a\x03web");
         let long = framed(&"x".repeat(300));
         assert_eq!(long.get(..8), Some(&[0, 0, 0, 1, 47, 0x0a, 0xac, 0x02][..]));
+    }
+
+    #[test]
+    fn a_call_went_well_if_it_says_so() {
+        let ended = |status| ended(Some(&HeaderValue::from_static(status)));
+        assert_eq!((ended("0"), ended("5")), (Ok(()), Err(Failure::NotServing)));
+        assert_eq!(super::ended(None), Err(Failure::Malformed));
     }
 
     #[test]
