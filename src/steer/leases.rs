@@ -50,6 +50,8 @@ pub struct Contest {
     pub eligible: Vec<String>,
     /// The one that does by itself; none while a better one has no verdict yet.
     pub next: Option<String>,
+    /// That better one.
+    pub awaited: Option<String>,
     /// The regions for which this node renews.
     pub renews: Vec<String>,
     /// Whether this node may name the next one.
@@ -88,13 +90,14 @@ impl Contest {
         };
         let well = |region| is_well((id, service), region, facts);
         let judged = |region| is_judged((id, service), region, facts);
-        let mut candidates = order.iter().filter(|of| well(**of) || !judged(**of));
+        let first = order.iter().copied().find(|of| well(*of) || !judged(*of));
         Some(Self {
             service: service.name.clone(),
             lease: *lease,
             ttl: service.ttl,
             eligible: named(&well),
-            next: candidates.next().filter(|of| well(**of)).and_then(|of| name(*of)),
+            next: first.filter(|of| well(*of)).and_then(name),
+            awaited: first.filter(|of| !well(*of)).and_then(name),
             renews: named(renews),
             may_name,
             before: None,
@@ -225,6 +228,58 @@ impl Leased {
             == (&before.region, before.epoch, before.ttl);
         if is_same && holder.until.since(before.until) < HARDLY && holder.until > before.until {
             holder.until = before.until;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{health, region, service, states, web};
+    use super::*;
+    use crate::health::HealthTable;
+
+    const LEASE: Duration = Duration::from_secs(3);
+
+    /// A service of three regions, of which these may write, the best first.
+    fn contest(pools: &[&[&str]; 3], order: [usize; 3], health: &HealthTable) -> Contest {
+        let mut service = service(pools);
+        service.policy = Policy::SingleWriter(order.map(region).to_vec(), Lease::Kept(LEASE));
+        let name = |region: RegionId| Some(["us", "eu", "ap"][region.index()].to_owned());
+        Contest::of((web(), &service), &Facts::of(health), &name, &|_| true, true).unwrap()
+    }
+
+    #[test]
+    fn the_next_writer_is_the_best_that_is_well_once_each_better_one_has_its_verdict() {
+        for (table, next, awaited, eligible) in [
+            ("uuu", Some("eu"), None, "eu us ap"),
+            ("u?u", None, Some("eu"), "us ap"),
+            ("udu", Some("us"), None, "us ap"),
+            ("?u?", Some("eu"), None, "eu"),
+            ("?du", None, Some("us"), "ap"),
+            ("dd?", None, Some("ap"), ""),
+            ("ddd", None, None, ""),
+        ] {
+            let pools: [&[&str]; 3] = [&["10.0.0.1"], &["10.0.1.1"], &["10.0.2.1"]];
+            let contest = contest(&pools, [1, 0, 2], &states(table));
+            let given = (contest.next.as_deref(), contest.awaited.as_deref());
+            assert_eq!(
+                (given, &*contest.eligible.join(" ")),
+                ((next, awaited), eligible),
+                "{table}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_verdict_that_cannot_come_is_not_waited_for() {
+        let pools: [&[&str]; 3] = [&["10.0.0.1", "2001:db8::1"], &["10.0.1.1"], &["10.0.2.1"]];
+        for (health, next) in [
+            // Nothing was heard yet, and nothing for long.
+            (states("d?uu"), None),
+            (health("d?uu"), Some("eu")),
+            (health("u?uu"), Some("us")),
+        ] {
+            assert_eq!(contest(&pools, [0, 1, 2], &health).next.as_deref(), next);
         }
     }
 }
