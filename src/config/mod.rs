@@ -292,8 +292,9 @@ fn compile(
     if has_cluster && cluster.is_none() {
         return None;
     }
+    let region = node.region.or_else(|| cluster.as_ref()?.region(&regions));
     Some(Config {
-        node: Node { tcp, encrypted, ..node },
+        node: Node { tcp, encrypted, region, ..node },
         http,
         geoip,
         regions: regions.list,

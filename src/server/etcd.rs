@@ -34,7 +34,9 @@ use super::files::read;
 use super::handle::Request;
 use super::webhooks::causes;
 use crate::config::{Etcd, Problem};
-use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Turn, Vacancy, Written};
+use crate::steer::{
+    ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Renewal, Turn, Vacancy, Written,
+};
 
 /// What an operator wants.
 #[derive(Debug)]
@@ -155,8 +157,8 @@ async fn look(
         let found = store.find(&contest.service).await?;
         let now = clock.now();
         let (free_from, next) = match vacancy.turn(now, &contest, &found) {
-            Turn::Held { written, lease, is_renewed } => {
-                let left = store.time_left(lease, is_renewed).await?;
+            Turn::Held { written, lease, renewal } => {
+                let left = store.time_left(lease, renewal, contest.lease).await?;
                 return Ok(Leased::held(written, now, left, found.wanted));
             }
             Turn::Vacant { free_from, next } => (free_from, next),
@@ -348,15 +350,21 @@ impl Gateway {
         Ok(found)
     }
 
-    /// How long a lease lasts at least; renewed first, if so.
-    async fn time_left(&self, lease: i64, is_renewed: bool) -> Result<Duration, String> {
+    /// How long a lease lasts at least, once it is renewed, if that is for this node to do.
+    async fn time_left(
+        &self,
+        lease: i64,
+        renewal: Renewal,
+        length: Duration,
+    ) -> Result<Duration, String> {
         let body = json!({ "ID": lease.to_string() });
-        let left = if is_renewed {
-            self.ask::<Kept>("lease/keepalive", &body).await?.result.ttl
-        } else {
-            self.ask::<Lived>("lease/timetolive", &body).await?.ttl
-        };
-        Ok(duration(&left))
+        if renewal != Renewal::Own {
+            let left = duration(&self.ask::<Lived>("lease/timetolive", &body).await?.ttl);
+            if !renewal.is_overdue(left, length) {
+                return Ok(left);
+            }
+        }
+        Ok(duration(&self.ask::<Kept>("lease/keepalive", &body).await?.result.ttl))
     }
 
     /// An operator wants this region next.

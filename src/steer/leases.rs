@@ -3,9 +3,12 @@
 //! What is decided here is decided the same way by every node, from what one store has: the store
 //! itself is asked elsewhere. Each node asks every half second. What it may publish ends, by its
 //! own clock, before the lease can: it counts from before it asked. Nodes of the writer's side
-//! renew; when they do not, the lease runs out, and the writer's key with it. Whoever wants to name
-//! the next one has then seen the key gone for as long as the last writer's answers may be
-//! remembered, and writes it only if nobody else has.
+//! renew, and when they are gone or cannot, the others do, as long as they believe the region to be
+//! well and could name the next writer: it would be the same one, after a gap. So a node that is
+//! cut off with what it last believed keeps no lease alive that the others let go. When nobody
+//! renews, the lease runs out, and the writer's key with it. Whoever wants to name the next one has
+//! then seen the key gone for as long as the last writer's answers may be remembered, and writes it
+//! only if nobody else has.
 
 use std::time::Duration;
 
@@ -141,7 +144,7 @@ pub enum Turn {
         /// The number of the lease.
         lease: i64,
         /// Whether it is for this node to renew it.
-        is_renewed: bool,
+        renewal: Renewal,
     },
     /// There is none, and the next one may be named from then on.
     Vacant {
@@ -150,6 +153,25 @@ pub enum Turn {
         /// Whom this node is to name now.
         next: Option<String>,
     },
+}
+
+/// Whether it is for a node to renew a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Renewal {
+    /// It is.
+    Own,
+    /// It is for others, unless they do not.
+    StandIn,
+    /// It is not.
+    None,
+}
+
+impl Renewal {
+    /// Is it for this node after all, as so little is `left` of a `lease`? Those whose it is renew
+    /// it twice a second, as long as they do.
+    pub fn is_overdue(self, left: Duration, lease: Duration) -> bool {
+        self == Self::StandIn && left <= lease / 2
+    }
 }
 
 /// What is known of a service's writer.
@@ -195,10 +217,14 @@ impl Vacancy {
         let wanted = found.wanted.as_ref();
         if let Some((written, lease)) = &found.writer {
             self.0 = None;
-            let is_renewed = wanted.is_none_or(|wanted| *wanted == written.region)
-                && contest.eligible.contains(&written.region)
-                && contest.renews.contains(&written.region);
-            return Turn::Held { written: written.clone(), lease: *lease, is_renewed };
+            let stays = wanted.is_none_or(|wanted| *wanted == written.region)
+                && contest.eligible.contains(&written.region);
+            let renewal = match contest.renews.contains(&written.region) {
+                true if stays => Renewal::Own,
+                false if stays && contest.may_name => Renewal::StandIn,
+                _ => Renewal::None,
+            };
+            return Turn::Held { written: written.clone(), lease: *lease, renewal };
         }
         // If there was another one meanwhile, it begins anew.
         let known = self.0.filter(|(revision, _)| *revision == found.revision);
@@ -281,5 +307,37 @@ mod tests {
         ] {
             assert_eq!(contest(&pools, [0, 1, 2], &health).next.as_deref(), next);
         }
+    }
+
+    #[test]
+    fn others_renew_when_those_do_not_whose_it_is() {
+        let pools: [&[&str]; 3] = [&["10.0.0.1"], &["10.0.1.1"], &["10.0.2.1"]];
+        let written = Written { region: "us".to_owned(), epoch: 1, ttl: 30 };
+        let found = Found { writer: Some((written, 7)), ..Found::default() };
+        let renewal = |table: &str, renews: &str, may_name: bool, wanted: &str| {
+            let contest = Contest {
+                renews: vec![renews.to_owned()],
+                may_name,
+                ..contest(&pools, [0, 1, 2], &states(table))
+            };
+            let found = Found { wanted: Some(wanted.to_owned()), ..found.clone() };
+            match Vacancy::default().turn(Instant::default(), &contest, &found) {
+                Turn::Held { renewal, .. } => renewal,
+                Turn::Vacant { .. } => panic!("there is a writer"),
+            }
+        };
+        assert_eq!(renewal("uuu", "us", true, "us"), Renewal::Own);
+        assert_eq!(renewal("uuu", "us", false, "us"), Renewal::Own);
+        assert_eq!(renewal("uuu", "eu", true, "us"), Renewal::StandIn);
+        // Who is cut off may be the last to believe that it is well.
+        assert_eq!(renewal("uuu", "eu", false, "us"), Renewal::None);
+        for renews in ["us", "eu"] {
+            assert_eq!(renewal("duu", renews, true, "us"), Renewal::None);
+            assert_eq!(renewal("uuu", renews, true, "ap"), Renewal::None);
+        }
+        let seconds = Duration::from_secs;
+        let overdue = [0, 1, 2, 3].map(|left| Renewal::StandIn.is_overdue(seconds(left), LEASE));
+        assert_eq!(overdue, [true, true, false, false]);
+        assert!(!Renewal::None.is_overdue(seconds(0), LEASE));
     }
 }

@@ -22,7 +22,9 @@ use crate::zone::Name;
 
 pub use family::Family;
 pub use holds::{Failback, Hold, Holds, Left, MaxMoves, Moves};
-pub use leases::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Turn, Vacancy, Written};
+pub use leases::{
+    ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Renewal, Turn, Vacancy, Written,
+};
 pub use named::{Named, Naming};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
 pub use writers::{Lease, Writer, Writers, is_well};

@@ -17,7 +17,7 @@ use crate::time::{Instant, Ttl};
 pub enum Lease {
     /// Operators, by their word alone.
     Manual,
-    /// A lease in etcd of so long, renewed by the nodes of the writer's side.
+    /// A lease in etcd of so long, renewed by the nodes of the writer's side, or else the others.
     Kept(Duration),
 }
 
