@@ -194,6 +194,14 @@ impl Control {
             return Err("it would be over already".to_owned());
         }
         let before = self.said.iter().find(|other| other.subject == said.subject);
+        if before.is_some_and(|before| said.falls_short_of(before, config, now)) {
+            return Err(
+                "the ramp begins with fewer clients than the word that stands has reached, \
+                        and the others would be back at once; expected a first step that is no \
+                        smaller, or no ramp"
+                    .to_owned(),
+            );
+        }
         let emptied = before.and_then(|before| before.word).filter(|word| *word != Word::Up);
         if let (Some(Word::Up), Some(_), Some(emptied)) = (said.word, said.ramp, emptied) {
             return Err(format!(
