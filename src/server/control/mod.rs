@@ -448,6 +448,7 @@ impl Control {
             signals: self.prober.arrivals().at(self.clock.now()),
             condition: self.told,
             stale: self.monitor.stale(),
+            clock_off: self.clock.off(),
             nodes: self.nodes(),
             disputes: self.disputes(),
             events: self.events.iter().cloned().collect(),
