@@ -9,7 +9,7 @@ use super::places::Regions;
 use super::read::{At, Problems};
 use super::yaml::Value;
 use crate::health::{Electorate, Panel, Rule, Vantage, WhenIsolated, vantages};
-use crate::ids::NodeId;
+use crate::ids::{NodeId, RegionId};
 use crate::steer::{Lease, Policy, Service};
 
 /// The nodes that decide together, this one among them.
@@ -50,6 +50,12 @@ impl Cluster {
     /// The nodes' names, by id.
     pub fn names(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.name.clone()).collect()
+    }
+
+    /// The region where this node stands, as it is listed.
+    pub(super) fn region(&self, regions: &Regions) -> Option<RegionId> {
+        let listed = self.nodes.get(self.own.index())?.region.as_ref()?;
+        RegionId::from_index(regions.list.iter().position(|region| region.name == *listed)?)
     }
 
     /// Two nodes, of which this is the first.
@@ -123,7 +129,14 @@ pub(super) fn read(
         problems.error(named.place(), &named.key, what);
         return None;
     };
-    let address = nodes.get(row)?.address;
+    let (address, region) = nodes.get(row).map(|own| (own.address, &own.region))?;
+    let said = node.region.and_then(|id| regions.list.get(id.index())).map(|of| &of.name);
+    if let (Some(one), Some(other)) = (said, region)
+        && one != other
+    {
+        let what = format!("{name} stands in {other} here, and in {one} by `node.region`");
+        problems.error(named.place(), &named.key, what);
+    }
     let rule = rule.unwrap_or(Rule::Majority);
     if let Rule::Number(number) = rule
         && number > nodes.len()

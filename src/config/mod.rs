@@ -317,8 +317,9 @@ fn compile(
         return None;
     }
     listeners::clashes(root, (&node, &http), encrypted.as_ref(), cluster.as_ref(), problems);
+    let region = node.region.or_else(|| cluster.as_ref()?.region(&regions));
     Some(Config {
-        node: Node { tcp, encrypted, ..node },
+        node: Node { tcp, encrypted, region, ..node },
         http,
         geoip,
         regions: regions.list,

@@ -31,3 +31,24 @@ fn what_is_known_of_a_target_outlives_a_change_of_its_schedule() {
     assert_eq!(probed(&mut targets, ["", ", rise: 3"]), two);
     assert_eq!(probed(&mut targets, ["", ""]), one);
 }
+
+#[test]
+fn a_node_stands_where_its_cluster_has_it() {
+    let region = |own: &str, listed: &str| {
+        let text = format!(
+            "node: {{ name: ns1{own} }}
+cluster: {{ key: key, nodes: {{ ns1: {{ address: \"192.0.2.1:8054\"{listed} }} }} }}
+regions: {{ us: {{}}, eu: {{}} }}
+zones: {{ example.com: {{ ns: ns1.example.net }} }}
+services: {{ a: {{ names: a.example.com, regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }} }} }}
+"
+        );
+        let mut no_files = |_: &Path| Err("no file".to_owned());
+        let config = Config::load("test", &text, &mut Targets::default(), &mut no_files).unwrap();
+        config.node.region.map(RegionId::index)
+    };
+    assert_eq!(region("", ", region: eu"), Some(1));
+    assert_eq!(region(", region: eu", ""), Some(1));
+    assert_eq!(region(", region: eu", ", region: eu"), Some(1));
+    assert_eq!(region("", ""), None);
+}

@@ -27,6 +27,13 @@ impl Clock {
         Instant::default() + self.epoch + since_boot().saturating_sub(self.started)
     }
 
+    /// By how many seconds the wall clock is ahead of this one, which goes on from how that was set
+    /// at the start.
+    pub(super) fn off(&self) -> f64 {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        wall.as_secs_f64() - self.now().since(Instant::default()).as_secs_f64()
+    }
+
     /// The same moment on tokio's clock.
     pub(super) fn on_tokio(&self, moment: Instant) -> tokio::time::Instant {
         tokio::time::Instant::now() + moment.since(self.now())
@@ -60,6 +67,16 @@ mod tests {
         let output = command.output().unwrap();
         let told = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && told.contains("1 passed"), "{output:?}");
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_later_is_told_of() {
+        let Clock { started, epoch } = Clock::start();
+        let hour = Duration::from_secs(3600);
+        for (epoch, expected) in [(epoch, 0.0), (epoch - hour, 3600.0), (epoch + hour, -3600.0)] {
+            let off = Clock { started, epoch }.off();
+            assert!((off - expected).abs() < 60.0, "{off}");
+        }
     }
 
     #[test]

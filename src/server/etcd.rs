@@ -34,7 +34,9 @@ use super::files::read;
 use super::handle::Request;
 use super::webhooks::causes;
 use crate::config::{Etcd, Problem};
-use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Turn, Vacancy, Written};
+use crate::steer::{
+    ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Renewal, Turn, Vacancy, Written,
+};
 
 /// What an operator wants.
 #[derive(Debug)]
@@ -155,8 +157,8 @@ async fn look(
         let found = store.find(&contest.service).await?;
         let now = clock.now();
         let (free_from, next) = match vacancy.turn(now, &contest, &found) {
-            Turn::Held { written, lease, is_renewed } => {
-                let left = store.time_left(lease, is_renewed).await?;
+            Turn::Held { written, lease, renewal } => {
+                let left = store.time_left(lease, renewal, contest.lease).await?;
                 return Ok(Leased::held(written, now, left, found.wanted));
             }
             Turn::Vacant { free_from, next } => (free_from, next),
@@ -280,24 +282,32 @@ impl Gateway {
     /// is silent is not waited for each time.
     async fn ask<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, String> {
         let mut problems = Vec::new();
-        let first = self.answering.load(Ordering::Relaxed);
-        let members = self.of.endpoints.iter().enumerate();
-        for (row, endpoint) in members.clone().skip(first).chain(members.take(first)) {
-            let text = serde_json::to_vec(body).map_err(|error| error.to_string())?;
-            let request = self.client.post(format!("{endpoint}/v3/{path}")).body(text);
-            let answer = async {
-                let answer = request.send().await?.error_for_status()?;
-                answer.json::<T>().await
-            };
-            match answer.await {
-                Ok(answer) => {
-                    self.answering.store(row, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                Err(error) => problems.push(error.without_url().to_string()),
+        for _ in &self.of.endpoints {
+            match self.ask_one(path, body).await {
+                Ok(answer) => return Ok(answer),
+                Err(problem) => problems.push(problem),
             }
         }
         Err(format!("etcd does not answer: {}", problems.join("; ")))
+    }
+
+    /// Asks the member that answered last; if it does not, the next one is asked next.
+    async fn ask_one<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, String> {
+        let text = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+        let row = self.answering.load(Ordering::Relaxed);
+        let endpoint = self.of.endpoints.get(row).ok_or("it has no members")?;
+        let request = self.client.post(format!("{endpoint}/v3/{path}")).body(text);
+        let answer = async {
+            let answer = request.send().await?.error_for_status()?;
+            answer.json::<T>().await
+        };
+        answer.await.map_err(|error| {
+            let next = (row + 1) % self.of.endpoints.len();
+            // Others who wait for this member have found that out too.
+            let order = Ordering::Relaxed;
+            let _moved_on = self.answering.compare_exchange(row, next, order, order);
+            error.without_url().to_string()
+        })
     }
 
     fn key(&self, service: &str, what: &str) -> String {
@@ -340,15 +350,21 @@ impl Gateway {
         Ok(found)
     }
 
-    /// How long a lease lasts at least; renewed first, if so.
-    async fn time_left(&self, lease: i64, is_renewed: bool) -> Result<Duration, String> {
+    /// How long a lease lasts at least, once it is renewed, if that is for this node to do.
+    async fn time_left(
+        &self,
+        lease: i64,
+        renewal: Renewal,
+        length: Duration,
+    ) -> Result<Duration, String> {
         let body = json!({ "ID": lease.to_string() });
-        let left = if is_renewed {
-            self.ask::<Kept>("lease/keepalive", &body).await?.result.ttl
-        } else {
-            self.ask::<Lived>("lease/timetolive", &body).await?.ttl
-        };
-        Ok(duration(&left))
+        if renewal != Renewal::Own {
+            let left = duration(&self.ask::<Lived>("lease/timetolive", &body).await?.ttl);
+            if !renewal.is_overdue(left, length) {
+                return Ok(left);
+            }
+        }
+        Ok(duration(&self.ask::<Kept>("lease/keepalive", &body).await?.result.ttl))
     }
 
     /// An operator wants this region next.
@@ -396,13 +412,28 @@ impl Gateway {
             json!({ "key": key("wanted"), "value": wanted }),
         ];
         let puts: Vec<Value> = puts.iter().map(|put| json!({ "request_put": put })).collect();
-        let done: Done = self.ask("kv/txn", &json!({ "compare": unless, "success": puts })).await?;
-        if !done.succeeded {
+        let words = json!({ "compare": unless, "success": puts });
+        let is_named = self.write(&contest.service, &words, &granted.id).await?;
+        if !is_named {
             let body = json!({ "ID": granted.id });
             // It ends by itself, if not by this.
             let _ends = self.ask::<Value>("lease/revoke", &body).await;
         }
-        Ok(done.succeeded.then_some((written, duration(&granted.ttl))))
+        Ok(is_named.then_some((written, duration(&granted.ttl))))
+    }
+
+    /// Writes a writer with this `lease`, if what they compare is so; tells whether it was. One
+    /// member is asked, once: who asks again for what was done and only not answered is told that
+    /// somebody else was faster, and would end the lease by which others answer already. Whether it
+    /// was done is then looked up; what is not done by then ends with its lease, if it ever is.
+    async fn write(&self, service: &str, words: &Value, lease: &str) -> Result<bool, String> {
+        let unanswered = match self.ask_one::<Done>("kv/txn", words).await {
+            Ok(done) => return Ok(done.succeeded),
+            Err(problem) => problem,
+        };
+        let found = self.find(service).await?;
+        let is_ours = found.writer.is_some_and(|(_, of)| of == number(lease));
+        is_ours.then_some(true).ok_or_else(|| format!("etcd does not answer: {unanswered}"))
     }
 }
 

@@ -110,6 +110,8 @@ pub struct View {
     pub condition: Condition,
     /// How many targets are stale.
     pub stale: usize,
+    /// By how many seconds the wall clock is ahead of the node's.
+    pub clock_off: f64,
     /// The nodes that decide together; none, if this one is alone.
     pub nodes: Vec<NodeView>,
     /// Where those of them are whose packets the cluster's key does not open.

@@ -139,6 +139,16 @@ impl Said {
         self
     }
 
+    /// Does it take fewer clients away at `now` than `before` did, though it takes some? They would
+    /// be back until its ramp reaches them.
+    pub(super) fn falls_short_of(&self, before: &Self, config: &Config, now: Instant) -> bool {
+        let reach = |of: &Self| {
+            let takes_away = of.word != Some(Word::Up);
+            of.resolve(config).filter(|_| takes_away).map_or(0, |of| of.reach(now))
+        };
+        (1..reach(before)).contains(&reach(self))
+    }
+
     /// What it means in `config`; `None`: nothing, as it names nothing there.
     fn resolve(&self, config: &Config) -> Option<Override> {
         let Self { since, until, ramp, .. } = *self;

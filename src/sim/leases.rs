@@ -3,7 +3,7 @@
 use super::scenario::LEASE;
 use super::store::{Answer, Ask, Election};
 use super::world::{Event, World};
-use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Leased, Turn, Vacancy, Written};
+use crate::steer::{ASK_EVERY, ASK_PATIENCE, Contest, Leased, Renewal, Turn, Vacancy, Written};
 use crate::time::Instant;
 
 /// What a node knows of the writer's lease.
@@ -11,8 +11,9 @@ use crate::time::Instant;
 pub(super) struct Looking {
     pub(super) leased: Leased,
     vacancy: Vacancy,
-    /// A writer was found then, and it was asked how long its lease lasts.
-    held: Option<(Instant, Written)>,
+    /// A writer was found then, and it was asked how long its lease lasts, by its number; and
+    /// whether it is for this node to renew it.
+    held: Option<(Instant, Written, i64, Renewal)>,
 }
 
 impl Looking {
@@ -20,9 +21,9 @@ impl Looking {
     pub(super) fn heard(&mut self, now: Instant, answer: Answer, contest: Contest) -> Option<Ask> {
         match answer {
             Answer::Found(found) => match self.vacancy.turn(now, &contest, &found) {
-                Turn::Held { written, lease, is_renewed } => {
-                    self.held = Some((now, written));
-                    Some(Ask::Left(lease, is_renewed))
+                Turn::Held { written, lease, renewal } => {
+                    self.held = Some((now, written, lease, renewal));
+                    Some(Ask::Left(lease, renewal == Renewal::Own))
                 }
                 Turn::Vacant { free_from, next } => {
                     let (free_from, wanted) = (Some(free_from), found.wanted);
@@ -31,7 +32,11 @@ impl Looking {
                 }
             },
             Answer::Left(left) => {
-                let (asked, written) = self.held.take()?;
+                let (asked, written, lease, renewal) = self.held.take()?;
+                if renewal.is_overdue(left, contest.lease) {
+                    self.held = Some((asked, written, lease, Renewal::Own));
+                    return Some(Ask::Left(lease, true));
+                }
                 let mut leased = Leased::held(written, asked, left, None);
                 leased.settle(Some(&self.leased));
                 self.leased = leased;

@@ -238,3 +238,10 @@ fn without_a_majority_of_etcd_no_lease_is_granted_and_none_ends() {
     assert_eq!((errors[100], errors.last()), (1.0, Some(&0.0)));
     assert!((110.9..114.5).contains(at), "{at}");
 }
+
+#[test]
+fn a_writer_stays_though_the_only_node_in_its_region_is_gone() {
+    let outcome = by_lease(7, "eu, us, asia", "{ at: 60s, kill: ns1 }, { at: 100s, start: ns1 }");
+    assert_eq!(writers(&outcome), [(0.0, "us writes, epoch 1")]);
+    assert_eq!(outcome.errors.iter().sum::<f64>(), 0.0);
+}

@@ -3,9 +3,12 @@
 //! What is decided here is decided the same way by every node, from what one store has: the store
 //! itself is asked elsewhere. Each node asks every half second. What it may publish ends, by its
 //! own clock, before the lease can: it counts from before it asked. Nodes of the writer's side
-//! renew; when they do not, the lease runs out, and the writer's key with it. Whoever wants to name
-//! the next one has then seen the key gone for as long as the last writer's answers may be
-//! remembered, and writes it only if nobody else has.
+//! renew, and when they are gone or cannot, the others do, as long as they believe the region to be
+//! well and could name the next writer: it would be the same one, after a gap. So a node that is
+//! cut off with what it last believed keeps no lease alive that the others let go. When nobody
+//! renews, the lease runs out, and the writer's key with it. Whoever wants to name the next one has
+//! then seen the key gone for as long as the last writer's answers may be remembered, and writes it
+//! only if nobody else has.
 
 use std::time::Duration;
 
@@ -50,6 +53,8 @@ pub struct Contest {
     pub eligible: Vec<String>,
     /// The one that does by itself; none while a better one has no verdict yet.
     pub next: Option<String>,
+    /// That better one.
+    pub awaited: Option<String>,
     /// The regions for which this node renews.
     pub renews: Vec<String>,
     /// Whether this node may name the next one.
@@ -88,13 +93,14 @@ impl Contest {
         };
         let well = |region| is_well((id, service), region, facts);
         let judged = |region| is_judged((id, service), region, facts);
-        let mut candidates = order.iter().filter(|of| well(**of) || !judged(**of));
+        let first = order.iter().copied().find(|of| well(*of) || !judged(*of));
         Some(Self {
             service: service.name.clone(),
             lease: *lease,
             ttl: service.ttl,
             eligible: named(&well),
-            next: candidates.next().filter(|of| well(**of)).and_then(|of| name(*of)),
+            next: first.filter(|of| well(*of)).and_then(name),
+            awaited: first.filter(|of| !well(*of)).and_then(name),
             renews: named(renews),
             may_name,
             before: None,
@@ -138,7 +144,7 @@ pub enum Turn {
         /// The number of the lease.
         lease: i64,
         /// Whether it is for this node to renew it.
-        is_renewed: bool,
+        renewal: Renewal,
     },
     /// There is none, and the next one may be named from then on.
     Vacant {
@@ -147,6 +153,25 @@ pub enum Turn {
         /// Whom this node is to name now.
         next: Option<String>,
     },
+}
+
+/// Whether it is for a node to renew a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Renewal {
+    /// It is.
+    Own,
+    /// It is for others, unless they do not.
+    StandIn,
+    /// It is not.
+    None,
+}
+
+impl Renewal {
+    /// Is it for this node after all, as so little is `left` of a `lease`? Those whose it is renew
+    /// it twice a second, as long as they do.
+    pub fn is_overdue(self, left: Duration, lease: Duration) -> bool {
+        self == Self::StandIn && left <= lease / 2
+    }
 }
 
 /// What is known of a service's writer.
@@ -192,10 +217,14 @@ impl Vacancy {
         let wanted = found.wanted.as_ref();
         if let Some((written, lease)) = &found.writer {
             self.0 = None;
-            let is_renewed = wanted.is_none_or(|wanted| *wanted == written.region)
-                && contest.eligible.contains(&written.region)
-                && contest.renews.contains(&written.region);
-            return Turn::Held { written: written.clone(), lease: *lease, is_renewed };
+            let stays = wanted.is_none_or(|wanted| *wanted == written.region)
+                && contest.eligible.contains(&written.region);
+            let renewal = match contest.renews.contains(&written.region) {
+                true if stays => Renewal::Own,
+                false if stays && contest.may_name => Renewal::StandIn,
+                _ => Renewal::None,
+            };
+            return Turn::Held { written: written.clone(), lease: *lease, renewal };
         }
         // If there was another one meanwhile, it begins anew.
         let known = self.0.filter(|(revision, _)| *revision == found.revision);
@@ -226,5 +255,89 @@ impl Leased {
         if is_same && holder.until.since(before.until) < HARDLY && holder.until > before.until {
             holder.until = before.until;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{health, region, service, states, web};
+    use super::*;
+    use crate::health::HealthTable;
+
+    const LEASE: Duration = Duration::from_secs(3);
+
+    /// A service of three regions, of which these may write, the best first.
+    fn contest(pools: &[&[&str]; 3], order: [usize; 3], health: &HealthTable) -> Contest {
+        let mut service = service(pools);
+        service.policy = Policy::SingleWriter(order.map(region).to_vec(), Lease::Kept(LEASE));
+        let name = |region: RegionId| Some(["us", "eu", "ap"][region.index()].to_owned());
+        Contest::of((web(), &service), &Facts::of(health), &name, &|_| true, true).unwrap()
+    }
+
+    #[test]
+    fn the_next_writer_is_the_best_that_is_well_once_each_better_one_has_its_verdict() {
+        for (table, next, awaited, eligible) in [
+            ("uuu", Some("eu"), None, "eu us ap"),
+            ("u?u", None, Some("eu"), "us ap"),
+            ("udu", Some("us"), None, "us ap"),
+            ("?u?", Some("eu"), None, "eu"),
+            ("?du", None, Some("us"), "ap"),
+            ("dd?", None, Some("ap"), ""),
+            ("ddd", None, None, ""),
+        ] {
+            let pools: [&[&str]; 3] = [&["10.0.0.1"], &["10.0.1.1"], &["10.0.2.1"]];
+            let contest = contest(&pools, [1, 0, 2], &states(table));
+            let given = (contest.next.as_deref(), contest.awaited.as_deref());
+            assert_eq!(
+                (given, &*contest.eligible.join(" ")),
+                ((next, awaited), eligible),
+                "{table}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_verdict_that_cannot_come_is_not_waited_for() {
+        let pools: [&[&str]; 3] = [&["10.0.0.1", "2001:db8::1"], &["10.0.1.1"], &["10.0.2.1"]];
+        for (health, next) in [
+            // Nothing was heard yet, and nothing for long.
+            (states("d?uu"), None),
+            (health("d?uu"), Some("eu")),
+            (health("u?uu"), Some("us")),
+        ] {
+            assert_eq!(contest(&pools, [0, 1, 2], &health).next.as_deref(), next);
+        }
+    }
+
+    #[test]
+    fn others_renew_when_those_do_not_whose_it_is() {
+        let pools: [&[&str]; 3] = [&["10.0.0.1"], &["10.0.1.1"], &["10.0.2.1"]];
+        let written = Written { region: "us".to_owned(), epoch: 1, ttl: 30 };
+        let found = Found { writer: Some((written, 7)), ..Found::default() };
+        let renewal = |table: &str, renews: &str, may_name: bool, wanted: &str| {
+            let contest = Contest {
+                renews: vec![renews.to_owned()],
+                may_name,
+                ..contest(&pools, [0, 1, 2], &states(table))
+            };
+            let found = Found { wanted: Some(wanted.to_owned()), ..found.clone() };
+            match Vacancy::default().turn(Instant::default(), &contest, &found) {
+                Turn::Held { renewal, .. } => renewal,
+                Turn::Vacant { .. } => panic!("there is a writer"),
+            }
+        };
+        assert_eq!(renewal("uuu", "us", true, "us"), Renewal::Own);
+        assert_eq!(renewal("uuu", "us", false, "us"), Renewal::Own);
+        assert_eq!(renewal("uuu", "eu", true, "us"), Renewal::StandIn);
+        // Who is cut off may be the last to believe that it is well.
+        assert_eq!(renewal("uuu", "eu", false, "us"), Renewal::None);
+        for renews in ["us", "eu"] {
+            assert_eq!(renewal("duu", renews, true, "us"), Renewal::None);
+            assert_eq!(renewal("uuu", renews, true, "ap"), Renewal::None);
+        }
+        let seconds = Duration::from_secs;
+        let overdue = [0, 1, 2, 3].map(|left| Renewal::StandIn.is_overdue(seconds(left), LEASE));
+        assert_eq!(overdue, [true, true, false, false]);
+        assert!(!Renewal::None.is_overdue(seconds(0), LEASE));
     }
 }

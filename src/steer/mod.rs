@@ -22,7 +22,9 @@ use crate::zone::Name;
 
 pub use family::Family;
 pub use holds::{Failback, Hold, Holds, Left, MaxMoves, Moves};
-pub use leases::{ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Turn, Vacancy, Written};
+pub use leases::{
+    ASK_EVERY, ASK_PATIENCE, Contest, Found, Holder, Leased, Renewal, Turn, Vacancy, Written,
+};
 pub use named::{Named, Naming};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
 pub use writers::{Lease, Writer, Writers, is_well};
@@ -361,7 +363,8 @@ impl Address {
 
 /// Which endpoints of `service` in `family` may be handed out to the clients in `slot` of a ramp:
 /// those that are up, in regions where enough are; if there is none, what is next best; if
-/// everything is down, what `on_all_down` says. `last_good` is what this function gave when
+/// everything is down, what `on_all_down` says; of that, what an operator took out goes last.
+/// `last_good` is what this function gave when
 /// something was last up.
 pub fn usable(
     (id, service): (ServiceId, &Service),
@@ -403,11 +406,18 @@ pub fn usable(
         return best;
     }
     let nothing = |basis| Usable { basis, endpoints: vec![Vec::new(); service.pools.len()] };
+    // Who merely fails may be wrongly believed to, or be back soon; who was taken out is off.
+    let as_if_up = || {
+        let left = service.endpoints(family, |pool, endpoint| {
+            facts.overrides.word(id, pool.region, endpoint.address.ip(), slot).is_none()
+        });
+        some(left).unwrap_or_else(everything)
+    };
     match &service.on_all_down {
-        OnAllDown::AsIfUp => Usable { basis: Basis::AsIfUp, endpoints: everything() },
+        OnAllDown::AsIfUp => Usable { basis: Basis::AsIfUp, endpoints: as_if_up() },
         OnAllDown::LastGood => Usable {
             basis: Basis::LastGood,
-            endpoints: last_good.map_or_else(everything, |usable| usable.endpoints.clone()),
+            endpoints: last_good.map_or_else(as_if_up, |usable| usable.endpoints.clone()),
         },
         OnAllDown::Fixed(_) => nothing(Basis::Fixed),
         OnAllDown::NoData => nothing(Basis::NoData),

@@ -108,7 +108,7 @@ pub struct Override {
 
 impl Override {
     /// How many of the [`SLOTS`] it reaches at `now`.
-    fn reach(&self, now: Instant) -> usize {
+    pub fn reach(&self, now: Instant) -> usize {
         if now < self.since || self.until.is_some_and(|until| now >= until) {
             return 0;
         }

@@ -8,7 +8,7 @@ use crate::rng::Seed;
 use crate::time::Instant;
 
 /// A table in which the targets are in these states: `u`p, `d`own, `s`uspected, `?` unknown.
-fn health(states: &str) -> HealthTable {
+pub(super) fn health(states: &str) -> HealthTable {
     let mut monitor = Monitor::new(Seed::new(1));
     let mut now = Instant::from_nanos(0);
     for (row, _) in states.chars().enumerate() {
@@ -50,17 +50,17 @@ fn target(row: usize) -> TargetId {
     TargetId::from_index(row).unwrap()
 }
 
-fn web() -> ServiceId {
+pub(super) fn web() -> ServiceId {
     ServiceId::from_index(0).unwrap()
 }
 
-fn region(row: usize) -> RegionId {
+pub(super) fn region(row: usize) -> RegionId {
     RegionId::from_index(row).unwrap()
 }
 
 /// A service with these pools; each endpoint is written as its IPv4 or IPv6 address, and is
 /// probed by the target with the number of its place in the list.
-fn service(pools: &[&[&str]]) -> Service {
+pub(super) fn service(pools: &[&[&str]]) -> Service {
     let mut next = 0;
     let pools = pools.iter().enumerate().map(|(row, addresses)| Pool {
         region: region(row),
@@ -214,7 +214,7 @@ fn two_services(failback: Failback) -> Vec<Service> {
     vec![one(0), one(3)]
 }
 
-fn states(states: &str) -> HealthTable {
+pub(super) fn states(states: &str) -> HealthTable {
     let state = |c| match c {
         'u' => State::Up,
         'd' => State::Down,
@@ -573,23 +573,30 @@ fn several_checks_are_combined_as_they_are_told() {
 }
 
 #[test]
-fn the_next_writer_is_the_best_that_is_well_once_each_better_one_has_its_verdict() {
-    let mut service = service(&[&["10.0.0.1"], &["10.0.1.1"], &["10.0.2.1"]]);
-    let lease = Lease::Kept(Duration::from_secs(3));
-    service.policy = Policy::SingleWriter([1, 0, 2].map(region).to_vec(), lease);
-    let name = |region: RegionId| Some(["us", "eu", "ap"][region.index()].to_owned());
-    for (table, next, eligible) in [
-        ("uuu", Some("eu"), "eu us ap"),
-        ("u?u", None, "us ap"),
-        ("udu", Some("us"), "us ap"),
-        ("?u?", Some("eu"), "eu"),
-        ("?du", None, "ap"),
-        ("dd?", None, ""),
+fn when_all_is_down_who_was_taken_out_goes_after_who_merely_fails() {
+    let service = service(&[&["10.0.0.1"], &["10.0.1.1"]]);
+    let said = |words: &[(usize, Word)]| {
+        let one = |(row, word): &(usize, Word)| Override {
+            scope: Scope::Region(region(*row)),
+            word: *word,
+            since: Instant::default(),
+            until: None,
+            ramp: None,
+            ahead: Duration::ZERO,
+        };
+        words.iter().map(one).collect::<Overrides>().at(Instant::default())
+    };
+    let states = states("dd");
+    for (words, expected) in [
+        (vec![], [vec![0], vec![0]]),
+        (vec![(0, Word::Drain)], [vec![], vec![0]]),
+        (vec![(0, Word::Down)], [vec![], vec![0]]),
+        (vec![(1, Word::Down)], [vec![0], vec![]]),
+        (vec![(0, Word::Drain), (1, Word::Down)], [vec![0], vec![0]]),
     ] {
-        let states = states(table);
-        let facts = Facts::of(&states);
-        let contest = Contest::of((web(), &service), &facts, &name, &|_| true, true).unwrap();
-        let given = (contest.next.as_deref(), contest.eligible.join(" "));
-        assert_eq!(given, (next, eligible.to_owned()), "{table}");
+        let in_force = said(&words);
+        let facts = Facts { overrides: &in_force, ..Facts::of(&states) };
+        let usable = usable((web(), &service), Family::V4, &facts, 0, None);
+        assert_eq!(usable, Usable { basis: Basis::AsIfUp, endpoints: expected.to_vec() });
     }
 }

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::{Facts, Family, Pool, Service, Standing};
+use crate::health::State;
 use crate::ids::{RegionId, ServiceId};
 use crate::time::{Instant, Ttl};
 
@@ -16,7 +17,7 @@ use crate::time::{Instant, Ttl};
 pub enum Lease {
     /// Operators, by their word alone.
     Manual,
-    /// A lease in etcd of so long, renewed by the nodes of the writer's side.
+    /// A lease in etcd of so long, renewed by the nodes of the writer's side, or else the others.
     Kept(Duration),
 }
 
@@ -105,7 +106,8 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
     })
 }
 
-/// Has each endpoint of a service's region a verdict?
+/// Has each endpoint of a service's region a verdict, or is none to be expected, as nothing was seen
+/// of it for long: by a host without IPv6, say?
 pub(super) fn is_judged(
     (id, service): (ServiceId, &Service),
     region: RegionId,
@@ -113,5 +115,10 @@ pub(super) fn is_judged(
 ) -> bool {
     let mut endpoints =
         service.pools.iter().filter(|pool| pool.region == region).flat_map(|pool| &pool.endpoints);
-    endpoints.all(|endpoint| facts.standing(id, region, endpoint, 0) != Standing::Unknown)
+    endpoints.all(|endpoint| {
+        let targets = endpoint.probed.iter().flat_map(|probed| &probed.targets);
+        let mut unknown =
+            targets.map(|of| facts.health.get(*of)).filter(|of| of.state == State::Unknown);
+        facts.standing(id, region, endpoint, 0) != Standing::Unknown || unknown.all(|of| of.stale)
+    })
 }

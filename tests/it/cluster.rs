@@ -126,7 +126,8 @@ impl World {
                     relay(socket, real[other], is_cut);
                     at
                 };
-                format!("{}: \"{address}\"", names[other])
+                let region = if other == 0 { "us" } else { "eu" };
+                format!("{}: {{ address: \"{address}\", region: {region} }}", names[other])
             });
             let listed = listed.collect::<Vec<_>>().join(", ");
             let config = format!(
@@ -534,7 +535,7 @@ fn strangers_change_nothing() {
     let world = World::start("");
     let text = std::fs::read_to_string(world.node(0).path("meridian.yaml")).unwrap();
     let nodes = text.lines().find(|line| line.starts_with("cluster")).unwrap();
-    let own = nodes.split("ns1: \"").nth(1).unwrap().split('"').next().unwrap();
+    let own = nodes.split("ns1: { address: \"").nth(1).unwrap().split('"').next().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for packet in
         [&b""[..], b"MER1", &[0xff; 1400], &[0; 21], b"MER1\x01aaaaaaaabbbbbbbbcccccccccccccccc"]

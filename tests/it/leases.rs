@@ -15,29 +15,40 @@ use crate::writers::Etcd;
 
 /// A way to etcd: `first` is done with each piece of a request before that is passed on.
 fn way(etcd: &Etcd, first: impl Fn(&[u8]) + Send + Sync + 'static) -> SocketAddr {
+    way_and_back(etcd, first, |_| ())
+}
+
+/// The same; and `back` is done with each piece of an answer before that is.
+fn way_and_back(
+    etcd: &Etcd,
+    first: impl Fn(&[u8]) + Send + Sync + 'static,
+    back: impl Fn(&[u8]) + Send + Sync + 'static,
+) -> SocketAddr {
     let to: SocketAddr = etcd.url.trim_start_matches("http://").parse().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
-    let first = Arc::new(first);
+    let (first, back) = (Arc::new(first), Arc::new(back));
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let (first, mut asks) = (first.clone(), stream.unwrap());
-            let mut etcd = TcpStream::connect(to).unwrap();
-            let (mut answers, mut back) = (etcd.try_clone().unwrap(), asks.try_clone().unwrap());
-            thread::spawn(move || std::io::copy(&mut answers, &mut back));
-            thread::spawn(move || {
-                let mut buffer = [0; 65536];
-                while let Ok(length @ 1..) = asks.read(&mut buffer) {
-                    first(&buffer[..length]);
-                    if etcd.write_all(&buffer[..length]).is_err() {
-                        return;
-                    }
-                }
-                let _gone = etcd.shutdown(std::net::Shutdown::Write);
-            });
+            let (first, back, asks) = (first.clone(), back.clone(), stream.unwrap());
+            let etcd = TcpStream::connect(to).unwrap();
+            let (answers, asked) = (etcd.try_clone().unwrap(), asks.try_clone().unwrap());
+            thread::spawn(move || pass(answers, asked, &*back));
+            thread::spawn(move || pass(asks, etcd, &*first));
         }
     });
     at
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, first: &dyn Fn(&[u8])) {
+    let mut buffer = [0; 65536];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        first(&buffer[..length]);
+        if to.write_all(&buffer[..length]).is_err() {
+            return;
+        }
+    }
+    let _gone = to.shutdown(std::net::Shutdown::Write);
 }
 
 /// etcd is so far away.
@@ -49,6 +60,12 @@ fn far(etcd: &Etcd) -> SocketAddr {
 
 /// A server of services that are called so, whose leases last so many seconds.
 fn serve(etcd: SocketAddr, names: &[String], lease: u64) -> Meridian {
+    serve_by(&[etcd], names, lease)
+}
+
+/// The same by several members of etcd.
+fn serve_by(members: &[SocketAddr], names: &[String], lease: u64) -> Meridian {
+    let members = members.iter().map(|member| format!("\"http://{member}\"")).collect::<Vec<_>>();
     let service = |name: &String| {
         format!(
             "  {name}: {{ names: [{name}.example.com], steer: single-writer, order: [us, eu], \
@@ -59,12 +76,13 @@ fn serve(etcd: SocketAddr, names: &[String], lease: u64) -> Meridian {
         "node: {{ name: test, listen: \"127.0.0.1:{}\", state: state, ready_within: 20s }}
 http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
 regions: {{ us: {{}}, eu: {{}} }}
-etcd: {{ endpoints: [\"http://{etcd}\"] }}
+etcd: {{ endpoints: [{}] }}
 zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
 services:
   plain: {{ names: [plain.example.com], regions: {{ us: 192.0.2.3, eu: 192.0.2.4 }} }}
 {}",
         free_port(),
+        members.join(", "),
         names.iter().map(service).collect::<String>()
     );
     Meridian::start(tempfile::tempdir().unwrap(), &config)
@@ -163,6 +181,37 @@ fn a_wish_that_was_given_up_is_not_granted() {
     assert_eq!(server.addresses("w0.example.com"), [US]);
     let (_, told) = server.ctl(&["writers"]);
     assert!(told.contains("w0 (lease: etcd): us writes, epoch 1"), "{told}");
+}
+
+#[test]
+fn a_writer_whom_a_member_wrote_and_told_too_late_keeps_its_lease() {
+    let etcd = Etcd::start();
+    let revoked = Arc::new(AtomicBool::new(false));
+    let tells = |piece: &[u8], of: &str| String::from_utf8_lossy(piece).contains(of);
+    let late = move |piece: &[u8]| {
+        if tells(piece, "\"succeeded\":true") {
+            let_pass(Duration::from_secs(1));
+        }
+    };
+    let member = || {
+        let revoked = revoked.clone();
+        let watched = move |piece: &[u8]| {
+            revoked.fetch_or(tells(piece, "/v3/lease/revoke"), Ordering::Relaxed);
+        };
+        way_and_back(&etcd, watched, late)
+    };
+    let members = [member(), member()];
+    let server = serve_by(&members, &numbered(1), 60);
+    wait_until(&vec![US.to_owned()], || server.addresses("w0.example.com"));
+    // An operator's word is told as done, too.
+    let word = ["writer", "w0", "eu", "--reason", "test", "--owner", "alice", "--fenced"];
+    let (fine, told) = server.ctl(&word);
+    assert!(fine, "{told}");
+    wait_until(&vec!["192.0.2.2".to_owned()], || server.addresses("w0.example.com"));
+    let (_, told) = server.ctl(&["writers"]);
+    assert!(told.contains("eu writes, epoch 2"), "{told}");
+    assert_eq!(server.logged("no region writes"), 0);
+    assert!(!revoked.load(Ordering::Relaxed));
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn senseless_words_are_refused_with_what_there_is() {
     // Clients would be sent back to what is drained, whatever is said of it.
     for word in ["up", "drain", "down"] {
         let (fine, told) = server.ctl(&because(&[word, "eu", "--ramp", "10%/30s"]));
-        assert!(!fine && told.contains("takes the place of `drain`"), "{told}");
+        assert!(!fine && told.contains("would be back at once"), "{told}");
     }
 }
 
@@ -181,6 +181,15 @@ fn a_ramp_moves_the_same_share_of_clients_on_every_node() {
     assert_eq!(here, there);
     // 30 % of 256 is 77; five standard deviations are 37.
     assert!((40..=114).contains(&here.len()), "{}", here.len());
+    // Another ramp takes no fewer.
+    for word in ["drain", "down"] {
+        let (fine, told) = server.ctl(&because(&[word, "eu", "--ramp", "10%/30s"]));
+        assert!(!fine && told.contains("would be back at once"), "{told}");
+        assert_eq!(moved(&server), here);
+    }
+    assert!(server.ctl(&because(&["down", "eu", "--ramp", "60%/1h"])).0);
+    let more = moved(&server);
+    assert!(more.len() > here.len() && here.iter().all(|third| more.contains(third)));
 }
 
 #[test]

@@ -374,6 +374,24 @@ fn without_etcd_a_writer_stands_until_its_lease_ends_and_all_else_goes_on() {
 }
 
 #[test]
+fn a_writer_stays_though_the_only_node_in_its_region_is_gone() {
+    let etcd = Etcd::start();
+    let mut world = etcd.world();
+    let us = vec![world.us.address.to_string()];
+    wait_until(&vec![us.clone(); 3], || {
+        (0..3).map(|row| world.node(row).addresses(NAME)).collect::<Vec<_>>()
+    });
+    drop(world.nodes[0].take());
+    let asking = [1, 2].map(|row| Asking::over_udp(world.node(row).dns, NAME));
+    // A lease lasts for three of them, and the answers for two.
+    let_pass(Duration::from_secs(9));
+    for of in asking {
+        assert_eq!(of.answers().1.into_iter().collect::<Vec<_>>(), us);
+    }
+    assert_eq!(epoch(world.node(1)), "epoch=1 region=us");
+}
+
+#[test]
 fn a_node_that_is_replaced_goes_on_naming_the_writer() {
     let mut world = World::with(3, "", "steer: single-writer, lease: manual, ttl: 2s, ", "");
     let word = ["writer", "web", "us", "--reason", "test", "--owner", "bob", "--fenced"];

@@ -194,15 +194,17 @@ impl Control {
             return Err("it would be over already".to_owned());
         }
         let before = self.said.iter().find(|other| other.subject == said.subject);
+        if before.is_some_and(|before| said.falls_short_of(before, config, now)) {
+            let what = "the ramp begins with fewer clients than the word that stands has reached, \
+                        and the others would be back at once; expected a first step that is no \
+                        smaller, or no ramp";
+            return Err(what.to_owned());
+        }
         let emptied = before.and_then(|before| before.word).filter(|word| *word != Word::Up);
-        if let (Some(word), Some(_), Some(emptied)) = (said.word, said.ramp, emptied) {
-            let or = match word {
-                Word::Up => ", or a region that only waits for its failback",
-                Word::Down | Word::Drain => "",
-            };
+        if let (Some(Word::Up), Some(_), Some(emptied)) = (said.word, said.ramp, emptied) {
             return Err(format!(
-                "`{word}` takes the place of `{emptied}`, and whom its ramp has not reached would \
-                 be back at once; expected no ramp{or}"
+                "`up` takes the place of `{emptied}`, and whom its ramp has not reached would be \
+                 back at once; expected no ramp, or a region that only waits for its failback"
             ));
         }
         let stamp = Stamp::next(now, before.map(|before| before.stamp), self.latest);

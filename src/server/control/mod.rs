@@ -458,6 +458,7 @@ impl Control {
             signals: self.prober.arrivals().at(self.clock.now()),
             condition: self.told,
             stale: self.monitor.stale(),
+            clock_off: self.clock.off(),
             nodes: self.nodes(),
             unopened: self.unopened.at(self.clock.now()),
             disputes: self.disputes(),

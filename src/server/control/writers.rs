@@ -82,10 +82,10 @@ pub(super) struct Writing {
     leased: HashMap<String, Leased>,
     problems: HashMap<String, String>,
     contests: Option<watch::Sender<Vec<Contest>>>,
-    /// Whether some of them may be others than were told, and whether this node might name the
-    /// next writer by those.
+    /// Whether some of them may be others than were told, and by what those were: whether this node
+    /// might name the next writer, and of how many targets nothing was seen for long.
     is_untold: bool,
-    may_name: bool,
+    told_by: (bool, usize),
     wishes: Option<mpsc::Sender<Wish>>,
     /// All that is known, also of what is over or is yet to come.
     all: Writers,
@@ -197,6 +197,13 @@ impl Control {
         leased.holder.is_none() && is_free && contests.any(is_named)
     }
 
+    /// Which region has to be judged before the next writer of a service is named.
+    fn awaited(&self, service: &str) -> Option<String> {
+        let contests = self.writing.contests.as_ref()?.borrow();
+        let region = contests.iter().find(|of| of.service == service)?.awaited.as_ref()?;
+        Some(format!("an endpoint of {region} has no verdict yet, which is waited for"))
+    }
+
     /// Until when this node surely hears what is said at others; `None`: there are none.
     fn hears_until(&self) -> Option<Instant> {
         let others = self.peers.as_ref().filter(|peers| peers.are_many());
@@ -237,8 +244,9 @@ impl Control {
     /// thing than was told.
     pub(super) fn tell_contests(&mut self) {
         let may_name = !self.monitor.is_isolated() && !self.monitor.abstains();
-        let could_name = std::mem::replace(&mut self.writing.may_name, may_name);
-        if !std::mem::take(&mut self.writing.is_untold) && may_name == could_name {
+        let by = (may_name, self.monitor.stale());
+        let told_by = std::mem::replace(&mut self.writing.told_by, by);
+        if !std::mem::take(&mut self.writing.is_untold) && by == told_by {
             return;
         }
         let Some(contests) = &self.writing.contests else { return };
@@ -509,7 +517,9 @@ impl Control {
                 until: writer.and_then(|of| of.until),
                 next_from: leased.and_then(|leased| leased.free_from).or(waits),
                 wanted: wanted.or_else(|| named.and_then(|named| named.region.clone())),
-                problem: problem.or_else(|| unknown().filter(|_| is_manual)),
+                problem: problem
+                    .or_else(|| unknown().filter(|_| is_manual))
+                    .or_else(|| self.awaited(&service.name).filter(|_| writer.is_none())),
             })
         };
         plan.single_writers().filter_map(view).collect()

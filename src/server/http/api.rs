@@ -362,6 +362,11 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         let why = "their probes do not come back, or nobody tells their state";
         alarms.push(format!("{} targets are stale: {why}", view.stale));
     }
+    // A second may be a leap second.
+    if view.clock_off.abs() >= 2.0 {
+        let what = "the clock was set since the start, and times of day are still by the old one";
+        alarms.push(format!("{what}, {:+.0} s off; restart this node", -view.clock_off));
+    }
     for writer in &view.writers {
         let name = &writer.service;
         if let Some(problem) = &writer.problem {

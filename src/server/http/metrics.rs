@@ -145,6 +145,9 @@ pub(super) fn now(view: &View) -> String {
     }
     head(&mut out, "meridian_stale_targets", "Targets of which no probe comes back");
     let _fine = writeln!(out, "meridian_stale_targets {}", view.stale);
+    let name = "meridian_clock_off_seconds";
+    head(&mut out, name, "How far the wall clock was set ahead since the start");
+    let _fine = writeln!(out, "{name} {:.3}", view.clock_off);
     certificates(&mut out, view);
     head(&mut out, "meridian_held_regions", "Services' regions that health alone does not move");
     let kept = view.holds.all().filter(|(.., hold)| *hold == Hold::Kept).count();
