@@ -158,6 +158,8 @@ impl Reading<'_> {
                     let below = below.and_then(|name| Name::from_wire(name.as_slice()));
                     let origin = below.as_ref().unwrap_or(origin);
                     self.include(file, line, path.as_ref(), origin, depth);
+                    // RFC 1035 §5.1: without one, the origin is what it is now.
+                    let below = below.or_else(|| zonefile.origin().ok());
                 }
                 Err(error) => {
                     // The reader tells `line:column: what`.
