@@ -121,6 +121,79 @@ fn directives_and_unknown_types_are_understood() {
     }
 }
 
+#[test]
+fn a_lone_at_sign_is_the_origin_where_a_name_stands() {
+    let text = "$TTL 60\n@ SOA @ host 1 2 3 4 5\n@ NS @\nwww CNAME @\nmx MX 10 @\n\
+                srv SRV 1 2 443 @\nptr PTR @\nrp RP @ @\nnaptr NAPTR 1 2 \"s\" \"\" \"\" @\n\
+                https HTTPS 1 @ alpn=h2\ntxt TXT @ \"@\"\nmr MR (@)\nlabel CNAME \\@\n\
+                $ORIGIN sub\n$ORIGIN @\nhere NS @ ; @\n$INCLUDE more.zone @\n";
+    let records = read(text).unwrap();
+    let ends = |of: usize, expected: &[u8]| assert!(records[of].data.ends_with(expected), "{of}");
+    let origin = b"\x07example\x03com\0";
+    for of in [1, 2, 3, 4, 5, 6, 7, 10] {
+        ends(of, origin);
+        assert!(!records[of].data.windows(2).any(|label| label == b"\x01@"), "{of}");
+    }
+    assert!(records[0].data.starts_with(origin));
+    ends(8, b"\x07example\x03com\0\0\x01\0\x03\x02h2");
+    assert_eq!(records[9].data, b"\x01@\x01@");
+    ends(11, b"\x01@\x07example\x03com\0");
+    ends(12, b"\x03sub\x07example\x03com\0");
+    assert_eq!(records[13].owner.to_string(), "included.sub.example.com.");
+}
+
+#[test]
+fn service_parameters_may_be_quoted() {
+    let data = |data: &str| read(&format!("a 60 HTTPS {data}\n")).unwrap()[0].data.to_vec();
+    for (quoted, plain) in [
+        (r#"1 . alpn="h2,h3""#, "1 . alpn=h2,h3"),
+        (
+            r#"16 foo.example.org. ( alpn="h2" port="53") ; "x"#,
+            "16 foo.example.org. alpn=h2 port=53",
+        ),
+        (r#"1 . ipv6hint="2001:db8::1,2001:db8::53:1""#, "1 . ipv6hint=2001:db8::1,2001:db8::53:1"),
+        (r#"1 . key667="hello\210 qoo""#, r"1 . key667=hello\210\032qoo"),
+        (r#"1 . key667="a;(b\"""#, r#"1 . key667=a\;\(b\""#),
+        (r#"1 . key667="""#, "1 . key667"),
+    ] {
+        assert_eq!(data(quoted), data(plain), "{quoted}");
+    }
+    // What the reader does not take, it says.
+    for written in [r#"1 . alpn="f\\\\oo\\,bar,h2""#, "1 . key99"] {
+        let told = read(&format!("a 60 HTTPS {written}\n")).unwrap_err();
+        assert!(told[0].contains("write the record's data as `\\# …`"), "{told:?}");
+    }
+}
+
+#[test]
+fn quoted_texts_have_any_octet() {
+    let text = "a 60 TXT \"caf\u{e9}\tx\" \"\\\u{e9}\\\"\" ; \u{e9}\n".as_bytes();
+    let mut records = Vec::new();
+    let take = &mut |record: FileRecord<'_>| records.push(record.data.to_vec());
+    let include = &mut |_: &str| Err(String::new());
+    parse("", text, &name("example.com"), include, take).unwrap();
+    parse("", b"a 60 TXT \"\xe9\r\x7f\"\n", &name("example.com"), include, take).unwrap();
+    let (utf8, latin) = ("\x07caf\u{e9}\tx\x03\u{e9}\"", b"\x03\xe9\r\x7f");
+    assert_eq!(records, [utf8.as_bytes(), latin]);
+}
+
+#[test]
+fn a_file_is_included_under_the_origin_that_counts_there() {
+    // RFC 1035 §5.1.
+    let text = "$TTL 60\n$ORIGIN sub\n$INCLUDE more.zone\n$INCLUDE \"more.zone\" other\n";
+    assert_eq!(
+        owners(text),
+        [
+            "included.sub.example.com. 60",
+            "here.deep.sub.example.com. 60",
+            "included.other.sub.example.com. 60",
+            "here.deep.other.sub.example.com. 60",
+        ]
+    );
+    let told = read("$INCLUDE \"a (b);c\"\n").unwrap_err();
+    assert!(told[0].contains("cannot include `a (b);c`"), "{told:?}");
+}
+
 /// The owners, and the TTLs.
 fn owners(text: &str) -> Vec<String> {
     let told = |record: &FileRecord<'_>| format!("{} {}", record.owner, record.ttl.as_secs());
@@ -172,6 +245,12 @@ fn what_cannot_be_read_is_told_with_its_place() {
         ("a 60 TXT \"one\"\"two\"\n", "test.zone:1:14: a quoted text touches"),
         ("a 60 A \\# 3 010203\n", "test.zone:1:1: these octets are no data of type A"),
         ("a 60 A \\# 5 0102030405\n", "no data of type A"),
+        ("a 60 TXT a=\"b\"\n", "test.zone:1:12: a quoted text touches"),
+        ("\n a 60 HTTPS \\# 3 a=\"b\"\n", "test.zone:2:20: a quoted text touches"),
+        ("a 60 TXT caf\u{e9}\n", "test.zone:1:10: no printable ASCII"),
+        ("\u{feff}$TTL 1h\n", "test.zone:1:1: no printable ASCII"),
+        ("a 4294967295 A 192.0.2.1\n", "test.zone:1:3: a TTL has 2147483647 seconds at most"),
+        ("$TTL 2147483648\n", "test.zone:1:6: a TTL has 2147483647 seconds at most"),
         ("a 60 CNAME \\# 1 41\n", "no data of type CNAME"),
         ("a 60 TYPE5 \\# 2 c00c\n", "no data of type CNAME"),
         ("a 60 NS \\# 5 036e7331c0\n", "no data of type NS"),
