@@ -30,6 +30,8 @@ struct Draft {
     mentions: HashMap<Name, Place>,
     /// It could not be read, which has been told.
     is_broken: bool,
+    /// The file and the line of the first names that are not in the zone.
+    strays: HashMap<Name, (String, usize)>,
 }
 
 impl Drafts {
@@ -78,6 +80,12 @@ impl Drafts {
                     if let Some(more) = found.len().checked_sub(MOST).filter(|more| *more > 0) {
                         problems.error(draft.at, &draft.key, format!("and {more} more like these"));
                     }
+                        if let Some((file, line)) = draft.strays.get(&problem.owner) {
+                            let (file, at) = (file.clone(), Some((*line, 1)));
+                            let what = problem.to_string();
+                            problems.list.push(told(FileProblem { file, at, what }));
+                            continue;
+                        }
                 }
             }
         }
@@ -133,6 +141,7 @@ fn read_zone(
         }
         return;
     }
+            strays: HashMap::new(),
     let Some(servers) = fields.get("ns") else {
         let what = "expected `file`, or `ns` with the names of the zone's name servers";
         problems.error(at.place(), &at.key, what);
@@ -218,11 +227,11 @@ fn from_file(
         files.push(included);
         Ok(text)
     };
-    let builder = &mut draft.builder;
+    let Draft { builder, strays, origin, .. } = draft;
     let mut take = |record: FileRecord<'_>| {
         builder.add(&record.owner, record.ttl, record.rtype, record.data);
     };
-    if let Err(faults) = parse(path, &text, &draft.origin, &mut include, &mut take) {
+    if let Err(faults) = parse(path, &text, origin, &mut include, &mut take) {
         problems.list.extend(faults.into_iter().map(told));
     }
 }
@@ -246,6 +255,10 @@ mod tests {
         let mut load = |_: &std::path::Path| Ok(zone.clone().into_bytes());
         let told = Config::load("test", text, &mut Targets::default(), &mut load).unwrap_err();
         assert!(told.len() < 110, "{}", told.len());
+        if strays.len() < MOST && !record.owner.is_at_or_below(origin) {
+            let (file, line) = record.at;
+            strays.entry(record.owner.clone()).or_insert((file.to_owned(), line));
+        }
         let last = told.iter().find(|problem| problem.what.contains("more like these"));
         // Neither a SOA record nor name servers are there either.
         assert_eq!(last.unwrap().what, "and 19902 more like these");

@@ -26,8 +26,8 @@ fn read(text: &str) -> Result<Vec<FileRecord<'static>>, Vec<String>> {
         _ => Err("no such file".to_owned()),
     };
     let mut records = Vec::new();
-    let mut take = |FileRecord { owner, ttl, rtype, data }: FileRecord<'_>| {
-        records.push(FileRecord { owner, ttl, rtype, data: data.to_vec().leak() });
+    let mut take = |FileRecord { owner, ttl, rtype, data, .. }: FileRecord<'_>| {
+        records.push(FileRecord { owner, ttl, rtype, data: data.to_vec().leak(), at: ("", 0) });
     };
     match parse("test.zone", text.as_bytes(), &name("example.com"), &mut include, &mut take) {
         Ok(()) => Ok(records),
@@ -232,9 +232,11 @@ fn a_record_without_a_ttl_gets_the_one_that_stands_before_it() {
 #[test]
 fn what_cannot_be_read_is_told_with_its_place() {
     for (text, expected) in [
-        ("a 60 A 192.0.2.256\n", "test.zone:1:19: expected IPv4 address"),
-        ("a 60 A 192.0.2.1\nb 60 NOPE x\n", "test.zone:2:10: expected rtype"),
-        ("$TTL 1y\n", "test.zone:1:8: expected decimal number"),
+        ("a 60 A 192.0.2.256\n", "test.zone:1:19: expected IPv4 address, found `192.0.2.256`"),
+        ("a 60 A 192.0.2.1\nb 60 NOPE x\n", "test.zone:2:10: expected a type, found `NOPE`"),
+        ("a 60 (1x) A 192.0.2.1\n", "test.zone:1:9: expected a type, found `1x`"),
+        ("$TTL 1y2\n", "test.zone:1:8: expected decimal number, found `1y2`"),
+        ("a 60 LOC 52 N 4 E 0\n", "test.zone:1:10: of type LOC only octets are read; write `LOC "),
         ("a 60 CH TXT x\n", "test.zone:1:13: different class: CH != IN"),
         ("a 60 A 192.0.2.1 extra\n", "test.zone:1:18: trailing tokens"),
         ("$INCLUDE circle.zone\n", "files include each other more than 8 deep"),
@@ -403,7 +405,7 @@ proptest! {
 fn told_of(text: &str) -> Vec<String> {
     let mut builder = ZoneBuilder::new(name("example.com"));
     builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
-    for FileRecord { owner, ttl, rtype, data } in read(text).unwrap() {
+    for FileRecord { owner, ttl, rtype, data, .. } in read(text).unwrap() {
         builder.add(&owner, ttl, rtype, data);
     }
     let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|problems| problems);
@@ -456,6 +458,78 @@ fn a_server_below_its_delegation_needs_an_address() {
 
 #[test]
 fn conflicts_are_all_told() {
+/// The same, where the zone's name servers are these.
+fn told_of_servers(servers: &[&str], text: &str, steered: Steered) -> Vec<String> {
+    let mut builder = ZoneBuilder::new(name("example.com"));
+    let servers: Vec<Name> = servers.iter().map(|of| name(of)).collect();
+    builder.add_apex(&servers, Ttl::from_secs(60), Ttl::from_secs(60));
+    for FileRecord { owner, ttl, rtype, data, .. } in read(text).unwrap() {
+        builder.add(&owner, ttl, rtype, data);
+    }
+    builder.steer(&name("www.example.com"), ServiceId::from_index(0).unwrap(), steered);
+    let doubts: Vec<String> = builder.doubts().map(|of| of.to_string()).collect();
+    let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|problems| problems);
+    problems.iter().map(ToString::to_string).chain(doubts).collect()
+}
+
+#[test]
+fn a_name_server_in_its_zone_has_an_address() {
+    let (ns, www, addresses) = ("ns.example.com", "www.example.com", Steered::Addresses);
+    for (server, text, steered) in [
+        (ns, "NS 60 AAAA 2001:db8::1\n", addresses),
+        (www, "", addresses),
+        (ns, "* 60 A 192.0.2.1\n", addresses),
+        ("example.com", "@ 60 A 192.0.2.1\n", addresses),
+        ("ns.example.net", "", addresses),
+        // Another zone's.
+        ("ns.sub.example.com", "sub 60 NS ns.example.net.\n", addresses),
+    ] {
+        assert_eq!(told_of_servers(&[server], text, steered), [""; 0], "{server} {text}");
+    }
+    for (server, text, steered, expected) in [
+        (ns, "", addresses, "example.com.: its name server ns.example.com. has no address"),
+        (ns, "ns 60 TXT x\n* 60 A 192.0.2.1\n", addresses, "has no address"),
+        ("example.com", "", addresses, "has no address"),
+        (ns, "ns 60 CNAME www\n", addresses, "ns.example.com. is an alias"),
+        (www, "", Steered::Alias, "www.example.com. is an alias"),
+        (www, "", Steered::Epoch, "has no address"),
+    ] {
+        let told = told_of_servers(&[server, "ns.example.net"], text, steered);
+        assert!(told.len() == 1 && told[0].contains(expected), "{server} {text}: {told:?}");
+    }
+}
+
+#[test]
+fn mail_to_a_host_without_an_address_is_doubted() {
+    let told = |text| told_of_servers(&["ns.example.net"], text, Steered::Alias);
+    let expected = "example.com.: mail goes to mail.example.com., which has no address here; add \
+                    its A or AAAA records";
+    assert_eq!(told("@ 60 MX 10 mail\n"), [expected]);
+    for fine in ["@ 60 MX 0 .\n", "@ 60 MX 1 mail.example.net.\n", "@ 60 MX 1 www\n"] {
+        assert_eq!(told(fine), [""; 0], "{fine}");
+    }
+    assert_eq!(told("@ 60 MX 10 mail\nmail 60 A 192.0.2.1\n"), [""; 0]);
+}
+
+#[test]
+fn a_wildcard_is_not_delegated() {
+    let told = told_of("*.a 60 NS ns.example.net.\n");
+    assert!(told.len() == 1 && told[0].contains("NS records at a wildcard"), "{told:?}");
+}
+
+#[test]
+fn a_zone_without_a_file_has_room_for_its_mailbox() {
+    let finish = |last: usize| {
+        let labels = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(last)];
+        let mut builder = ZoneBuilder::new(name(&labels.join(".")));
+        let servers = [name("ns.example.net")];
+        builder.add_apex(&servers, Ttl::from_secs(60), Ttl::from_secs(60));
+        builder.finish().map_err(|problems| problems[0].to_string())
+    };
+    assert!(finish(50).is_ok());
+    assert!(finish(51).unwrap_err().contains("more than 244 octets"));
+}
+
     let service = ServiceId::from_index(0).unwrap();
     let faults = |records: &[(&str, RecordType)], steered: &[(&str, Steered)]| -> Vec<String> {
         let mut builder = ZoneBuilder::new(name("example.com"));
