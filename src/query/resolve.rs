@@ -17,7 +17,7 @@ use super::name::LowerName;
 use super::receive::Request;
 use super::{Named, Rcode};
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Body, Selection, Snapshot};
+use crate::snapshot::{Body, LONGEST_CHAIN, Selection, Snapshot};
 use crate::time::{Instant, Ttl};
 use crate::zone::{
     CLASS_IN, Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone,
@@ -47,10 +47,6 @@ impl Resolved {
         Self { rcode, authoritative, scope: 0, service, region, named, by_subnet, is_given }
     }
 }
-
-/// How many CNAME records are followed. A chain in a loop ends here too: the resolver, which has
-/// its own limit, is told what was found so far.
-pub(super) const LONGEST_CHAIN: usize = 8;
 
 /// The services that a chain passed before its last, each with what its answer named.
 pub(super) type Passed = [Option<(ServiceId, Named)>; LONGEST_CHAIN];

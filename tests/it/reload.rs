@@ -69,6 +69,32 @@ fn a_live_name_keeps_a_record_unless_it_is_retired() {
 }
 
 #[test]
+fn a_live_alias_keeps_leading_to_an_address() {
+    let zones = |pops: &str| {
+        format!(
+            "regions: {{ us: {{}}, eu: {{}} }}
+zones: {{ example.com: {{ ns: [ns1.example.net], records: {{ {pops} }} }} }}
+services: {{ web: {{ names: [www.example.com], regions: {{ us: {{ cname: a.example.com }} }} }} }}
+"
+        )
+    };
+    let server = Meridian::serve(&zones("pop: { A: 192.0.2.1 }, a: { CNAME: pop }"));
+    let last = || server.addresses("www.example.com").pop();
+    let address = Some("192.0.2.1".to_owned());
+    assert_eq!(last(), address);
+    for less in ["a: { CNAME: pop }", "pop: { TXT: x }, a: { CNAME: pop }", "a: { CNAME: www }"] {
+        server.write_config(&zones(less));
+        let told = wait_for("a refusal", || refused(&server).first().cloned());
+        assert!(told.contains("www.example.com. is answered now"), "{told}");
+        assert_eq!(last(), address);
+        server.write_config(&zones("a: { A: 192.0.2.1 }"));
+        wait_until(&Vec::<String>::new(), || refused(&server));
+    }
+    server.write_config(&zones("a: { CNAME: pop.example.org. }"));
+    wait_until(&Some("pop.example.org.".to_owned()), last);
+}
+
+#[test]
 fn a_zone_stays_unless_it_is_retired() {
     let zones = "zones: { example.com: { ns: [ns1.example.net] }, \
                  example.org: { ns: [ns1.example.net], records: { a: { A: 192.0.2.1 } } } }";
