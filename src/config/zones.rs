@@ -30,10 +30,10 @@ struct Draft {
     key: String,
     /// Where names were first mentioned, to tell where a conflict is.
     mentions: HashMap<Name, Place>,
-    /// It could not be read, which has been told.
-    is_broken: bool,
     /// The file and the line of the first names that are not in the zone.
     strays: HashMap<Name, (String, usize)>,
+    /// It could not be read, which has been told.
+    is_broken: bool,
 }
 
 impl Drafts {
@@ -70,24 +70,28 @@ impl Drafts {
     pub(super) fn finish(self, problems: &mut Problems) -> Zones {
         let mut zones = Vec::new();
         for draft in self.list {
+            for doubt in draft.builder.doubts().take(if draft.is_broken { 0 } else { MOST }) {
+                let at = draft.mentions.get(&doubt.owner).unwrap_or(&draft.at);
+                problems.warning(*at, &draft.key, doubt.to_string());
+            }
             match draft.builder.finish() {
                 Ok(zone) => zones.push(zone),
                 // What is missing from a zone that could not be read is no news.
                 Err(_) if draft.is_broken => {}
                 Err(found) => {
                     for problem in found.iter().take(MOST) {
-                        let at = draft.mentions.get(&problem.owner).unwrap_or(&draft.at);
-                        problems.error(*at, &draft.key, problem.to_string());
-                    }
-                    if let Some(more) = found.len().checked_sub(MOST).filter(|more| *more > 0) {
-                        problems.error(draft.at, &draft.key, format!("and {more} more like these"));
-                    }
                         if let Some((file, line)) = draft.strays.get(&problem.owner) {
                             let (file, at) = (file.clone(), Some((*line, 1)));
                             let what = problem.to_string();
                             problems.list.push(told(FileProblem { file, at, what }));
                             continue;
                         }
+                        let at = draft.mentions.get(&problem.owner).unwrap_or(&draft.at);
+                        problems.error(*at, &draft.key, problem.to_string());
+                    }
+                    if let Some(more) = found.len().checked_sub(MOST).filter(|more| *more > 0) {
+                        problems.error(draft.at, &draft.key, format!("and {more} more like these"));
+                    }
                 }
             }
         }
@@ -95,10 +99,6 @@ impl Drafts {
     }
 }
 
-/// `zones`: by origin.
-pub(super) fn read(at: Option<At<'_>>, load: Loader<'_>, problems: &mut Problems) -> Drafts {
-    let mut drafts = Drafts::default();
-    let Some(at) = at else { return drafts };
 /// Warns of aliases in `zones` that lead to no address. `at` is where the services are.
 pub(super) fn lost_aliases(
     at: Option<&At<'_>>,
@@ -120,6 +120,10 @@ pub(super) fn lost_aliases(
     }
 }
 
+/// `zones`: by origin.
+pub(super) fn read(at: Option<At<'_>>, load: Loader<'_>, problems: &mut Problems) -> Drafts {
+    let mut drafts = Drafts::default();
+    let Some(at) = at else { return drafts };
     for (text, place, zone) in at.named(problems) {
         let origin: Name = match text.parse() {
             Ok(origin) => origin,
@@ -138,6 +142,7 @@ pub(super) fn lost_aliases(
             at: place,
             key: zone.key.clone(),
             mentions: HashMap::new(),
+            strays: HashMap::new(),
             is_broken: false,
         };
         let before = problems.list.iter().filter(|problem| !problem.is_warning).count();
@@ -164,7 +169,6 @@ fn read_zone(
         }
         return;
     }
-            strays: HashMap::new(),
     let Some(servers) = fields.get("ns") else {
         let what = "expected `file`, or `ns` with the names of the zone's name servers";
         problems.error(at.place(), &at.key, what);
@@ -252,6 +256,10 @@ fn from_file(
     };
     let Draft { builder, strays, origin, .. } = draft;
     let mut take = |record: FileRecord<'_>| {
+        if strays.len() < MOST && !record.owner.is_at_or_below(origin) {
+            let (file, line) = record.at;
+            strays.entry(record.owner.clone()).or_insert((file.to_owned(), line));
+        }
         builder.add(&record.owner, record.ttl, record.rtype, record.data);
     };
     if let Err(faults) = parse(path, &text, origin, &mut include, &mut take) {
@@ -278,10 +286,6 @@ mod tests {
         let mut load = |_: &std::path::Path| Ok(zone.clone().into_bytes());
         let told = Config::load("test", text, &mut Targets::default(), &mut load).unwrap_err();
         assert!(told.len() < 110, "{}", told.len());
-        if strays.len() < MOST && !record.owner.is_at_or_below(origin) {
-            let (file, line) = record.at;
-            strays.entry(record.owner.clone()).or_insert((file.to_owned(), line));
-        }
         let last = told.iter().find(|problem| problem.what.contains("more like these"));
         // Neither a SOA record nor name servers are there either.
         assert_eq!(last.unwrap().what, "and 19902 more like these");

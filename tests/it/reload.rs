@@ -8,7 +8,7 @@ use crate::harness::{Asking, Meridian, NODE, wait_for, wait_until};
 fn config(www: &str, more: &str) -> String {
     format!(
         "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 {more}
 services:
   {www}
@@ -210,7 +210,7 @@ fn zone_files_are_watched_with_what_they_include() {
     std::fs::write(folder.path().join("example.com.zone"), zone).unwrap();
     std::fs::write(folder.path().join("more.zone"), "a 60 A 192.0.2.1\n").unwrap();
     let text = config(WWW, "")
-        .replace("{ ns: [ns1.example.com, ns2.example.com] }", "{ file: example.com.zone }");
+        .replace("{ ns: [ns1.example.net, ns2.example.net] }", "{ file: example.com.zone }");
     let server = Meridian::serve_in(folder, &text);
     assert_eq!(server.addresses("a.example.com"), ["192.0.2.1"]);
     server.write("more.zone", b"a 60 A 192.0.2.2\n");
