@@ -137,7 +137,7 @@ fn config(services: usize, port: u16, ttl: usize) -> String {
   ap-southeast: {{ at: [1.35, 103.82] }}
   sa-east: {{ at: [-23.55, -46.63] }}
 checks: {{ web: {{ http: /, port: {port} }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
 ",
     );

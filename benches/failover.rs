@@ -370,7 +370,7 @@ fn config(count: usize) -> String {
     format!(
         "regions: {{ here: {{ at: [0, 0] }}, elsewhere: {{ at: [0, 0] }} }}
 checks: {{ web: {{ http: /, port: {PORT} }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:\n{services}"
     )
 }

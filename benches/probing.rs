@@ -87,7 +87,7 @@ fn config(targets: usize, interval: u64, port: u16) -> String {
     format!(
         "regions: {{ here: {{ at: [0, 0] }} }}
 checks: {{ web: {{ http: /, port: {port}, interval: {interval}ms }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:\n{services}"
     )
 }

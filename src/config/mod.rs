@@ -300,8 +300,8 @@ fn compile(
     let home = services.clone();
     let mut services = services::read(services, &world, &mut zones, targets, problems);
     let canaries = services::canaries(canaries, &checks, targets, &mut services, problems);
-    if let Some(at) = home.filter(|_| canaries.is_empty()) {
-        services.lopsided(&at, &regions.list, problems);
+    if let Some(at) = home.as_ref().filter(|_| canaries.is_empty()) {
+        services.lopsided(at, &regions.list, problems);
     }
     let etcd = etcd::read(leases, root, &services.list, problems);
     let maintenance = maintenance::read(windows, &regions.list, &services.list, problems);
@@ -310,6 +310,7 @@ fn compile(
     let files = zones.files.clone();
     let zones = Arc::new(zones.finish(problems));
     zones::still_served(&retired, &zones, &services.list, problems);
+    zones::lost_aliases(home.as_ref(), &services.list, &zones, problems);
     let (node, identity) = node?;
     let has_cluster = cluster.is_some();
     let cluster = cluster::read(cluster, &node, (&regions, &services.list), problems);

@@ -14,7 +14,8 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Protection {
     let secrets = cookies.and_then(|at| secrets(&at, load, problems)).unwrap_or_default();
-    Protection { secrets, rate_limit: rate_limit.and_then(|at| limit(&at, problems)) }
+    let rate_limit = rate_limit.and_then(|at| limit(&at, problems));
+    Protection { secrets, rate_limit, ..Protection::default() }
 }
 
 fn secrets(at: &At<'_>, load: Loader<'_>, problems: &mut Problems) -> Option<Vec<Secret>> {

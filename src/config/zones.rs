@@ -7,7 +7,8 @@ use super::problem::{Place, Problem};
 use super::read::{At, Problems};
 use super::{Loader, defaults};
 use crate::ids::ServiceId;
-use crate::steer::Service;
+use crate::snapshot::leads_on;
+use crate::steer::{Address, Service};
 use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, Zones, parse};
 
 /// As many problems of a zone are told: with one wrong line on top, each name may have one.
@@ -29,6 +30,8 @@ struct Draft {
     key: String,
     /// Where names were first mentioned, to tell where a conflict is.
     mentions: HashMap<Name, Place>,
+    /// The file and the line of the first names that are not in the zone.
+    strays: HashMap<Name, (String, usize)>,
     /// It could not be read, which has been told.
     is_broken: bool,
 }
@@ -67,12 +70,22 @@ impl Drafts {
     pub(super) fn finish(self, problems: &mut Problems) -> Zones {
         let mut zones = Vec::new();
         for draft in self.list {
+            for doubt in draft.builder.doubts().take(if draft.is_broken { 0 } else { MOST }) {
+                let at = draft.mentions.get(&doubt.owner).unwrap_or(&draft.at);
+                problems.warning(*at, &draft.key, doubt.to_string());
+            }
             match draft.builder.finish() {
                 Ok(zone) => zones.push(zone),
                 // What is missing from a zone that could not be read is no news.
                 Err(_) if draft.is_broken => {}
                 Err(found) => {
                     for problem in found.iter().take(MOST) {
+                        if let Some((file, line)) = draft.strays.get(&problem.owner) {
+                            let (file, at) = (file.clone(), Some((*line, 1)));
+                            let what = problem.to_string();
+                            problems.list.push(told(FileProblem { file, at, what }));
+                            continue;
+                        }
                         let at = draft.mentions.get(&problem.owner).unwrap_or(&draft.at);
                         problems.error(*at, &draft.key, problem.to_string());
                     }
@@ -83,6 +96,27 @@ impl Drafts {
             }
         }
         Zones::new(zones)
+    }
+}
+
+/// Warns of aliases in `zones` that lead to no address. `at` is where the services are.
+pub(super) fn lost_aliases(
+    at: Option<&At<'_>>,
+    services: &[Service],
+    zones: &Zones,
+    problems: &mut Problems,
+) {
+    let Some(at) = at else { return };
+    for service in services {
+        let endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
+        for endpoint in endpoints {
+            let Address::Alias(target) = &endpoint.address else { continue };
+            if !leads_on((zones, services), target, &service.names) {
+                let key = format!("{}.{}", at.key, service.name);
+                let what = format!("the alias {target} leads to no address");
+                problems.warning(at.place(), &key, what);
+            }
+        }
     }
 }
 
@@ -108,6 +142,7 @@ pub(super) fn read(at: Option<At<'_>>, load: Loader<'_>, problems: &mut Problems
             at: place,
             key: zone.key.clone(),
             mentions: HashMap::new(),
+            strays: HashMap::new(),
             is_broken: false,
         };
         let before = problems.list.iter().filter(|problem| !problem.is_warning).count();
@@ -248,11 +283,15 @@ fn from_file(
         files.push(included);
         Ok(text)
     };
-    let builder = &mut draft.builder;
+    let Draft { builder, strays, origin, .. } = draft;
     let mut take = |record: FileRecord<'_>| {
+        if strays.len() < MOST && !record.owner.is_at_or_below(origin) {
+            let (file, line) = record.at;
+            strays.entry(record.owner.clone()).or_insert((file.to_owned(), line));
+        }
         builder.add(&record.owner, record.ttl, record.rtype, record.data);
     };
-    if let Err(faults) = parse(path, &text, &draft.origin, &mut include, &mut take) {
+    if let Err(faults) = parse(path, &text, origin, &mut include, &mut take) {
         problems.list.extend(faults.into_iter().map(told));
     }
 }

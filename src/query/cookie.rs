@@ -4,10 +4,11 @@
 
 use std::hash::Hasher as _;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
 use siphasher::sip::SipHasher24;
 
-use crate::snapshot::Secret;
+use crate::snapshot::{Protection, Secret};
 use crate::time::Instant;
 
 /// The option of a query (RFC 7873 §4).
@@ -53,10 +54,12 @@ impl Cookie {
     }
 
     /// What `from` is sent back at `now`; `None`: there are no secrets.
-    pub(super) fn bake(&self, secrets: &[Secret], from: IpAddr, now: Instant) -> Option<Baked> {
+    pub(super) fn bake(&self, by: &Protection, from: IpAddr, now: Instant) -> Option<Baked> {
+        let secrets = &by.secrets;
         let first = secrets.first()?;
+        let ahead = by.ahead.load(Ordering::Relaxed);
         // In serial numbers' arithmetic (RFC 9018 §4.3): it goes on when 32 bits are full.
-        let now = low(now.as_nanos() / 1_000_000_000);
+        let now = low((now.as_nanos() / 1_000_000_000).wrapping_add_signed(ahead));
         let by = secrets.iter().find(|secret| self.is_by(secret, from));
         let age = self.time().map(|time| now.wrapping_sub(time).cast_signed());
         let age = age.filter(|age| by.is_some() && (-AHEAD..=OLDEST).contains(age));
@@ -118,6 +121,7 @@ fn low(seconds: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -132,9 +136,11 @@ mod tests {
     fn bake(sent: &str, secrets: &[&str], from: &str, now: u64) -> (String, bool) {
         let secret = |hex: &&str| Secret(octets(hex).try_into().unwrap());
         let secrets: Vec<Secret> = secrets.iter().map(secret).collect();
-        let now = Instant::default() + Duration::from_secs(now);
+        // The clock on the wall was set since.
+        let by = Protection { secrets, ahead: Arc::new((-5000).into()), ..Protection::default() };
+        let now = Instant::default() + Duration::from_secs(now + 5000);
         let sent = octets(sent);
-        let baked = Cookie::read(&sent).unwrap().bake(&secrets, from.parse().unwrap(), now);
+        let baked = Cookie::read(&sent).unwrap().bake(&by, from.parse().unwrap(), now);
         let Baked { octets, proven } = baked.unwrap();
         (octets.iter().map(|octet| format!("{octet:02x}")).collect(), proven)
     }

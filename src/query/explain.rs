@@ -8,10 +8,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::resolve::LONGEST_CHAIN;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Body, Plan, Ready, Selector, Snapshot};
+use crate::snapshot::{Body, LONGEST_CHAIN, Plan, Ready, Selector, Snapshot};
 use crate::steer::{Basis, Facts, Family, Policy, Service, Standing, ramp_slot};
 use crate::zone::{Found, Name, RecordType};
 

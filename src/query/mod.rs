@@ -355,7 +355,7 @@ impl<'q> Query<'q> {
         let asker = if is_remembered { self.asker(resolved) } else { 0 };
         let Plan { identity, protection, .. } = &**snapshot.plan();
         let cookie = request.edns.as_ref().and_then(|edns| edns.cookie.as_ref());
-        let baked = cookie.and_then(|of| of.bake(&protection.secrets, self.resolver, now));
+        let baked = cookie.and_then(|of| of.bake(protection, self.resolver, now));
         let octets = baked.as_ref().map(|baked| &baked.octets);
         let truncated = message.finish(request, resolved, identity.nsid.as_deref(), octets);
         let proven = baked.is_some_and(|baked| baked.proven);

@@ -17,7 +17,7 @@ use super::name::LowerName;
 use super::receive::Request;
 use super::{Named, Rcode};
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Body, Selection, Snapshot};
+use crate::snapshot::{Body, LONGEST_CHAIN, Selection, Snapshot};
 use crate::time::{Instant, Ttl};
 use crate::zone::{
     CLASS_IN, Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone,
@@ -47,10 +47,6 @@ impl Resolved {
         Self { rcode, authoritative, scope: 0, service, region, named, by_subnet, is_given }
     }
 }
-
-/// How many CNAME records are followed. A chain in a loop ends here too: the resolver, which has
-/// its own limit, is told what was found so far.
-pub(super) const LONGEST_CHAIN: usize = 8;
 
 /// The services that a chain passed before its last, each with what its answer named.
 pub(super) type Passed = [Option<(ServiceId, Named)>; LONGEST_CHAIN];
@@ -313,6 +309,11 @@ impl Walk<'_> {
         {
             return self.follow(rdata, alias.ttl, message);
         }
+        if self.rtype == RecordType::DS
+            && let Some((parent, node)) = parent(self.snapshot, zone, self.name())
+        {
+            return self.at_node(parent, node, None, message);
+        }
         if self.rtype == RecordType::ANY && !node.is_empty() {
             self.minimise_any(message);
         } else if let Some(set) = node.set(self.rtype) {
@@ -464,6 +465,19 @@ impl Walk<'_> {
                 return;
             }
         }
+    }
+}
+
+/// The zone that delegates `zone`, and what is at the delegation, if `name` is `zone`'s own and
+/// both are ours. RFC 4035 §3.1.4.1: its DS records are the parent's.
+#[inline(never)]
+fn parent<'s>(snapshot: &'s Snapshot, zone: &Zone, name: &[u8]) -> Option<(&'s Zone, &'s Node)> {
+    let above = name.get(usize::from(*name.first()?) + 1..)?;
+    let is_origin = name.len() == zone.origin_wire().len();
+    let parent = snapshot.plan().zones.find(above).filter(|_| is_origin)?;
+    match parent.find(name) {
+        Found::Delegation(cut) if cut.is_at(name) => Some((parent, cut.node)),
+        _ => None,
     }
 }
 

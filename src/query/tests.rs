@@ -19,7 +19,10 @@ static WORLD: LazyLock<Snapshot> = LazyLock::new(|| world(&["192.0.2.13"]));
 
 /// The world, with the targets at these addresses down and all others up.
 fn world(down: &[&str]) -> Snapshot {
-    let text = include_str!("../../fuzz/world.yaml");
+    compiled(include_str!("../../fuzz/world.yaml"), down)
+}
+
+fn compiled(text: &str, down: &[&str]) -> Snapshot {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
     let config = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(include_str!("../../fuzz/world.csv")).unwrap();
@@ -274,25 +277,40 @@ fn a_delegation_is_referred_with_its_glue() {
 }
 
 #[test]
+fn the_ds_records_of_a_zone_are_its_parents_if_that_is_here() {
+    let text = "regions: { us: {} }\nservices: {}\nzones:
+  example.com: { ns: [ns.example.net], records: {
+    signed: { NS: ns.example.net., DS: '1 8 2 00' }, plain: { NS: ns.example.net. } } }
+  signed.example.com: { ns: [ns.example.net] }
+  plain.example.com: { ns: [ns.example.net] }
+  hidden.example.com: { ns: [ns.example.net] }
+  example.org: { ns: [ns.example.net] }
+";
+    let snapshot = compiled(text, &[]);
+    // RFC 4035 §3.1.4.1.
+    for (name, expected) in [
+        ("signed.example.com", "NoError aa rd | signed.example.com. 3600 DS"),
+        ("plain.example.com", "NoError aa rd | authority example.com. 60 SOA"),
+        // Nobody has delegated it, and it exists.
+        ("hidden.example.com", "NoError aa rd | authority hidden.example.com. 60 SOA"),
+        ("example.org", "NoError aa rd | authority example.org. 60 SOA"),
+    ] {
+        let told = told(&query(name, DS).send_to(&snapshot));
+        assert!(told.starts_with(expected), "{name}: {told}");
+    }
+    let told = told(&query("signed.example.com", NS).send_to(&snapshot));
+    assert!(told.starts_with("NoError aa rd | signed.example.com. 3600 NS"), "{told}");
+}
+
+#[test]
 fn chaos_tells_only_what_the_operator_lets_it() {
     let chaos = |name| Query { class: 3, ..query(name, TXT) };
     assert!(chaos("version.bind").told().ends_with("0 TXT Meridian"));
     assert!(chaos("id.server").told().ends_with("0 TXT node-1"));
     assert_eq!(chaos("other.bind").told(), "Refused rd");
-    let silent = Snapshot::compile(
-        Plan::new(
-            WORLD.plan().zones.clone(),
-            Vec::new(),
-            Vec::new(),
-            Vec::new(),
-            crate::snapshot::Identity::default(),
-        )
-        .into(),
-        &Facts::of(&HealthTable::default()),
-        None,
-        None,
-        1,
-    );
+    let (zones, health) = (WORLD.plan().zones.clone(), HealthTable::default());
+    let plan = Plan::new(zones, Vec::new(), Vec::new(), Vec::new(), Default::default());
+    let silent = Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1);
     assert_eq!(told(&chaos("version.bind").send_to(&silent)), "Refused rd");
     assert_eq!(Query { class: 4, ..query("www.example.com", A) }.told(), "Refused rd");
 }

@@ -1,10 +1,15 @@
 //! The only place that reads a clock.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::Instant;
+
+/// How often is looked whether the clock on the wall was set.
+const LOOKED_EVERY: Duration = Duration::from_secs(60);
 
 /// Counts the time since the machine was booted from a moment on the wall clock, so that it never
 /// goes back, and goes on while the machine is suspended: what ends meanwhile has ended.
@@ -14,17 +19,33 @@ pub(super) struct Clock {
     epoch: Duration,
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place where time comes from")]
 impl Clock {
     /// A clock that starts now.
     pub(super) fn start() -> Self {
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { started: since_boot(), epoch }
+        Self { started: since_boot(), epoch: on_the_wall() }
     }
 
     /// Now.
     pub(super) fn now(&self) -> Instant {
-        Instant::default() + self.epoch + since_boot().saturating_sub(self.started)
+        Instant::default() + self.since_epoch()
+    }
+
+    fn since_epoch(&self) -> Duration {
+        self.epoch + since_boot().saturating_sub(self.started)
+    }
+
+    /// By how many seconds the clock on the wall is ahead of this one now.
+    fn behind(&self) -> i64 {
+        let [wall, ours] = [on_the_wall(), self.since_epoch()].map(|span| span.as_secs());
+        wall.cast_signed().saturating_sub(ours.cast_signed())
+    }
+
+    /// Keeps in `ahead` by how many seconds the clock on the wall is ahead.
+    pub(super) async fn follow(self, ahead: Arc<AtomicI64>) {
+        loop {
+            ahead.store(self.behind(), Ordering::Relaxed);
+            tokio::time::sleep(LOOKED_EVERY).await;
+        }
     }
 
     /// By how many seconds the wall clock is ahead of this one, which goes on from how that was set
@@ -38,6 +59,12 @@ impl Clock {
     pub(super) fn on_tokio(&self, moment: Instant) -> tokio::time::Instant {
         tokio::time::Instant::now() + moment.since(self.now())
     }
+}
+
+/// What the clock on the wall says, which may be set.
+#[expect(clippy::disallowed_methods, reason = "this is the one place where time comes from")]
+fn on_the_wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// How long ago the machine was booted, also while it was suspended (`clock_gettime(2)`), which the
@@ -54,6 +81,16 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_since_is_noticed() {
+        let mut clock = Clock::start();
+        assert!((-1..=1).contains(&clock.behind()));
+        clock.epoch -= Duration::from_secs(5000);
+        assert!((4999..=5001).contains(&clock.behind()));
+        clock.epoch += Duration::from_secs(9000);
+        assert!((-4001..=-3999).contains(&clock.behind()));
+    }
 
     const INNER: &str = "server::clock::tests::it_counts_from_the_boot";
 

@@ -58,16 +58,19 @@ pub(super) async fn converse(
     let is_2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
     let (responder, (told, heard)) = (Shared::new(responder), watch::channel(()));
     let told = Arc::new(told);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (responder, told) = (responder.clone(), told.clone());
+        let is_head = request.method() == Method::HEAD;
         async move {
             let message = timeout(idle, message(request)).await;
             let message = message.unwrap_or(Err((StatusCode::REQUEST_TIMEOUT, "too slow")));
             told.send_replace(());
-            Ok::<_, Infallible>(match message {
+            let response = match message {
                 Ok(message) => respond(&responder, &message, peer),
                 Err((status, why)) => refused(status, why),
-            })
+            };
+            // RFC 9110 §9.3.2. Over HTTP/2, a body would be an error of the connection.
+            Ok::<_, Infallible>(if is_head { response.map(|_| Full::default()) } else { response })
         }
     });
     let stream = TokioIo::new(stream);

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use hyper::header::HeaderValue;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -129,6 +130,8 @@ pub struct Loader {
     states: Files,
     /// The secret of cookies, if there is no other.
     drawn: Option<Secret>,
+    /// By how many seconds the clock on the wall is ahead of ours.
+    pub(super) ahead: Arc<AtomicI64>,
 }
 
 impl Loader {
@@ -142,6 +145,7 @@ impl Loader {
             watched: Watched::default(),
             states: Files::default(),
             drawn: drawn(),
+            ahead: Arc::default(),
         }
     }
 
@@ -277,7 +281,8 @@ impl Loader {
     /// With secrets in any case: the configured ones, or one that the cluster's nodes share, or one
     /// that was drawn.
     fn protection(&self, config: &Config, key: Option<&[u8]>) -> Protection {
-        let mut protection = config.protection.clone();
+        let ahead = self.ahead.clone();
+        let mut protection = Protection { ahead, ..config.protection.clone() };
         if protection.secrets.is_empty() {
             let shared = key.and_then(cookie_secret);
             protection.secrets = shared.or(self.drawn).into_iter().collect();

@@ -196,6 +196,7 @@ impl Server {
 
         let (is_quiet, quiet) = watch::channel(predecessor.is_some());
         let mut tasks = JoinSet::new();
+        tasks.spawn(clock.follow(loader.ahead.clone()));
         let mind = (certificate.clone(), bound.cluster.take(), quiet);
         let handle = decide(clock, loaded, (sockets, mind), &mut tasks).await?;
         let router = http::router(handle.clone(), recorder, rules, routes(&handle));

@@ -11,7 +11,7 @@ regions:
   eu: { at: [53, -6] }
   asia: { at: [1, 103] }
 checks: { web: { http: /healthz, port: 80 } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
   web:
     names: [www.example.com]

@@ -25,9 +25,10 @@ use crate::steer::{
     Address, Basis, Endpoint, Facts, Family, Policy, Pool, Service, Usable, Writer, choose, usable,
 };
 use crate::time::{Instant, Ttl};
-use crate::zone::{Found, Name, Rdata, RecordType, Zone, Zones};
+use crate::zone::{Name, Rdata, RecordType, Zone, Zones};
 
 pub use division::{Division, DivisionKey, Order, Seek};
+pub use leads::leads_on;
 pub use protection::{Protection, RateLimit, Secret};
 pub use ready::{Body, Ready};
 pub use selector::{Selection, Selector};
@@ -35,11 +36,16 @@ pub use selector::{Selection, Selector};
 use selector::Band;
 
 mod division;
+mod leads;
 mod protection;
 mod ready;
 mod selector;
 #[cfg(test)]
 mod tests;
+
+/// How many CNAME records are followed. A chain in a loop ends here too: the resolver, which has
+/// its own limit, is told what was found so far.
+pub const LONGEST_CHAIN: usize = 8;
 
 /// Everything a snapshot is compiled from, apart from health.
 #[derive(Debug)]
@@ -198,7 +204,13 @@ impl Plan {
     /// The steered names of this plan that have no record to give in `newer`.
     pub fn names_lost_in<'p>(&'p self, newer: &Self) -> Vec<&'p Name> {
         let names = self.services.iter().flat_map(|service| &service.names);
-        names.filter(|name| !newer.has_addresses(name)).collect()
+        names.filter(|name| self.is_live(name) && !newer.is_live(name)).collect()
+    }
+
+    /// Is `name` in one of the zones, with addresses or something that leads to some?
+    fn is_live(&self, name: &Name) -> bool {
+        let is_ours = self.zones.find(&name.to_lower()).is_some();
+        is_ours && leads_on((&self.zones, &self.services), name, &[])
     }
 
     /// The zones of this plan that `newer` does not have. One above, in which their names are too,
@@ -209,20 +221,6 @@ impl Plan {
             found.is_none_or(|zone| zone.origin() != *origin)
         };
         self.zones.iter().map(Zone::origin).filter(is_lost).collect()
-    }
-
-    /// Does `name` exist with addresses, or something that leads to some?
-    fn has_addresses(&self, name: &Name) -> bool {
-        let name = name.to_lower();
-        let types = [RecordType::A, RecordType::AAAA, RecordType::CNAME];
-        match self.zones.find(&name).map(|zone| zone.find(&name)) {
-            Some(Found::Fixed(fixed)) => types.iter().any(|rtype| fixed.of(*rtype).is_some()),
-            Some(Found::Node(node)) => {
-                node.service().is_some() || types.iter().any(|rtype| node.set(*rtype).is_some())
-            }
-            Some(Found::Delegation(_)) => true,
-            Some(Found::NoName) | None => false,
-        }
     }
 
     /// What orders the regions of `service` for a client; `None`: the same order for everybody.

@@ -1,16 +1,21 @@
 //! What a server does against questions with forged addresses: cookies, and limits of rate.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use ipnet::IpNet;
 
 /// All of it; nothing by default.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Protection {
     /// The secrets of DNS cookies: the first makes them, and all are good; none: no cookies.
     pub secrets: Vec<Secret>,
     /// How much one network gets.
     pub rate_limit: Option<RateLimit>,
+    /// By how many seconds the clock on the wall, by which cookies go, is ahead of ours: it may be
+    /// set while we run.
+    pub ahead: Arc<AtomicI64>,
 }
 
 /// What makes DNS cookies, and tells ours from others (RFC 9018 §4.4).

@@ -17,7 +17,7 @@ const CONFIG: &str = r#"
 regions: { us: { at: [39, -77] }, eu: { at: [53, -6] }, ap: { at: [1, 104] }, sa: {} }
 steering: { countries: { US: [us], IE: [eu, us], SG: [ap] }, default: [sa, eu] }
 checks: { web: { http: / } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
   nearest: { names: [a.example.com], check: web, REGIONS }
   three: { names: [b.example.com], check: web, answers: 3, on_all_down: last_good, REGIONS }
@@ -227,13 +227,13 @@ fn names_that_a_newer_plan_would_lose_are_told() {
     // A record of the zone, a wildcard or a delegation is a record.
     for records in ["a: { A: 192.0.2.1 }", "\"*\": { A: 192.0.2.1 }", "a: { NS: ns.example.net. }"]
     {
-        let zone = format!("ns2.example.com], records: {{ {records} }} }}");
+        let zone = format!("ns2.example.net], records: {{ {records} }} }}");
         let moved =
-            text.replace("a.example.com", "z.example.com").replace("ns2.example.com] }", &zone);
+            text.replace("a.example.com", "z.example.com").replace("ns2.example.net] }", &zone);
         assert_eq!(lost(&moved), Vec::<String>::new(), "{records}");
     }
     // One without an address is none.
-    let zone = "ns2.example.com], records: { a: { TXT: none } } }";
-    let moved = text.replace("a.example.com", "z.example.com").replace("ns2.example.com] }", zone);
+    let zone = "ns2.example.net], records: { a: { TXT: none } } }";
+    let moved = text.replace("a.example.com", "z.example.com").replace("ns2.example.net] }", zone);
     assert_eq!(lost(&moved), ["a.example.com."]);
 }

@@ -110,6 +110,21 @@ pub enum Fault {
     /// A zone is delegated to a server of which nobody can learn the address.
     #[error("delegated to {0}, which is below it and has no address; add its A or AAAA records")]
     NoGlue(Name),
+    /// A name server of the zone, in the zone, has no address.
+    #[error("its name server {0} has no address here; add its A or AAAA records")]
+    NoAddress(Name),
+    /// A name server of the zone is an alias.
+    #[error("its name server {0} is an alias; a name server has addresses of its own")]
+    ServerIsAlias(Name),
+    /// Mail for the name goes to a host without an address.
+    #[error("mail goes to {0}, which has no address here; add its A or AAAA records")]
+    NoMailHost(Name),
+    /// A wildcard has NS records.
+    #[error("NS records at a wildcard, which mean nothing; delegate names one by one")]
+    WildcardCut,
+    /// A zone without a SOA record whose name leaves no room for what such a record names.
+    #[error("its name has more than 244 octets, so that no SOA record can be made; load a file")]
+    NoRoom,
     /// The zone defines what a service steers.
     #[error("{0} records in the zone, and a service steers them; remove one of the two")]
     AlsoSteered(RecordType),
@@ -149,8 +164,11 @@ impl ZoneBuilder {
     pub fn add_apex(&mut self, servers: &[Name], ttl: Ttl, negative_ttl: Ttl) {
         let origin = self.origin.clone();
         let Some(primary) = servers.first() else { return };
+        if origin.as_wire().len() > LONGEST_NAME - MAILBOX.len() {
+            self.problem(&origin, Fault::NoRoom);
+        }
         let mut soa = primary.as_wire().to_vec();
-        soa.extend_from_slice(b"\x0ahostmaster");
+        soa.extend_from_slice(MAILBOX);
         soa.extend_from_slice(origin.as_wire());
         let timers = [APEX_SERIAL, APEX_REFRESH, APEX_RETRY, APEX_EXPIRE, negative_ttl.as_secs()];
         soa.extend(timers.iter().flat_map(|timer| timer.to_be_bytes()));
@@ -185,12 +203,18 @@ impl ZoneBuilder {
         let origin_lower = self.origin.to_lower();
         let apex = self.drafts.get(&origin_lower).map(|apex| self.sets(apex)).unwrap_or_default();
         self.check_apex(&apex);
-        let faults = self.drafts.iter().flat_map(|(lower, draft)| {
+        let builder = &self;
+        let faults = builder.drafts.iter().flat_map(|(lower, draft)| {
             let is_apex = **lower == *origin_lower;
-            let faults = self.faults(draft, is_apex).chain(self.below_cut(lower, draft));
-            let faults = faults.chain(self.unfit(draft));
-            let faults = faults.chain(self.without_glue(lower, draft).filter(move |_| !is_apex));
-            faults.filter_map(|fault| Some(ZoneProblem { owner: Name::from_wire(lower)?, fault }))
+            let faults = builder.faults(lower, draft, is_apex);
+            let faults = faults.chain(builder.below_cut(lower, draft)).chain(builder.unfit(draft));
+            let servers = builder.targets(draft, RecordType::NS);
+            let lame = servers.filter_map(move |server| {
+                if is_apex { builder.lame(server) } else { builder.without_glue(lower, server) }
+            });
+            faults
+                .chain(lame)
+                .filter_map(|fault| Some(ZoneProblem { owner: Name::from_wire(lower)?, fault }))
         });
         let faults: Vec<ZoneProblem> = faults.collect();
         self.problems.extend(faults);
@@ -337,23 +361,80 @@ impl ZoneBuilder {
         large.chain(strange)
     }
 
-    /// The servers of a zone delegated at `cut` that are below it, and have no address.
-    fn without_glue(&self, cut: &[u8], draft: &Draft) -> impl Iterator<Item = Fault> {
-        let servers = self.records(draft).filter(|record| record.rtype == RecordType::NS);
-        let servers = servers.filter_map(|record| Name::from_wire(self.data(record)));
-        servers.filter_map(move |server| {
-            let lower = server.to_lower();
-            let is_below = offsets(&lower).any(|at| lower.get(at..) == Some(cut));
-            let has_address = self
-                .drafts
-                .get(&lower)
-                .is_some_and(|of| self.has(of, RecordType::A) || self.has(of, RecordType::AAAA));
-            (is_below && !has_address).then_some(Fault::NoGlue(server))
+    /// What the records of a type name: the last name in their data.
+    fn targets(&self, draft: &Draft, rtype: RecordType) -> impl Iterator<Item = Name> {
+        let records = self.records(draft).filter(move |record| record.rtype == rtype);
+        records.filter_map(move |record| {
+            let data = Rdata::new(rtype, self.data(record));
+            Name::from_wire(data.target()?)
         })
     }
 
+    /// A server of a zone delegated at `cut` that is below it, and has no address.
+    fn without_glue(&self, cut: &[u8], server: Name) -> Option<Fault> {
+        let lower = server.to_lower();
+        let is_below = offsets(&lower).any(|at| lower.get(at..) == Some(cut));
+        let has_address = self.drafts.get(&lower).is_some_and(|of| self.has_address(of));
+        (is_below && !has_address).then_some(Fault::NoGlue(server))
+    }
+
+    fn has_address(&self, draft: &Draft) -> bool {
+        self.has(draft, RecordType::A) || self.has(draft, RecordType::AAAA)
+    }
+
+    /// Why a name server of this zone is none, if it is in the zone (RFC 1912 §2.8).
+    fn lame(&self, server: Name) -> Option<Fault> {
+        let here = match self.answering(&server)? {
+            None => return Some(Fault::NoAddress(server)),
+            Some(here) => here,
+        };
+        let kind = here.steered.map(|(_, kind)| kind);
+        // RFC 2181 §10.3.
+        if kind == Some(Steered::Alias) || self.has(here, RecordType::CNAME) {
+            return Some(Fault::ServerIsAlias(server));
+        }
+        let is_fine = kind == Some(Steered::Addresses) || self.has_address(here);
+        (!is_fine).then_some(Fault::NoAddress(server))
+    }
+
+    /// What answers for `name`, itself or a wildcard, if anything does; `None`: it is not in this
+    /// zone, or below a cut.
+    fn answering(&self, name: &Name) -> Option<Option<&Draft>> {
+        let below_origin = name.as_wire().len().checked_sub(self.origin.as_wire().len())?;
+        let lower = name.to_lower();
+        let mut answering = None;
+        for at in offsets(&lower).take_while(|at| *at <= below_origin) {
+            let above = lower.get(at..)?;
+            let draft = self.drafts.get(above);
+            let is_cut = draft.is_some_and(|draft| self.has(draft, RecordType::NS));
+            if is_cut && at < below_origin {
+                return None;
+            }
+            let wildcard = || self.drafts.get([b"\x01*", above].concat().as_slice());
+            let here = if at == 0 { draft } else { wildcard() };
+            answering = answering.or(here);
+        }
+        name.is_at_or_below(&self.origin).then_some(answering)
+    }
+
+    /// What may be wrong with the zone though it can be served, by name.
+    pub fn doubts(&self) -> impl Iterator<Item = ZoneProblem> {
+        self.drafts.iter().flat_map(move |(lower, draft)| {
+            let hosts = self.targets(draft, RecordType::MX);
+            let faults = hosts.filter(move |host| self.has_nothing(host)).map(Fault::NoMailHost);
+            faults.filter_map(move |fault| {
+                Some(ZoneProblem { owner: Name::from_wire(lower)?, fault })
+            })
+        })
+    }
+
+    /// Is `name` in the zone, with neither an address nor an alias?
+    fn has_nothing(&self, name: &Name) -> bool {
+        matches!(self.lame(name.clone()), Some(Fault::NoAddress(_)))
+    }
+
     /// What is wrong at a name.
-    fn faults(&self, draft: &Draft, at_origin: bool) -> impl Iterator<Item = Fault> {
+    fn faults(&self, lower: &[u8], draft: &Draft, at_origin: bool) -> impl Iterator<Item = Fault> {
         let has = |rtype| self.has(draft, rtype);
         let kind = draft.steered.map(|(_, kind)| kind);
         let alias = self.records(draft).find(|record| record.rtype == RecordType::CNAME);
@@ -376,6 +457,8 @@ impl ZoneBuilder {
             (has(RecordType::DNAME), Fault::Dname),
             (beside_alias, Fault::AliasBesideRecords),
             (steered_cut && !beside_alias, Fault::SteeredCut),
+            // RFC 4592 §4.2.
+            (lower.starts_with(b"\x01*") && !at_origin && has(RecordType::NS), Fault::WildcardCut),
         ]
         .into_iter()
         .filter(|(wrong, _)| *wrong)
@@ -395,6 +478,12 @@ const FIXED_PART: usize = 12;
 
 /// The octets of the longest message, without those for the question and for EDNS.
 const LARGEST_SET: usize = 65_535 - 512;
+
+/// RFC 1035 §2.3.4.
+const LONGEST_NAME: usize = 255;
+
+/// Whose mailbox a SOA record names, below the zone's name (RFC 2142 §7).
+const MAILBOX: &[u8] = b"\x0ahostmaster";
 
 /// The SOA fields of a zone that is written without one. Nothing transfers it, so they only have
 /// to be valid: the values of RIPE-203.

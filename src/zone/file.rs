@@ -1,5 +1,6 @@
 //! Zone files (RFC 1035 §5.1, RFC 2308 §4, RFC 3597 §5).
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ pub struct FileRecord<'d> {
     pub rtype: RecordType,
     /// Its data in wire format, names uncompressed.
     pub data: &'d [u8],
+    /// The file and the line in which it ends.
+    pub at: (&'d str, usize),
 }
 
 /// Why a zone file cannot be accepted.
@@ -155,6 +158,8 @@ impl Reading<'_> {
                 Ok(None) => return,
                 Ok(Some(Entry::Record(record))) => self.record(file, line, record),
                 Ok(Some(Entry::Include { path, origin: below })) => {
+                    // RFC 1035 §5.1: without one, the origin is what it is now.
+                    let below = below.or_else(|| zonefile.origin().ok());
                     let below = below.and_then(|name| Name::from_wire(name.as_slice()));
                     let origin = below.as_ref().unwrap_or(origin);
                     self.include(file, line, path.as_ref(), origin, depth);
@@ -167,7 +172,8 @@ impl Reading<'_> {
                     let at = number().zip(number()).and_then(|(line, column)| {
                         Some(end_of_token(text, (usize::checked_sub(line, 1)?, column)))
                     });
-                    let what = fields.next().unwrap_or("").trim().to_owned();
+                    let word = at.map_or("".into(), |at| last_word(text, at));
+                    let what = explained(fields.next().unwrap_or("").trim(), &word);
                     self.problems.push(FileProblem { file: file.to_owned(), at, what });
                     return;
                 }
@@ -224,7 +230,7 @@ impl Reading<'_> {
             return problem("no TTL here nor before; give the file one on top, such as `$TTL 1h`");
         };
         let ttl = Ttl::from_secs(ttl);
-        (self.take)(FileRecord { owner, ttl, rtype, data: &self.wire });
+        (self.take)(FileRecord { owner, ttl, rtype, data: &self.wire, at: (file, line) });
     }
 }
 
@@ -245,6 +251,37 @@ fn end_of_token(text: &[u8], (line, column): (usize, usize)) -> (usize, usize) {
     match before.and_then(|before| text.split(|octet| *octet == b'\n').nth(before)) {
         Some(ended) => (line - 1, ended.len() + 1),
         None => (line, column),
+    }
+}
+
+/// The word that ends at a place, or else the last one before it.
+fn last_word(text: &[u8], (line, column): (usize, usize)) -> Cow<'_, str> {
+    let line = text.split(|octet| *octet == b'\n').nth(line.saturating_sub(1)).unwrap_or(&[]);
+    let before = line.get(..column.saturating_sub(1)).unwrap_or(line);
+    let is_within = |octet: &u8| !b" \t\r();".contains(octet);
+    let end = before.iter().rposition(is_within).map_or(0, |last| last + 1);
+    let start = before.iter().take(end).rposition(|octet| !is_within(octet));
+    // What is wrong may not be its end.
+    let behind = line.get(end..).filter(|_| end == before.len()).unwrap_or(&[]);
+    let end = end + behind.iter().take_while(|octet| is_within(octet)).count();
+    String::from_utf8_lossy(line.get(start.map_or(0, |at| at + 1)..end).unwrap_or(&[]))
+}
+
+/// What the reader tells, with the last word that it has read.
+fn explained(told: &str, word: &str) -> String {
+    match told {
+        "expected rtype" => format!("expected a type, found `{word}`"),
+        "unknown record type with concrete data" => {
+            format!("of type {word} only octets are read; write `{word} \\# …` (RFC 3597)")
+        }
+        "invalid SvcParamKey" | "this implementation does not allow escape sequences in alpn" => {
+            format!(
+                "`{word}`: keys with a 9 or a z and escapes in `alpn` are not read; write the \
+                 record's data as `\\# …` (RFC 3597)"
+            )
+        }
+        _ if told.starts_with("expected ") => format!("{told}, found `{word}`"),
+        _ => told.to_owned(),
     }
 }
 

@@ -26,8 +26,8 @@ fn read(text: &str) -> Result<Vec<FileRecord<'static>>, Vec<String>> {
         _ => Err("no such file".to_owned()),
     };
     let mut records = Vec::new();
-    let mut take = |FileRecord { owner, ttl, rtype, data }: FileRecord<'_>| {
-        records.push(FileRecord { owner, ttl, rtype, data: data.to_vec().leak() });
+    let mut take = |FileRecord { owner, ttl, rtype, data, .. }: FileRecord<'_>| {
+        records.push(FileRecord { owner, ttl, rtype, data: data.to_vec().leak(), at: ("", 0) });
     };
     match parse("test.zone", text.as_bytes(), &name("example.com"), &mut include, &mut take) {
         Ok(()) => Ok(records),
@@ -121,6 +121,79 @@ fn directives_and_unknown_types_are_understood() {
     }
 }
 
+#[test]
+fn a_lone_at_sign_is_the_origin_where_a_name_stands() {
+    let text = "$TTL 60\n@ SOA @ host 1 2 3 4 5\n@ NS @\nwww CNAME @\nmx MX 10 @\n\
+                srv SRV 1 2 443 @\nptr PTR @\nrp RP @ @\nnaptr NAPTR 1 2 \"s\" \"\" \"\" @\n\
+                https HTTPS 1 @ alpn=h2\ntxt TXT @ \"@\"\nmr MR (@)\nlabel CNAME \\@\n\
+                $ORIGIN sub\n$ORIGIN @\nhere NS @ ; @\n$INCLUDE more.zone @\n";
+    let records = read(text).unwrap();
+    let ends = |of: usize, expected: &[u8]| assert!(records[of].data.ends_with(expected), "{of}");
+    let origin = b"\x07example\x03com\0";
+    for of in [1, 2, 3, 4, 5, 6, 7, 10] {
+        ends(of, origin);
+        assert!(!records[of].data.windows(2).any(|label| label == b"\x01@"), "{of}");
+    }
+    assert!(records[0].data.starts_with(origin));
+    ends(8, b"\x07example\x03com\0\0\x01\0\x03\x02h2");
+    assert_eq!(records[9].data, b"\x01@\x01@");
+    ends(11, b"\x01@\x07example\x03com\0");
+    ends(12, b"\x03sub\x07example\x03com\0");
+    assert_eq!(records[13].owner.to_string(), "included.sub.example.com.");
+}
+
+#[test]
+fn service_parameters_may_be_quoted() {
+    let data = |data: &str| read(&format!("a 60 HTTPS {data}\n")).unwrap()[0].data.to_vec();
+    for (quoted, plain) in [
+        (r#"1 . alpn="h2,h3""#, "1 . alpn=h2,h3"),
+        (
+            r#"16 foo.example.org. ( alpn="h2" port="53") ; "x"#,
+            "16 foo.example.org. alpn=h2 port=53",
+        ),
+        (r#"1 . ipv6hint="2001:db8::1,2001:db8::53:1""#, "1 . ipv6hint=2001:db8::1,2001:db8::53:1"),
+        (r#"1 . key667="hello\210 qoo""#, r"1 . key667=hello\210\032qoo"),
+        (r#"1 . key667="a;(b\"""#, r#"1 . key667=a\;\(b\""#),
+        (r#"1 . key667="""#, "1 . key667"),
+    ] {
+        assert_eq!(data(quoted), data(plain), "{quoted}");
+    }
+    // What the reader does not take, it says.
+    for written in [r#"1 . alpn="f\\\\oo\\,bar,h2""#, "1 . key99"] {
+        let told = read(&format!("a 60 HTTPS {written}\n")).unwrap_err();
+        assert!(told[0].contains("write the record's data as `\\# …`"), "{told:?}");
+    }
+}
+
+#[test]
+fn quoted_texts_have_any_octet() {
+    let text = "a 60 TXT \"caf\u{e9}\tx\" \"\\\u{e9}\\\"\" ; \u{e9}\n".as_bytes();
+    let mut records = Vec::new();
+    let take = &mut |record: FileRecord<'_>| records.push(record.data.to_vec());
+    let include = &mut |_: &str| Err(String::new());
+    parse("", text, &name("example.com"), include, take).unwrap();
+    parse("", b"a 60 TXT \"\xe9\r\x7f\"\n", &name("example.com"), include, take).unwrap();
+    let (utf8, latin) = ("\x07caf\u{e9}\tx\x03\u{e9}\"", b"\x03\xe9\r\x7f");
+    assert_eq!(records, [utf8.as_bytes(), latin]);
+}
+
+#[test]
+fn a_file_is_included_under_the_origin_that_counts_there() {
+    // RFC 1035 §5.1.
+    let text = "$TTL 60\n$ORIGIN sub\n$INCLUDE more.zone\n$INCLUDE \"more.zone\" other\n";
+    assert_eq!(
+        owners(text),
+        [
+            "included.sub.example.com. 60",
+            "here.deep.sub.example.com. 60",
+            "included.other.sub.example.com. 60",
+            "here.deep.other.sub.example.com. 60",
+        ]
+    );
+    let told = read("$INCLUDE \"a (b);c\"\n").unwrap_err();
+    assert!(told[0].contains("cannot include `a (b);c`"), "{told:?}");
+}
+
 /// The owners, and the TTLs.
 fn owners(text: &str) -> Vec<String> {
     let told = |record: &FileRecord<'_>| format!("{} {}", record.owner, record.ttl.as_secs());
@@ -159,9 +232,11 @@ fn a_record_without_a_ttl_gets_the_one_that_stands_before_it() {
 #[test]
 fn what_cannot_be_read_is_told_with_its_place() {
     for (text, expected) in [
-        ("a 60 A 192.0.2.256\n", "test.zone:1:19: expected IPv4 address"),
-        ("a 60 A 192.0.2.1\nb 60 NOPE x\n", "test.zone:2:10: expected rtype"),
-        ("$TTL 1y\n", "test.zone:1:8: expected decimal number"),
+        ("a 60 A 192.0.2.256\n", "test.zone:1:19: expected IPv4 address, found `192.0.2.256`"),
+        ("a 60 A 192.0.2.1\nb 60 NOPE x\n", "test.zone:2:10: expected a type, found `NOPE`"),
+        ("a 60 (1x) A 192.0.2.1\n", "test.zone:1:9: expected a type, found `1x`"),
+        ("$TTL 1y2\n", "test.zone:1:8: expected decimal number, found `1y2`"),
+        ("a 60 LOC 52 N 4 E 0\n", "test.zone:1:10: of type LOC only octets are read; write `LOC "),
         ("a 60 CH TXT x\n", "test.zone:1:13: different class: CH != IN"),
         ("a 60 A 192.0.2.1 extra\n", "test.zone:1:18: trailing tokens"),
         ("$INCLUDE circle.zone\n", "files include each other more than 8 deep"),
@@ -170,6 +245,12 @@ fn what_cannot_be_read_is_told_with_its_place() {
         ("a 60 TXT \"open\n", "test.zone:1:10: what begins here never ends"),
         ("a 60 TXT ( open\n", "test.zone:1:10: what begins here never ends"),
         ("a 60 TXT \"one\"\"two\"\n", "test.zone:1:14: a quoted text touches"),
+        ("a 60 TXT a=\"b\"\n", "test.zone:1:12: a quoted text touches"),
+        ("\n a 60 HTTPS \\# 3 a=\"b\"\n", "test.zone:2:20: a quoted text touches"),
+        ("a 60 TXT caf\u{e9}\n", "test.zone:1:10: no printable ASCII"),
+        ("\u{feff}$TTL 1h\n", "test.zone:1:1: no printable ASCII"),
+        ("a 4294967295 A 192.0.2.1\n", "test.zone:1:3: a TTL has 2147483647 seconds at most"),
+        ("$TTL 2147483648\n", "test.zone:1:6: a TTL has 2147483647 seconds at most"),
         ("a 60 A \\# 3 010203\n", "test.zone:1:1: these octets are no data of type A"),
         ("a 60 A \\# 5 0102030405\n", "no data of type A"),
         ("a 60 CNAME \\# 1 41\n", "no data of type CNAME"),
@@ -271,6 +352,8 @@ proptest! {
     ) {
         let mut names: BTreeMap<String, RecordType> = BTreeMap::new();
         for (owner, is_cut) in owners {
+            // A wildcard has no NS records.
+            let is_cut = is_cut && !owner.starts_with('*');
             names.insert(owner, if is_cut { RecordType::NS } else { RecordType::A });
         }
         let records: Vec<(&str, RecordType)> =
@@ -324,7 +407,7 @@ proptest! {
 fn told_of(text: &str) -> Vec<String> {
     let mut builder = ZoneBuilder::new(name("example.com"));
     builder.add_apex(&[name("ns1.example.net")], Ttl::from_secs(60), Ttl::from_secs(60));
-    for FileRecord { owner, ttl, rtype, data } in read(text).unwrap() {
+    for FileRecord { owner, ttl, rtype, data, .. } in read(text).unwrap() {
         builder.add(&owner, ttl, rtype, data);
     }
     let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|problems| problems);
@@ -373,6 +456,78 @@ fn a_server_below_its_delegation_needs_an_address() {
     // One elsewhere is looked up.
     assert_eq!(told_of("sub 60 NS ns.other\nsub 60 NS ns1.example.net.\n"), [""; 0]);
     assert_eq!(told_of("sub 60 NS sub\n").len(), 1);
+}
+
+/// The same, where the zone's name servers are these.
+fn told_of_servers(servers: &[&str], text: &str, steered: Steered) -> Vec<String> {
+    let mut builder = ZoneBuilder::new(name("example.com"));
+    let servers: Vec<Name> = servers.iter().map(|of| name(of)).collect();
+    builder.add_apex(&servers, Ttl::from_secs(60), Ttl::from_secs(60));
+    for FileRecord { owner, ttl, rtype, data, .. } in read(text).unwrap() {
+        builder.add(&owner, ttl, rtype, data);
+    }
+    builder.steer(&name("www.example.com"), ServiceId::from_index(0).unwrap(), steered);
+    let doubts: Vec<String> = builder.doubts().map(|of| of.to_string()).collect();
+    let problems = builder.finish().map(|_| Vec::new()).unwrap_or_else(|problems| problems);
+    problems.iter().map(ToString::to_string).chain(doubts).collect()
+}
+
+#[test]
+fn a_name_server_in_its_zone_has_an_address() {
+    let (ns, www, addresses) = ("ns.example.com", "www.example.com", Steered::Addresses);
+    for (server, text, steered) in [
+        (ns, "NS 60 AAAA 2001:db8::1\n", addresses),
+        (www, "", addresses),
+        (ns, "* 60 A 192.0.2.1\n", addresses),
+        ("example.com", "@ 60 A 192.0.2.1\n", addresses),
+        ("ns.example.net", "", addresses),
+        // Another zone's.
+        ("ns.sub.example.com", "sub 60 NS ns.example.net.\n", addresses),
+    ] {
+        assert_eq!(told_of_servers(&[server], text, steered), [""; 0], "{server} {text}");
+    }
+    for (server, text, steered, expected) in [
+        (ns, "", addresses, "example.com.: its name server ns.example.com. has no address"),
+        (ns, "ns 60 TXT x\n* 60 A 192.0.2.1\n", addresses, "has no address"),
+        ("example.com", "", addresses, "has no address"),
+        (ns, "ns 60 CNAME www\n", addresses, "ns.example.com. is an alias"),
+        (www, "", Steered::Alias, "www.example.com. is an alias"),
+        (www, "", Steered::Epoch, "has no address"),
+    ] {
+        let told = told_of_servers(&[server, "ns.example.net"], text, steered);
+        assert!(told.len() == 1 && told[0].contains(expected), "{server} {text}: {told:?}");
+    }
+}
+
+#[test]
+fn mail_to_a_host_without_an_address_is_doubted() {
+    let told = |text| told_of_servers(&["ns.example.net"], text, Steered::Alias);
+    let expected = "example.com.: mail goes to mail.example.com., which has no address here; add \
+                    its A or AAAA records";
+    assert_eq!(told("@ 60 MX 10 mail\n"), [expected]);
+    for fine in ["@ 60 MX 0 .\n", "@ 60 MX 1 mail.example.net.\n", "@ 60 MX 1 www\n"] {
+        assert_eq!(told(fine), [""; 0], "{fine}");
+    }
+    assert_eq!(told("@ 60 MX 10 mail\nmail 60 A 192.0.2.1\n"), [""; 0]);
+}
+
+#[test]
+fn a_wildcard_is_not_delegated() {
+    let told = told_of("*.a 60 NS ns.example.net.\n");
+    assert!(told.len() == 1 && told[0].contains("NS records at a wildcard"), "{told:?}");
+}
+
+#[test]
+fn a_zone_without_a_file_has_room_for_its_mailbox() {
+    let finish = |last: usize| {
+        let labels = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(last)];
+        let mut builder = ZoneBuilder::new(name(&labels.join(".")));
+        let servers = [name("ns.example.net")];
+        builder.add_apex(&servers, Ttl::from_secs(60), Ttl::from_secs(60));
+        builder.finish().map_err(|problems| problems[0].to_string())
+    };
+    assert!(finish(50).is_ok());
+    assert!(finish(51).unwrap_err().contains("more than 244 octets"));
 }
 
 #[test]

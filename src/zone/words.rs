@@ -1,7 +1,11 @@
 //! The words of a zone file, before it is read: what the reader would stumble over is found, and
-//! times with units become seconds.
+//! what it does not know is written as it does.
 //!
-//! RFC 1035 §5.1 knows seconds only, but BIND's `1h30m` is in most files that people have.
+//! - Times with units become seconds. RFC 1035 §5.1 knows seconds only, but BIND's `1h30m` is in
+//!   most files that people have.
+//! - `@` for the origin, which the reader knows as an owner only, becomes `""` where a name stands.
+//! - In quoted texts, what is no printable ASCII is escaped.
+//! - The name of an included file loses its quotes.
 //!
 //! The reader knows no `$TTL` but those of the file at hand, and does not tell which records have a
 //! TTL. So it is given another time with each `$TTL`, which it gives to those that have none.
@@ -9,19 +13,29 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// A part of a zone file.
+/// A part of a zone file: its octets.
 enum Piece {
-    /// A word without quotes: its octets.
     Word(Range<usize>),
+    /// A word in quotes, and with them.
+    Quoted(Range<usize>),
     /// An entry has ended.
     End,
 }
 
-/// What the reader would stumble over: line and column, and what it is.
-pub(super) type Stumble = ((usize, usize), &'static str);
+/// What the reader would stumble over: where, and what it is.
+type Stumble = (usize, &'static str);
 
 /// The TTL that the reader gives to records without one. No TTL is as long (RFC 2181 §8).
 pub(super) const UNSAID: u32 = u32::MAX;
+
+/// The longest TTL (RFC 2181 §8).
+const LONGEST: u32 = i32::MAX as u32;
+
+const TOUCHES: &str = "a quoted text touches what stands beside it; put a space between";
+const ENDLESS: &str = "what begins here never ends; expected `)` or `\"` before the file does";
+const TOO_LONG: &str = "a TTL has 2147483647 seconds at most";
+const NOT_ASCII: &str = "no printable ASCII; write names as `xn--…` (RFC 5890), and other texts in \
+                         quotes";
 
 /// A zone file for the reader.
 pub(super) struct Text<'t> {
@@ -34,42 +48,148 @@ pub(super) struct Text<'t> {
 /// `text` for the reader.
 ///
 /// # Errors
-/// The first quote that has something directly before it, if it opens a text, or behind it, if it
-/// closes one; or what is opened and never closed.
-pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, Stumble> {
-    let mut changed: Vec<(Range<usize>, u32, bool)> = Vec::new();
+/// The line and column of what the reader would stumble over, and what it is: a quote that has
+/// something directly before it, if it opens a text, or behind it, if it closes one; what is opened
+/// and never closed; a TTL that is too long; a word that is not ASCII.
+pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, ((usize, usize), &'static str)> {
     let mut field = Field::First;
-    pieces(text, |piece| match piece {
-        Piece::End => field = Field::First,
-        Piece::Word(range) => {
-            let word = text.get(range.clone()).unwrap_or(&[]);
-            let begins_line = range.start == 0 || text.get(range.start - 1) == Some(&b'\n');
-            let is_default = matches!(field, Field::Default);
-            let (may_be_time, next) = field.take(word, begins_line);
-            field = next;
-            // What is no time is left to the reader, to be refused.
-            let Some((seconds, has_unit)) = seconds(word).filter(|_| may_be_time) else { return };
-            if is_default || has_unit {
-                changed.push((range, seconds, is_default));
+    let mut rewriting = Rewriting { text, written: Vec::new(), done: 0, defaults: Vec::new() };
+    let read = pieces(text, |piece| {
+        let (range, is_quoted) = match piece {
+            Piece::Word(range) => (range, false),
+            Piece::Quoted(range) => (range, true),
+            Piece::End => {
+                field = Field::First;
+                return Ok(());
             }
-        }
-    })?;
-    if changed.is_empty() {
-        return Ok(Text { octets: Cow::Borrowed(text), defaults: Vec::new() });
+        };
+        let begins_line = range.start == 0 || text.get(range.start - 1) == Some(&b'\n');
+        let marks = usize::from(is_quoted);
+        let word = text.get(range.start + marks..range.end - marks).unwrap_or(&[]);
+        let (role, next) = field.take(word, begins_line);
+        field = next;
+        if is_quoted { rewriting.quoted(range, role) } else { rewriting.word(range, role) }
+    });
+    match read {
+        Ok(()) => Ok(rewriting.finish()),
+        Err((at, what)) => Err((place(text, at), what)),
     }
-    let (mut rewritten, mut done) = (Vec::with_capacity(text.len()), 0);
-    let mut defaults = Vec::new();
-    for (range, seconds, is_default) in changed {
-        rewritten.extend_from_slice(text.get(done..range.start).unwrap_or(&[]));
-        if is_default {
-            defaults.push((rewritten.len(), seconds));
-        }
-        let written = if is_default { UNSAID } else { seconds };
-        rewritten.extend_from_slice(written.to_string().as_bytes());
-        done = range.end;
+}
+
+/// The line and column of an octet.
+fn place(text: &[u8], at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.iter().filter(|octet| **octet == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|octet| **octet != b'\n').count() + 1;
+    (line, column)
+}
+
+/// A text on its way to the reader.
+struct Rewriting<'t> {
+    text: &'t [u8],
+    /// What was written for its first octets, and how many of them those are.
+    written: Vec<u8>,
+    done: usize,
+    defaults: Vec<(usize, u32)>,
+}
+
+impl<'t> Rewriting<'t> {
+    /// Writes `by` for what stands at `range`.
+    fn replace(&mut self, range: Range<usize>, by: &[u8]) {
+        self.written.extend_from_slice(self.text.get(self.done..range.start).unwrap_or(&[]));
+        self.written.extend_from_slice(by);
+        self.done = range.end;
     }
-    rewritten.extend_from_slice(text.get(done..).unwrap_or(&[]));
-    Ok(Text { octets: Cow::Owned(rewritten), defaults })
+
+    fn finish(mut self) -> Text<'t> {
+        let octets = match self.done {
+            0 => Cow::Borrowed(self.text),
+            _ => {
+                self.replace(self.text.len()..self.text.len(), &[]);
+                Cow::Owned(self.written)
+            }
+        };
+        Text { octets, defaults: self.defaults }
+    }
+
+    fn word(&mut self, range: Range<usize>, role: Role) -> Result<(), Stumble> {
+        let word = self.text.get(range.clone()).unwrap_or(&[]);
+        let (at, is_default) = (range.start, role == Role::Default);
+        match role {
+            // RFC 1035 §5.1: a free standing `@` denotes the current origin.
+            Role::Name if word == b"@" => self.replace(range, b"\"\""),
+            Role::Ttl | Role::Default | Role::Time => {
+                // What is no time is left to the reader, to be refused.
+                let Some((seconds, has_unit)) = seconds(word) else { return Ok(()) };
+                if role != Role::Time && seconds > LONGEST {
+                    return Err((at, TOO_LONG));
+                }
+                if is_default || has_unit {
+                    let written = if is_default { UNSAID } else { seconds }.to_string();
+                    self.replace(range, written.as_bytes());
+                    let start = self.written.len() - written.len();
+                    self.defaults.extend(is_default.then_some((start, seconds)));
+                }
+            }
+            // The reader takes any.
+            Role::Path => {}
+            _ if word.iter().all(u8::is_ascii_graphic) => {}
+            _ => return Err((at, NOT_ASCII)),
+        }
+        Ok(())
+    }
+
+    fn quoted(&mut self, range: Range<usize>, role: Role) -> Result<(), Stumble> {
+        let before = self.text.get(..range.start).and_then(<[u8]>::last);
+        // RFC 9460 §2.1: `alpn="h2,h3"`.
+        let is_value = role == Role::Param && before == Some(&b'=');
+        if !is_apart(before) && !is_value {
+            return Err((range.start, TOUCHES));
+        }
+        if !is_apart(self.text.get(range.end)) {
+            return Err((range.end - 1, TOUCHES));
+        }
+        let inside = self.text.get(range.start + 1..range.end - 1).unwrap_or(&[]);
+        if role == Role::Path {
+            self.replace(range, &without_quotes(inside));
+        } else if !inside.iter().all(|octet| is_readable(*octet)) {
+            self.replace(range.start + 1..range.end - 1, &escaped(inside));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an octet can stand in quotes.
+fn is_readable(octet: u8) -> bool {
+    matches!(octet, b' '..=b'~' | b'\n')
+}
+
+/// What stands in quotes, with the rest of it as `\DDD` (RFC 1035 §5.1).
+fn escaped(inside: &[u8]) -> Vec<u8> {
+    let (mut written, mut octets) = (Vec::with_capacity(inside.len() * 2), inside.iter());
+    while let Some(first) = octets.next() {
+        let behind = if *first == b'\\' { octets.next() } else { None };
+        match behind.unwrap_or(first) {
+            octet if !is_readable(*octet) => written.extend(format!("\\{octet:03}").as_bytes()),
+            _ => written.extend([first].into_iter().chain(behind)),
+        }
+    }
+    written
+}
+
+/// What stands in quotes, as it is written without them.
+fn without_quotes(inside: &[u8]) -> Vec<u8> {
+    let (mut written, mut octets) = (Vec::with_capacity(inside.len()), inside.iter());
+    while let Some(octet) = octets.next() {
+        if b" ;()".contains(octet) {
+            written.push(b'\\');
+        }
+        written.push(*octet);
+        if *octet == b'\\' {
+            written.extend(octets.next());
+        }
+    }
+    written
 }
 
 /// Where in an entry a word stands.
@@ -77,39 +197,108 @@ pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, Stumble> {
 enum Field {
     /// It is the first one: a directive, an owner, or without one as the next.
     First,
-    /// Behind `$TTL`.
-    Default,
     /// A TTL, a class or the type.
     BeforeType,
-    /// This one of the data of a SOA record.
-    Soa(usize),
-    /// Of no interest.
-    Rest,
+    /// So many words behind a directive or a type.
+    Behind(Kind, usize),
+}
+
+/// What is told of a word by where it stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Nothing.
+    Any,
+    Ttl,
+    /// A time that is no TTL.
+    Time,
+    /// What `$TTL` says.
+    Default,
+    Name,
+    /// The name of a file.
+    Path,
+    /// A parameter of a service binding (RFC 9460 §2.1).
+    Param,
+}
+
+/// What directives and types have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Default,
+    Include,
+    Soa,
+    /// RFC 9460 §2.1.
+    Service,
+    /// From the first row to the second, names.
+    Names(usize, usize),
+    /// Nothing of interest.
+    Other,
+}
+
+/// Those that have something of interest.
+const KINDS: [(&str, Kind); 21] = [
+    ("SOA", Kind::Soa),
+    ("NS", Kind::Names(0, 0)),
+    ("CNAME", Kind::Names(0, 0)),
+    ("MX", Kind::Names(1, 1)),
+    ("PTR", Kind::Names(0, 0)),
+    ("SRV", Kind::Names(3, 3)),
+    ("HTTPS", Kind::Service),
+    ("SVCB", Kind::Service),
+    ("NAPTR", Kind::Names(5, 5)),
+    ("DNAME", Kind::Names(0, 0)),
+    ("IPSECKEY", Kind::Names(3, 3)),
+    ("MB", Kind::Names(0, 0)),
+    ("MD", Kind::Names(0, 0)),
+    ("MF", Kind::Names(0, 0)),
+    ("MG", Kind::Names(0, 0)),
+    ("MR", Kind::Names(0, 0)),
+    ("MINFO", Kind::Names(0, 1)),
+    ("RP", Kind::Names(0, 1)),
+    ("$TTL", Kind::Default),
+    ("$ORIGIN", Kind::Names(0, 0)),
+    ("$INCLUDE", Kind::Include),
+];
+
+impl Kind {
+    fn of(word: &[u8]) -> Self {
+        let known = KINDS.iter().find(|(name, _)| word.eq_ignore_ascii_case(name.as_bytes()));
+        known.map_or(Self::Other, |(_, kind)| *kind)
+    }
+
+    fn role(self, row: usize) -> Role {
+        match (self, row) {
+            (Self::Default, 0) => Role::Default,
+            (Self::Include, 0) => Role::Path,
+            // RFC 1035 §3.3.13: two names and the serial come first, then times.
+            (Self::Soa, 3..) => Role::Time,
+            (Self::Service, 2..) => Role::Param,
+            (Self::Soa, 0 | 1) | (Self::Include | Self::Service, 1) => Role::Name,
+            (Self::Names(first, last), row) if (first..=last).contains(&row) => Role::Name,
+            _ => Role::Any,
+        }
+    }
 }
 
 impl Field {
-    /// Whether `word` may be a time here, and where the next word stands.
-    fn take(self, word: &[u8], begins_line: bool) -> (bool, Self) {
+    /// What `word` is here, and where the next word stands.
+    fn take(self, word: &[u8], begins_line: bool) -> (Role, Self) {
         match self {
-            Self::First if begins_line && word.eq_ignore_ascii_case(b"$TTL") => {
-                (false, Self::Default)
+            Self::First if begins_line && word.starts_with(b"$") => {
+                (Role::Any, Self::Behind(Kind::of(word), 0))
             }
-            Self::First if begins_line && word.starts_with(b"$") => (false, Self::Rest),
-            Self::First if begins_line => (false, Self::BeforeType),
-            Self::Default => (true, Self::Rest),
+            Self::First if begins_line => (Role::Any, Self::BeforeType),
             Self::First | Self::BeforeType => {
                 let is_class =
                     [&b"IN"[..], b"CH", b"HS"].iter().any(|class| word.eq_ignore_ascii_case(class));
                 match word.first() {
-                    Some(b'0'..=b'9') => (true, Self::BeforeType),
-                    _ if is_class => (false, Self::BeforeType),
-                    _ if word.eq_ignore_ascii_case(b"SOA") => (false, Self::Soa(0)),
-                    _ => (false, Self::Rest),
+                    Some(b'0'..=b'9') => (Role::Ttl, Self::BeforeType),
+                    _ if is_class => (Role::Any, Self::BeforeType),
+                    _ => (Role::Any, Self::Behind(Kind::of(word), 0)),
                 }
             }
-            // RFC 1035 §3.3.13: two names and the serial come first, then times.
-            Self::Soa(row) => (row >= 3, Self::Soa(row + 1)),
-            Self::Rest => (false, Self::Rest),
+            // RFC 3597 §5: octets follow, whatever they look like.
+            Self::Behind(_, 0) if word == br"\#" => (Role::Any, Self::Behind(Kind::Other, 1)),
+            Self::Behind(kind, row) => (kind.role(row), Self::Behind(kind, row + 1)),
         }
     }
 }
@@ -138,39 +327,31 @@ fn seconds(word: &[u8]) -> Option<(u32, bool)> {
 }
 
 /// Hands out the words of `text` and the ends of its entries.
-fn pieces(text: &[u8], mut take: impl FnMut(Piece)) -> Result<(), Stumble> {
-    let apart = |octet: Option<&u8>| octet.is_none_or(|octet| b" \t\r\n();".contains(octet));
+fn pieces(text: &[u8], mut take: impl FnMut(Piece) -> Result<(), Stumble>) -> Result<(), Stumble> {
     let (mut is_comment, mut is_escaped) = (false, false);
-    let (mut quote, mut parentheses) = (None, Vec::new());
-    let (mut line, mut line_start, mut word) = (1, 0, None);
+    let (mut word, mut quote, mut parentheses) = (None, None, Vec::new());
     let mut next = 0;
     while let Some(octet) = text.get(next) {
         let at = next;
         next += 1;
-        let place = (line, at - line_start + 1);
         let escaped = std::mem::take(&mut is_escaped);
-        let ends_word = quote.is_none() && !escaped && apart(Some(octet));
-        if let Some(start) = word.filter(|_| ends_word) {
-            take(Piece::Word(start..at));
+        let ends = quote.is_none() && !escaped && (*octet == b'"' || is_apart(Some(octet)));
+        if let Some(start) = word.filter(|_| ends) {
+            take(Piece::Word(start..at))?;
             word = None;
         }
         match octet {
             b'\n' => {
                 is_comment = false;
-                (line, line_start) = (line + 1, at + 1);
                 if quote.is_none() && parentheses.is_empty() {
-                    take(Piece::End);
+                    take(Piece::End)?;
                 }
             }
             _ if is_comment => {}
-            b'"' if !escaped => {
-                let beside = if quote.is_some() { text.get(at + 1) } else { text[..at].last() };
-                if !apart(beside) {
-                    let what = "a quoted text touches what stands beside it; put a space between";
-                    return Err((place, what));
-                }
-                quote = if quote.is_some() { None } else { Some(place) };
-            }
+            b'"' if !escaped => match quote.take() {
+                Some(start) => take(Piece::Quoted(start..next))?,
+                None => quote = Some(at),
+            },
             b'\\' if !escaped => {
                 is_escaped = true;
                 if quote.is_none() {
@@ -179,9 +360,9 @@ fn pieces(text: &[u8], mut take: impl FnMut(Piece)) -> Result<(), Stumble> {
             }
             _ if quote.is_some() => {}
             b';' if !escaped => is_comment = true,
-            b'(' if !escaped => parentheses.push(place),
+            b'(' if !escaped => parentheses.push(at),
             b')' if !escaped => drop(parentheses.pop()),
-            _ if ends_word => {}
+            _ if ends => {}
             _ => {
                 word.get_or_insert(at);
                 // What most of a file is: the rest of a word.
@@ -191,13 +372,17 @@ fn pieces(text: &[u8], mut take: impl FnMut(Piece)) -> Result<(), Stumble> {
         }
     }
     if let Some(start) = word {
-        take(Piece::Word(start..text.len()));
+        take(Piece::Word(start..text.len()))?;
     }
-    let endless = "what begins here never ends; expected `)` or `\"` before the file does";
     match quote.or(parentheses.pop()) {
-        Some(place) => Err((place, endless)),
+        Some(at) => Err((at, ENDLESS)),
         None => Ok(()),
     }
+}
+
+/// Whether words end beside an octet, or where there is none.
+fn is_apart(octet: Option<&u8>) -> bool {
+    octet.is_none_or(|octet| b" \t\r\n();".contains(octet))
 }
 
 /// Whether an octet within a word may mean something.
@@ -250,6 +435,8 @@ mod tests {
             "$TTL 4294967296\n$TTL 1y\n$TTL\n",
             "a h A 192.0.2.1\n",
             "a\\;b 60 TXT x\\\"y\n",
+            "a 60 SOA \\# 22 00 00 00 1d 0000\n",
+            "a 60 TXT @\na 60 NS \"@\" \\@\n",
         ] {
             assert_eq!(rewritten(text), text);
         }

@@ -31,7 +31,7 @@ fn every_answer_is_as_it_is_described() {
         "regions: {{ us: {{ at: [39, -77], capacity: 1 }}, eu: {{ at: [53, -6], capacity: 2 }} }}
 checks: {{ web: {{ http: /healthz, port: {port} }} }}
 zones:
-  example.com: {{ ns: [ns1.example.com, ns2.example.com], records: {{ alias: {{ CNAME: www }} }} }}
+  example.com: {{ ns: [ns1.example.net, ns2.example.net], records: {{ alias: {{ CNAME: www }} }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ us: {}, eu: {} }} }}
 ",

@@ -55,7 +55,7 @@ fn config(checks: &str, services: &str) -> String {
     format!(
         "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 checks: {{ {checks} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 convergence: {{ population: honest }}
 services:
 {services}"

@@ -16,7 +16,7 @@ fn config(check: &str, address: IpAddr) -> String {
     format!(
         "regions: {{ us: {{ at: [39, -77] }} }}
 checks: {{ own: {{ {check}, rise: 1, hold_down: 0s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: own, regions: {{ us: {address} }} }}
 "
@@ -150,7 +150,7 @@ fn commands_that_wait_for_their_turn_are_no_word_about_their_targets() {
     let server = Meridian::serve(&format!(
         "regions: {{ here: {{}} }}
 checks: {{ own: {{ command: [/usr/bin/sleep, \"0.8\"], interval: 1m, timeout: 3s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: own, regions: {{ here: [{}] }} }}
 ",
@@ -207,7 +207,7 @@ fn telling(folder: TempDir, opening: &str) -> (Meridian, PathBuf, Tracer) {
     let config = format!(
         "{NODE}regions: {{ here: {{}} }}
 checks: {{ own: {{ pushed: states.txt, interval: 100ms, timeout: 200ms }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: own, regions: {{ here: [{}] }} }}
 ",

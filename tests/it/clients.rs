@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{Meridian, free_port};
 
 const WORLD: &str = "regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
   web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
 ";

@@ -136,7 +136,7 @@ http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
 cluster: {{ key: cluster.key, nodes: {{ {listed} }}{extra} }}
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 checks: {{ web: {{ http: /, port: {port}, rise: 2, hold_down: 0s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, {service}regions: {{ us: {0}, eu: {1} }} }}
   api: {{ names: [api.example.com], check: web, regions: {{ us: {0}, eu: {1} }} }}

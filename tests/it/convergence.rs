@@ -14,7 +14,7 @@ fn config(port: u16, regions: &str, ttl: u64, more: &str) -> String {
     format!(
         "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }}, asia: {{ at: [1, 104] }} }}
 checks: {{ web: {{ http: /healthz, port: {port}, rise: 2 }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web:
     {{ names: [www.example.com], steer: failover, check: web, ttl: {ttl}s,

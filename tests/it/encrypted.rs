@@ -46,7 +46,7 @@ fn config(doq: &str, more: &str) -> String {
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 zones:
   example.com:
-    ns: [ns1.example.com, ns2.example.com]
+    ns: [ns1.example.net, ns2.example.net]
     records:
       big: {{ TXT: [{texts}] }}
 services:
@@ -192,10 +192,14 @@ fn https_is_spoken_as_rfc_8484_has_it() {
     let asked = |octets: usize| format!("/dns-query?dns={}", "A".repeat(octets.div_ceil(3) * 4));
     let (most_asked, long_asked) = (asked(4095), asked(4098));
     let typed = posted[3];
-    let told: [(&str, &str, &[&str]); 11] = [
+    let heads = |version| ["--head", version, "-w", "%{exitcode} %{http_code}"];
+    let (old_head, new_head) = (heads("--http1.1"), heads("--http2"));
+    let told: [(&str, &str, &[&str]); 13] = [
         ("404", "/", &posted),
         ("415", "/dns-query", &["--data-binary", &query]),
         ("405", "/dns-query", &["-X", "PUT"]),
+        ("0 405", "/dns-query", &old_head),
+        ("0 405", "/dns-query", &new_head),
         ("400", "/dns-query", &[]),
         ("400", "/dns-query?dns=AAAA", &[]),
         ("200", "/dns-query", &["--http2", "--data-binary", &most, "-H", typed]),
@@ -446,7 +450,7 @@ fn curl_and_ctl_reach_the_http_address_in_tls() {
 http: { listen: \"127.0.0.1:0\", tls: true }
 tls: { certificate: cert.pem, key: key.pem }
 regions: { here: {} }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
 ";
     let server = Meridian::start(folder, config);

@@ -21,7 +21,7 @@ fn config(us: &str, ttl: usize) -> String {
         "geoip: {{ database: city.mmdb }}
 checks: {{ own: {{ pushed: true, interval: 100ms, hold_down: 0s }} }}
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: own, ttl: {ttl}s, regions: {{ us: {us}, eu: {EU} }} }}
 "

@@ -22,7 +22,7 @@ fn config(port: u16, check: &str, [us, eu, ap]: [IpAddr; 3]) -> String {
     format!(
         "{REGIONS}
 checks: {{ web: {{ {check}, port: {port}, rise: 2, hold_down: 0s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web:
     names: [www.example.com]

@@ -35,7 +35,7 @@ fn config(more: &str) -> String {
         "regions: {{ here: {{}} }}
 zones:
   example.com:
-    ns: [ns1.example.com, ns2.example.com]
+    ns: [ns1.example.net, ns2.example.net]
     records: {{ sub: {{ NS: ns.sub.example.com }}, alias: {{ CNAME: www.example.net }}, {ends} }}
 services:
   web: {{ names: [www.example.com, \"*.wild.example.com\"], steer: failover, order: [here], \

@@ -14,7 +14,7 @@ fn world() -> (Meridian, [Nginx; 2]) {
     let server = Meridian::serve(&format!(
         "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 checks: {{ web: {{ http: /healthz, port: {port} }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ us: {us}, eu: {eu} }} }}
 "
@@ -109,7 +109,7 @@ fn prometheus_reads_the_metrics() {
 fn what_alerts_count_is_zero_at_the_first_scrape() {
     let server = Meridian::serve(
         "regions: { us: { at: [39, -77] } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: [www.example.com], regions: { us: 192.0.2.1 } } }
 webhooks: { chat: { url: \"http://127.0.0.1:9/\" } }
 ",

@@ -77,7 +77,7 @@ fn serve_by(members: &[SocketAddr], names: &[String], lease: u64) -> Meridian {
 http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
 regions: {{ us: {{}}, eu: {{}} }}
 etcd: {{ endpoints: [{}] }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   plain: {{ names: [plain.example.com], regions: {{ us: 192.0.2.3, eu: 192.0.2.4 }} }}
 {}",

@@ -24,7 +24,7 @@ regions:
   eu: {{ at: [53.35, -6.26] }}
   ap: {{ at: [1.35, 103.82] }}
 checks: {{ web: {{ http: /healthz, port: {port}, rise: 2, hold_down: 0s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
 {}
 ",

@@ -23,7 +23,7 @@ impl Nodes {
 http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
 cluster: {{ key: cluster.key, nodes: {{ {} }} }}
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web:
     names: [{NAME}]
@@ -150,7 +150,7 @@ fn alone(service: &str, more: &str) -> String {
         "node: {{ name: test, listen: \"127.0.0.1:0\", state: state }}
 http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
 regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   api: {{ names: [api.example.com], regions: {{ us: 192.0.2.3 }} }}
 {service}{more}"

@@ -21,7 +21,7 @@ fn config(port: u16, [us, eu]: [&str; 2]) -> String {
   us: {{ at: [39, -77], capacity: 100 }}
   eu: {{ at: [53, -6], capacity: 300 }}
 checks: {{ web: {{ http: /healthz, port: {port}, rise: 2, hold_down: 0s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ us: {us}, eu: {eu} }} }}
   api: {{ names: [api.example.com], check: web, regions: {{ us: {us}, eu: {eu} }} }}

@@ -42,7 +42,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 }
 
 const REST: &str = "regions: { here: {} }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
 ";
 

@@ -96,7 +96,7 @@ fn each_misbehaviour_is_told_apart_and_the_well_stay_up() {
     let server = Meridian::serve(&format!(
         "regions: {{ here: {{ at: [0, 0] }} }}
 checks: {{ web: {{ http: /healthz, port: {port}, contains: ok }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ here: [{}] }} }}
 ",
@@ -127,7 +127,7 @@ fn an_answer_that_is_right_and_late_is_told_apart() {
     let server = Meridian::serve(&format!(
         "regions: {{ here: {{ at: [0, 0] }} }}
 checks: {{ web: {{ http: /healthz, port: {port}, slow_after: 300ms }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ here: [{slow}, {}] }} }}
 ",
@@ -183,7 +183,7 @@ checks:
   lax: {{ https: /healthz, port: {port}, host: www.example.com, verify: false }}
   soon: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem, warns_within: 30d }}
   late: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem, expires_within: 30d }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
 {}",
             services.concat()
@@ -229,7 +229,7 @@ fn a_certificate_is_for_the_address_that_is_the_host() {
 checks:
   bare: {{ {check}, host: \"[2001:db8::1]\" }}
   port: {{ {check}, host: \"[2001:db8::1]:8443\" }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:\n{}{}",
             service("bare"),
             service("port"),
@@ -261,7 +261,7 @@ fn a_certificate_is_seen_to_expire_although_the_server_would_go_on_with_a_sessio
         &format!(
             "regions: {{ here: {{ at: [0, 0] }} }}
 checks: {{ web: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ here: {} }} }}
 ",
@@ -286,7 +286,7 @@ fn endpoints_share_the_probes_of_one_target() {
     let server = Meridian::serve(&format!(
         "regions: {{ here: {{ at: [0, 0] }} }}
 checks: {{ web: {{ http: /healthz, port: {port}, interval: 60s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:\n{services}"
     ));
     assert_eq!(server.addresses("s49.example.com"), [nginx.address.to_string()]);
@@ -306,7 +306,7 @@ fn each_service_goes_by_its_own_check_of_an_address_that_they_share() {
 checks:
   patient: {{ http: /healthz, port: {port}, timeout: 5s }}
   hasty: {{ http: /healthz, port: {port}, timeout: 5s, slow_after: 300ms }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:\n{}{}",
         service("patient"),
         service("hasty"),
@@ -337,7 +337,7 @@ fn a_held_connection_that_ends_brings_the_next_probe_and_no_verdict() {
     let server = Meridian::serve(&format!(
         "regions: {{ here: {{ at: [0, 0] }} }}
 checks: {{ web: {{ http: /healthz, port: {port}, hold: true, interval: 10m, timeout: 5s }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ here: [{}, {closer}] }} }}
 ",

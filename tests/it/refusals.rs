@@ -14,7 +14,7 @@ use crate::harness::{Meridian, wait_for, wait_until, wait_within};
 /// As many services, of two regions that are always up.
 fn world(services: usize) -> Meridian {
     let mut text = "regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
 "
     .to_owned();
@@ -110,7 +110,7 @@ fn no_word_is_for_no_time_and_a_part_of_a_second_is_a_whole_one() {
     let server = Meridian::serve(
         "regions: { us: {}, eu: {} }
 checks: { told: { pushed: true } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
   web: { names: [www.example.com], check: told, regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
 ",

@@ -8,7 +8,7 @@ use crate::harness::{Asking, Meridian, NODE, wait_for, wait_until};
 fn config(www: &str, more: &str) -> String {
     format!(
         "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 {more}
 services:
   {www}
@@ -66,6 +66,32 @@ fn a_live_name_keeps_a_record_unless_it_is_retired() {
     server.write_config(&config("", "retired: [www.example.com]"));
     wait_until(&Vec::<String>::new(), || server.addresses("www.example.com"));
     assert_eq!(server.addresses("mail.example.com"), ["192.0.2.25"]);
+}
+
+#[test]
+fn a_live_alias_keeps_leading_to_an_address() {
+    let zones = |pops: &str| {
+        format!(
+            "regions: {{ us: {{}}, eu: {{}} }}
+zones: {{ example.com: {{ ns: [ns1.example.net], records: {{ {pops} }} }} }}
+services: {{ web: {{ names: [www.example.com], regions: {{ us: {{ cname: a.example.com }} }} }} }}
+"
+        )
+    };
+    let server = Meridian::serve(&zones("pop: { A: 192.0.2.1 }, a: { CNAME: pop }"));
+    let last = || server.addresses("www.example.com").pop();
+    let address = Some("192.0.2.1".to_owned());
+    assert_eq!(last(), address);
+    for less in ["a: { CNAME: pop }", "pop: { TXT: x }, a: { CNAME: pop }", "a: { CNAME: www }"] {
+        server.write_config(&zones(less));
+        let told = wait_for("a refusal", || refused(&server).first().cloned());
+        assert!(told.contains("www.example.com. is answered now"), "{told}");
+        assert_eq!(last(), address);
+        server.write_config(&zones("a: { A: 192.0.2.1 }"));
+        wait_until(&Vec::<String>::new(), || refused(&server));
+    }
+    server.write_config(&zones("a: { CNAME: pop.example.org. }"));
+    wait_until(&Some("pop.example.org.".to_owned()), last);
 }
 
 #[test]
@@ -184,7 +210,7 @@ fn zone_files_are_watched_with_what_they_include() {
     std::fs::write(folder.path().join("example.com.zone"), zone).unwrap();
     std::fs::write(folder.path().join("more.zone"), "a 60 A 192.0.2.1\n").unwrap();
     let text = config(WWW, "")
-        .replace("{ ns: [ns1.example.com, ns2.example.com] }", "{ file: example.com.zone }");
+        .replace("{ ns: [ns1.example.net, ns2.example.net] }", "{ file: example.com.zone }");
     let server = Meridian::serve_in(folder, &text);
     assert_eq!(server.addresses("a.example.com"), ["192.0.2.1"]);
     server.write("more.zone", b"a 60 A 192.0.2.2\n");

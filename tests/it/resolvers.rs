@@ -149,7 +149,7 @@ fn world() -> (Meridian, [Nginx; 2]) {
 checks: {{ web: {{ http: /healthz, port: {port}, rise: 2 }} }}
 zones:
   example.com:
-    ns: [ns1.example.com, ns2.example.com]
+    ns: [ns1.example.net, ns2.example.net]
     records: {{ alias: {{ CNAME: www.example.com. }} }}
 services:
   web: {{ names: [www.example.com], check: web, ttl: 2s, regions: {{ us: {us}, eu: {eu} }} }}

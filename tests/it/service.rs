@@ -14,7 +14,7 @@ use crate::harness::{
 const CONFIG: &str = "node: { listen: \"127.0.0.1:PORT\" }
 http: off
 regions: { here: {} }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
 ";
 

@@ -23,7 +23,7 @@ fn config() -> String {
         "regions: {{ here: {{ at: [0, 0] }} }}
 zones:
   example.com:
-    ns: [ns1.example.com, ns2.example.com]
+    ns: [ns1.example.net, ns2.example.net]
     records:
       small: {{ A: 192.0.2.1 }}
       big: {{ TXT: [{texts}] }}

@@ -15,7 +15,7 @@ use crate::harness::{
 const CONFIG: &str = "node: { name: test, listen: \"127.0.0.1:DNS\", state: state }
 http: { listen: \"127.0.0.1:HTTP\", socket: ctl.sock }
 regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
   web: { names: [www.example.com], regions: { us: 192.0.2.10, eu: 192.0.2.20 } }
 ";

@@ -38,7 +38,7 @@ fn by_operators_word_one_region_writes_and_the_next_only_when_the_old_answers_ar
     let server = Meridian::serve(&format!(
         "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
 checks: {{ web: {{ http: /healthz, port: {port}, rise: 1 }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web:
     names: [www.example.com]
@@ -99,7 +99,7 @@ fn a_reload_never_answers_another_writer_whatever_stands_before_it() {
     let config = |region: &str, service: &str| {
         format!(
             "regions: {{ {region}us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
 {service}  web:
     names: [www.example.com]
@@ -239,7 +239,7 @@ fn a_silent_member_of_etcd_ends_no_lease() {
     let server = Meridian::serve(&format!(
         "regions: {{ us: {{}}, eu: {{}} }}
 etcd: {{ endpoints: [\"http://{}\", \"{}\"] }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
 {}",
         silent.local_addr().unwrap(),

@@ -19,7 +19,7 @@ const CONFIG: &str =
     "node: { listen: [\"0.0.0.0:53\", \"[::]:53\", \"xdp:INTERFACE\"], state: state }
 http: { listen: \"V4:8053\" }
 regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
   web:
     names: [www.example.com]

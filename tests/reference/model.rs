@@ -165,7 +165,7 @@ impl World {
                 3600,
                 "ns1 hostmaster 1 7200 1800 1209600 60".into(),
             ),
-            (ORIGIN.to_owned(), RecordType::NS, 3600, format!("ns1.{ORIGIN}")),
+            (ORIGIN.to_owned(), RecordType::NS, 3600, "ns1.example.net.".to_owned()),
             (ORIGIN.to_owned(), RecordType::NS, 3600, "ns2.example.net.".to_owned()),
         ];
         let mut names: BTreeMap<usize, Vec<String>> = BTreeMap::new();

@@ -21,7 +21,7 @@ use crate::server::store::{Page, Recalled};
 use crate::steer::Word;
 
 const CONFIG: &str = "regions: { us: {}, eu: {} }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
   web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
   orders:
