@@ -135,7 +135,7 @@ maintenance:
   never: { of: us, at: \"0 2 31 2 * UTC\", for: 1h }
   comes: { of: us, at: \"0 2 * * SUN UTC\", for: 1h }
 regions: { us: { at: [39, -77] } }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: www.example.com, regions: { us: 192.0.2.10 } } }
 retired: [gone.example.com, WWW.example.com, example.com]
 ";

@@ -156,7 +156,7 @@ fn a_log_that_cannot_be_written_stops_no_failover() {
 http: off
 regions: {{ near: {{}}, far: {{}} }}
 checks: {{ web: {{ tcp: {checked} }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web:
     names: [www.example.com]

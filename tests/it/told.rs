@@ -9,7 +9,7 @@ use tempfile::tempdir;
 use crate::harness::{Meridian, NODE, free_port, meridian};
 
 const WORLD: &str = "regions: { here: {} }
-zones: { example.com: { ns: [ns1.example.com, ns2.example.com] } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
 ";
 

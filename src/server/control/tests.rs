@@ -19,7 +19,7 @@ fn source(services: &str) -> Source {
     let text = format!(
         "regions: {{ us: {{}}, eu: {{}} }}
 checks: {{ web: {{ tcp: 9 }} }}
-zones: {{ example.com: {{ ns: [ns1.example.com, ns2.example.com] }} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
 {services}
 "
