@@ -59,8 +59,8 @@ pub(super) enum Stage {
 /// cumulative sum of log-likelihood ratios (Page, Biometrika 1954) between a target that fails 4 %
 /// of its probes and one that fails half of them, in thousandths. At the threshold, ln of the
 /// probes in a year, a sound target is called partly failing less than once a year; one that fails
-/// half of its probes is found after some twenty. No more of a run counts than leaves the verdict on
-/// it to `reprobes`, however many those are.
+/// half of its probes is found after some twenty. No more of a run counts than leaves the verdict
+/// on it to `reprobes`, however many those are.
 struct Partial {
     /// ln(0.50 / 0.04).
     failure: u32,
