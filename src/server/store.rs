@@ -18,7 +18,9 @@ use metrics::counter;
 use rusqlite::ErrorCode::{
     CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
 };
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+};
 use tokio::sync::oneshot;
 use tracing::warn;
 
