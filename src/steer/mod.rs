@@ -11,7 +11,6 @@
 //! from the operator ([`Policy::Failover`]), or from the hash of the client's prefix
 //! ([`Policy::Weighted`], see [`weighted`]). `explain` runs the same two functions for one client.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
 
@@ -37,6 +36,7 @@ mod overrides;
 #[cfg(test)]
 mod tests;
 pub mod weighted;
+mod words;
 mod writers;
 
 /// Names that are steered together.
@@ -553,57 +553,4 @@ pub fn is_suspected(endpoint: &Endpoint, health: &HealthTable) -> bool {
     let sound = |health: TargetHealth| health.state == State::Up && !health.suspected;
     let some = probed.targets.iter().any(|target| of(target).suspected);
     some && probed.targets.iter().filter(|target| sound(of(target))).count() < probed.need
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nearest => "nearest",
-            Self::Geo => "geo",
-            Self::Failover(_) => "failover",
-            Self::SingleWriter(..) => "single-writer",
-            Self::Weighted => "weighted",
-        })
-    }
-}
-
-impl fmt::Display for Basis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Kept => "down; kept: `max_moves` regions have left",
-            Self::Held => "up again and not let back yet, and nothing else is up",
-            Self::Scarce => "up, though in no region enough is up",
-            Self::Unknown => "no verdict yet, which is not down",
-            Self::Drained => "drained by an operator, and nothing else is up",
-            Self::AsIfUp => "all down: answered as if all were up",
-            Self::LastGood => "all down: answered with the last that were up",
-            Self::Fixed => "all down: answered with the fixed addresses",
-            Self::NoData => "all down: answered without a record",
-            Self::ServFail => "all down: answered with SERVFAIL",
-            Self::NoWriter => "no region may write: answered without a record",
-        })
-    }
-}
-
-impl fmt::Display for TtlReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Configured => "as configured",
-            Self::Suspected => "lowered: an endpoint of the answer failed its last probe",
-            Self::NothingUp => "lowered: nothing in the answer is known to be up",
-            Self::Makeshift => "lowered: the answer is a makeshift",
-            Self::Isolated => "lowered: this node hears too few others to decide",
-            Self::Ahead => "lowered: a drain of it begins soon",
-        })
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(ip) => ip.fmt(f),
-            Self::Alias(name) => name.fmt(f),
-        }
-    }
 }

@@ -575,16 +575,13 @@ fn several_checks_are_combined_as_they_are_told() {
 #[test]
 fn when_all_is_down_who_was_taken_out_goes_after_who_merely_fails() {
     let service = service(&[&["10.0.0.1"], &["10.0.1.1"]]);
-    let said = |words: &[(usize, Word)]| {
-        let one = |(row, word): &(usize, Word)| Override {
-            scope: Scope::Region(region(*row)),
-            word: *word,
-            since: Instant::default(),
-            until: None,
-            ramp: None,
-            ahead: Duration::ZERO,
-        };
-        words.iter().map(one).collect::<Overrides>().at(Instant::default())
+    let one = |(row, word)| Override {
+        scope: Scope::Region(region(row)),
+        word,
+        since: Instant::default(),
+        until: None,
+        ramp: None,
+        ahead: Duration::ZERO,
     };
     let states = states("dd");
     for (words, expected) in [
@@ -594,7 +591,7 @@ fn when_all_is_down_who_was_taken_out_goes_after_who_merely_fails() {
         (vec![(1, Word::Down)], [vec![0], vec![]]),
         (vec![(0, Word::Drain), (1, Word::Down)], [vec![0], vec![0]]),
     ] {
-        let in_force = said(&words);
+        let in_force = words.into_iter().map(one).collect::<Overrides>().at(Instant::default());
         let facts = Facts { overrides: &in_force, ..Facts::of(&states) };
         let usable = usable((web(), &service), Family::V4, &facts, 0, None);
         assert_eq!(usable, Usable { basis: Basis::AsIfUp, endpoints: expected.to_vec() });

@@ -42,5 +42,6 @@ mod tidy;
 mod told;
 mod transport;
 mod upgrade;
+mod webhooks;
 mod writers;
 mod xdp;
