@@ -283,10 +283,8 @@ fn compile(
     let checks = checks::read(fields.get("checks"), problems);
     let zones = fields.need("zones", problems);
     let services = fields.need("services", problems);
-    let canaries = fields.get("canaries");
-    let cluster = fields.get("cluster");
-    let windows = fields.get("maintenance");
-    let leases = fields.get("etcd");
+    let (canaries, cluster) = (fields.get("canaries"), fields.get("cluster"));
+    let (windows, leases) = (fields.get("maintenance"), fields.get("etcd"));
     let convergence = convergence::read(fields.get("convergence"), problems);
     let webhooks = webhooks::read(fields.get("webhooks"), problems);
     let max_moves = services::max_moves(fields.get("max_moves"), problems);

@@ -10,9 +10,9 @@ use crate::harness::{
     Meridian, Nginx, ask, data, free_port, meridian, scope, wait_for, wait_until,
 };
 
-pub const DUBLIN: &str = "134.226.1.0/24";
+pub(crate) const DUBLIN: &str = "134.226.1.0/24";
 
-pub fn config(port: u16, [us, eu]: [&str; 2]) -> String {
+pub(crate) fn config(port: u16, [us, eu]: [&str; 2]) -> String {
     format!(
         "regions:
   us: {{ at: [39, -77], capacity: 100 }}
@@ -33,7 +33,7 @@ fn world() -> (Meridian, [Nginx; 2]) {
     (Meridian::serve(&config(port, [&us, &eu])), regions)
 }
 
-pub fn because(word: &[&'static str]) -> Vec<&'static str> {
+pub(crate) fn because(word: &[&'static str]) -> Vec<&'static str> {
     [word, &["--reason", "maintenance", "--owner", "alice"]].concat()
 }
 

@@ -157,8 +157,7 @@ impl Control {
         let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(monitor.table()) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
         let published = Arc::new(ArcSwap::from_pointee(first.drawn()));
-        let (sender, requests) = channel(64);
-        let (ready, is_ready) = watch::channel(false);
+        let ((sender, requests), (ready, is_ready)) = (channel(64), watch::channel(false));
         let handle = Handle {
             requests: sender,
             published: published.clone(),
