@@ -68,7 +68,7 @@ fn systemd_waits_as_long_as_the_first_verdicts_may_take() {
 
 #[test]
 fn an_address_that_is_taken_is_told_with_what_to_do() {
-    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = holder.local_addr().unwrap().port().to_string();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meridian.yaml");

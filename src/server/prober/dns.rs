@@ -77,7 +77,7 @@ mod tests {
                 server.send_to(&answer(&buffer[..length]), from).await.unwrap();
             }
         });
-        let name = "www.example.com".to_owned();
+        let name = "www.example.com.".to_owned();
         let check = DnsCheck { name, rtype: 1, rcodes: vec![0], addresses: Vec::new() };
         ask(address, &check, Deadline(tokio::time::Instant::now() + Duration::from_secs(5))).await
     }
