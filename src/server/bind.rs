@@ -99,8 +99,8 @@ impl Sockets {
         addresses.http = bound.pop();
         let mut cluster = None;
         if let Some(address) = config.cluster.as_ref().map(|of| of.listen) {
-            let sockets = socket::tasks(address, "UDP", had);
-            let only = sockets.and_then(|all| socket::only(address, "UDP", all));
+            let sockets = socket::tasks(address, "cluster", had);
+            let only = sockets.and_then(|all| socket::only(address, "cluster", all));
             cluster = Some(UdpSocket::from_std(only.map_err(of_key("cluster.listen"))?)?);
         }
         let (local, takeover) = unix(loaded, had)?;

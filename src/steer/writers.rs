@@ -106,8 +106,8 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
     })
 }
 
-/// Has each endpoint of a service's region a verdict, or is none to be expected, as nothing was seen
-/// of it for long: by a host without IPv6, say?
+/// Has each endpoint of a service's region a verdict, or is none to be expected, as nothing of it
+/// was seen for long: by a host without IPv6, say?
 pub(super) fn is_judged(
     (id, service): (ServiceId, &Service),
     region: RegionId,

@@ -52,7 +52,7 @@ services:
     wait_until(&"down".to_owned(), || server.endpoint(eu.address).0);
     let word = ["drain", "us", "--reason", "test", "--owner", "alice", "--for", "1h", "--json"];
     let (refused, told) = server.ctl(&word);
-    assert!(!refused && told.contains("`force`"), "{told}");
+    assert!(!refused && told.contains("`--force`"), "{told}");
     let (fine, effect) = server.ctl(&[&word[..], &["--ramp", "50%/1m", "--force"]].concat());
     assert!(fine, "{effect}");
     let effect: Value = serde_json::from_str(&effect).unwrap();

@@ -6,7 +6,7 @@ use std::process::Command;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::tempdir;
 
-use crate::harness::{Meridian, NODE, free_port, meridian};
+use crate::harness::{Meridian, NODE, free_port, meridian, wait_for};
 
 const WORLD: &str = "regions: { here: {} }
 zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
@@ -85,8 +85,10 @@ fn what_is_wrong_with_tls_is_told_with_what_to_do() {
     let cert = cert.to_str().unwrap();
     assert!(ask("http", cert).contains("use `https://`"), "{}", ask("http", cert));
     assert!(ask("https", cert).contains("certificate is a CA's"), "{}", ask("https", cert));
-    let told = ask("https", nobody.to_str().unwrap());
-    assert!(told.contains("nope.pem: No such file"), "{told}");
+    params.is_ca = IsCa::NoCa;
+    server.write("cert.pem", params.self_signed(&key).unwrap().pem().as_bytes());
+    let nobody = nobody.to_str().unwrap();
+    wait_for("the file", || ask("https", nobody).contains("nope.pem: No such file").then_some(()));
 }
 
 #[test]

@@ -140,13 +140,12 @@ impl Control {
         seed: Seed,
         loaded: Loaded,
         (prober, reports): (Prober, UnboundedReceiver<(TargetId, Report)>),
-        (mut held, hints): (Held, UnboundedReceiver<TargetId>),
+        (held, hints): (Held, UnboundedReceiver<TargetId>),
         certificate: Arc<Newest>,
         (store, recalled): (Store, Recalled),
     ) -> (Self, Handle) {
         let now = clock.now();
         let monitor = watching(seed, &loaded.config, &recalled, now);
-        held.set(loaded.config.held());
         let mut webhooks = Webhooks::new(clock, seed, &loaded.folder, store.clone());
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
         loaded.certificate.iter().for_each(|newest| certificate.set(newest.clone()));
@@ -231,6 +230,7 @@ impl Control {
 
     /// Runs until nobody can ask anything any more.
     pub(super) async fn run(mut self) {
+        self.held.set(self.loaded.config.held());
         self.sample.turn_to(&self.loaded.plan);
         self.note_absent(&self.published.load_full(), None);
         self.tell_lost();
