@@ -105,7 +105,7 @@ pub(super) struct Page {
 type Job = Box<dyn FnOnce(Result<&Database, String>) -> Told + Send>;
 
 /// Who is told of something that was done whether it is kept, and if not, why.
-type Told = Box<dyn FnOnce(Result<(), String>)>;
+type Told = Box<dyn FnOnce(Result<(), String>, &Database)>;
 
 /// At most so many things are done in one transaction: who waits for the first of them waits for
 /// all of them, some milliseconds.
@@ -255,10 +255,20 @@ impl Store {
         self.ask(move |database| database.untold(&webhook, now))
     }
 
-    /// All that was to be kept until now is kept, or counted as lost, when this returns.
+    /// All that was to be kept until now is kept, or counted as lost, when this returns; and it is
+    /// in the file itself, which can be read on a full disk too.
     pub(super) async fn settled(&self) {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(|_| {
+            Box::new(|_kept, Database(connection)| {
+                let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+                let _later = connection.query_row(sql, [], |_| Ok(()));
+                let _gone = reply.send(());
+            })
+        });
         // Else the thread has ended.
-        let _ended = self.ask(|_| Ok(())).await;
+        let _ended = self.0.send(job);
+        let _ended = answer.await;
     }
 
     /// Has something done at once, so that of two words the later one is kept, whoever waits for
@@ -270,7 +280,7 @@ impl Store {
     ) {
         let job: Job = Box::new(move |database| {
             let done = database.and_then(|of| of.step(what).map_err(|error| error.to_string()));
-            Box::new(move |kept| told(done.and_then(|done| kept.map(|()| done))))
+            Box::new(move |kept, _| told(done.and_then(|done| kept.map(|()| done))))
         });
         // The thread ends after the last sender.
         let _ended = self.0.send(job);
@@ -493,7 +503,7 @@ impl Database {
             }
             begun.commit().map_err(|error| error.to_string())
         });
-        told.into_iter().for_each(|told| told(kept.clone()));
+        told.into_iter().for_each(|told| told(kept.clone(), self));
         true
     }
 
