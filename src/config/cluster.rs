@@ -54,8 +54,7 @@ impl Cluster {
 
     /// The region where this node stands, as it is listed.
     pub(super) fn region(&self, regions: &Regions) -> Option<RegionId> {
-        let listed = self.nodes.get(self.own.index())?.region.as_ref()?;
-        RegionId::from_index(regions.list.iter().position(|region| region.name == *listed)?)
+        regions.id(self.nodes.get(self.own.index())?.region.as_ref()?)
     }
 
     /// Two nodes, of which this is the first.

@@ -38,18 +38,23 @@ impl Regions {
         self.named(name, (at.place(), &at.key), problems)
     }
 
+    /// The region of this name.
+    pub(super) fn id(&self, name: &str) -> Option<RegionId> {
+        RegionId::from_index(self.list.iter().position(|region| region.name == name)?)
+    }
+
     pub(super) fn named(
         &self,
         name: &str,
         at: (Place, &str),
         problems: &mut Problems,
     ) -> Option<RegionId> {
-        let row = self.list.iter().position(|region| region.name == name);
-        if row.is_none() {
+        let id = self.id(name);
+        if id.is_none() {
             let known = self.list.iter().map(|region| region.name.as_str());
             problems.unknown(at, ("region", name), known);
         }
-        row.and_then(RegionId::from_index)
+        id
     }
 
     /// The regions that a list names, each once.

@@ -192,7 +192,7 @@ impl Loader {
         let now = Clock::start().now();
         let over = config.maintenance.iter().filter_map(|of| of.over(now));
         config.warnings.extend(over.cloned().collect::<Vec<Problem>>());
-        let certificate = self.certificate(&mut config);
+        let certificate = self.certificate(now, &mut config);
         let certificate = certificate
             .map_err(|problem| Refused { what: What::Certificate, problems: vec![problem] })?;
         let probes = probes(&config, &self.folder, &mut self.states)
@@ -243,11 +243,15 @@ impl Loader {
     }
 
     /// The certificate of the encrypted listeners. That it ends soon is a warning.
-    fn certificate(&self, config: &mut Config) -> Result<Option<Arc<CertifiedKey>>, Problem> {
+    fn certificate(
+        &self,
+        now: Instant,
+        config: &mut Config,
+    ) -> Result<Option<Arc<CertifiedKey>>, Problem> {
         let Some(encrypted) = &config.node.encrypted else { return Ok(None) };
         let certified = certificate::load(encrypted, &self.folder)?;
         let end = certificate::end(&certified);
-        let told = end.and_then(|end| certificate::told(end, Clock::start().now()));
+        let told = end.and_then(|end| certificate::told(end, now));
         let file = self.folder.join(&encrypted.certificate).display().to_string();
         let warning = |what| Problem { is_warning: true, ..Problem::of_file(&file, what) };
         config.warnings.extend(told.map(warning));
