@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use meridian::convergence::{Page, width};
+use meridian::convergence::{Page, Rows, width};
 use meridian::health::{HealthTable, State};
 use meridian::query::{Peer, Transport, answer};
 use meridian::server::{Loaded, Loader, Source};
@@ -61,10 +61,13 @@ fn ledger(loaded: &Loaded, rounds: u32) {
         black_box(answer(&snapshot, black_box(&query), peer, now, &mut out));
     }
     let of_answer = began.elapsed().as_secs_f64() * 1e9 / f64::from(rounds);
-    let page = Page::new(vec![width(service.ttl); 5].into());
+    let regions = service.pools.iter().map(|pool| pool.region).collect();
+    let rows = Rows::new([(regions, width(service.ttl))]);
+    let (page, rows) = (Page::new(rows.count()), rows.iter().collect::<Vec<_>>());
     let began = Instant::now();
     for round in 0..rounds {
-        page.add_alone(black_box(round as usize % 5), 1_767_225_600 + u64::from(round >> 16), 1);
+        let (.., row) = black_box(rows[round as usize % rows.len()]);
+        page.add_alone(row, 1_767_225_600 + u64::from(round >> 16), 1);
     }
     let of_entry = began.elapsed().as_secs_f64() * 1e9 / f64::from(rounds);
     println!("an answer: {of_answer:.0} ns; its entry in the ledger: {of_entry:.1} ns\n");

@@ -80,6 +80,11 @@ impl RegionSet {
         self.0.count_ones() as usize
     }
 
+    /// How many regions of the set come before `region`.
+    pub fn rank(self, region: RegionId) -> usize {
+        (self.0 & Self::bit(region).wrapping_sub(1)).count_ones() as usize
+    }
+
     /// The regions, by ascending id.
     pub fn iter(self) -> impl Iterator<Item = RegionId> {
         let rest = |set: &u64| Some(set & set.wrapping_sub(1));
@@ -115,6 +120,7 @@ mod tests {
         let set: RegionSet = ids.iter().copied().collect();
         assert_eq!(set.iter().collect::<Vec<_>>(), ids);
         assert_eq!(set.without(ids[1]).len(), 2);
+        assert_eq!(ids.iter().map(|id| set.rank(*id)).collect::<Vec<_>>(), [0, 1, 2]);
         let beyond = RegionId::from_index(64).map(|id| set.with(id));
         assert_eq!(beyond, Some(set));
     }

@@ -2,14 +2,16 @@
 //! when.
 //!
 //! Each worker writes a page of its own, without locks; whoever reads sums the pages up. A row is a
-//! region of a service. It is a ring of buckets by the time when the answers in them end, so that
-//! its memory is bounded whatever is asked, and is made when the row's first answer is given. How
-//! often a row was named first is counted beside it, as that is no way farther.
+//! region of a service. Its answers are counted in a ring of buckets by the time when they end, so
+//! that memory is bounded whatever is asked. The buckets of one time lie side by side: within a
+//! second a worker writes eight octets a row, and a near cache holds those of many services.
 
-use std::slice;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
+use zerocopy::FromZeros;
+
+use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::prefetch::prefetch;
 use crate::time::Ttl;
 
@@ -18,25 +20,93 @@ const BUCKETS: usize = 64;
 
 /// The width of the buckets for answers with `ttl` at most, in seconds, so that those of one TTL
 /// never come round: up to a minute they are told apart by the second.
-pub fn width(ttl: Ttl) -> u32 {
-    ttl.as_secs() / 60 + 1
+pub fn width(ttl: Ttl) -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(ttl.as_secs() / 60)
+}
+
+/// Which rows there are: one for each region of each service.
+#[derive(Debug)]
+pub struct Rows {
+    services: Box<[Span]>,
+    count: usize,
+}
+
+/// The rows of a service, one after the other by the ids of its regions.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: u32,
+    width: NonZeroU32,
+    regions: RegionSet,
+}
+
+/// A row, and how wide its buckets are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Row {
+    number: u32,
+    width: NonZeroU32,
+}
+
+impl Rows {
+    /// Those of services in these regions, whose buckets are so wide.
+    pub fn new(services: impl IntoIterator<Item = (RegionSet, NonZeroU32)>) -> Self {
+        let mut count = 0;
+        let services = services.into_iter().map(|(regions, width)| {
+            let first = u32::try_from(count).unwrap_or(u32::MAX);
+            count += regions.len();
+            Span { first, width, regions }
+        });
+        Self { services: services.collect(), count }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// That of a service's region.
+    #[inline]
+    pub fn find(&self, service: ServiceId, region: RegionId) -> Option<Row> {
+        let Span { first, width, regions } = *self.services.get(service.index())?;
+        let rank = u32::try_from(regions.rank(region)).unwrap_or(0);
+        regions.contains(region).then_some(Row { number: first.saturating_add(rank), width })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (ServiceId, RegionId, Row)> {
+        let services = (0..self.services.len()).map_while(ServiceId::from_index);
+        services.zip(&self.services).flat_map(move |(service, span)| {
+            let row = move |region| Some((service, region, self.find(service, region)?));
+            span.regions.iter().filter_map(row)
+        })
+    }
+}
+
+impl Row {
+    /// Its place among those of all services.
+    pub fn index(self) -> usize {
+        self.number as usize
+    }
+
+    /// How wide its buckets are, in seconds.
+    pub fn width(self) -> NonZeroU32 {
+        self.width
+    }
+
+    /// Which of all buckets in the world is for what is forgotten at `ends`.
+    #[inline]
+    fn bucket(self, ends: u64) -> u64 {
+        // Nearly always: and a division takes its time.
+        if self.width == NonZeroU32::MIN { ends } else { ends / u64::from(self.width.get()) }
+    }
 }
 
 /// What one worker has answered, or several.
 #[derive(Debug)]
 pub struct Page {
-    widths: Arc<[u32]>,
-    rows: Box<[OnceLock<Box<Row>>]>,
-}
-
-/// In one place in memory, as it is far from everything else.
-#[derive(Debug)]
-struct Row {
-    /// How many answers ever named it first.
-    first: AtomicU64,
-    /// Of how many of them is told.
-    told: AtomicU64,
-    buckets: [AtomicU64; BUCKETS],
+    rows: usize,
+    /// The first bucket of all rows, then the second, and so on. What was never written to takes no
+    /// memory.
+    buckets: Box<[AtomicU64]>,
 }
 
 /// What may still be remembered of a row.
@@ -56,101 +126,64 @@ impl Remaining {
 }
 
 impl Page {
-    /// A page with rows whose buckets are so wide, in seconds.
-    pub fn new(widths: Arc<[u32]>) -> Self {
-        let rows = widths.iter().map(|_| OnceLock::new()).collect();
-        Self { widths, rows }
+    /// A page with so many rows.
+    pub fn new(rows: usize) -> Self {
+        Self { rows, buckets: zeros(rows * BUCKETS) }
     }
 
     /// So many answers were given that are forgotten at `ends`, in seconds since the Unix epoch.
-    pub fn add(&self, row: usize, ends: u64, count: u32) {
-        let Some((bucket, number)) = self.bucket(row, ends) else { return };
+    pub fn add(&self, row: Row, ends: u64, count: u32) {
+        let number = row.bucket(ends);
+        let Some(bucket) = self.buckets.get(self.place(row, number)) else { return };
         let counted = |held| Some(counted(held, number, count));
         let _always = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
     }
 
     /// The same on a page on which nobody else writes: it costs less.
-    pub fn add_alone(&self, row: usize, ends: u64, count: u32) {
-        let Some((bucket, number)) = self.bucket(row, ends) else { return };
+    #[inline]
+    pub fn add_alone(&self, row: Row, ends: u64, count: u32) {
+        let number = row.bucket(ends);
+        let Some(bucket) = self.buckets.get(self.place(row, number)) else { return };
         let held = bucket.load(Ordering::Relaxed);
         bucket.store(counted(held, number, count), Ordering::Relaxed);
     }
 
-    /// Has the processor fetch what leads to a row. Whoever has many takes all of them through one
-    /// step after the other.
-    pub fn approach(&self, row: usize) {
-        prefetch(&self.rows, row);
-        prefetch(&self.widths, row);
+    /// Has the processor fetch what is written for an answer that is forgotten at `ends`.
+    #[inline]
+    pub fn approach(&self, row: Row, ends: u64) {
+        prefetch(&self.buckets, self.place(row, row.bucket(ends)));
     }
 
-    /// The second step: what is written for an answer that is forgotten at `ends`.
-    pub fn near(&self, row: usize, ends: u64) {
-        if let Some(made) = self.rows.get(row).and_then(OnceLock::get) {
-            prefetch(slice::from_ref(&made.first), 0);
-            prefetch(&made.buckets, place(ends / self.width(row)));
-        }
-    }
-
-    /// So many answers named this row first, on a page on which nobody else writes; if it is there.
-    pub fn count_first(&self, row: usize, count: u64) -> bool {
-        let made = self.rows.get(row).and_then(OnceLock::get);
-        if let Some(Row { first, .. }) = made.map(Box::as_ref) {
-            first.store(first.load(Ordering::Relaxed) + count, Ordering::Relaxed);
-        }
-        made.is_some()
-    }
-
-    /// The rows that were named first since this was last asked, and how often. One at a time may
-    /// ask.
-    pub fn untold(&self) -> impl Iterator<Item = (usize, u64)> {
-        let rows = self.rows.iter().enumerate();
-        let made = rows.filter_map(|(row, slot)| Some((row, slot.get()?)));
-        let untold = made.map(|(row, made)| {
-            let first = made.first.load(Ordering::Relaxed);
-            (row, first - made.told.swap(first, Ordering::Relaxed))
-        });
-        untold.filter(|(_, count)| *count > 0)
-    }
-
-    fn width(&self, row: usize) -> u64 {
-        self.widths.get(row).map_or(1, |width| u64::from(*width).max(1))
-    }
-
-    /// The bucket for what is forgotten at `ends`, and which of all in the world it then is.
-    fn bucket(&self, row: usize, ends: u64) -> Option<(&AtomicU64, u64)> {
-        let made = self.rows.get(row)?.get_or_init(|| {
-            let none = || AtomicU64::new(0);
-            let buckets = [const { AtomicU64::new(0) }; BUCKETS];
-            Box::new(Row { first: none(), told: none(), buckets })
-        });
-        let number = ends / self.width(row);
-        Some((made.buckets.get(place(number))?, number))
+    /// Where the bucket of this number is.
+    #[inline]
+    fn place(&self, row: Row, number: u64) -> usize {
+        usize::try_from(number % BUCKETS as u64).unwrap_or(0) * self.rows + row.index()
     }
 
     /// What of a row may still be remembered at `now`, in seconds since the Unix epoch.
-    pub fn remaining(&self, row: usize, now: u64) -> Remaining {
+    pub fn remaining(&self, row: Row, now: u64) -> Remaining {
         self.unexpired(row, now).fold(Remaining::default(), |sum, (until, answers)| {
             sum.plus(Remaining { answers: u64::from(answers), until })
         })
     }
 
     /// The same bucket by bucket: until when, and how many.
-    pub fn unexpired(&self, row: usize, now: u64) -> impl Iterator<Item = (u64, u32)> {
-        let made = self.rows.get(row).and_then(OnceLock::get);
-        let width = self.width(row);
-        let buckets = made.into_iter().flat_map(|made| &made.buckets);
+    pub fn unexpired(&self, row: Row, now: u64) -> impl Iterator<Item = (u64, u32)> {
+        let buckets = self.buckets.iter().skip(row.index()).step_by(self.rows.max(1));
         buckets.filter_map(move |bucket| {
             let held = bucket.load(Ordering::Relaxed);
-            let until = ((held >> 32) + 1) * width;
+            let until = ((held >> 32) + 1) * u64::from(row.width.get());
             let count = u32::try_from(held & COUNT).unwrap_or(u32::MAX);
             (count > 0 && until > now).then_some((until, count))
         })
     }
 }
 
-/// Where on the ring the bucket of this number is.
-fn place(number: u64) -> usize {
-    usize::try_from(number % BUCKETS as u64).unwrap_or(0)
+/// So many zeros, which take no memory before something is written there.
+pub fn zeros(count: usize) -> Box<[AtomicU64]> {
+    // Without any left, the second try ends the process as everybody's would.
+    let each = |_| (0..count).map(|_| AtomicU64::new(0)).collect();
+    <[AtomicU64]>::new_box_zeroed_with_elems(count).unwrap_or_else(each)
 }
 
 /// A bucket with so many more. The upper half says which time around the ring it is, the lower half

@@ -36,7 +36,7 @@ pub use arrivals::{Arrivals, Flow, Judged};
 pub use conflicts::{Conflicts, Parted, Popularity, Writes};
 pub use fit::{Fit, Kind, fit};
 pub use lag::{HORIZON, Lag};
-pub use ledger::{Page, Remaining, width};
+pub use ledger::{Page, Remaining, Row, Rows, width, zeros};
 pub use parting::Parting;
 pub use policy::{Cost, Handover, Policy};
 pub use population::{Class, Layer, Population};

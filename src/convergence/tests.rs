@@ -1,6 +1,7 @@
 //! The model against what was published of it, against closed forms, and against dice.
 
 use super::*;
+use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::rng::Seed;
 use crate::time::{Instant, Ttl};
 
@@ -342,22 +343,43 @@ proptest::proptest! {
 
 #[test]
 fn a_page_counts_what_is_not_forgotten() {
-    let page = Page::new([width(Ttl::from_secs(30)), width(Ttl::from_secs(3600))].into());
-    assert_eq!(page.remaining(0, 0), Remaining::default());
+    let (page, rows) = page(&[30, 3600]);
+    let [short, long] = [rows[0], rows[1]];
+    assert_eq!(page.remaining(short, 0), Remaining::default());
     for now in 1000..1010 {
-        page.add(0, now + 30, 2);
-        page.add(1, now + 3600, 1);
+        page.add(short, now + 30, 2);
+        page.add(long, now + 3600, 1);
     }
-    assert_eq!(page.remaining(0, 1010), Remaining { answers: 20, until: 1040 });
-    assert_eq!(page.remaining(0, 1035), Remaining { answers: 10, until: 1040 });
-    assert_eq!(page.remaining(0, 1040), Remaining::default());
+    assert_eq!(page.remaining(short, 1010), Remaining { answers: 20, until: 1040 });
+    assert_eq!(page.remaining(short, 1035), Remaining { answers: 10, until: 1040 });
+    assert_eq!(page.remaining(short, 1040), Remaining::default());
     // Wider buckets are late by at most their width, and never early.
-    let wide = page.remaining(1, 1010);
+    let wide = page.remaining(long, 1010);
     assert_eq!(wide.answers, 10);
     assert!((4610..=4670).contains(&wide.until), "{}", wide.until);
-    // What is not there is nobody's.
-    page.add(2, 2000, 1);
-    assert_eq!(page.remaining(2, 1000), Remaining::default());
+}
+
+/// A page with the rows of services in one region that have these TTLs, in seconds.
+fn page(ttls: &[u32]) -> (Page, Vec<Row>) {
+    let one = RegionSet::EMPTY.with(RegionId::from_index(3).unwrap());
+    let rows = Rows::new(ttls.iter().map(|ttl| (one, width(Ttl::from_secs(*ttl)))));
+    (Page::new(rows.count()), rows.iter().map(|(.., row)| row).collect())
+}
+
+#[test]
+fn each_region_of_each_service_has_a_row_of_its_own() {
+    let region = |index| RegionId::from_index(index).unwrap();
+    let sets = [vec![0, 5, 63], vec![], vec![5]].map(|of| of.into_iter().map(region).collect());
+    let rows = Rows::new(sets.map(|regions| (regions, width(Ttl::from_secs(30)))));
+    let all: Vec<(usize, RegionId)> = rows.iter().map(|(of, in_, _)| (of.index(), in_)).collect();
+    assert_eq!(all, [(0, region(0)), (0, region(5)), (0, region(63)), (2, region(5))]);
+    let numbers: Vec<usize> = rows.iter().map(|(.., row)| row.index()).collect();
+    assert_eq!((numbers, rows.count()), (vec![0, 1, 2, 3], 4));
+    for service in (0..4).filter_map(ServiceId::from_index) {
+        let is_there = all.contains(&(service.index(), region(5)));
+        assert_eq!(rows.find(service, region(5)).is_some(), is_there);
+        assert_eq!(rows.find(service, region(6)), None);
+    }
 }
 
 proptest::proptest! {
@@ -368,16 +390,17 @@ proptest::proptest! {
         longest in 0..10_000_u32,
         given in proptest::collection::vec((0..20_000_u64, 0..10_000_u32), 1..200),
     ) {
-        let page = Page::new([width(Ttl::from_secs(longest))].into());
+        let (page, rows) = page(&[longest]);
         let mut given: Vec<(u64, u64)> =
             given.into_iter().map(|(at, ttl)| (at, at + u64::from(ttl.min(longest)))).collect();
         given.sort_unstable();
         for row in 0..given.len() {
             let (now, ends) = given[row];
             // Whether others may write there too makes no difference to what is counted.
-            if ends % 2 == 0 { page.add(0, ends, 1) } else { page.add_alone(0, ends, 1) };
+            let add = if ends % 2 == 0 { Page::add } else { Page::add_alone };
+            add(&page, rows[0], ends, 1);
             let alive = given[..=row].iter().filter(|(_, ends)| *ends > now).count() as u64;
-            let remaining = page.remaining(0, now);
+            let remaining = page.remaining(rows[0], now);
             proptest::prop_assert!(remaining.answers >= alive);
             let last = given[..=row].iter().map(|(_, ends)| *ends).max().unwrap();
             proptest::prop_assert!(last <= now || remaining.until >= last);

@@ -156,6 +156,18 @@ pub enum Rcode {
 }
 
 impl Rcode {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::NoError,
+        Self::FormErr,
+        Self::ServFail,
+        Self::NxDomain,
+        Self::NotImp,
+        Self::Refused,
+        Self::BadVers,
+        Self::BadCookie,
+    ];
+
     /// Its mnemonic (RFC 2929 §2.3): the label of a counter.
     pub fn label(self) -> &'static str {
         match self {

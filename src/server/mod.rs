@@ -58,6 +58,7 @@ mod certificate;
 mod clock;
 mod cluster;
 mod control;
+mod counts;
 pub mod demo;
 mod drawing;
 mod encrypted;

@@ -94,7 +94,7 @@ impl Responder {
         let mut count = 0;
         for ((row, room), (address, message)) in rows.iter_mut().zip(rooms).zip(packets) {
             let query = Query::new(Peer { address, transport: Transport::Udp }, room);
-            *row = Some(Row { query, message });
+            *row = Some(Row { query, message, outcome: None });
             count += 1;
         }
         let rows = rows.get_mut(..count).unwrap_or(&mut []);
@@ -107,20 +107,23 @@ impl Responder {
             through(rows, |row| self.limiter.approach(limit, whose(&row.query, true)));
         }
         through(rows, |row| self.answer((&snapshot, now), row));
+        through(rows, |row| {
+            if let Some(outcome) = &row.outcome {
+                self.account((&snapshot, now), &row.query, outcome);
+            }
+        });
     }
 
-    /// The last stage of a datagram.
+    /// Makes the answer to a datagram, unless that is beyond a limit.
     fn answer(&mut self, (snapshot, now): (&Snapshot, Instant), row: &mut Row<'_>) {
         let outcome = row.query.answer(snapshot, now, row.message);
-        let is_limited = match &outcome {
-            Outcome::Answered(summary) => {
-                self.is_limited((snapshot, now), &row.query, summary, row.message)
+        if let Outcome::Answered(summary) = &outcome {
+            if self.is_limited((snapshot, now), &row.query, summary, row.message) {
+                return;
             }
-            Outcome::Silent(_) => false,
-        };
-        if !is_limited {
-            self.account((snapshot, now), &row.query, &outcome);
+            self.tally.approach(now, summary);
         }
+        row.outcome = Some(outcome);
     }
 
     /// Is an answer beyond a limit? Then there is something else in `message`, or nothing.
@@ -151,7 +154,7 @@ impl Responder {
         let plan = snapshot.plan();
         if !Arc::ptr_eq(plan, &self.tally.plan) {
             let sheet = self.exposure.sheet(now, plan, self.tally.transport);
-            self.tally.turn_to(now, plan, sheet);
+            self.tally.turn_to(plan, sheet);
         }
     }
 
@@ -183,8 +186,8 @@ impl Responder {
     }
 
     /// Hands on all that was counted.
-    pub(super) fn flush(&mut self, now: Instant) {
-        self.tally.flush(now);
+    pub(super) fn flush(&mut self) {
+        self.tally.flush();
     }
 }
 
@@ -201,14 +204,14 @@ impl Shared {
         let mut responder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, mut out) = (responder.now(), Vec::new());
         responder.respond(now, packet, peer, &mut out);
-        responder.flush(now);
+        responder.flush();
         out
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.tally.flush(self.clock.now());
+        self.tally.flush();
     }
 }
 
@@ -222,6 +225,8 @@ struct Row<'b> {
     query: Query<'b>,
     /// The datagram, and then its answer.
     message: &'b mut Vec<u8>,
+    /// What became of it, if that is to be counted.
+    outcome: Option<Outcome>,
 }
 
 /// Takes all of a batch through a stage. One with which something goes wrong that should not is
@@ -274,7 +279,8 @@ mod tests {
         let peer = Peer { address: ([192, 0, 2, 1], 53).into(), transport: Transport::Udp };
         let (mut rooms, mut messages) =
             ([LowerName::default(); 4], [0; 4].map(|_| packet.to_vec()));
-        let row = |(room, message)| Some(Row { query: Query::new(peer, room), message });
+        let row =
+            |(room, message)| Some(Row { query: Query::new(peer, room), message, outcome: None });
         let mut rows: Vec<Option<Row<'_>>> = rooms.iter_mut().zip(&mut messages).map(row).collect();
         let mut count = 0;
         through(&mut rows, |_| {

@@ -165,14 +165,14 @@ async fn converse(
             }
             if answers.len() >= WRITE {
                 // A client may take its time.
-                responder.flush(responder.now());
+                responder.flush();
                 deadline = write(&mut stream, &mut answers, idle).await?;
             }
         }
         rest += taken.saturating_sub(pending.len());
         pending.drain(..taken.min(pending.len()));
         if taken > 0 {
-            responder.flush(responder.now());
+            responder.flush();
         }
         if !answers.is_empty() {
             deadline = write(&mut stream, &mut answers, idle).await?;
