@@ -34,7 +34,7 @@ const KINDS: [(&str, &str, RecordType); 4] = [
 ];
 
 /// Functions by stage, as callgrind sees them.
-const STAGES: [&str; 6] = ["receive", "approach", "find", "select", "near", "respond"];
+const STAGES: [&str; 7] = ["receive", "approach", "find", "select", "near", "choose", "respond"];
 
 /// So many of each; the first goes before, uncounted.
 const TIMES: u64 = 1000;
@@ -139,6 +139,7 @@ fn replay(kind: &str) {
         find(&mut query, &snapshot);
         select(&mut query, &snapshot);
         near(&mut query);
+        choose(&mut query);
         assert!(matches!(respond(&mut query, &snapshot, &mut out), Outcome::Answered(_)));
     }
 }
@@ -166,6 +167,11 @@ fn select<'q>(query: &mut Query<'q>, snapshot: &'q Snapshot) {
 #[inline(never)]
 fn near(query: &mut Query<'_>) {
     query.near();
+}
+
+#[inline(never)]
+fn choose(query: &mut Query<'_>) {
+    query.choose();
 }
 
 #[inline(never)]

@@ -201,7 +201,7 @@ fn outcome(
             let types = fixed.types().map(|rtype| rtype.to_string()).collect();
             return (Explained::Zone { zone: origin, types, alias: None }, None);
         }
-        Found::Node(node) => node,
+        Found::Node(node) | Found::Steered(node, _) => node,
     };
     // RFC 1034 §4.3.2 step 3a: an alias that was asked for is the answer.
     let is_followed = !matches!(question.rtype, RecordType::CNAME | RecordType::ANY);

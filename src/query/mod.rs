@@ -230,6 +230,7 @@ impl<'q> Query<'q> {
         self.find(snapshot);
         self.select(snapshot);
         self.near();
+        self.choose();
     }
 
     /// The first stage: reads the packet, and finds its name's zone and where to look there.
@@ -266,6 +267,13 @@ impl<'q> Query<'q> {
     pub fn near(&mut self) {
         if let Some(place) = &mut self.place {
             place.near();
+        }
+    }
+
+    /// The sixth stage: chooses the client's answer.
+    pub fn choose(&mut self) {
+        if let Some(place) = &mut self.place {
+            place.choose();
         }
     }
 

@@ -17,7 +17,7 @@ use super::name::LowerName;
 use super::receive::Request;
 use super::{Named, Rcode};
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Body, LONGEST_CHAIN, Selection, Snapshot};
+use crate::snapshot::{Body, LONGEST_CHAIN, Ready, Selection, Snapshot};
 use crate::time::{Instant, Ttl};
 use crate::zone::{
     CLASS_IN, Cut, Fixed, Found, Made, Node, Rdata, RecordType, Records, Seek, Zone,
@@ -67,6 +67,8 @@ pub(super) struct Place<'s> {
 #[derive(Clone, Copy, Debug)]
 struct Choosing<'s> {
     selection: Selection<'s>,
+    /// The client's, once it is found, and the prefix for which it is true.
+    chosen: Option<(&'s Ready, u8)>,
     /// Whether the client's subnet decides, so that it is true for some of that only.
     by_subnet: bool,
 }
@@ -80,12 +82,15 @@ impl<'s> Place<'s> {
         Some(Self { zone, sought: zone.seek(name), found: Found::NoName, choosing: None })
     }
 
-    /// The place of `name`, all at once.
+    /// The place of `name`, and the client's answer there, all at once.
     #[inline(never)]
-    fn of(snapshot: &'s Snapshot, name: &[u8]) -> Option<Self> {
+    fn of(snapshot: &'s Snapshot, name: &[u8], asked: (&Request<'_>, &IpAddr)) -> Option<Self> {
         let mut place = Self::seek(snapshot, name)?;
         place.approach();
         place.find(snapshot, name);
+        place.select(snapshot, asked);
+        place.near();
+        place.choose();
         Some(place)
     }
 
@@ -106,7 +111,7 @@ impl<'s> Place<'s> {
     /// The service that steers it.
     fn service(&self) -> Option<ServiceId> {
         match self.found {
-            Found::Node(node) => node.service(),
+            Found::Steered(_, service) => Some(service),
             _ => None,
         }
     }
@@ -121,7 +126,7 @@ impl<'s> Place<'s> {
     pub(super) fn subject(&self) -> u64 {
         let place = match self.found {
             Found::Fixed(fixed) => fixed.place(),
-            Found::Node(node) => std::ptr::from_ref(node).addr(),
+            Found::Node(node) | Found::Steered(node, _) => std::ptr::from_ref(node).addr(),
             Found::Delegation(cut) => std::ptr::from_ref(cut.node).addr(),
             Found::NoName => std::ptr::from_ref(self.zone).addr(),
         };
@@ -142,6 +147,13 @@ impl<'s> Place<'s> {
             choosing.selection.near();
         }
     }
+
+    /// Chooses the client's answer.
+    pub(super) fn choose(&mut self) {
+        if let Some(choosing) = &mut self.choosing {
+            choosing.chosen = choosing.selection.find();
+        }
+    }
 }
 
 impl<'s> Choosing<'s> {
@@ -156,15 +168,7 @@ impl<'s> Choosing<'s> {
         let service = snapshot.service(id)?;
         let selector = service.answering(RecordType(request.question.rtype))?;
         let (client, by_subnet) = client::of(request, resolver, service.ecs);
-        Some(Self { selection: selector.seek(client), by_subnet })
-    }
-
-    /// The same, nearer already.
-    #[inline(never)]
-    fn of(snapshot: &'s Snapshot, id: ServiceId, asked: (&Request<'_>, &IpAddr)) -> Option<Self> {
-        let mut choosing = Self::new(snapshot, id, asked)?;
-        choosing.selection.near();
-        Some(choosing)
+        Some(Self { selection: selector.seek(client), chosen: None, by_subnet })
     }
 }
 
@@ -222,7 +226,8 @@ impl Walk<'_> {
         let mut names = [place.hash(); LONGEST_CHAIN + 1];
         for row in 1..names.len() {
             // RFC 1034 §4.3.2 step 3a: a chain that leaves our zones ends here, as it stands.
-            let Some(place) = Place::of(self.snapshot, self.name()) else { return };
+            let place = Place::of(self.snapshot, self.name(), self.asked);
+            let Some(place) = place else { return };
             let (known, rest) = names.split_at_mut(row);
             // RFC 2181 §5: no record stands twice. A chain ends where it comes back to a name.
             if known.contains(&place.hash()) || self.step(&place, message).is_break() {
@@ -258,8 +263,15 @@ impl Walk<'_> {
             }
             Found::Delegation(cut) => cut.node,
             Found::Node(node) => node,
+            Found::Steered(node, service) => {
+                let service = (*service, place.choosing.as_ref());
+                if let Some(flow) = self.at_service(zone, service, message) {
+                    return flow;
+                }
+                node
+            }
         };
-        self.at_node(zone, node, place.choosing.as_ref(), message)
+        self.at_node(zone, node, message)
     }
 
     /// RFC 4035 §3.1.4.1: the DS records of a cut are the parent's.
@@ -286,22 +298,12 @@ impl Walk<'_> {
         message.required(written);
     }
 
-    fn at_node(
-        &mut self,
-        zone: &Zone,
-        node: &Node,
-        choosing: Option<&Choosing<'_>>,
-        message: &mut Message<'_>,
-    ) -> ControlFlow<()> {
+    /// A name with records that are not made, or at which no service has what was asked for.
+    fn at_node(&mut self, zone: &Zone, node: &Node, message: &mut Message<'_>) -> ControlFlow<()> {
         if self.rtype == RecordType::TXT
             && let Some(service) = node.epoch_of()
         {
             return self.at_epoch(zone, service, message);
-        }
-        if let Some(service) = node.service()
-            && let Some(flow) = self.at_service(zone, (service, choosing), message)
-        {
-            return flow;
         }
         if let Some(alias) = node.set(RecordType::CNAME)
             && self.rtype != RecordType::CNAME
@@ -312,7 +314,7 @@ impl Walk<'_> {
         if self.rtype == RecordType::DS
             && let Some((parent, node)) = parent(self.snapshot, zone, self.name())
         {
-            return self.at_node(parent, node, None, message);
+            return self.at_node(parent, node, message);
         }
         if self.rtype == RecordType::ANY && !node.is_empty() {
             self.minimise_any(message);
@@ -338,13 +340,8 @@ impl Walk<'_> {
             self.pass(service, named);
         }
         self.resolved.service = Some(id);
-        let (by_subnet, (ready, prefix)) = match choosing {
-            Some(choosing) => (choosing.by_subnet, choosing.selection.find()?),
-            None => {
-                let choosing = Choosing::of(self.snapshot, id, self.asked)?;
-                (choosing.by_subnet, choosing.selection.find()?)
-            }
-        };
+        let Choosing { by_subnet, chosen, .. } = *choosing?;
+        let (ready, prefix) = chosen?;
         if by_subnet {
             self.resolved.by_subnet = true;
             // RFC 7871 §7.2.1. Along a chain the longest scope is true for every step.

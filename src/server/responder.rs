@@ -103,6 +103,7 @@ impl Responder {
         through(rows, |row| row.query.find(&snapshot));
         through(rows, |row| row.query.select(&snapshot));
         through(rows, |row| row.query.near());
+        through(rows, |row| row.query.choose());
         if let Some(limit) = &snapshot.plan().protection.rate_limit {
             through(rows, |row| self.limiter.approach(limit, whose(&row.query, true)));
         }

@@ -38,7 +38,7 @@ fn gives(
         Some(Found::Fixed(fixed)) => {
             return addresses.iter().any(|rtype| fixed.of(*rtype).is_some());
         }
-        Some(Found::Node(node)) => node,
+        Some(Found::Node(node) | Found::Steered(node, _)) => node,
     };
     let service = node.service().and_then(|id| services.get(id.index()));
     let pools = service.map_or(&[][..], |service| &service.pools);

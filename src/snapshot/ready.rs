@@ -1,23 +1,26 @@
 //! An answer made ahead: what a choice looks like on the wire.
 
 use std::net::IpAddr;
+use std::slice;
 
 use crate::ids::{RegionId, RegionSet};
+use crate::prefetch::prefetch;
 use crate::steer::{Address, Basis, Choice, Family};
 use crate::time::Ttl;
 use crate::zone::{Made, Rdata, RecordType};
 
-/// A choice and its encoding.
+/// A choice and its encoding. What a query looks at comes first.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct Ready {
-    /// What was chosen, and why.
-    pub choice: Choice,
-    /// The best of the regions that it names, if it names any.
-    pub first: Option<RegionId>,
-    /// All of them.
-    pub regions: RegionSet,
     /// What is sent.
     pub body: Body,
+    /// All regions that it names.
+    pub regions: RegionSet,
+    /// The best of them, if there are any.
+    pub first: Option<RegionId>,
+    /// What was chosen, and why.
+    pub choice: Choice,
 }
 
 /// What is sent for a choice.
@@ -55,7 +58,14 @@ impl Ready {
             (_, None) => Body::Addresses(made(&ips, family, choice.ttl)),
         };
         let regions = choice.regions.iter().fold(RegionSet::EMPTY, |set, region| set.with(*region));
-        Self { first: choice.regions.first().copied(), choice, regions, body }
+        Self { body, regions, first: choice.regions.first().copied(), choice }
+    }
+
+    /// Has the processor fetch what a query looks at.
+    #[inline]
+    pub(super) fn approach(&self) {
+        prefetch(slice::from_ref(self), 0);
+        prefetch(slice::from_ref(&self.choice.ttl), 0);
     }
 }
 

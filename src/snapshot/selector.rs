@@ -93,10 +93,12 @@ impl<'s> Selection<'s> {
         self.seek.near();
     }
 
-    /// The last.
+    /// The last. Whoever has many does not look at the answer before all are found.
     #[inline]
     pub fn find(&self) -> Option<(&'s Ready, u8)> {
         let (row, scope) = self.seek.find();
-        Some((self.answers.get(row)?, scope.max(self.prefix)))
+        let ready = self.answers.get(row)?;
+        ready.approach();
+        Some((ready, scope.max(self.prefix)))
     }
 }

@@ -44,8 +44,10 @@ pub struct Node {
 pub enum Found<'z> {
     /// The name exists, or a wildcard stands for it; all that is there is fixed.
     Fixed(Fixed<'z>),
-    /// Likewise, but a service steers it, or it has records that are written anew each time.
+    /// Likewise, but it has records that are written anew each time.
     Node(&'z Node),
+    /// Likewise, but this service steers it: what else is there is seldom asked for.
+    Steered(&'z Node, ServiceId),
     /// The name is at or below a cut: another zone's.
     Delegation(Cut<'z>),
     /// The name does not exist, nor does anything below it (RFC 8020).
@@ -181,6 +183,7 @@ impl Zone {
     pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Found<'_> {
         match self.nodes.sought(sought, name).map(|entry| entry.content) {
             Some(Content::Fixed(fixed)) => Found::Fixed(fixed),
+            Some(Content::Steered(node, service)) => Found::Steered(node, service),
             Some(Content::Node(node)) if !node.is_cut && !node.is_below_cut => Found::Node(node),
             None if self.is_plain => Found::NoName,
             _ => self.around(name),
@@ -217,6 +220,7 @@ impl Zone {
         }
         match self.wildcard(encloser).map(|entry| entry.content) {
             Some(Content::Fixed(fixed)) => Found::Fixed(fixed),
+            Some(Content::Steered(node, service)) => Found::Steered(node, service),
             Some(Content::Node(node)) => Found::Node(node),
             None => Found::NoName,
         }
@@ -245,7 +249,9 @@ impl Zone {
             let entry = lower.and_then(|lower| self.nodes.get(lower));
             let records = move |rtype| match entry?.content {
                 Content::Fixed(fixed) => Some((target, Records::Made(fixed.of(rtype)?))),
-                Content::Node(node) => Some((target, Records::Set(node.set(rtype)?))),
+                Content::Node(node) | Content::Steered(node, _) => {
+                    Some((target, Records::Set(node.set(rtype)?)))
+                }
             };
             [RecordType::A, RecordType::AAAA].into_iter().filter_map(records)
         })

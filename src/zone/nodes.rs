@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 
 use super::lookup::Node;
 use super::record::{Made, RecordType, RrSet};
+use crate::ids::ServiceId;
 use crate::prefetch::{LINE, prefetch};
 
 /// Nodes, their names with what is [`Fixed`] there, and a table of these by hash, of which at most
@@ -23,8 +24,9 @@ pub(super) struct Nodes {
     /// and one: places for 32 GiB.
     slots: Box<[u64]>,
     /// One after the other, each from a word's boundary on: how many record sets are fixed
-    /// ([`LOOSE`]: not all are), the length of the name, the name in lower case and wire format;
-    /// the heads of the sets and their records, or the row in `nodes` (four octets).
+    /// ([`LOOSE`], [`STEERED`]: not all are), the length of the name, the name in lower case and
+    /// wire format; the heads of the sets and their records, or the row in `nodes` and the service
+    /// (four octets each).
     entries: Box<[u8]>,
     /// Those at which not all is fixed.
     nodes: Box<[Node]>,
@@ -96,6 +98,8 @@ pub(super) struct Entry<'n> {
 pub(super) enum Content<'n> {
     Fixed(Fixed<'n>),
     Node(&'n Node),
+    /// One that is this service's, and no other zone's.
+    Steered(&'n Node, ServiceId),
 }
 
 impl Nodes {
@@ -114,9 +118,12 @@ impl Nodes {
                 *slot = hash & UPPER | ((entries.len() / WORD) as u64 + 1) & !UPPER;
             }
             if !enter_fixed(&mut entries, name, &node) {
-                begin(&mut entries, LOOSE, name);
-                let row = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-                entries.extend_from_slice(&row.to_le_bytes());
+                let service = node.service().filter(|_| !node.is_cut && !node.is_below_cut);
+                begin(&mut entries, if service.is_some() { STEERED } else { LOOSE }, name);
+                for index in [nodes.len(), service.map_or(0, ServiceId::index)] {
+                    let index = u32::try_from(index).unwrap_or(u32::MAX);
+                    entries.extend_from_slice(&index.to_le_bytes());
+                }
                 nodes.push(node);
             }
             entries.resize(entries.len().next_multiple_of(WORD), 0);
@@ -191,9 +198,11 @@ impl Nodes {
         let ([sets, length], rest) = self.entries.get(offset(slot)?..)?.split_first_chunk::<2>()?;
         let (name, rest) = rest.split_at_checked(usize::from(*length))?;
         let content = match *sets {
-            LOOSE => {
-                let row = u32::from_le_bytes(*rest.first_chunk()?);
-                Content::Node(self.nodes.get(row as usize)?)
+            LOOSE => Content::Node(self.node(rest)?),
+            STEERED => {
+                let [_, _, _, _, service @ ..] = rest.first_chunk::<8>()?;
+                let service = ServiceId::from_index(u32::from_le_bytes(*service) as usize)?;
+                Content::Steered(self.node(rest)?, service)
             }
             sets => {
                 let (heads, records) = rest.split_at_checked(usize::from(sets) * HEAD)?;
@@ -201,6 +210,12 @@ impl Nodes {
             }
         };
         Some(Entry { name, content })
+    }
+
+    /// The node whose row these octets begin with.
+    #[inline]
+    fn node(&self, row: &[u8]) -> Option<&Node> {
+        self.nodes.get(u32::from_le_bytes(*row.first_chunk()?) as usize)
     }
 
     fn slot(&self, at: u64) -> u64 {
@@ -226,7 +241,7 @@ fn enter_fixed(entries: &mut Vec<u8>, name: &[u8], node: &Node) -> bool {
 
 /// Writes an entry, up to a set that cannot be fixed.
 fn enter_sets(entries: &mut Vec<u8>, name: &[u8], sets: &[RrSet]) -> Option<()> {
-    let count = u8::try_from(sets.len()).ok().filter(|count| *count != LOOSE)?;
+    let count = u8::try_from(sets.len()).ok().filter(|count| *count < STEERED)?;
     begin(entries, count, name);
     let mut head = entries.len();
     entries.resize(head + sets.len() * HEAD, 0);
@@ -271,5 +286,8 @@ const WORD: usize = 8;
 /// The octets of a set's head.
 const HEAD: usize = 6;
 
-/// In the place of a number of sets.
+/// In the place of a number of sets: there is a node.
 const LOOSE: u8 = u8::MAX;
+
+/// The same, and it is a service's.
+const STEERED: u8 = LOOSE - 1;

@@ -361,10 +361,11 @@ proptest! {
         let zone = zone(&records).unwrap();
         for asked in asked {
             // Nodes are told apart by where they are.
+            let of = |node| std::ptr::from_ref::<Node>(node).addr();
             let at = |wire: &[u8]| {
                 zone.nodes.get(wire).map(|entry| match entry.content {
                     Content::Fixed(fixed) => fixed.place(),
-                    Content::Node(node) => std::ptr::from_ref(node).addr(),
+                    Content::Node(node) | Content::Steered(node, _) => of(node),
                 })
             };
             let check = |place: usize| {
@@ -380,7 +381,7 @@ proptest! {
                     format!("cut at {}", owner.trim_end_matches('.'))
                 }
                 Found::Fixed(fixed) => check(fixed.place()),
-                Found::Node(node) => check(std::ptr::from_ref(node).addr()),
+                Found::Node(node) | Found::Steered(node, _) => check(of(node)),
             };
             prop_assert_eq!(found, naive(&names, &asked), "{} in {:?}", asked, names);
         }
