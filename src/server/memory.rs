@@ -1,13 +1,16 @@
 //! What was needed for a moment, given back to the system; and what stays, where it is soon found.
 
+use std::env;
+use std::fs::{self, File};
 use std::ops::Range;
-use std::{env, fs};
+use std::os::unix::fs::FileExt as _;
 
 use super::geoip::SHIPPED;
 
-/// Gives back what only a start or a reload needs.
-pub(super) fn give_back() {
+/// Gives back what only a start or a reload needs, and has what stays found soon.
+pub(super) fn tidy_up() {
     trim();
+    gather();
     leave_code();
     leave_constant(SHIPPED);
 }
@@ -58,6 +61,34 @@ pub(super) fn move_to_large_pages(Range { start, end }: Range<usize>) {
 /// A large page of most processors, in octets.
 const LARGE_PAGE: usize = 2 << 20;
 
+/// Moves the heap into large pages where it nearly fills them: answers for thousands of services
+/// are spread over all of it.
+fn gather() {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let Ok(pages) = File::open("/proc/self/pagemap") else { return };
+    for Range { start, end } in maps.lines().filter_map(heap_at) {
+        let starts = (start.next_multiple_of(LARGE_PAGE)..end).step_by(LARGE_PAGE);
+        let whole = starts.map(|start| start..start + LARGE_PAGE).filter(|of| of.end <= end);
+        whole.filter(|of| is_nearly_full(&pages, of.start)).for_each(move_to_large_pages);
+    }
+}
+
+/// Whether seven in eight of the small pages in this large one were written to.
+fn is_nearly_full(pages: &File, start: usize) -> bool {
+    let size = rustix::param::page_size();
+    let mut told = vec![0; LARGE_PAGE / size * size_of::<u64>()];
+    let place = (start / size * size_of::<u64>()) as u64;
+    if pages.read_exact_at(&mut told, place).is_err() {
+        return false;
+    }
+    let told = told.as_chunks().0.iter().map(|of| u64::from_ne_bytes(*of));
+    told.filter(|of| of & OWN == OWN).count() >= LARGE_PAGE / size / 8 * 7
+}
+
+/// A page is in memory, and nobody else has it: not the one of zeros either, which is in the place
+/// of all that were only read (Documentation/admin-guide/mm/pagemap.rst of the kernel).
+const OWN: u64 = 1 << 63 | 1 << 56;
+
 /// Leaves the program's code to the system's file cache, of which the kernel gave this process
 /// more than it ever runs: what does run comes back a page at a time, unread.
 fn leave_code() {
@@ -95,7 +126,22 @@ const PAGES: usize = 1 << 16;
 /// Where this line of a process's maps says that there is code which cannot be written to.
 fn code_at(line: &str) -> Option<Range<usize>> {
     let (range, rest) = line.split_once(' ')?;
-    let (start, end) = range.split_once('-').filter(|_| rest.starts_with("r-xp "))?;
+    rest.starts_with("r-xp ").then(|| range_of(range)).flatten()
+}
+
+/// Where this line of a process's maps says that there is memory which it wrote and nobody shares.
+fn heap_at(line: &str) -> Option<Range<usize>> {
+    let mut words = line.split_ascii_whitespace();
+    let (range, kind) = (words.next()?, words.next()?);
+    // Its place in a file, the device, the file.
+    let is_of_file = words.nth(2)? != "0";
+    let is_heap = words.next().is_none_or(|name| name == "[heap]");
+    (kind == "rw-p" && is_heap && !is_of_file).then(|| range_of(range)).flatten()
+}
+
+/// What `55d0a000-55d0b000` says.
+fn range_of(text: &str) -> Option<Range<usize>> {
+    let (start, end) = text.split_once('-')?;
     let [start, end] = [start, end].map(|at| usize::from_str_radix(at, 16).ok());
     Some(start?..end?)
 }
@@ -112,6 +158,32 @@ mod tests {
             assert_eq!(code_at(&line.replace("r-xp", other)), None, "{other}");
         }
         assert_eq!(code_at(""), None);
+    }
+
+    #[test]
+    fn the_heap_is_found_and_nothing_else() {
+        let line = "55d0a000-55d0b000 rw-p 00000000 00:00 0          [heap]";
+        let range = Some(0x55d0_a000..0x55d0_b000);
+        assert_eq!(heap_at(line), range);
+        assert_eq!(heap_at(line.trim_end_matches("[heap]")), range);
+        for (from, to) in [("rw-p", "r--p"), ("rw-p", "rw-s"), (" 0 ", " 7 "), ("heap", "stack")] {
+            assert_eq!(heap_at(&line.replacen(from, to, 1)), None, "{to}");
+        }
+        assert_eq!(heap_at(""), None);
+    }
+
+    #[test]
+    fn what_is_nearly_full_is_known() {
+        let mut table = vec![0_u8; 3 * LARGE_PAGE];
+        let large = table.as_ptr().addr().next_multiple_of(LARGE_PAGE);
+        let is_full = || is_nearly_full(&File::open("/proc/self/pagemap").unwrap(), large);
+        assert!(!is_full(), "nothing is there");
+        assert_eq!(table.iter().step_by(512).map(|octet| usize::from(*octet)).sum::<usize>(), 0);
+        assert!(!is_full(), "nothing was written");
+        table.iter_mut().step_by(512).for_each(|octet| *octet = 7);
+        assert!(is_full());
+        gather();
+        assert!(table.iter().step_by(512).all(|octet| *octet == 7));
     }
 
     #[test]
@@ -134,7 +206,7 @@ mod tests {
         let before = resident();
         let sum = || SHIPPED.iter().map(|octet| u64::from(*octet)).sum::<u64>();
         let sum_before = sum();
-        give_back();
+        tidy_up();
         let after = resident();
         assert!(after < before, "{before} KiB of code, and then {after}");
         assert_eq!(sum(), sum_before);

@@ -32,7 +32,7 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
                 if !is_due && is_untidy {
                     let Some(is_all_gone) = control.let_go() else { return };
                     if is_all_gone {
-                        memory::give_back();
+                        memory::tidy_up();
                     }
                     is_untidy = !is_all_gone;
                 }
