@@ -174,7 +174,14 @@ mod tests {
 
     #[test]
     fn what_is_nearly_full_is_known() {
-        let mut table = vec![0_u8; 3 * LARGE_PAGE];
+        let (all, own) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: it makes new pages, wherever there is room; they stay to the end.
+        let table = unsafe {
+            let first = libc::mmap(std::ptr::null_mut(), 3 * LARGE_PAGE, all, own, -1, 0);
+            assert_ne!(first, libc::MAP_FAILED);
+            std::slice::from_raw_parts_mut(first.cast::<u8>(), 3 * LARGE_PAGE)
+        };
         let large = table.as_ptr().addr().next_multiple_of(LARGE_PAGE);
         let is_full = || is_nearly_full(&File::open("/proc/self/pagemap").unwrap(), large);
         assert!(!is_full(), "nothing is there");
