@@ -269,7 +269,10 @@ impl Control {
         let now = self.clock.now();
         self.monitor.handle_timeout(now);
         while let Some(order) = self.monitor.poll_probe(now) {
-            self.prober.launch(order, self.loaded.probes.get(&order.target).cloned());
+            let probe = self.loaded.probes.get(&order.target).cloned();
+            if let Some(report) = self.prober.launch(order, probe) {
+                self.learn(order.target, report);
+            }
         }
         self.expire();
         let changes: Vec<Change> = std::iter::from_fn(|| self.monitor.poll_change()).collect();
@@ -293,12 +296,15 @@ impl Control {
         let mut next = Some((target, report));
         for _ in 0..BURST {
             let Some((target, report)) = next else { break };
-            let outcome = report.outcome.label();
-            counter!("meridian_probes_total", "outcome" => outcome).increment(1);
-            histogram!("meridian_probe_seconds").record(report.latency);
-            self.monitor.handle_probe(self.clock.now(), target, report);
+            self.learn(target, report);
             next = self.reports.try_recv().ok();
         }
+    }
+
+    fn learn(&mut self, target: TargetId, report: Report) {
+        counter!("meridian_probes_total", "outcome" => report.outcome.label()).increment(1);
+        histogram!("meridian_probe_seconds").record(report.latency);
+        self.monitor.handle_probe(self.clock.now(), target, report);
     }
 
     /// Decides these services anew, and those that another region writes for; or everything, if

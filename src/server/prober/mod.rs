@@ -112,15 +112,15 @@ impl Prober {
         &self.arrivals
     }
 
-    /// Carries `order` out; its report follows, however it ends. While an earlier order of its
-    /// target waits for its turn or is carried out, that one's report is for both: where turns are
-    /// scarce, orders do not pile up.
-    pub(super) fn launch(&self, order: Order, probe: Option<Arc<Probe>>) {
+    /// Carries `order` out. What others told is reported at once; else the report follows, however
+    /// it ends. While an earlier order of its target waits for its turn or is carried out, that
+    /// one's report is for both: where turns are scarce, orders do not pile up.
+    pub(super) fn launch(&self, order: Order, probe: Option<Arc<Probe>>) -> Option<Report> {
         let began = self.clock.now();
         if let Some(outcome) = probe.as_ref().and_then(|probe| self.at_once(began, probe)) {
-            return self.report(order, began, outcome);
+            return Some(self.report(order, began, outcome));
         }
-        let Some(entry) = self.under_way.enter(order.target) else { return };
+        let entry = self.under_way.enter(order.target)?;
         let prober = self.clone();
         // Its time begins when it has its turn: to wait for that is nothing a target does.
         let room = match probe.as_ref().map(|probe| &probe.check) {
@@ -146,8 +146,10 @@ impl Prober {
             }
             // Whoever hears the report may order the next one.
             drop(entry);
-            prober.report(order, began, outcome);
+            // The receiver is gone only when the server ends.
+            let _ended = prober.reports.send((order.target, prober.report(order, began, outcome)));
         });
+        None
     }
 
     /// What was told of a target is known without a task of its own.
@@ -163,11 +165,9 @@ impl Prober {
     }
 
     /// What a probe saw that began then.
-    fn report(&self, order: Order, began: Instant, outcome: Outcome) {
+    fn report(&self, order: Order, began: Instant, outcome: Outcome) -> Report {
         metrics::histogram!("meridian_probe_lag_seconds").record(began.since(order.due));
-        let latency = self.clock.now().since(began);
-        // The receiver is gone only when the server ends.
-        let _ended = self.reports.send((order.target, Report { outcome, latency }));
+        Report { outcome, latency: self.clock.now().since(began) }
     }
 }
 
