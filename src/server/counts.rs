@@ -52,23 +52,16 @@ impl Counts {
         counters.counted.get(place)
     }
 
-    /// One more, if it is counted here.
-    pub(super) fn add(&self, rows: &Rows, kind: Kind) -> bool {
-        let place = self.place(rows, kind);
-        place.is_some_and(|place| {
-            place.fetch_add(1, Ordering::Relaxed);
-            true
-        })
-    }
-
-    /// The same where nobody else counts: it costs less.
+    /// One more, if it is counted here. It costs less where nobody else counts.
     #[inline]
-    pub(super) fn add_alone(&self, rows: &Rows, kind: Kind) -> bool {
-        let place = self.place(rows, kind);
-        place.is_some_and(|place| {
+    pub(super) fn add(&self, rows: &Rows, kind: Kind, is_alone: bool) -> bool {
+        let Some(place) = self.place(rows, kind) else { return false };
+        if is_alone {
             place.store(place.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-            true
-        })
+        } else {
+            place.fetch_add(1, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Has the processor fetch where answers are counted that name this row first.

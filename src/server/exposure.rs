@@ -116,12 +116,7 @@ impl Sheet {
     /// Counts an answer, if those of its kind are counted here.
     #[inline]
     pub(super) fn count(&self, kind: Kind) -> bool {
-        let Leaf { counts, .. } = &*self.leaf;
-        if self.leaf.is_alone() {
-            counts.add_alone(&self.rows, kind)
-        } else {
-            counts.add(&self.rows, kind)
-        }
+        self.leaf.counts.add(&self.rows, kind, self.leaf.is_alone())
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Tally {
 /// Their keys are not for strangers to choose: a fast hash will do.
 type Few<T> = HashMap<T, u64, FixedState>;
 
-/// What was answered is told after this time.
+/// From one time to the next when what is not usual is told.
 const ROUND: Duration = Duration::from_millis(250);
 
 impl Tally {
