@@ -5,9 +5,10 @@
 //! moments of their own; each answer is asked for every few milliseconds.
 //!
 //! `cargo bench --bench failover` prints minimum, median and maximum in milliseconds: of one node,
-//! of three that decide together, and of gdnsd and PowerDNS, as far as they are installed, at their
-//! defaults and at their fastest. All watch the same targets at the same time. It takes an hour, as
-//! gdnsd's defaults are slow; as a part of the tests it runs small, without them.
+//! of three that decide together, and of gdnsd and PowerDNS (`gdnsd`, `pdns-server` and
+//! `pdns-backend-bind` of Debian), as far as they are installed, at their defaults and at their
+//! fastest. All watch the same targets at the same time. It takes an hour, as gdnsd's defaults are
+//! slow; as a part of the tests it runs small, without them.
 
 #![expect(
     clippy::unwrap_used,
@@ -211,10 +212,11 @@ impl Lab {
     /// How long each fault of one kind was in the answers of each server, and each recovery.
     fn run(&self, fault: &str, targets: &mut [Target], servers: &[Server]) -> (Table, Table) {
         let all = vec![vec![true; targets.len()]; servers.len()];
-        harness::wait_for("a calm start", || {
-            let mut all = servers.iter().flat_map(|of| targets.iter().map(move |to| (of, to)));
-            all.all(|(server, target)| server.asking.names_target(target)).then_some(())
-        });
+        for (server, target) in servers.iter().flat_map(|of| targets.iter().map(move |to| (of, to)))
+        {
+            let what = format!("{} with {} at {}", server.name, target.name, target.address);
+            harness::wait_for(&what, || server.asking.names_target(target).then_some(()));
+        }
         let fails = |lab: &Self, target: &mut Target| lab.fail(target, fault);
         let down = self.each((targets, servers), &all, false, fails);
         // Who has not seen it has nothing to see the end of.
