@@ -111,11 +111,11 @@ impl Arrivals {
         all.insert(target, Told { latest, at: now, until: now + valid, mean, count, quiet });
     }
 
-    /// Nothing is known of a target any more.
-    pub(super) fn forget(&self, target: TargetId) {
+    /// Nothing is known any more of other targets than these.
+    pub(super) fn keep(&self, is_kept: impl Fn(TargetId) -> bool) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.contains_key(&target) {
-            Arc::make_mut(&mut all).remove(&target);
+        if !all.keys().all(|target| is_kept(*target)) {
+            Arc::make_mut(&mut all).retain(|target, _| is_kept(*target));
         }
     }
 
@@ -204,7 +204,7 @@ mod tests {
         // Who had none is not missed.
         all.tell(at(400), target(0), requests(0.0), VALID);
         assert_eq!(sight(402), Sight::default());
-        all.forget(target(0));
+        all.keep(|of| of != target(0));
         assert!(all.at(at(400)).is_empty());
     }
 

@@ -22,23 +22,17 @@ use crate::time::{Instant, Ttl};
 /// The way to the ledger.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exposure {
-    /// Never taken for long: who answers may wait for it.
-    shelf: Arc<Mutex<Shelf>>,
-    /// Taken, and before that one, by who reads what the books say: one at a time may ask what is
-    /// not told yet, and what is moved from one book to another counts once.
-    reading: Arc<Mutex<()>>,
+    /// The newest plan's is the last. Held for moments only: who answers may wait for it.
+    books: Arc<Mutex<Vec<Book>>>,
+    /// Held, and before the books, by who reads what they say: one at a time may ask what is not
+    /// told yet, and what is moved from one book to another counts once.
+    past: Arc<Mutex<Past>>,
     returns: Arc<Returns>,
 }
 
-/// All that may still be remembered.
-#[derive(Debug, Default)]
-struct Shelf {
-    /// The newest plan's book is the last.
-    books: Vec<Book>,
-    /// What was answered by earlier plans and has no row in the newest: the second from which on so
-    /// many answers are forgotten.
-    past: BTreeMap<(String, String), BTreeMap<u64, u64>>,
-}
+/// What was answered by earlier plans and has no row in the newest: the second from which on so
+/// many answers are forgotten.
+type Past = BTreeMap<(String, String), BTreeMap<u64, u64>>;
 
 /// Who answers by a plan. A copy has the same leaves.
 #[derive(Clone, Debug)]
@@ -145,39 +139,53 @@ impl Exposure {
     /// Opens the book of a plan, with as many pages as the one before has, ahead of those who will
     /// write in it: that takes its time.
     pub(super) fn open(&self, now: Instant, plan: &Arc<Plan>) {
-        self.shelf().in_book(now, plan, |_| ());
+        self.in_book(now, plan, |_| ());
     }
 
     /// Answers are given by the newest plan from now on.
     pub(super) fn turn_over(&self, now: Instant) {
-        if let Some((_, older)) = self.shelf().books.split_last_mut() {
+        if let Some((_, older)) = self.books().split_last_mut() {
             older.iter_mut().for_each(|book| _ = book.closed.get_or_insert(now));
         }
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reading(&self) -> MutexGuard<'_, ()> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Vec<Book>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a worker that answers by `plan` writes from now on.
     pub(super) fn sheet(&self, now: Instant, plan: &Arc<Plan>, transport: Transport) -> Sheet {
         let own = |book: &mut Book| (book.rows.clone(), book.leaf(transport));
-        let (rows, leaf) = self.shelf().in_book(now, plan, own);
+        let (rows, leaf) = self.in_book(now, plan, own);
         Sheet { rows, leaf, returns: self.returns.clone() }
+    }
+
+    /// Does something in the book of a plan, which may be a new one.
+    fn in_book<T>(
+        &self,
+        now: Instant,
+        plan: &Arc<Plan>,
+        doing: impl FnOnce(&mut Book) -> T,
+    ) -> T {
+        let is_it = |book: &Book| Arc::ptr_eq(&book.plan, plan);
+        let mut books = self.books();
+        if !books.iter().any(is_it) {
+            let before = books.clone();
+            drop(books);
+            let new = Book::after(&before, now, plan.clone());
+            books = self.books();
+            // Somebody else may have opened it meanwhile.
+            if !books.iter().any(is_it) {
+                books.push(new);
+            }
+        }
+        let row = books.iter().position(is_it).unwrap_or(0);
+        doing(&mut books[row])
     }
 
     /// Lets go of earlier plans, but not of what is known of their answers: is none of them left?
     pub(super) fn settle(&self, now: Instant) -> bool {
-        let _one = self.reading();
-        let mut shelf = self.shelf();
-        let (over, is_settled) = (shelf.fold(now), shelf.books.len() <= 1);
-        drop(shelf);
-        over.iter().for_each(Book::tell);
-        is_settled
+        self.settled(now).1.len() <= 1
     }
 
     /// For how long resolvers went on with what they were told.
@@ -187,24 +195,19 @@ impl Exposure {
 
     /// Tells the counters what was counted.
     pub(super) fn tell(&self) {
-        let _one = self.reading();
-        let books = self.shelf().books.clone();
+        let _one = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let books = self.books().clone();
         books.iter().for_each(Book::tell);
     }
 
     /// What may still be remembered, by service and region.
     pub(super) fn remaining(&self, now: Instant) -> Exposures {
-        let _one = self.reading();
-        let mut shelf = self.shelf();
-        let over = shelf.fold(now);
-        let (books, past) = (shelf.books.clone(), shelf.past.clone());
-        drop(shelf);
-        over.iter().for_each(Book::tell);
+        let (past, books) = self.settled(now);
         let of_books = books.iter().flat_map(|book| book.remaining(now));
         let of_books = of_books.map(|(_, name, remaining)| (name, remaining));
-        let of_past = past.into_iter().map(|(name, ends)| {
+        let of_past = past.iter().map(|(name, ends)| {
             let until = ends.last_key_value().map_or(0, |(until, _)| *until);
-            (name, Remaining { answers: ends.values().sum(), until })
+            (name.clone(), Remaining { answers: ends.values().sum(), until })
         });
         let mut all = Exposures::new();
         for (name, remaining) in of_books.chain(of_past) {
@@ -213,30 +216,38 @@ impl Exposure {
         }
         all
     }
+
+    /// Moves what closed books know into the newest, as far as that has a row for it whose buckets
+    /// are wide enough, and else into the past; which is given back, with the books that are left.
+    fn settled(&self, now: Instant) -> (MutexGuard<'_, Past>, Vec<Book>) {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = now.as_nanos() / NANOS;
+        past.retain(|_, ends| {
+            ends.retain(|until, _| *until > seconds);
+            !ends.is_empty()
+        });
+        let is_over = |book: &mut Book| book.closed.is_some_and(|at| now.since(at) > LATE);
+        let mut books = self.books();
+        // The newest is not closed.
+        let over: Vec<Book> = books.extract_if(.., is_over).collect();
+        let shared = books.last_mut().filter(|_| !over.is_empty()).map(Book::shared);
+        let left = books.clone();
+        drop(books);
+        if let Some((newest, shared)) = left.last().zip(shared) {
+            over.iter().for_each(|book| book.fold((newest, &shared.page), &mut past, now));
+        }
+        over.iter().for_each(Book::tell);
+        (past, left)
+    }
 }
 
-impl Shelf {
-    /// Does something in the book of a plan, which may be a new one.
-    fn in_book<T>(
-        &mut self,
-        now: Instant,
-        plan: &Arc<Plan>,
-        doing: impl FnOnce(&mut Book) -> T,
-    ) -> T {
-        if let Some(book) = self.books.iter_mut().find(|book| Arc::ptr_eq(&book.plan, plan)) {
-            return doing(book);
-        }
-        let mut book = self.new_book(now, plan.clone());
-        let done = doing(&mut book);
-        self.books.push(book);
-        done
-    }
-
-    fn new_book(&self, now: Instant, plan: Arc<Plan>) -> Book {
+impl Book {
+    /// That of a plan which follows those of these books.
+    fn after(books: &[Self], now: Instant, plan: Arc<Plan>) -> Self {
         let width_of = |of: &Service| width(of.ttl);
         let mut widths: Vec<NonZeroU32> = plan.services.iter().map(width_of).collect();
         // What was answered by a longer TTL goes on to need its wider buckets.
-        for book in &self.books {
+        for book in books {
             for (row, (service, _), _) in book.remaining(now) {
                 let into = plan.service_named(&service).and_then(|id| widths.get_mut(id.index()));
                 into.into_iter().for_each(|width| *width = (*width).max(row.width()));
@@ -244,48 +255,31 @@ impl Shelf {
         }
         let regions = |of: &Service| of.pools.iter().map(|pool| pool.region).collect();
         let rows = Rows::new(plan.services.iter().map(regions).zip(widths)).into();
-        let mut book = Book { plan, rows, closed: None, leaves: Vec::new(), taken: 0 };
-        for leaf in self.books.last().map_or(&[][..], |book| &book.leaves) {
+        let mut book = Self { plan, rows, closed: None, leaves: Vec::new(), taken: 0 };
+        for leaf in books.last().map_or(&[][..], |book| &book.leaves) {
             book.add_leaf(leaf.transport);
         }
         book
     }
 
-    /// Moves what closed books know into the newest, as far as that has a row for it whose buckets
-    /// are wide enough, and gives back those books.
-    fn fold(&mut self, now: Instant) -> Vec<Book> {
+    /// Moves what is not forgotten into a page of the newest book, or else into the past.
+    fn fold(&self, (newest, page): (&Self, &Page), past: &mut Past, now: Instant) {
         let seconds = now.as_nanos() / NANOS;
-        self.past.retain(|_, ends| {
-            ends.retain(|until, _| *until > seconds);
-            !ends.is_empty()
-        });
-        let is_over = |book: &mut Book| book.closed.is_some_and(|at| now.since(at) > LATE);
-        // The newest is not closed.
-        let over: Vec<Book> = self.books.extract_if(.., is_over).collect();
-        let Some(newest) = self.books.last_mut() else { return over };
-        for book in &over {
-            for (row, name, _) in book.remaining(now) {
-                let buckets = book.leaves.iter().flat_map(|of| of.page.unexpired(row, seconds));
-                let into = newest.row(&name).filter(|into| into.width() >= row.width());
-                match into.map(|into| (into, newest.shared())) {
-                    // A bucket's end is the first second that is no longer in it.
-                    Some((into, shared)) => buckets.for_each(|(until, count)| {
-                        shared.page.add(into, until - 1, count);
-                    }),
-                    None => {
-                        let ends = self.past.entry(name).or_default();
-                        buckets.for_each(|(until, count)| {
-                            *ends.entry(until).or_default() += u64::from(count);
-                        });
-                    }
+        for (row, name, _) in self.remaining(now) {
+            let buckets = self.leaves.iter().flat_map(|of| of.page.unexpired(row, seconds));
+            match newest.row(&name).filter(|into| into.width() >= row.width()) {
+                // A bucket's end is the first second that is no longer in it.
+                Some(into) => buckets.for_each(|(until, count)| page.add(into, until - 1, count)),
+                None => {
+                    let ends = past.entry(name).or_default();
+                    buckets.for_each(|(until, count)| {
+                        *ends.entry(until).or_default() += u64::from(count);
+                    });
                 }
             }
         }
-        over
     }
-}
 
-impl Book {
     /// The next leaf for somebody who writes alone, or else the one that all share who answer by
     /// this transport.
     fn leaf(&mut self, transport: Transport) -> Arc<Leaf> {

@@ -14,12 +14,12 @@ use super::clock::Clock;
 use super::cluster::{Hearing, Unopened};
 use super::control::{Absent, Condition, Next, NodeView, WriterView};
 use super::etcd::{WISH_PATIENCE, Wish};
-use super::exposure::{Exposure, Exposures};
+use super::exposure::Exposure;
 use super::history::Record;
 use super::limiter::Limiter;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, REMEMBERED, Said};
-use super::prober::Pushed;
+use super::prober::{Prober, Pushed};
 use super::responder::{Answers, Published};
 use super::sample::Sample;
 use super::store::Store;
@@ -41,10 +41,12 @@ mod tests;
 pub(super) enum Request {
     /// Serve this from now on, or know that it was refused.
     Apply(Box<Result<Loaded, Refused>>, oneshot::Sender<Result<(), Refused>>),
-    /// Let go of what is not answered from any more: is nothing of it left?
+    /// Let go of snapshots that are not answered from any more: is none of them left?
     LetGo(oneshot::Sender<bool>),
     /// Tell how things are.
     View(oneshot::Sender<View>),
+    /// Tell what is served at this moment.
+    Loaded(oneshot::Sender<(Instant, Arc<Loaded>)>),
     /// Other nodes say something.
     Heard(Vec<Heard>),
     /// Who is heard is not who was before.
@@ -145,6 +147,7 @@ pub struct Handle {
     pub(super) requests: Sender<Request>,
     pub(super) published: Published,
     pub(super) ready: watch::Receiver<bool>,
+    pub(super) condition: watch::Receiver<Condition>,
     pub(super) store: Store,
     pub(super) pushed: Pushed,
     pub(super) arrivals: Arrivals,
@@ -178,6 +181,32 @@ pub enum Unheard {
 }
 
 impl Handle {
+    /// The way to a control task: by what it is asked, what it publishes, and what it tells of
+    /// itself at any time.
+    pub(super) fn new(
+        (requests, published, (ready, condition)): (
+            Sender<Request>,
+            Published,
+            (watch::Receiver<bool>, watch::Receiver<Condition>),
+        ),
+        store: Store,
+        prober: &Prober,
+    ) -> Self {
+        Self {
+            requests,
+            published,
+            ready,
+            condition,
+            store,
+            pushed: prober.pushed().clone(),
+            arrivals: prober.arrivals().clone(),
+            sample: Sample::default(),
+            exposure: Exposure::default(),
+            desk: Arc::default(),
+            unopened: Unopened::default(),
+        }
+    }
+
     /// What is published.
     pub fn published(&self) -> &Published {
         &self.published
@@ -186,6 +215,11 @@ impl Handle {
     /// Whether the first verdicts are in, it is known who writes, and somebody still decides.
     pub fn is_ready(&self) -> bool {
         *self.ready.borrow() && !self.requests.is_closed()
+    }
+
+    /// What the node thinks of itself.
+    pub(super) fn condition(&self) -> Condition {
+        *self.condition.borrow()
     }
 
     /// Waits for the first verdicts that come by itself alone, as long as the configuration lets
@@ -364,24 +398,29 @@ impl Handle {
     /// `signal` is true of it.
     ///
     /// # Errors
-    /// No such check is made of the address.
+    /// No such check is made of the address, or another process is about to take this one's place.
     pub async fn push(
         &self,
         (check, address): (String, IpAddr),
         (is_up, signal): (bool, Signal),
         span: Duration,
     ) -> Result<(), Unheard> {
-        let view = self.view().await.ok_or(Unheard::Stopping)?;
-        let is_it = |target: &Target| {
-            let is_pushed = matches!(&target.check, Check::Pushed { name, .. } if **name == *check);
-            is_pushed && target.address == address
+        // Whoever takes this process's place would not know of it.
+        let _turn = self.desk.turn().await.map_err(Unheard::Busy)?;
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Loaded(reply)).await.map_err(|_| Unheard::Stopping)?;
+        let (now, loaded) = answer.await.map_err(|_| Unheard::Stopping)?;
+        let is_it = |target: &&Target| {
+            let is_named =
+                || matches!(&target.check, Check::Pushed { name, .. } if **name == *check);
+            target.address == address && is_named()
         };
-        let Some(target) = view.loaded.config.targets.iter().find(|target| is_it(target)) else {
+        let Some(target) = loaded.config.targets.iter().find(is_it) else {
             let what = format!("no endpoint at {address} has a check `pushed` called {check}");
             return Err(Unheard::Senseless(what));
         };
-        self.arrivals.tell(view.now, target.id, signal, span);
-        self.pushed.tell(view.now, (check, address), (is_up, view.now + span));
+        self.arrivals.tell(now, target.id, signal, span);
+        self.pushed.tell(now, (check, address), (is_up, now + span));
         Ok(())
     }
 
@@ -396,11 +435,6 @@ impl Handle {
         self.exposure.seen()
     }
 
-    /// Which answers may still be remembered, by the names of service and region.
-    pub(super) fn exposures(&self, now: Instant) -> Exposures {
-        self.exposure.remaining(now)
-    }
-
     /// What outlives the process.
     pub fn store(&self) -> &Store {
         &self.store
@@ -413,12 +447,13 @@ impl Handle {
         answer.blocking_recv().ok()
     }
 
-    /// Lets go of what is not answered from any more, and tells whether nothing of it is left; for
-    /// threads outside the runtime.
-    pub(super) fn let_go(&self) -> Option<bool> {
+    /// Lets go at `now` of what is not answered from any more, and tells whether nothing of it is
+    /// left; for threads outside the runtime.
+    pub(super) fn let_go(&self, now: Instant) -> Option<bool> {
+        let is_settled = self.exposure.settle(now);
         let (reply, answer) = oneshot::channel();
         self.requests.blocking_send(Request::LetGo(reply)).ok()?;
-        answer.blocking_recv().ok()
+        answer.blocking_recv().ok().map(|is_all_gone| is_settled && is_all_gone)
     }
 }
 

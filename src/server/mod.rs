@@ -215,7 +215,7 @@ impl Server {
         let (reload, asked) = mpsc::channel();
         let watching = handle.clone();
         let builder = thread::Builder::new().name("reload".to_owned());
-        builder.spawn(move || reload::watch(loader, &asked, &watching))?;
+        builder.spawn(move || reload::watch(clock, loader, &asked, &watching))?;
 
         if let Some(predecessor) = &mut predecessor {
             speak(predecessor, &handle, &is_quiet).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
+use super::clock::Clock;
 use super::files::Print;
 use super::handle::Handle;
 use super::load::{Loader, Refused};
@@ -15,7 +16,7 @@ use super::{memory, turns};
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Reloads whenever a file that counts has changed, or `asked` says so, until nobody can ask.
-pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) {
+pub(super) fn watch(clock: Clock, mut loader: Loader, asked: &Receiver<()>, control: &Handle) {
     turns::read_last();
     let mut seen: Option<Vec<Print>> = None;
     // What was replaced is let go of as soon as nobody answers from it.
@@ -30,7 +31,7 @@ pub(super) fn watch(mut loader: Loader, asked: &Receiver<()>, control: &Handle) 
                 seen = changes;
                 is_untidy |= loader.rest();
                 if !is_due && is_untidy {
-                    let Some(is_all_gone) = control.let_go() else { return };
+                    let Some(is_all_gone) = control.let_go(clock.now()) else { return };
                     if is_all_gone {
                         memory::tidy_up();
                     }

@@ -18,7 +18,7 @@ use reqwest::{Client, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -266,7 +266,10 @@ async fn attempt(
         .body(body);
     if let Some(file) = token {
         // Read anew each time: tokens are exchanged.
-        let text = read(file).map_err(|error| again(format!("{}: {error}", file.display())))?;
+        let (name, file) = (file.display(), file.to_owned());
+        let text = spawn_blocking(move || read(&file)).await;
+        let text = text.map_err(|error| again(error.to_string()))?;
+        let text = text.map_err(|error| again(format!("{name}: {error}")))?;
         request = request.bearer_auth(String::from_utf8_lossy(&text).trim());
     }
     // Its path and query may be secrets.

@@ -122,7 +122,7 @@ pub(super) struct Control {
     exposure: Exposure,
     unopened: Unopened,
     /// What of this node's own condition was last told.
-    told: Condition,
+    told: watch::Sender<Condition>,
     /// When the state on disk is next told that it is true.
     alive_at: Instant,
     events: VecDeque<Record>,
@@ -157,18 +157,9 @@ impl Control {
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
         let published = Arc::new(ArcSwap::from_pointee(first.drawn()));
         let ((sender, requests), (ready, is_ready)) = (channel(64), watch::channel(false));
-        let handle = Handle {
-            requests: sender,
-            published: published.clone(),
-            ready: is_ready,
-            store: store.clone(),
-            pushed: prober.pushed().clone(),
-            arrivals: prober.arrivals().clone(),
-            sample: Sample::default(),
-            exposure: Exposure::default(),
-            desk: Arc::default(),
-            unopened: Unopened::default(),
-        };
+        let (told, condition) = watch::channel(Condition::default());
+        let way = (sender, published.clone(), (is_ready, condition));
+        let handle = Handle::new(way, store.clone(), &prober);
         let control = Self {
             clock,
             monitor,
@@ -205,7 +196,7 @@ impl Control {
             sample: handle.sample.clone(),
             exposure: handle.exposure.clone(),
             unopened: handle.unopened.clone(),
-            told: Condition::default(),
+            told,
             alive_at: now,
             events: VecDeque::new(),
             refused: Vec::new(),
@@ -401,12 +392,14 @@ impl Control {
         match request {
             // What is replaced is let go of in each turn, also in the one after this.
             Request::LetGo(reply) => {
-                let is_settled = self.exposure.settle(self.clock.now());
-                let _gone = reply.send(is_settled && self.replaced.is_empty());
+                let _gone = reply.send(self.replaced.is_empty());
             }
             // Who asked may have stopped waiting.
             Request::View(reply) => {
                 let _gone = reply.send(self.view());
+            }
+            Request::Loaded(reply) => {
+                let _gone = reply.send((self.clock.now(), self.loaded.clone()));
             }
             Request::Apply(loaded, reply) => {
                 let result = loaded.and_then(|loaded| self.apply(loaded));
@@ -461,7 +454,7 @@ impl Control {
             writers: self.writers(),
             absent: self.absent(),
             signals: self.prober.arrivals().at(self.clock.now()),
-            condition: self.told,
+            condition: *self.told.borrow(),
             stale: self.monitor.stale(),
             clock_off: self.clock.off(),
             nodes: self.nodes(),
@@ -537,8 +530,8 @@ impl Control {
         self.exposure.turn_over(self.clock.now());
         for target in gone {
             self.monitor.forget(target);
-            self.prober.arrivals().forget(target);
         }
+        self.prober.arrivals().keep(|target| loaded.probes.contains_key(&target));
         self.held.set(config.held());
         self.webhooks.set(&config.node.name, &config.webhooks);
         self.applied = now;

@@ -89,7 +89,7 @@ impl Control {
             isolated: self.monitor.is_isolated() && has_listened,
             is_stale: self.monitor.stale() > 0,
         };
-        let then = std::mem::replace(&mut self.told, now);
+        let then = self.told.send_replace(now);
         let node = self.loaded.config.node.name.clone();
         for (was, is, begins, ends, why) in [
             (then.abstains, now.abstains, "abstains", "sees again", ABSTAINS),

@@ -111,9 +111,10 @@ pub(super) async fn look(
     view: View,
     asked: Asked,
 ) -> Result<(View, Exposures, Result<Vec<Leaving>, String>), Refusal> {
-    let exposures = shared.control.exposures(view.now);
-    // The model takes some milliseconds.
+    let exposure = shared.control.exposure.clone();
+    // To sum up the ledger, and the model, take some milliseconds.
     let model = move || {
+        let exposures = exposure.remaining(view.now);
         let told = leaving(&view, &exposures, &asked);
         (view, exposures, told)
     };

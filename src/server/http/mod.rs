@@ -180,7 +180,7 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
         );
     }
     // A node in doubt still answers, as well as it can.
-    let condition = shared.control.view().await.map(|view| view.condition).unwrap_or_default();
+    let condition = shared.control.condition();
     let told = match (condition.isolated, condition.abstains) {
         (true, _) => "ready; isolated: too few other nodes are heard for a quorum\n",
         (_, true) => "ready; abstains: this node does not trust its own sight\n",
@@ -193,9 +193,12 @@ async fn scrape(State(shared): State<Shared>) -> Result<Response, Refusal> {
     let view = shared.control.view().await.ok_or_else(Refusal::stopping)?;
     let (view, exposures, leaving) =
         convergence::look(&shared, view, convergence::Asked::default()).await?;
-    shared.control.exposure.tell();
-    let text = shared.recorder.render() + &metrics::now(&view);
-    let text = text + &metrics::leaving(&exposures, &leaving.unwrap_or_default());
+    let render = move || {
+        shared.control.exposure.tell();
+        let text = shared.recorder.render() + &metrics::now(&view);
+        text + &metrics::leaving(&exposures, &leaving.unwrap_or_default())
+    };
+    let text = spawn_blocking(render).await.map_err(|_| Refusal::stopping())?;
     let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     Ok((format, text).into_response())
 }

@@ -38,7 +38,10 @@ impl Pushed {
         (is_up, until): Told,
     ) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.retain(|_, (_, until)| *until > now);
+        // What is over is dropped before the table grows.
+        if told.len() == told.capacity() {
+            told.retain(|_, (_, until)| *until > now);
+        }
         told.insert((check, address), (is_up, until));
     }
 
