@@ -161,26 +161,22 @@ impl Exposure {
     }
 
     /// Does something in the book of a plan, which may be a new one.
-    fn in_book<T>(
-        &self,
-        now: Instant,
-        plan: &Arc<Plan>,
-        doing: impl FnOnce(&mut Book) -> T,
-    ) -> T {
+    fn in_book<T>(&self, now: Instant, plan: &Arc<Plan>, doing: impl FnOnce(&mut Book) -> T) -> T {
         let is_it = |book: &Book| Arc::ptr_eq(&book.plan, plan);
-        let mut books = self.books();
-        if !books.iter().any(is_it) {
+        loop {
+            let mut books = self.books();
+            if let Some(book) = books.iter_mut().find(|book| is_it(book)) {
+                return doing(book);
+            }
             let before = books.clone();
             drop(books);
             let new = Book::after(&before, now, plan.clone());
-            books = self.books();
+            let mut books = self.books();
             // Somebody else may have opened it meanwhile.
             if !books.iter().any(is_it) {
                 books.push(new);
             }
         }
-        let row = books.iter().position(is_it).unwrap_or(0);
-        doing(&mut books[row])
     }
 
     /// Lets go of earlier plans, but not of what is known of their answers: is none of them left?

@@ -21,9 +21,10 @@ use crate::server::store::{Page, Recalled};
 use crate::steer::Word;
 
 const CONFIG: &str = "regions: { us: {}, eu: {} }
+checks: { own: { pushed: true } }
 zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services:
-  web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
+  web: { names: [www.example.com], check: own, regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
   orders:
     names: [orders.example.com]
     steer: single-writer
@@ -71,6 +72,32 @@ async fn a_server_where_nobody_decides_any_more_knows() {
     assert!(task.await.is_err());
     assert!(!handle.is_ready());
     timeout(PATIENCE, handle.undecided()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_others_tell_waits_until_it_is_known_which_process_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let handle = deciding(folder.path(), true);
+    let address = IpAddr::from([192, 0, 2, 1]);
+    let told = || handle.pushed.told(Clock::start().now(), ("own", address));
+    let turn = handle.desk.turn().await.unwrap();
+    let requests = Signal { requests: Some(1.0), epoch: None };
+    let mut telling = pin!(handle.push(("own".to_owned(), address), (true, requests), PATIENCE));
+    assert!(goes_on(telling.as_mut(), 10).await.is_none());
+    assert_eq!(told(), None);
+    drop(turn);
+    telling.await.unwrap();
+    assert_eq!(told(), Some(true));
+    let known = handle.arrivals.clone();
+    assert!(!known.at(Clock::start().now()).is_empty());
+    known.keep(|_| false);
+    assert!(known.at(Clock::start().now()).is_empty());
+    for wrong in [("other", address), ("own", IpAddr::from([192, 0, 2, 9]))] {
+        let (check, address) = wrong;
+        let signal = (true, Signal::default());
+        let told = handle.push((check.to_owned(), address), signal, PATIENCE).await;
+        assert!(matches!(told, Err(Unheard::Senseless(_))), "{wrong:?}");
+    }
 }
 
 fn said(word: Word, reason: &str) -> Said {

@@ -46,7 +46,11 @@ impl Pushed {
     }
 
     /// Is an address told to be up at `now`? `None`: nobody tells.
-    pub(super) fn told(&self, now: Instant, (check, address): (&str, IpAddr)) -> Option<bool> {
+    pub(in crate::server) fn told(
+        &self,
+        now: Instant,
+        (check, address): (&str, IpAddr),
+    ) -> Option<bool> {
         let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (is_up, until) = *told.get(&(check.to_owned(), address))?;
         (until > now).then_some(is_up)
