@@ -211,12 +211,15 @@ impl Lab {
 
     /// How long each fault of one kind was in the answers of each server, and each recovery.
     fn run(&self, fault: &str, targets: &mut [Target], servers: &[Server]) -> (Table, Table) {
-        let all = vec![vec![true; targets.len()]; servers.len()];
-        for (server, target) in servers.iter().flat_map(|of| targets.iter().map(move |to| (of, to)))
-        {
+        let all = || servers.iter().flat_map(|of| targets.iter().map(move |to| (of, to)));
+        let is_calm = |(server, target): (&Server, &Target)| server.asking.names_target(target);
+        for (server, target) in all() {
             let what = format!("{} with {} at {}", server.name, target.name, target.address);
-            harness::wait_for(&what, || server.asking.names_target(target).then_some(()));
+            harness::wait_for(&what, || is_calm((server, target)).then_some(()));
         }
+        // Who was asked for the first time may not know yet.
+        harness::wait_for("all of them at once", || all().all(is_calm).then_some(()));
+        let all = vec![vec![true; targets.len()]; servers.len()];
         let fails = |lab: &Self, target: &mut Target| lab.fail(target, fault);
         let down = self.each((targets, servers), &all, false, fails);
         // Who has not seen it has nothing to see the end of.
