@@ -468,12 +468,10 @@ impl Control {
                         };
                         peers.compare(now, node, service);
                     }
-                    (Some(("w", subject)), Some(value)) => {
-                        match Said::from_spoken(subject, &value) {
-                            Some(said) => self.hear_word(node, said),
-                            None => warn!(subject, "a word of another node makes no sense"),
-                        }
-                    }
+                    (Some(("w", subject)), Some(value)) => match Said::told(subject, &value) {
+                        Some(said) => self.hear_word(node, said),
+                        None => warn!(subject, "a word of another node makes no sense"),
+                    },
                     (Some(("e", service)), Some(value)) => match serde_json::from_str(&value) {
                         Ok(named) => self.hear_writer(node, service, &named),
                         Err(_) => warn!(service, "a word of another node makes no sense"),
