@@ -120,7 +120,7 @@ pub(super) fn now(view: &View) -> String {
     head(&mut out, "meridian_endpoint_state", "1 up, 0 down, -1 no verdict yet");
     for service in &plan.services {
         for pool in &service.pools {
-            let region = plan.regions.get(pool.region.index()).map_or("", |of| &of.name);
+            let region = plan.region_name(pool.region);
             for endpoint in &pool.endpoints {
                 let state = match state_of(endpoint, &view.health) {
                     State::Up => 1,
@@ -274,7 +274,7 @@ fn arriving(out: &mut String, view: &View) {
         let endpoints = pool.endpoints.iter();
         let told = endpoints.filter_map(|of| view.signals.sight(of).requests);
         let Some(sum) = told.reduce(|sum, of| sum + of) else { continue };
-        let region = config.regions.get(pool.region.index()).map_or("", |of| &of.name);
+        let region = view.loaded.plan.region_name(pool.region);
         let (service, region) = (escaped(&service.name), escaped(region));
         let _fine = writeln!(out, "{name}{{service=\"{service}\",region=\"{region}\"}} {sum}");
     }
