@@ -9,8 +9,8 @@ use indicatif::ProgressBar;
 use jiff::Timestamp;
 
 use super::server::Server;
-use super::{Failed, bar, percent, print, print_error};
-use crate::convergence::Kind;
+use super::{Failed, bar, print, print_error};
+use crate::convergence::{Kind, percent};
 use crate::server::http::arriving::{Arriving, Telling};
 use crate::server::http::changes::Standing;
 use crate::server::http::convergence::{Leaving, Wait};

@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::convergence::{self, Patience};
 use super::server::{Server, Whom};
-use super::{Failed, percent, print};
+use super::{Failed, print};
 use crate::config::duration;
+use crate::convergence::percent;
 use crate::server::http::api::NodeStatus;
 use crate::server::http::changes::{Clearing, Effect, Happened, Push, Saying, Standing, Steps};
 use crate::server::http::fit::Fitting;

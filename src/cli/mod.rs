@@ -140,11 +140,6 @@ impl<E: std::error::Error> From<E> for Failed {
     }
 }
 
-/// A share, for people.
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
-}
-
 /// A bar that is full at `length`, on a terminal.
 fn bar(length: u64, template: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template(template);

@@ -26,6 +26,12 @@ impl Stamp {
         let saw = before.map_or(0, |before| before.at);
         Self { at: wall.max(latest.max(saw) + 1), saw }
     }
+
+    /// Can a node have given it? A word is later than what it saw, and no clock counts beyond 2⁶¹:
+    /// what is far beyond would leave no number for the words after it.
+    pub fn makes_sense(&self) -> bool {
+        self.saw < self.at && self.at >> 63 == 0
+    }
 }
 
 /// What becomes of two words on one subject.

@@ -467,6 +467,17 @@ proptest! {
         // Both have seen what the other has not: the two orders can differ only in a tie.
         prop_assert!(merge(a, b) == mirrored || a == b, "{a:?} {b:?}");
     }
+
+    /// Whatever is believed of another node, what an operator says next replaces it.
+    #[test]
+    fn any_word_that_makes_sense_can_be_replaced(at: u64, saw: u64, now: u64) {
+        let word = Stamp { at, saw };
+        if word.makes_sense() {
+            let next = Stamp::next(Instant::from_nanos(now), Some(word), word.at);
+            prop_assert_eq!(merge((word, 3), (next, 0)), Merged::Theirs);
+        }
+        prop_assert!(Stamp::next(Instant::from_nanos(now), None, 0).makes_sense());
+    }
 }
 
 #[test]

@@ -190,22 +190,4 @@ impl Lag {
         let endless = (seconds - self.end.max(told)).max(0.0);
         sum + self.left_behind(left) * bounded + self.never * endless
     }
-
-    /// ∫ S·(1 − S) dt up to the horizon, in seconds: how much both regions are written to at once,
-    /// for one write a second.
-    pub fn overlap(&self) -> f64 {
-        let mut left = 1.0 - self.zero;
-        let mut sum = 0.0;
-        for mass in &self.cells {
-            let next = left - mass;
-            // Simpson's rule, which is exact for what is linear in a cell.
-            let middle = f64::midpoint(left, next);
-            let inner = |share: f64| share * (1.0 - share);
-            sum += (inner(left) + 4.0 * inner(middle) + inner(next)) * STEP / 6.0;
-            left = next;
-        }
-        let rest = HORIZON - self.cells.len() as f64 * STEP;
-        let left = self.left_behind(left);
-        sum + left * (1.0 - left) * rest
-    }
 }

@@ -42,3 +42,8 @@ pub use policy::{Cost, Handover, Policy};
 pub use population::{Class, Layer, Population};
 pub use presets::{PRESETS, Preset};
 pub use returns::{Returns, Seen};
+
+/// A share, for people.
+pub fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}

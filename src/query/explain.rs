@@ -250,7 +250,7 @@ fn steering(
             .collect::<Vec<Standing>>();
         let why = why(service, &standings, region, ready);
         let chosen = ready.choice.regions.contains(&region);
-        Candidate { region: region_name(plan, region), distance_km, chosen, why }
+        Candidate { region: plan.region_name(region).to_owned(), distance_km, chosen, why }
     });
     let target = match &ready.body {
         Body::Alias(rdata, _) => rdata.target().and_then(Name::from_wire),
@@ -326,10 +326,6 @@ fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Read
     } else {
         format!("{standing}; not needed")
     }
-}
-
-fn region_name(plan: &Plan, region: RegionId) -> String {
-    plan.regions.get(region.index()).map_or_else(String::new, |region| region.name.clone())
 }
 
 impl fmt::Display for Explanation {

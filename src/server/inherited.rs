@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, absolute};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Socket, Type};
 
@@ -13,14 +14,18 @@ use socket2::{Socket, Type};
 pub(super) struct Inherited(Vec<Socket>);
 
 impl Inherited {
-    /// Those that the service manager has passed; mostly none.
+    /// Those that the service manager has passed, for the first server that asks; mostly none.
     ///
     /// # Errors
     /// It says that there are some, and there are not.
     pub(super) fn of_manager() -> io::Result<Self> {
+        static ARE_TAKEN: AtomicBool = AtomicBool::new(false);
         let passed = sd_notify::listen_fds()?;
+        if ARE_TAKEN.swap(true, Ordering::Relaxed) {
+            return Ok(Self::default());
+        }
         // SAFETY: they are this process's alone from its beginning on (`sd_listen_fds(3)`), and
-        // are taken once: a process starts one server.
+        // nobody has taken them before.
         Ok(passed.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
     }
 

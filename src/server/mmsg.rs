@@ -1,8 +1,8 @@
 //! Datagrams by the batch: one system call takes many packets, and one sends their answers.
 //!
 //! `recvmmsg` and `sendmmsg` halve the cost of a query against one call a packet, and no
-//! well-kept crate gives both together with the packets' destinations. All of this file's unsafe
-//! code is in [`Batch::receive`] and [`Batch::send`] and the readers of what the kernel wrote.
+//! well-kept crate gives both together with the packets' destinations. This file's unsafe code
+//! makes empty structures of the kernel's, calls these two, and reads what it wrote.
 
 use std::io;
 use std::mem::zeroed;
@@ -19,11 +19,11 @@ pub(super) const BATCH: usize = 32;
 /// longer is cut, and then malformed.
 const LONGEST: usize = 2048;
 
-/// Room for one message that tells an address (`CMSG_SPACE` of the larger, IPv6, is 40), aligned
-/// as the kernel wants it.
+/// Room for one message that tells an address (`CMSG_SPACE` of the larger, IPv6, is 40), behind one
+/// that tells the time (32), as inherited sockets may; aligned as the kernel wants it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; 64]);
+struct Control([u8; 96]);
 
 /// Packets, and in their places their answers.
 pub(super) struct Batch {
@@ -54,7 +54,7 @@ impl Batch {
             // SAFETY: all-zero is a valid address storage, of no family.
             peer: unsafe { zeroed() },
             peer_length: 0,
-            control: Control([0; 64]),
+            control: Control([0; 96]),
             control_length: 0,
         };
         Self {
@@ -136,13 +136,10 @@ impl Batch {
             message.msg_namelen = packet.peer_length;
             message.msg_iov = buffer;
             message.msg_iovlen = 1;
-            message.msg_control = null_mut();
-            message.msg_controllen = 0;
-            if packet.control_length > 0 {
-                message.msg_control = packet.control.0.as_mut_ptr().cast();
-                message.msg_controllen = packet.control_length;
-                any_interface(message);
-            }
+            message.msg_control = packet.control.0.as_mut_ptr().cast();
+            message.msg_controllen = packet.control_length;
+            // SAFETY: these are the control messages of this packet, so many octets of them.
+            unsafe { keep_address(message) };
             filled += 1;
         }
         let mut sent = 0;
@@ -167,32 +164,42 @@ impl Batch {
     }
 }
 
-/// Answers leave by the route to the client, not by the interface that the question came in on,
-/// but for link-local addresses, which mean nothing without one.
-fn any_interface(message: &libc::msghdr) {
-    // SAFETY: the header describes control messages that the kernel wrote into aligned memory;
-    // CMSG_FIRSTHDR gives null or a whole header within them.
-    let control = unsafe { libc::CMSG_FIRSTHDR(message) };
-    if control.is_null() {
-        return;
-    }
-    // SAFETY: the data of a message stands behind its header, as long as its level and type say.
-    unsafe {
-        let data = libc::CMSG_DATA(control);
-        match ((*control).cmsg_level, (*control).cmsg_type) {
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                (*data.cast::<libc::in_pktinfo>()).ipi_ifindex = 0;
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                let info = data.cast::<libc::in6_pktinfo>();
-                let ip = Ipv6Addr::from((*info).ipi6_addr.s6_addr);
-                if !ip.is_unicast_link_local() {
-                    (*info).ipi6_ifindex = 0;
+/// Of the control messages that came with a question, keeps the one for the answer: which address
+/// was asked. The kernel refuses to send others, such as the time. Answers leave by the route to
+/// the client, not by the interface that the question came in on, but for link-local addresses,
+/// which mean nothing without one.
+///
+/// # Safety
+/// The header describes control messages that the kernel wrote into aligned memory.
+unsafe fn keep_address(message: &mut libc::msghdr) {
+    // SAFETY: this gives null or a whole header within these messages.
+    let mut control = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !control.is_null() {
+        // SAFETY: the data of a message stands behind its header, as long as that says: it is cut
+        // where there was no room. What comes next is null or a whole header within these messages.
+        unsafe {
+            let data = libc::CMSG_DATA(control);
+            let has = |size| (*control).cmsg_len >= libc::CMSG_LEN(socklen(size)) as usize;
+            match ((*control).cmsg_level, (*control).cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) if has(size_of::<libc::in_pktinfo>()) => {
+                    (*data.cast::<libc::in_pktinfo>()).ipi_ifindex = 0;
+                    break;
                 }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if has(size_of::<libc::in6_pktinfo>()) => {
+                    let info = data.cast::<libc::in6_pktinfo>();
+                    let ip = Ipv6Addr::from((*info).ipi6_addr.s6_addr);
+                    if !ip.is_unicast_link_local() {
+                        (*info).ipi6_ifindex = 0;
+                    }
+                    break;
+                }
+                _ => control = libc::CMSG_NXTHDR(message, control),
             }
-            _ => {}
         }
     }
+    message.msg_control = control.cast();
+    // SAFETY: it is null or a whole header.
+    message.msg_controllen = unsafe { control.as_ref() }.map_or(0, |of| of.cmsg_len);
 }
 
 fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
@@ -218,4 +225,51 @@ fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
 
 fn socklen(length: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(length).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Turns an option of a socket on.
+    fn set(socket: &UdpSocket, level: libc::c_int, option: libc::c_int) {
+        let on: libc::c_int = 1;
+        let (file, value) = (socket.as_raw_fd(), (&raw const on).cast());
+        // SAFETY: the pointer is to an int that lives through the call, and that is its size.
+        let result =
+            unsafe { libc::setsockopt(file, level, option, value, socklen(size_of_val(&on))) };
+        assert_eq!(result, 0);
+    }
+
+    #[test]
+    fn an_answer_leaves_from_the_address_that_was_asked_whatever_else_the_kernel_tells() {
+        let v4 = ("0.0.0.0:0", "127.0.0.2", (libc::IPPROTO_IP, libc::IP_PKTINFO));
+        let v6 = ("[::]:0", "::1", (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO));
+        for (all, asked, (level, option)) in [v4, v6] {
+            for (with_time, with_address) in [(false, true), (true, true), (true, false)] {
+                let socket = UdpSocket::bind(all).unwrap();
+                if with_time {
+                    set(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMP);
+                }
+                if with_address {
+                    set(&socket, level, option);
+                }
+                let client = UdpSocket::bind(all).unwrap();
+                client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                let to =
+                    SocketAddr::new(asked.parse().unwrap(), socket.local_addr().unwrap().port());
+                client.send_to(b"question", to).unwrap();
+                let mut batch = Batch::new();
+                assert_eq!(batch.receive(&socket).unwrap(), 1);
+                for (_, message) in batch.packets(1) {
+                    assert_eq!(message, b"question");
+                }
+                assert_eq!(batch.send(&socket, 1), 0);
+                let (_, from) = client.recv_from(&mut [0; 16]).unwrap();
+                assert!(from == to || !with_address, "{from} {to}");
+            }
+        }
+    }
 }

@@ -72,14 +72,11 @@ impl Said {
         serde_json::to_string(&spoken).unwrap_or_default()
     }
 
-    /// What was spoken of `subject`, if it makes sense.
-    pub(super) fn from_spoken(subject: &str, text: &str) -> Option<Self> {
+    /// What was spoken of `subject`, if it can be read.
+    fn from_spoken(subject: &str, text: &str) -> Option<Self> {
         let spoken: Spoken = serde_json::from_str(text).ok()?;
         let ramp = spoken.ramp_percent.zip(spoken.ramp_every);
         let word = spoken.word.map(|word| word.parse()).transpose().ok()?;
-        let stamp = Stamp { at: spoken.at, saw: spoken.saw };
-        // What was seen is earlier than what saw it.
-        (stamp.saw < stamp.at).then_some(())?;
         Some(Self {
             subject: subject.parse().ok()?,
             word,
@@ -88,8 +85,21 @@ impl Said {
             since: Instant::from_nanos(spoken.since),
             until: spoken.until.map(Instant::from_nanos),
             ramp: ramp.map(|(percent, every)| Ramp { percent, every: Duration::from_nanos(every) }),
-            stamp,
+            stamp: Stamp { at: spoken.at, saw: spoken.saw },
         })
+    }
+
+    /// The same of what is kept. An earlier version kept stamps that make no sense: such a word
+    /// stands until anything else is said of its subject.
+    pub(super) fn recalled(subject: &str, text: &str) -> Option<Self> {
+        let said = Self::from_spoken(subject, text)?;
+        let stamp = Some(said.stamp).filter(Stamp::makes_sense);
+        Some(Self { stamp: stamp.unwrap_or(Stamp { at: 1, saw: 0 }), ..said })
+    }
+
+    /// What was heard of another node, if it makes sense.
+    pub(super) fn told(subject: &str, text: &str) -> Option<Self> {
+        Self::from_spoken(subject, text).filter(|said| said.stamp.makes_sense())
     }
 
     /// What is said, in a word.

@@ -437,7 +437,7 @@ impl Database {
         let mut statement = self.0.prepare("SELECT subject, said FROM overrides")?;
         let said = statement.query_map([], |row| {
             let (subject, text) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
-            Said::from_spoken(subject, text).ok_or(rusqlite::Error::InvalidQuery)
+            Said::recalled(subject, text).ok_or(rusqlite::Error::InvalidQuery)
         })?;
         let said = said.collect::<Result<Vec<_>, _>>()?;
         let mut statement = self.0.prepare("SELECT target, state, since FROM states")?;

@@ -248,7 +248,7 @@ impl Node {
     fn contest(&self) -> Option<Contest> {
         let plan = self.snapshot.plan();
         let service = plan.services.get(self.service.index())?;
-        let name = |region: RegionId| Some(plan.regions.get(region.index())?.name.clone());
+        let name = |region: RegionId| Some(plan.region_name(region).to_owned());
         let renews = |region| self.region == region || !self.places.contains(&region);
         let may_name = !self.monitor.is_isolated() && !self.monitor.abstains();
         Contest::of((self.service, service), &self.facts(), &name, &renews, may_name)

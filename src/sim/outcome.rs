@@ -9,7 +9,7 @@ use super::costs::Settling;
 use super::input::Input;
 use super::scenario::{Act, Scenario, Wish};
 use crate::config::Config;
-use crate::convergence::Lag;
+use crate::convergence::{Lag, percent};
 use crate::ids::RegionId;
 
 /// What came of a scenario. Times are seconds from its beginning, shares parts of one.
@@ -353,10 +353,6 @@ impl Moved {
     }
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
-}
-
 /// How many lines of what happened are printed; the page has all.
 const SHOWN: usize = 30;
 
@@ -404,7 +400,7 @@ impl Act {
                 format!("nothing passes: {}", groups.join(between))
             }
             Self::Heal => "everything passes again".to_owned(),
-            Self::Lose(share) => format!("{:.1} % of the packets get lost", share * 100.0),
+            Self::Lose(share) => format!("{} of the packets get lost", percent(*share)),
         }
     }
 }

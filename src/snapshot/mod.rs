@@ -171,6 +171,12 @@ impl Plan {
         ids.filter_map(|id| Some((*id, self.services.get(id.index())?)))
     }
 
+    /// What operators call a service, and a region.
+    pub fn names(&self, service: ServiceId, region: RegionId) -> Option<(String, String)> {
+        let service = self.services.get(service.index())?;
+        Some((service.name.clone(), self.region_name(region).to_owned()))
+    }
+
     /// What operators call a service's region.
     pub fn pool_name(&self, service: ServiceId, region: RegionId) -> String {
         let service = self.services.get(service.index()).map_or("", |of| &of.name);
@@ -184,7 +190,8 @@ impl Plan {
         pools.into_iter().flatten().any(|pool| self.region_name(pool.region) == region)
     }
 
-    fn region_name(&self, id: RegionId) -> &str {
+    /// What operators call a region.
+    pub fn region_name(&self, id: RegionId) -> &str {
         self.regions.get(id.index()).map_or("", |of| &of.name)
     }
 
@@ -244,10 +251,7 @@ impl Plan {
 
     /// The weights of the regions of `service`, for people: `us-east 90, eu-west 10`.
     pub fn weights(&self, service: &Service) -> String {
-        let weight = |pool: &Pool| {
-            let region = self.regions.get(pool.region.index());
-            format!("{} {}", region.map_or("", |region| &region.name), pool.weight)
-        };
+        let weight = |pool: &Pool| format!("{} {}", self.region_name(pool.region), pool.weight);
         service.pools.iter().map(weight).collect::<Vec<_>>().join(", ")
     }
 
@@ -292,12 +296,12 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    fn of(plan: &Plan, service: &Service, writer: &Writer) -> Option<Self> {
-        let region = plan.regions.get(writer.region.index())?;
-        let texts = [format!("epoch={}", writer.epoch), format!("region={}", region.name)];
+    fn of(plan: &Plan, service: &Service, writer: &Writer) -> Self {
+        let region = plan.region_name(writer.region);
+        let texts = [format!("epoch={}", writer.epoch), format!("region={region}")];
         let rdata = Rdata::strings(&texts.each_ref().map(|text| text.as_bytes()));
         let ttl = service.suspect_ttl.min(service.ttl).min(writer.ttl);
-        Some(Self { rdata, ttl, until: writer.until })
+        Self { rdata, ttl, until: writer.until }
     }
 }
 
@@ -479,7 +483,7 @@ fn compile_service(
     divisions: &mut HashMap<DivisionKey, Weak<Division>>,
 ) -> CompiledService {
     let writer = facts.writers.of(id);
-    let epoch = writer.and_then(|writer| Epoch::of(plan, service, writer));
+    let epoch = writer.map(|writer| Epoch::of(plan, service, writer));
     let mut compiled = CompiledService { epoch, ecs: service.ecs, ..CompiledService::default() };
     let starts = facts.overrides.bands(id, &service.pools);
     let ends = starts.iter().skip(1).copied().chain([SLOTS]);

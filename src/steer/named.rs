@@ -90,6 +90,9 @@ pub struct Named {
     followers: BTreeSet<NodeId>,
 }
 
+/// No epoch is as high: it would leave none for what is named next.
+const TOO_HIGH: u64 = 1 << 63;
+
 impl Named {
     /// What an operator says at `now`, where `before` counts and answers are remembered for `ttl`.
     /// This node surely hears what others say until `heard` (`None`: there are no others), and
@@ -162,7 +165,8 @@ impl Named {
     #[must_use]
     pub fn recalled(self, now: Instant) -> Self {
         let begun = self.from.filter(|from| *from > 0).map(|_| (now + self.wait()).as_nanos());
-        Self { from: begun.or(self.from), ..self }
+        // An earlier version believed others any epoch.
+        Self { from: begun.or(self.from), epoch: self.epoch.min(TOO_HIGH / 2), ..self }
     }
 
     /// Is the wait over, and was not known to be? Then that is to be kept.
@@ -179,6 +183,7 @@ impl Named {
     pub fn heard(self, ours: Option<&Self>) -> Option<Self> {
         let theirs = Self { from: None, followers: BTreeSet::new(), ..self };
         match ours {
+            _ if theirs.epoch >= TOO_HIGH => None,
             Some(ours) if ours.epoch > theirs.epoch => None,
             Some(ours) if ours.is_same(&theirs) => None,
             // Two said two things of which neither knew of the other. Nobody is right.
@@ -337,6 +342,20 @@ mod tests {
         let again = word.recalled(now - SECOND * 86_400);
         assert_eq!(from(&again), Some(Instant::default()));
         assert!(!said(now, "us", 60, None).recalled(now).stands());
+    }
+
+    #[test]
+    fn an_epoch_that_leaves_none_after_it_is_not_followed() {
+        let now = Instant::from_nanos(1 << 60);
+        let first = said(now, "us", 10, None);
+        let high = |epoch| Named { epoch, ..said(now, "eu", 10, None) };
+        for ours in [None, Some(&first), Some(&high(TOO_HIGH - 1))] {
+            assert_eq!(high(u64::MAX).heard(ours), None);
+        }
+        // What an earlier version kept has a next one, which others follow.
+        let kept = high(u64::MAX).recalled(now);
+        let next = said(now, "us", 10, Some(&kept));
+        assert_eq!(next.clone().heard(Some(&kept)), Some(Named { from: None, ..next }));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use indexmap::{IndexMap, IndexSet};
 
 use super::lookup::{Node, Zone};
-use super::name::{Name, offsets};
+use super::name::{Name, is_wildcard, offsets};
 use super::nodes::Nodes;
 use super::record::{Denial, Rdata, RecordType, RrSet, minimum};
 use crate::ids::ServiceId;
@@ -242,7 +242,7 @@ impl ZoneBuilder {
             .filter(|(lower, draft)| ***lower != *origin_lower && self.has(draft, RecordType::NS));
         let cuts: HashSet<&[u8], RandomState> = cuts.map(|(lower, _)| &**lower).collect();
         let names = || self.drafts.keys().map(|lower| &**lower).chain(empty.iter().copied());
-        let is_plain = cuts.is_empty() && !names().any(|name| name.starts_with(b"\x01*"));
+        let is_plain = cuts.is_empty() && !names().any(is_wildcard);
         let (count, mut records) = (self.drafts.len() + empty.len(), 0);
         let nothing = Draft::default();
         let drafts = self.drafts.values().chain(repeat_n(&nothing, empty.len()));
@@ -458,7 +458,7 @@ impl ZoneBuilder {
             (beside_alias, Fault::AliasBesideRecords),
             (steered_cut && !beside_alias, Fault::SteeredCut),
             // RFC 4592 §4.2.
-            (lower.starts_with(b"\x01*") && !at_origin && has(RecordType::NS), Fault::WildcardCut),
+            (is_wildcard(lower) && !at_origin && has(RecordType::NS), Fault::WildcardCut),
         ]
         .into_iter()
         .filter(|(wrong, _)| *wrong)

@@ -46,11 +46,11 @@ impl Name {
         offsets(&self.0)
             .any(|at| self.0.get(at..).is_some_and(|suffix| suffix.eq_ignore_ascii_case(&other.0)))
     }
+}
 
-    /// Is its first label `*` (RFC 4592 §2.1.1)?
-    pub fn is_wildcard(&self) -> bool {
-        self.0.starts_with(b"\x01*")
-    }
+/// Is the first label of a name `*` (RFC 4592 §2.1.1)?
+pub(super) fn is_wildcard(wire: &[u8]) -> bool {
+    wire.starts_with(b"\x01*")
 }
 
 /// Where the labels of a name begin, the root's last.

@@ -87,13 +87,7 @@ fn named(snapshot: &Snapshot, id: ServiceId) -> RegionSet {
 /// The same of several services, by name.
 fn all_named(snapshot: &Snapshot, which: &[ServiceId]) -> BTreeMap<Name, (ServiceId, RegionId)> {
     let named = which.iter().flat_map(|id| named(snapshot, *id).iter().map(|at| (*id, at)));
-    named.filter_map(|(id, at)| Some((name(snapshot.plan(), id, at)?, (id, at)))).collect()
-}
-
-/// What operators call a service's region.
-fn name(plan: &Plan, service: ServiceId, region: RegionId) -> Option<Name> {
-    let service = plan.services.get(service.index())?;
-    Some((service.name.clone(), plan.regions.get(region.index())?.name.clone()))
+    named.filter_map(|(id, at)| Some((snapshot.plan().names(id, at)?, (id, at)))).collect()
 }
 
 impl Control {
@@ -121,7 +115,7 @@ impl Control {
             self.peers.iter_mut().for_each(|peers| peers.unsure.add(&service.name));
             let ttl = service.ttl.max(self.ttls.longest(&service.name, now));
             let (was, doubt) = (0.0, None);
-            let names = service.pools.iter().filter_map(|pool| name(after.plan(), id, pool.region));
+            let names = service.pools.iter().filter_map(|pool| after.plan().names(id, pool.region));
             for name in names.filter(|name| !is_in.contains_key(name)) {
                 let unseen = Absent {
                     since: now,
@@ -177,7 +171,7 @@ impl Control {
                 if word.is_none_or(|word| word == Word::Up) {
                     continue;
                 }
-                let Some(name) = name(plan, id, pool.region) else { continue };
+                let Some(name) = plan.names(id, pool.region) else { continue };
                 let earlier = self.begun.remove(&name);
                 begun.insert(name, earlier.unwrap_or_else(|| had(&signals, pool)));
             }

@@ -273,17 +273,16 @@ impl Digest {
         let service = snapshot.service(id)?;
         let mut text = String::new();
         let (mut shares, mut others) = (BTreeMap::new(), BTreeSet::new());
-        let region = |id: crate::ids::RegionId| snapshot.plan().regions.get(id.index());
+        let name = |id| snapshot.plan().region_name(id).to_owned();
         for family in Family::ALL {
             for (ready, share) in service.selector(family).iter().flat_map(|of| of.answers()) {
                 let addresses = ready.choice.addresses.iter().map(ToString::to_string);
                 text.extend(addresses.chain([format!(" {share:.6};")]));
-                let first = ready.first.and_then(region);
-                let name = first.map_or(String::new(), |region| region.name.clone());
                 if family == Family::V4 {
-                    *shares.entry(name).or_insert(0.0) += share;
+                    let first = ready.first.map(name).unwrap_or_default();
+                    *shares.entry(first).or_insert(0.0) += share;
                 }
-                others.extend(ready.regions.iter().filter_map(region).map(|of| of.name.clone()));
+                others.extend(ready.regions.iter().map(name));
             }
         }
         others.retain(|name| !shares.contains_key(name));
@@ -468,12 +467,10 @@ impl Control {
                         };
                         peers.compare(now, node, service);
                     }
-                    (Some(("w", subject)), Some(value)) => {
-                        match Said::from_spoken(subject, &value) {
-                            Some(said) => self.hear_word(node, said),
-                            None => warn!(subject, "a word of another node makes no sense"),
-                        }
-                    }
+                    (Some(("w", subject)), Some(value)) => match Said::told(subject, &value) {
+                        Some(said) => self.hear_word(node, said),
+                        None => warn!(subject, "a word of another node makes no sense"),
+                    },
                     (Some(("e", service)), Some(value)) => match serde_json::from_str(&value) {
                         Ok(named) => self.hear_writer(node, service, &named),
                         Err(_) => warn!(service, "a word of another node makes no sense"),

@@ -26,15 +26,12 @@ impl Control {
     pub(super) fn moves(&self) -> Moves {
         let plan = &self.loaded.plan;
         let name = |(of, at, family)| format!("{} {family}", plan.pool_name(of, at));
-        let left = |of: Left| {
-            let region = plan.regions.get(of.region.index())?;
-            Some((region.name.clone(), of.at, of.with))
-        };
+        let left = |of: Left| (plan.region_name(of.region).to_owned(), of.at, of.with);
         let steer::Moves { out, kept, left: all } = self.holds.moves();
         Moves {
             out: out.into_iter().map(name).collect(),
             kept: kept.into_iter().map(name).collect(),
-            left: all.into_iter().filter_map(left).collect(),
+            left: all.into_iter().map(left).collect(),
         }
     }
 }

@@ -225,8 +225,11 @@ impl Control {
             if was == is {
                 continue;
             }
-            let (level, what) = match is.and_then(|(at, epoch)| Some((name(&plan, at)?, epoch))) {
-                Some((region, epoch)) => (Level::Warn, format!("writer {region}, epoch {epoch}")),
+            let (level, what) = match is {
+                Some((region, epoch)) => {
+                    let region = plan.region_name(region);
+                    (Level::Warn, format!("writer {region}, epoch {epoch}"))
+                }
                 None => (Level::Error, "no region writes".to_owned()),
             };
             let named = self.writing.named.get(&service.name);
@@ -252,7 +255,7 @@ impl Control {
         let Some(contests) = &self.writing.contests else { return };
         let plan = &self.loaded.plan;
         let facts = self.facts();
-        let name = |region| name(plan, region);
+        let name = |region| Some(plan.region_name(region).to_owned());
         let renews = |region| self.renews(region);
         let contest = |of: (ServiceId, &Service)| Contest::of(of, &facts, &name, &renews, may_name);
         let all = plan.single_writers().filter_map(contest);
@@ -270,9 +273,9 @@ impl Control {
     fn renews(&self, region: RegionId) -> bool {
         let config = &self.loaded.config;
         let own = config.node.region == Some(region);
-        let name = name(&self.loaded.plan, region);
+        let name = self.loaded.plan.region_name(region);
         let mut members = config.cluster.iter().flat_map(|cluster| &cluster.nodes);
-        own || !members.any(|member| member.region == name)
+        own || !members.any(|member| member.region.as_deref() == Some(name))
     }
 
     /// What etcd has of a service's writer, or why that is not known.
@@ -512,7 +515,7 @@ impl Control {
             Some(WriterView {
                 service: service.name.clone(),
                 leased: matches!(lease, Lease::Kept(_)),
-                writer: writer.and_then(|of| Some((name(plan, of.region)?, of.epoch))),
+                writer: writer.map(|of| (plan.region_name(of.region).to_owned(), of.epoch)),
                 newest: self.writing.all.of(id).or(writer).map(|of| of.epoch),
                 until: writer.and_then(|of| of.until),
                 next_from: leased.and_then(|leased| leased.free_from).or(waits),
@@ -532,8 +535,4 @@ fn lease_of(service: &Service) -> Option<bool> {
         Policy::SingleWriter(_, lease) => Some(matches!(lease, Lease::Kept(_))),
         _ => None,
     }
-}
-
-fn name(plan: &Plan, region: RegionId) -> Option<String> {
-    plan.regions.get(region.index()).map(|region| region.name.clone())
 }

@@ -14,8 +14,8 @@ use super::writers::Writing;
 use crate::config::Target;
 use crate::convergence::Parting;
 use crate::health::{Outcome, State};
-use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Plan, Selector, Snapshot};
+use crate::ids::ServiceId;
+use crate::snapshot::{Selector, Snapshot};
 use crate::steer::{Endpoint, Family, Hold, Pool, Service, state_of};
 use crate::time::Instant;
 
@@ -235,7 +235,7 @@ impl Status {
         let warnings = config.warnings.iter().map(ToString::to_string).chain(pending).collect();
         Self {
             node: config.node.name.clone(),
-            node_region: config.node.region.map(|region| region_name(plan, region)),
+            node_region: config.node.region.map(|region| plan.region_name(region).to_owned()),
             version: env!("CARGO_PKG_VERSION"),
             now: timestamp(view.now),
             started: timestamp(view.started),
@@ -476,7 +476,7 @@ fn endpoint_status(
     });
     let last = health.and_then(|health| health.last);
     EndpointStatus {
-        region: region_name(view.snapshot.plan(), pool.region),
+        region: view.snapshot.plan().region_name(pool.region).to_owned(),
         address: endpoint.address.to_string(),
         probed: endpoint.probed.is_some(),
         state: state_of(endpoint, &view.health).to_string(),
@@ -515,17 +515,13 @@ fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
 fn by_answer(snapshot: &Snapshot, family: Family, selector: &Selector) -> Vec<Served> {
     let served = selector.answers().map(|(ready, share)| Served {
         rtype: family.to_string(),
-        region: ready.first.map(|region| region_name(snapshot.plan(), region)),
+        region: ready.first.map(|region| snapshot.plan().region_name(region).to_owned()),
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),
         basis: ready.choice.basis.to_string(),
         share,
     });
     served.filter(|served| served.share > 0.0).collect()
-}
-
-pub(super) fn region_name(plan: &Plan, region: RegionId) -> String {
-    plan.regions.get(region.index()).map_or_else(String::new, |region| region.name.clone())
 }
 
 pub(super) fn millis(span: Duration) -> f64 {

@@ -69,8 +69,8 @@ pub(super) fn answered(view: &View) -> Answered<'_> {
     let config = &view.loaded.config;
     for service in config.services.iter().filter(|_| !view.signals.is_empty()) {
         for pool in &service.pools {
-            let Some(region) = config.regions.get(pool.region.index()) else { continue };
-            if view.absent.contains_key(&(service.name.clone(), region.name.clone())) {
+            let region = view.loaded.plan.region_name(pool.region);
+            if view.absent.contains_key(&(service.name.clone(), region.to_owned())) {
                 continue;
             }
             for target in pool.endpoints.iter().flat_map(targets) {

@@ -9,7 +9,7 @@ use axum::{Extension, http::StatusCode};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::api::{millis, region_name, timestamp};
+use super::api::{millis, timestamp};
 use super::guard::Caller;
 use super::sent::{Body, Parameters};
 use super::{Refusal, Shared};
@@ -378,14 +378,14 @@ impl Effect {
         let shares = impact.shares.iter().map(|share| Moved {
             service: share.service.clone(),
             rtype: share.family.to_string(),
-            region: share.region.map(|region| region_name(plan, region)),
+            region: share.region.map(|region| plan.region_name(region).to_owned()),
             before: share.before,
             after: share.after,
             observed: share.observed,
         });
         let used = |name: &str| {
             let mut shares = impact.shares.iter().filter_map(|share| share.region);
-            shares.any(|region| region_name(plan, region) == name)
+            shares.any(|region| plan.region_name(region) == name)
         };
         let regions: Vec<_> = plan.regions.iter().filter(|region| used(&region.name)).collect();
         let capacity: Option<u64> = regions.iter().map(|region| region.capacity).sum();
@@ -395,7 +395,7 @@ impl Effect {
         let all: f64 = impact.shares.iter().map(|share| share.before * weight(share)).sum();
         let sum = |name: &str, of: fn(&Share) -> f64| {
             let shares = impact.shares.iter().filter(|share| {
-                share.region.is_some_and(|region| region_name(plan, region) == name)
+                share.region.is_some_and(|region| plan.region_name(region) == name)
             });
             shares.map(|share| of(share) * weight(share)).sum::<f64>() / all.max(f64::MIN_POSITIVE)
         };

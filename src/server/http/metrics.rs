@@ -80,7 +80,9 @@ fn describe() {
         ("meridian_state_lost_total", "Times that something could not be kept on disk"),
         ("meridian_truncated_total", "Answers that told the client to ask again over TCP"),
         ("meridian_silent_total", "Packets not answered, as an answer could make a loop"),
+        ("meridian_limited_total", "Questions over UDP beyond the limit of their network"),
         ("meridian_unsent_total", "Answers that the system could not send"),
+        ("meridian_webhook_events_total", "Events of webhooks, by whether they were delivered"),
         ("meridian_xdp_total", "Packets that came past the kernel's stack, by interface"),
         ("meridian_probes_total", "Probes, by what they saw"),
         ("meridian_load_reports_total", "Load reports of endpoints, by whether they made sense"),
@@ -118,7 +120,7 @@ pub(super) fn now(view: &View) -> String {
     head(&mut out, "meridian_endpoint_state", "1 up, 0 down, -1 no verdict yet");
     for service in &plan.services {
         for pool in &service.pools {
-            let region = plan.regions.get(pool.region.index()).map_or("", |of| &of.name);
+            let region = plan.region_name(pool.region);
             for endpoint in &pool.endpoints {
                 let state = match state_of(endpoint, &view.health) {
                     State::Up => 1,
@@ -272,7 +274,7 @@ fn arriving(out: &mut String, view: &View) {
         let endpoints = pool.endpoints.iter();
         let told = endpoints.filter_map(|of| view.signals.sight(of).requests);
         let Some(sum) = told.reduce(|sum, of| sum + of) else { continue };
-        let region = config.regions.get(pool.region.index()).map_or("", |of| &of.name);
+        let region = view.loaded.plan.region_name(pool.region);
         let (service, region) = (escaped(&service.name), escaped(region));
         let _fine = writeln!(out, "{name}{{service=\"{service}\",region=\"{region}\"}} {sum}");
     }

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
 use super::Deadline;
@@ -41,9 +42,10 @@ struct Group(Child);
 impl Drop for Group {
     fn drop(&mut self) {
         // Once it was waited for, its id may be somebody else's.
-        if let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) {
-            // SAFETY: it takes two numbers, and the group is one that this process made.
-            unsafe { libc::kill(-id, libc::SIGKILL) };
+        let id = self.0.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(group) = id.and_then(Pid::from_raw) {
+            // Else it has ended by itself.
+            let _gone = kill_process_group(group, Signal::KILL);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is kept outlives whoever kept it.
 
 use super::*;
+use crate::cluster::Stamp;
 
 #[tokio::test]
 async fn each_process_speaks_in_a_higher_incarnation_whatever_its_clock_says() {
@@ -29,7 +30,21 @@ fn record(what: &str) -> Record {
 
 fn said() -> Said {
     let text = r#"{"word":"drain","reason":"test","owner":"alice","since":0,"at":1,"saw":0}"#;
-    Said::from_spoken("eu", text).unwrap()
+    Said::recalled("eu", text).unwrap()
+}
+
+#[test]
+fn a_stamp_that_makes_no_sense_costs_no_word_and_leaves_room_for_the_next() {
+    let database = Database::of(Connection::open_in_memory()).unwrap();
+    for (at, saw) in [(u64::MAX, 0), (u64::MAX, u64::MAX), (1 << 40, u64::MAX), (0, 0)] {
+        let kept = Said { stamp: Stamp { at, saw }, ..said() };
+        assert_eq!(Said::told("eu", &kept.spoken()), None, "no other node is believed that");
+        database.say(&kept).unwrap();
+        assert_eq!(database.recall().unwrap().said, [said()]);
+    }
+    let stamp = said().stamp;
+    assert!(Stamp::next(Instant::default(), Some(stamp), stamp.at).makes_sense());
+    assert!(Said::told("eu", &said().spoken()).is_some());
 }
 
 #[test]

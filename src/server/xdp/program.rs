@@ -10,11 +10,11 @@
 //!
 //! Some dozens of instructions, put together here (RFC 9669) for the addresses there are, so that
 //! no compiler for BPF is needed where Meridian is built. The kernel verifies them before it runs
-//! them. All unsafe code is in [`bpf`].
+//! them. All unsafe code is about bpf(2), which does that.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::own::Own;
 
@@ -131,7 +131,7 @@ impl Assembler {
         }
     }
 
-    /// Passes on frames that are no longer than `length`.
+    /// Passes on frames that are shorter than `length`.
     fn pass_shorter(&mut self, length: i16) {
         self.add(COPY, (4, 2), 0, 0);
         self.add(ADD, (4, 0), 0, i32::from(length));
@@ -267,18 +267,23 @@ impl Sockets {
     /// The kernel's.
     pub(super) fn new(queues: u32) -> io::Result<Self> {
         // Kind, sizes of key and value, entries.
-        bpf(MAP_CREATE, &[XSKMAP, 4, 4, queues]).map(|map| Self(opened(map)))
+        let map = [XSKMAP, 4, 4, queues];
+        // SAFETY: as the command wants it, without a pointer; it opens a file.
+        unsafe { open(MAP_CREATE, &map) }.map(Self)
     }
 
     /// What comes by this queue is this socket's from now on.
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) fn give(&self, queue: u32, socket: RawFd) -> io::Result<()> {
+    pub(super) fn give(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let socket = socket.as_raw_fd();
         let map = u64::try_from(self.0.as_raw_fd()).map_err(io::Error::other)?;
         // Map, key, value, flags.
         let element = [map, &raw const queue as u64, &raw const socket as u64, 0];
-        bpf(MAP_UPDATE_ELEM, &element).map(drop)
+        // SAFETY: as the command wants it; key and value live through it, and are as large as those
+        // of the map.
+        unsafe { bpf(MAP_UPDATE_ELEM, &element) }.map(drop)
     }
 }
 
@@ -317,18 +322,23 @@ pub(super) fn attach(
         interface: 0,
         attach_type: ATTACH_XDP,
     };
-    let program = opened(bpf(PROG_LOAD, &program)?);
+    // SAFETY: as the command wants it; the code is as long as it tells, and lives through it, as
+    // the licence does. It opens a file.
+    let program = unsafe { open(PROG_LOAD, &program) }?;
     if let Some(link) = had {
         // The link, the new program, no flags, no condition.
-        bpf(LINK_UPDATE, &[link.as_raw_fd(), program.as_raw_fd(), 0, 0])?;
+        let update = [link.as_raw_fd(), program.as_raw_fd(), 0, 0];
+        // SAFETY: as the command wants it, without a pointer.
+        unsafe { bpf(LINK_UPDATE, &update) }?;
         return Ok((link, Mode::Inherited));
     }
     let program = u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?;
     let attach = |mode, flags| {
-        let link = bpf(LINK_CREATE, &[program, interface, ATTACH_XDP, flags])?;
-        Ok((opened(link), mode))
+        let link = [program, interface, ATTACH_XDP, flags];
+        // SAFETY: as the command wants it, without a pointer; it opens a file.
+        unsafe { open(LINK_CREATE, &link) }.map(|link| (link, mode))
     };
-    attach(Mode::Native, FLAG_NATIVE).or_else(|_: io::Error| attach(Mode::Generic, FLAG_GENERIC))
+    attach(Mode::Native, FLAG_NATIVE).or_else(|_| attach(Mode::Generic, FLAG_GENERIC))
 }
 
 /// The index of the interface that a link attaches a program to.
@@ -346,24 +356,32 @@ pub(super) fn interface_of(link: &OwnedFd) -> Option<u32> {
         length: u32::try_from(size_of_val(&answer)).ok()?,
         answer: &raw mut answer as u64,
     };
-    bpf(OBJ_GET_INFO_BY_FD, &asked).ok()?;
+    // SAFETY: as the command wants it; there is room for as much of an answer as it tells.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &asked) }.ok()?;
     let [kind, _, _, _, interface, ..] = answer;
     (kind == LINK_TYPE_XDP).then_some(interface)
 }
 
+/// bpf(2), with a command that opens a file, and what it wants.
+///
+/// # Safety
+/// As of [`bpf`]; the command opens a file.
+unsafe fn open<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: as the caller says; what has just been opened is this process's.
+    unsafe { Ok(OwnedFd::from_raw_fd(bpf(command, attributes)?)) }
+}
+
 /// bpf(2), with a command and what it wants.
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<RawFd> {
-    // SAFETY: each caller's structure is the beginning of `union bpf_attr` for its command, without
-    // padding; what it points to lives through the call and has the size that it tells.
+///
+/// # Safety
+/// `attributes` is the beginning of `union bpf_attr` for the command, without padding; what it
+/// points to lives through the call and has the size that it tells.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<RawFd> {
+    // SAFETY: the pointer is to attributes of this size; else as the caller says.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     RawFd::try_from(result).map_err(io::Error::other)
-}
-
-fn opened(file: RawFd) -> OwnedFd {
-    // SAFETY: a command of bpf(2) that makes something has just opened it for this process.
-    unsafe { OwnedFd::from_raw_fd(file) }
 }

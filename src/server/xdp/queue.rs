@@ -6,13 +6,15 @@
 //! ```
 //!
 //! A [`Frame`] is one that is this side's at the moment; there is only one value for each. All of
-//! this file's unsafe code turns frames into octets, gives their memory to the socket, and waits.
+//! this file's unsafe code turns frames into octets, and gives their memory to the socket.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::time::Duration;
+
+use rustix::event::{self, PollFd, PollFlags, Timespec};
 
 use super::frame::{self, Datagram};
 use super::ring::{Descriptor, Socket};
@@ -131,7 +133,7 @@ impl Queue {
     }
 
     /// The socket's file.
-    pub(super) fn file(&self) -> RawFd {
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
         self.socket.file()
     }
 
@@ -172,13 +174,9 @@ impl Queue {
 
     /// Has the kernel send a batch, and waits so long for a packet: is there one?
     fn poll(&self, wait: Duration) -> io::Result<bool> {
-        let mut poll = libc::pollfd { fd: self.file(), events: libc::POLLIN, revents: 0 };
-        let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the pointer is to one `pollfd` that lives through the call.
-        match unsafe { libc::poll(&raw mut poll, 1, wait) } {
-            ready @ 0.. => Ok(ready > 0),
-            _ => Err(io::Error::last_os_error()),
-        }
+        let wait = Timespec::try_from(wait).map_err(io::Error::other)?;
+        let mut file = [PollFd::from_borrowed_fd(self.file(), PollFlags::IN)];
+        Ok(event::poll(&mut file, Some(&wait))? > 0)
     }
 
     /// Takes back what has been sent.

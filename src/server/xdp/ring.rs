@@ -7,7 +7,7 @@
 //! and the calls that make it.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -53,14 +53,16 @@ impl Socket {
             chunk_size: frame,
             headroom: 0,
         };
-        set(&file, libc::XDP_UMEM_REG, &area)?;
+        // SAFETY: that is what the option takes.
+        unsafe { set(&file, libc::XDP_UMEM_REG, &area) }?;
         for ring in [
             libc::XDP_UMEM_FILL_RING,
             libc::XDP_UMEM_COMPLETION_RING,
             libc::XDP_RX_RING,
             libc::XDP_TX_RING,
         ] {
-            set(&file, ring, &size)?;
+            // SAFETY: as above.
+            unsafe { set(&file, ring, &size) }?;
         }
         let at = offsets(&file)?;
         let page = |offset: u64| libc::off_t::try_from(offset).map_err(io::Error::other);
@@ -74,15 +76,19 @@ impl Socket {
         Ok(Self { file, fill, sent, received, outgoing })
     }
 
-    pub(super) fn file(&self) -> RawFd {
-        self.file.as_raw_fd()
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
-fn set<T>(file: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+/// Sets an option of the socket.
+///
+/// # Safety
+/// The option takes a value of this type; where that tells of memory, as [`Socket::open`] wants it.
+unsafe fn set<T>(file: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
     let value = (&raw const *value).cast();
-    // SAFETY: the pointer is to a value of this size, and of the type that the option takes.
+    // SAFETY: the pointer is to a value of this size, of the type that the caller vouches for.
     let result = unsafe { libc::setsockopt(file.as_raw_fd(), libc::SOL_XDP, option, value, size) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::convergence::Parting;
+use crate::convergence::{Parting, percent};
 use crate::time::Ttl;
 
 /// A disagreement that is over.
@@ -23,7 +23,6 @@ impl Over {
         let lookups = share / nodes.max(1) as f64;
         let parting = Parting { share: lookups, seconds: span.as_secs_f64() };
         let lag = config.convergence.population.lag(f64::from(ttl.as_secs()));
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let window = match parting.until(&lag, config.convergence.residual) {
             Some(seconds) => format!("{seconds:.0} s"),
             None => "more than 2 h".to_owned(),
