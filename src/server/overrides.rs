@@ -132,8 +132,20 @@ impl Said {
 
     /// The same as it was heard at `now`. Nothing is said before its time: if it seems so, its
     /// speaker's clock is ahead of ours by as much.
-    pub(super) fn heard(mut self, now: Instant) -> Self {
+    pub(super) fn heard(self, now: Instant) -> Self {
         let ahead = self.since.since(now);
+        self.earlier(ahead)
+    }
+
+    /// The same as it is recalled at `now`, of a process that was last `alive` then, by its own
+    /// clock. If that was ahead, the word has been in force for as long as it was by that clock.
+    pub(super) fn recalled(self, now: Instant, alive: Option<Instant>) -> Self {
+        let last = alive.unwrap_or_default().max(self.since);
+        let ahead = if self.since > now { last.since(now) } else { Duration::ZERO };
+        self.earlier(ahead)
+    }
+
+    fn earlier(mut self, ahead: Duration) -> Self {
         self.since = self.since - ahead;
         self.until = self.until.map(|until| until - ahead);
         self
