@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::slice;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::cluster::Stamp;
 use crate::config::{Config, Maintenance, Subject};
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Ready, Snapshot};
-use crate::steer::{Basis, Facts, Family, Override, Overrides, Policy, Ramp, Scope, Word};
+use crate::steer::{Basis, Facts, Family, Override, Overrides, Policy, Pool, Ramp, Scope, Word};
 use crate::time::{Instant, Ttl};
 
 /// An operator's word.
@@ -105,6 +106,27 @@ impl Said {
             "{owner} said {verb} of {subject} at another node meanwhile ({reason}), and that \
              counts, as it is safer; if it is to be otherwise all the same, say it again"
         )
+    }
+
+    /// That it takes a region out, for somebody who wants that one.
+    pub(super) fn keeps_out(&self) -> String {
+        let Self { subject, owner, reason, .. } = self;
+        let how = if self.word == Some(Word::Down) { "said to be down" } else { "drained" };
+        if self.stamp == Stamp::default() {
+            return format!("{subject} is {how} ({reason}, by {owner}): wait until that is over");
+        }
+        format!("{subject} is {how} ({reason}, by {owner}): `ctl clear {subject}` first")
+    }
+
+    /// Does it take an endpoint of a service's `pool` out at `now`?
+    pub(super) fn takes_out(
+        &self,
+        (service, pool): (ServiceId, &Pool),
+        config: &Config,
+        now: Instant,
+    ) -> bool {
+        let out = self.resolve(config).filter(|of| of.word != Word::Up && of.reach(now) > 0);
+        out.is_some_and(|of| of.scope.is_in(service, slice::from_ref(pool)))
     }
 
     /// How safe it is, when two were said at once: what takes traffic away is safer than what

@@ -41,7 +41,8 @@ pub struct Naming {
 }
 
 impl Naming {
-    /// Who decides on the service's writer, if this may be said of it; else why not.
+    /// Who decides on the service's writer, if this may be said of it; else why not. `out` tells by
+    /// which word of an operator a region is out.
     ///
     /// # Errors
     /// No such region writes, or it is not well.
@@ -50,6 +51,7 @@ impl Naming {
         (id, service): (ServiceId, &Service),
         region: Option<RegionId>,
         facts: &Facts<'_>,
+        out: impl Fn(RegionId) -> Option<String>,
     ) -> Result<Lease, String> {
         let Self { region: name, fenced, .. } = self;
         let Policy::SingleWriter(order, lease) = &service.policy else {
@@ -59,7 +61,8 @@ impl Naming {
         let at =
             at.ok_or_else(|| format!("the service {} has no endpoint in {name}", service.name))?;
         if !fenced && !is_well((id, service), at, facts) {
-            return Err(format!("{name} is not well; with `fenced` it writes all the same"));
+            let unwell = || format!("{name} is not well; with `fenced` it writes all the same");
+            return Err(out(at).unwrap_or_else(unwell));
         }
         Ok(*lease)
     }
