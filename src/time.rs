@@ -47,6 +47,10 @@ impl Sub<Duration> for Instant {
     }
 }
 
+/// From a TTL's end to when a cache has surely forgotten: answers travel, and caches count in whole
+/// seconds.
+pub const TRAVEL: Duration = Duration::from_secs(2);
+
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }

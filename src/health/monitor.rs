@@ -38,6 +38,8 @@ pub struct Monitor {
     fresh: BTreeSet<NodeId>,
     /// Who watches a target, where not every node does.
     panels: HashMap<TargetId, Panel>,
+    /// Of some targets too few of those who watch them are heard.
+    is_unwatched: bool,
 }
 
 /// The nodes that watch a target.
@@ -97,6 +99,7 @@ impl Monitor {
             others: HashMap::new(),
             fresh: BTreeSet::new(),
             panels: HashMap::new(),
+            is_unwatched: false,
         }
     }
 
@@ -367,6 +370,11 @@ impl Monitor {
         self.electorate.is_isolated(self.fresh.len())
     }
 
+    /// Are there targets of which too few of those who watch them are heard for a decision?
+    pub fn is_unwatched(&self) -> bool {
+        self.is_unwatched
+    }
+
     /// How many targets are stale.
     pub fn stale(&self) -> usize {
         self.sight.stale
@@ -436,6 +444,7 @@ impl Monitor {
     }
 
     fn settle_all(&mut self, now: Instant) {
+        self.is_unwatched = self.panels.keys().any(|target| self.voters(*target).are_too_few());
         let targets: Vec<TargetId> = self.watched.keys().copied().collect();
         for target in targets {
             let before = self.table.get(target);

@@ -66,6 +66,13 @@ pub struct Votes {
     pub down: usize,
 }
 
+impl Voters {
+    /// Are those who are heard no more than half? The others could decide otherwise.
+    pub(super) fn are_too_few(self) -> bool {
+        self.heard * 2 <= self.all
+    }
+}
+
 impl Votes {
     /// Counts opinions.
     pub(super) fn count(opinions: impl IntoIterator<Item = State>) -> Self {
@@ -122,6 +129,9 @@ impl Electorate {
 
     /// What enough of these `voters` say, if enough do.
     fn agreed(&self, votes: Votes, voters: Voters) -> Option<State> {
+        if voters.are_too_few() {
+            return None;
+        }
         let threshold = self.threshold(voters.all);
         // So many that see it up leave fewer than the threshold. None is waited for that is not
         // heard, or has nothing to say, as long as those who say it are more than half.
@@ -145,14 +155,21 @@ mod tests {
         Belief { state, agreed: true }
     }
 
-    fn decide(nodes: usize, rule: Rule, (up, down): (usize, usize), heard: usize) -> [State; 2] {
-        let electorate = Electorate { nodes, rule, when_isolated: WhenIsolated::Freeze };
+    /// What these of its voters make of a target that was up, and of one that was down; the same
+    /// where they are all nodes, and where they are some of many that are heard.
+    fn decide(all: usize, rule: Rule, (up, down): (usize, usize), heard: usize) -> [State; 2] {
         let votes = Votes { up, down };
-        let voters = Voters { all: nodes, heard: heard + 1 };
-        [State::Up, State::Down].map(|believed| {
-            let is_isolated = electorate.is_isolated(heard);
-            electorate.decide(agreed(believed), (votes, None), voters, is_isolated).state
-        })
+        let voters = Voters { all, heard: heard + 1 };
+        let of = |nodes: usize, heard: usize| {
+            let electorate = Electorate { nodes, rule, when_isolated: WhenIsolated::Freeze };
+            [State::Up, State::Down].map(|believed| {
+                let is_isolated = electorate.is_isolated(heard);
+                electorate.decide(agreed(believed), (votes, None), voters, is_isolated).state
+            })
+        };
+        let [together, some] = [of(all, heard), of(20, 15)];
+        assert_eq!(together, some, "{voters:?} {votes:?} {rule:?}");
+        together
     }
 
     /// Every rule, for one to seven nodes and every number of them that see it up, see it down, or
@@ -231,6 +248,19 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_those_who_watch_a_target_moves_nothing_without_a_majority_of_them() {
+        let five = |rule| Electorate { nodes: 5, rule, when_isolated: WhenIsolated::Freeze };
+        let voters = Voters { all: 3, heard: 1 };
+        for rule in [Rule::Majority, Rule::Any, Rule::All] {
+            for (up, down, believed) in [(1, 0, State::Down), (0, 1, State::Up)] {
+                let votes = (Votes { up, down }, None);
+                let after = five(rule).decide(agreed(believed), votes, voters, false);
+                assert_eq!(after, agreed(believed), "{rule:?}");
             }
         }
     }

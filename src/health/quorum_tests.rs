@@ -140,3 +140,34 @@ fn what_one_node_watches_alone_it_decides_until_the_nodes_have_agreed() {
         assert_eq!(node.table().get(target(0)).state, state, "it alone moves nothing any more");
     }
 }
+
+#[test]
+fn of_a_target_most_of_whose_watchers_are_not_heard_what_was_believed_stands() {
+    let mut node = Monitor::new(Seed::new(1));
+    node.elect(start(), Electorate { nodes: 5, ..Electorate::default() });
+    node.watch(start(), target(0), Schedule::default());
+    let others = [0, 1, 2].map(node_id).into();
+    node.share(start(), [(target(0), Panel { own: false, others })].into());
+    let hear = |node: &mut Monitor, peers: &[usize]| {
+        node.handle_peers(start(), peers.iter().copied().map(node_id).collect());
+    };
+    hear(&mut node, &[0, 1, 2, 3]);
+    for (watcher, state) in [(0, State::Down), (1, State::Down), (2, State::Up)] {
+        node.handle_opinion(start(), node_id(watcher), target(0), Some(state));
+    }
+    // The two who see it down die, one comes back and sees it up.
+    for (heard, state) in [
+        (&[0, 1, 2, 3][..], State::Down),
+        (&[2, 3], State::Down),
+        (&[1, 2, 3], State::Up),
+        (&[1, 3], State::Up),
+    ] {
+        hear(&mut node, heard);
+        if heard == [1, 2, 3] {
+            node.handle_opinion(start(), node_id(1), target(0), Some(State::Up));
+        }
+        assert_eq!(node.table().get(target(0)).state, state, "{heard:?}");
+        assert!(!node.is_isolated());
+        assert_eq!(node.is_unwatched(), heard.len() == 2, "{heard:?}");
+    }
+}

@@ -17,7 +17,7 @@ use crate::ids::{RegionId, ServiceId};
 use crate::query::{Named, Transport};
 use crate::snapshot::Plan;
 use crate::steer::Service;
-use crate::time::{Instant, Ttl};
+use crate::time::{self, Instant, Ttl};
 
 /// The way to the ledger.
 #[derive(Clone, Debug, Default)]
@@ -72,9 +72,8 @@ pub(super) struct Sheet {
 /// What may still be remembered, by the names of service and region.
 pub(super) type Exposures = BTreeMap<(String, String), Remaining>;
 
-/// From the TTL's end to when a cache has surely forgotten: answers travel, and caches count in
-/// whole seconds.
-pub(super) const TRAVEL: u64 = 2;
+/// From the TTL's end to when a cache has surely forgotten, in seconds.
+pub(super) const TRAVEL: u64 = time::TRAVEL.as_secs();
 
 /// How long a worker may still write into a book after answers are given by a newer plan.
 const LATE: Duration = Duration::from_secs(2);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::slice;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::cluster::Stamp;
 use crate::config::{Config, Maintenance, Subject};
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Ready, Snapshot};
-use crate::steer::{Basis, Facts, Family, Override, Overrides, Policy, Ramp, Scope, Word};
+use crate::steer::{Basis, Facts, Family, Override, Overrides, Policy, Pool, Ramp, Scope, Word};
 use crate::time::{Instant, Ttl};
 
 /// An operator's word.
@@ -117,6 +118,27 @@ impl Said {
         )
     }
 
+    /// That it takes a region out, for somebody who wants that one.
+    pub(super) fn keeps_out(&self) -> String {
+        let Self { subject, owner, reason, .. } = self;
+        let how = if self.word == Some(Word::Down) { "said to be down" } else { "drained" };
+        if self.stamp == Stamp::default() {
+            return format!("{subject} is {how} ({reason}, by {owner}): wait until that is over");
+        }
+        format!("{subject} is {how} ({reason}, by {owner}): `ctl clear {subject}` first")
+    }
+
+    /// Does it take an endpoint of a service's `pool` out at `now`?
+    pub(super) fn takes_out(
+        &self,
+        (service, pool): (ServiceId, &Pool),
+        config: &Config,
+        now: Instant,
+    ) -> bool {
+        let out = self.resolve(config).filter(|of| of.word != Word::Up && of.reach(now) > 0);
+        out.is_some_and(|of| of.scope.is_in(service, slice::from_ref(pool)))
+    }
+
     /// How safe it is, when two were said at once: what takes traffic away is safer than what
     /// brings it.
     pub(super) fn safety(&self) -> u8 {
@@ -142,8 +164,20 @@ impl Said {
 
     /// The same as it was heard at `now`. Nothing is said before its time: if it seems so, its
     /// speaker's clock is ahead of ours by as much.
-    pub(super) fn heard(mut self, now: Instant) -> Self {
+    pub(super) fn heard(self, now: Instant) -> Self {
         let ahead = self.since.since(now);
+        self.earlier(ahead)
+    }
+
+    /// The same as it goes on at `now`, of a process that was last `alive` then, by its own
+    /// clock. If that was ahead, the word has been in force for as long as it was by that clock.
+    pub(super) fn resumed(self, now: Instant, alive: Option<Instant>) -> Self {
+        let last = alive.unwrap_or_default().max(self.since);
+        let ahead = if self.since > now { last.since(now) } else { Duration::ZERO };
+        self.earlier(ahead)
+    }
+
+    fn earlier(mut self, ahead: Duration) -> Self {
         self.since = self.since - ahead;
         self.until = self.until.map(|until| until - ahead);
         self

@@ -68,6 +68,13 @@ const MOST: usize = 20;
 /// Above this share of lost packets nobody promises anything.
 const LOSSY: f64 = 0.02;
 
+/// When the last cache forgets an answer of `now`. Some count in whole seconds, and have it until
+/// the second is over in which its TTL ends.
+fn forgotten(now: Instant, ttl: Duration) -> Instant {
+    let into_second = now.as_nanos() % 1_000_000_000;
+    now - Duration::from_nanos(into_second) + ttl + Duration::from_secs(1)
+}
+
 impl Checks {
     pub(super) fn new(regions: usize, now: Instant, single: Option<Duration>) -> Self {
         Self {
@@ -175,7 +182,7 @@ impl Checks {
             self.broken(now, what);
         }
         if let Some(of) = self.regions.get_mut(told.index()) {
-            of.remembered = of.remembered.max(now + ttl);
+            of.remembered = of.remembered.max(forgotten(now, ttl));
         }
     }
 

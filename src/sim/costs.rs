@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::outcome::{Conflicts, End, Moved, Outcome};
 use super::scenario::{CLOCKS, HOME, HYBRID, LEASE, MERGE, WORD, Writing};
 use crate::convergence::{Handover, Lag, Policy};
+use crate::time::TRAVEL;
 
 /// What a way of settling writes costs: as it was simulated, if it was, and by the closed form.
 #[derive(Clone, Debug, Serialize)]
@@ -63,7 +64,8 @@ impl Outcome {
             let (policy, how) = match (how, end.one_writer) {
                 // The next one waits until the last one's answers are forgotten.
                 (Policy::Lease { drift, margin, .. }, Some((length, name))) => {
-                    (name, Policy::Lease { length, drift, margin: margin + end.ttl })
+                    let margin = margin + end.ttl + TRAVEL.as_secs_f64();
+                    (name, Policy::Lease { length, drift, margin })
                 }
                 (how, _) => (policy, how),
             };

@@ -286,7 +286,7 @@ impl Node {
         let naming = Naming { service: name, region, fenced, reason, owner };
         let at = plan.regions.iter().position(|of| of.name == naming.region);
         let at = at.and_then(RegionId::from_index);
-        match naming.makes_sense((self.service, service), at, &self.facts())? {
+        match naming.makes_sense((self.service, service), at, &self.facts(), |_| None)? {
             Lease::Kept(_) if fenced => {
                 let contest = self.contest().ok_or("no lease decides who writes")?;
                 Ok(Some(Ask::Replace(Box::new(contest), naming.region)))

@@ -175,14 +175,15 @@ fn two_writers_that_are_remembered_at_once_are_found_out() {
     use std::time::Duration;
     let [first, second] = [0, 1].map(|row| RegionId::from_index(row).unwrap());
     let now = Instant::default();
-    let ttl = Duration::from_secs(10);
+    let (ttl, whole) = (Duration::from_secs(10), Duration::from_secs(11));
     let mut checks = Checks::new(2, now, Some(ttl));
-    checks.answered(now, 0, Some((first, ttl)), None);
+    checks.answered(now + Duration::from_millis(1), 0, Some((first, ttl)), None);
     // That nobody writes for a while is no fault.
     checks.answered(now + ttl / 2, 0, None, None);
-    checks.answered(now + ttl, 1, Some((second, ttl)), None);
+    // Caches count in whole seconds.
+    checks.answered(now + whole, 1, Some((second, ttl)), None);
     assert!(checks.violations.is_empty());
-    checks.answered(now + ttl * 2 - Duration::from_millis(1), 0, Some((first, ttl)), None);
+    checks.answered(now + whole * 2 - Duration::from_millis(1), 0, Some((first, ttl)), None);
     let found: Vec<&str> = checks.violations.iter().map(|(_, what)| what.as_str()).collect();
     assert_eq!(found, ["regions 1 and 0 write at once"]);
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::writers::is_judged;
 use super::{Facts, Lease, Policy, Service, Writer, is_well};
 use crate::ids::{RegionId, ServiceId};
-use crate::time::{Instant, Ttl};
+use crate::time::{Instant, TRAVEL, Ttl};
 
 /// How often each node asks the store.
 pub const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -29,13 +29,13 @@ pub const ASK_PATIENCE: Duration = Duration::from_millis(800);
 /// three seconds, each still stands for longer than the next one takes.
 const HARDLY: Duration = Duration::from_millis(900);
 
-/// By how much two clocks may run apart: a hundredth of the time, far more than any does, and the
-/// time that a lookup takes.
-pub(super) fn with_drift(span: Duration) -> Duration {
-    span + span / 100 + Duration::from_millis(100)
+/// After how long an answer is surely forgotten that may be remembered for `span`: two clocks may
+/// run apart by a hundredth of the time, which is far more than any do, and there is [`TRAVEL`].
+pub(super) fn forgotten_after(span: Duration) -> Duration {
+    span + span / 100 + TRAVEL
 }
 
-/// The same from the other side: what is left for certain.
+/// What is left of `span` for certain, whichever clock counts it.
 fn without_drift(span: Duration) -> Duration {
     span.saturating_sub(span / 100)
 }
@@ -229,7 +229,7 @@ impl Vacancy {
         // If there was another one meanwhile, it begins anew.
         let known = self.0.filter(|(revision, _)| *revision == found.revision);
         let (_, gone) = *self.0.insert(known.unwrap_or((found.revision, now)));
-        let free_from = gone + contest.remembered(found).map_or(Duration::ZERO, with_drift);
+        let free_from = gone + contest.remembered(found).map_or(Duration::ZERO, forgotten_after);
         let is_free = contest.may_name && now >= free_from;
         let wish = wanted.filter(|wanted| contest.eligible.contains(wanted));
         let next = wish.or(contest.next.as_ref()).filter(|_| is_free);

@@ -28,6 +28,8 @@ pub use named::{Named, Naming};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
 pub use writers::{Lease, Writer, Writers, is_well};
 
+#[cfg(test)]
+mod down_tests;
 mod family;
 mod holds;
 mod leases;
@@ -364,8 +366,7 @@ impl Address {
 /// Which endpoints of `service` in `family` may be handed out to the clients in `slot` of a ramp:
 /// those that are up, in regions where enough are; if there is none, what is next best; if
 /// everything is down, what `on_all_down` says; of that, what an operator took out goes last.
-/// `last_good` is what this function gave when
-/// something was last up.
+/// `last_good` is what this function gave when something was last up.
 pub fn usable(
     (id, service): (ServiceId, &Service),
     family: Family,
@@ -407,17 +408,22 @@ pub fn usable(
     }
     let nothing = |basis| Usable { basis, endpoints: vec![Vec::new(); service.pools.len()] };
     // Who merely fails may be wrongly believed to, or be back soon; who was taken out is off.
-    let as_if_up = || {
-        let left = service.endpoints(family, |pool, endpoint| {
-            facts.overrides.word(id, pool.region, endpoint.address.ip(), slot).is_none()
-        });
-        some(left).unwrap_or_else(everything)
+    let left = service.endpoints(family, |pool, endpoint| {
+        facts.overrides.word(id, pool.region, endpoint.address.ip(), slot).is_none()
+    });
+    let as_if_up = || some(left.clone()).unwrap_or_else(everything);
+    let of_left = |good: &Usable| {
+        let pools = good.endpoints.iter().zip(&left);
+        let of_pool = |(good, left): (&Vec<usize>, &Vec<usize>)| {
+            good.iter().copied().filter(|row| left.contains(row)).collect()
+        };
+        some(pools.map(of_pool).collect())
     };
     match &service.on_all_down {
         OnAllDown::AsIfUp => Usable { basis: Basis::AsIfUp, endpoints: as_if_up() },
         OnAllDown::LastGood => Usable {
             basis: Basis::LastGood,
-            endpoints: last_good.map_or_else(as_if_up, |usable| usable.endpoints.clone()),
+            endpoints: last_good.and_then(of_left).unwrap_or_else(as_if_up),
         },
         OnAllDown::Fixed(_) => nothing(Basis::Fixed),
         OnAllDown::NoData => nothing(Basis::NoData),

@@ -11,16 +11,16 @@
 //! 2. A node that has not heard the word names the one before as long as it surely hears a majority
 //!    (`Gossip::fresh_until`). One of these is among those of 1, and what that one said before it
 //!    followed the word counts for `FRESH` at most.
-//! 3. What was answered until then is forgotten a TTL later.
+//! 3. What was answered until then is forgotten a TTL and [`TRAVEL`](crate::time::TRAVEL) later.
 //!
-//! So a word's region is answered a TTL and `FRESH` after it stands.
+//! So a word's region is answered a TTL, `TRAVEL` and `FRESH` after it stands.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::leases::with_drift;
+use super::leases::forgotten_after;
 use super::{Facts, Lease, Policy, Service, Writer, is_well};
 use crate::ids::{NodeId, RegionId, ServiceId};
 use crate::time::{Instant, Ttl};
@@ -41,7 +41,8 @@ pub struct Naming {
 }
 
 impl Naming {
-    /// Who decides on the service's writer, if this may be said of it; else why not.
+    /// Who decides on the service's writer, if this may be said of it; else why not. `out` tells by
+    /// which word of an operator a region is out.
     ///
     /// # Errors
     /// No such region writes, or it is not well.
@@ -50,6 +51,7 @@ impl Naming {
         (id, service): (ServiceId, &Service),
         region: Option<RegionId>,
         facts: &Facts<'_>,
+        out: impl Fn(RegionId) -> Option<String>,
     ) -> Result<Lease, String> {
         let Self { region: name, fenced, .. } = self;
         let Policy::SingleWriter(order, lease) = &service.policy else {
@@ -59,7 +61,8 @@ impl Naming {
         let at =
             at.ok_or_else(|| format!("the service {} has no endpoint in {name}", service.name))?;
         if !fenced && !is_well((id, service), at, facts) {
-            return Err(format!("{name} is not well; with `fenced` it writes all the same"));
+            let unwell = || format!("{name} is not well; with `fenced` it writes all the same");
+            return Err(out(at).unwrap_or_else(unwell));
         }
         Ok(*lease)
     }
@@ -112,7 +115,7 @@ impl Named {
             return Err(format!("{why}; say it elsewhere, or with `fenced`"));
         }
         let remembered = before.map_or(ttl, |before| Ttl::from_secs(before.ttl));
-        let wait = with_drift(remembered.duration()) + deaf;
+        let wait = forgotten_after(remembered.duration()) + deaf;
         // Also those of the one before that, if they may not be forgotten yet.
         let wait = wait.max(before.map_or(Duration::ZERO, |before| before.left(now)));
         let wait = if naming.fenced { Duration::ZERO } else { wait };
@@ -294,8 +297,8 @@ mod tests {
         word.followed(node(1), &theirs);
         assert!(!word.stand(then, &[node(1)].into(), 2), "one of them does not count");
         assert!(followed(&mut word, then, 1, &theirs) && word.stands());
-        // The TTL and a hundredth of it, a tenth of a second, and two for who does not hear it.
-        assert_eq!(from(&word), Some(then + Duration::from_millis(12_200)));
+        // The TTL and a hundredth of it, two seconds, and two more for who does not hear it.
+        assert_eq!(from(&word), Some(then + Duration::from_millis(14_100)));
         assert!(!followed(&mut word, then + SECOND, 3, &theirs), "it did before");
         // Whoever hears it finds out for himself; what is on disk is known.
         let text = serde_json::to_string(&word).unwrap();
@@ -311,19 +314,19 @@ mod tests {
         // The TTL is shorter from now on. Nobody has heard of the second word when a third is said.
         let second = said(now, "eu", 5, Some(&long));
         let third = said(now + SECOND, "asia", 5, Some(&second));
-        assert_eq!((second.wait, third.wait, third.epoch), (62_700, 62_700, 3));
+        assert_eq!((second.wait, third.wait, third.epoch), (64_600, 64_600, 3));
         let mut second = second;
         let theirs = second.clone().heard(None).unwrap();
         second.followed(node(1), &theirs);
         assert!(second.stand(now, &[node(1)].into(), 1));
         let third = said(now + SECOND * 20, "asia", 5, Some(&second));
-        assert_eq!(third.wait, 42_700);
+        assert_eq!(third.wait, 44_600);
         let third = said(now + SECOND * 90, "asia", 5, Some(&second));
-        assert_eq!(third.wait, 7_150);
+        assert_eq!(third.wait, 9_050);
         // Two at once are none, and what comes next waits for both.
         let one = said(now, "eu", 5, Some(&long));
         let none = said(now, "us", 5, None).heard(Some(&Named { epoch: 1, ..one })).unwrap();
-        assert_eq!((&none.region, none.epoch, none.wait), (&None, 2, 62_700));
+        assert_eq!((&none.region, none.epoch, none.wait), (&None, 2, 64_600));
     }
 
     #[test]
@@ -331,14 +334,14 @@ mod tests {
         let now = Instant::from_nanos(1 << 60);
         let mut word = said(now, "us", 60, None);
         word.followed(node(1), &word.clone());
-        assert!(word.stand(now, &[node(1)].into(), 1) && !word.end_wait(now + SECOND * 62));
+        assert!(word.stand(now, &[node(1)].into(), 1) && !word.end_wait(now + SECOND * 64));
         for clock in [now, now + SECOND * 3600, now - SECOND * 86_400] {
             let again = word.clone().recalled(clock);
-            assert_eq!(from(&again), Some(clock + Duration::from_millis(62_700)));
+            assert_eq!(from(&again), Some(clock + Duration::from_millis(64_600)));
         }
         // A clock that was a day ahead makes nobody wait for a day.
-        assert_eq!(word.left(now - SECOND * 86_400), Duration::from_millis(62_700));
-        assert!(word.end_wait(now + SECOND * 63) && !word.end_wait(now + SECOND * 63));
+        assert_eq!(word.left(now - SECOND * 86_400), Duration::from_millis(64_600));
+        assert!(word.end_wait(now + SECOND * 65) && !word.end_wait(now + SECOND * 65));
         let again = word.recalled(now - SECOND * 86_400);
         assert_eq!(from(&again), Some(Instant::default()));
         assert!(!said(now, "us", 60, None).recalled(now).stands());

@@ -74,7 +74,15 @@ services:
     server.wait_for_endpoint(us_region.address, "down", "connection refused");
     assert_eq!(answer(&server), us);
     let (fine, told) = write(&server, "us", &[]);
-    assert!(!fine && told.contains("us is not well"), "{told}");
+    assert!(!fine && told.contains("us is not well; with `--fenced`"), "{told}");
+    // What an operator took out an operator lets in again.
+    let drain = ["drain", "eu", "--reason", "power work", "--owner", "bob"];
+    let (fine, told) = server.ctl(&drain);
+    assert!(fine, "{told}");
+    let (fine, told) = write(&server, "eu", &[]);
+    let out = "eu is drained (power work, by bob): `ctl clear eu` first";
+    assert!(!fine && told.contains(out) && !told.contains("fenced"), "{told}");
+    assert!(server.ctl(&["clear", "eu"]).0);
 
     let said = Instant::now();
     assert!(write(&server, "eu", &[]).0);

@@ -43,7 +43,7 @@ use crate::steer::{Facts, Hold, Holds, InForce, Overrides};
 use crate::time::Instant;
 use absent::{Absents, Begun};
 use begin::Begins;
-use recalled::{hold, watching};
+use recalled::{hold, said, watching};
 use ttls::Ttls;
 use writers::Writing;
 
@@ -150,8 +150,8 @@ impl Control {
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
         loaded.certificate.iter().for_each(|newest| certificate.set(newest.clone()));
         let holds = hold(&monitor, &loaded, &recalled, now);
-        let planned = overrides::planned(&loaded.config, now);
-        let overrides = overrides::resolve(&recalled.said, &planned, &loaded.config);
+        let [said, planned] = [said(&recalled, now), overrides::planned(&loaded.config, now)];
+        let overrides = overrides::resolve(&said, &planned, &loaded.config);
         let in_force = overrides.at(now);
         let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(monitor.table()) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
@@ -182,8 +182,8 @@ impl Control {
             ttls: Ttls::recalled(recalled.given),
             store,
             lost: recalled.lost,
-            latest: recalled.said.iter().map(|said| said.stamp.at).max().unwrap_or(0),
-            said: recalled.said,
+            latest: said.iter().map(|said| said.stamp.at).max().unwrap_or(0),
+            said,
             planned,
             maintained: Vec::new(),
             overrides,

@@ -8,7 +8,7 @@ use crate::health::Monitor;
 use crate::ids::{RegionId, ServiceId};
 use crate::rng::Seed;
 use crate::server::load::Loaded;
-use crate::server::overrides;
+use crate::server::overrides::{self, Said};
 use crate::server::store::{Kept, Moves, Recalled};
 use crate::steer::{self, Family, Holds, Left, Scope};
 use crate::time::Instant;
@@ -49,6 +49,12 @@ fn parts(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
     let pools = config.services.get(service.index()).map_or(&[][..], |of| &of.pools);
     let has = |family: &Family| pools.iter().any(|of| of.region == region && of.has(*family));
     families.into_iter().filter(has).map(|family| (service, region, family)).collect()
+}
+
+/// What operators said to an earlier process, as it counts at `now`.
+pub(super) fn said(recalled: &Recalled, now: Instant) -> Vec<Said> {
+    let said = recalled.said.iter().cloned();
+    said.map(|said| said.resumed(now, recalled.alive)).collect()
 }
 
 /// What is held back or kept, after what an earlier process knew of it.

@@ -87,6 +87,7 @@ impl Control {
         let now = Condition {
             abstains: self.monitor.abstains(),
             isolated: self.monitor.is_isolated() && has_listened,
+            is_unwatched: self.monitor.is_unwatched() && has_listened,
             is_stale: self.monitor.stale() > 0,
         };
         let then = self.told.send_replace(now);
@@ -94,6 +95,7 @@ impl Control {
         for (was, is, begins, ends, why) in [
             (then.abstains, now.abstains, "abstains", "sees again", ABSTAINS),
             (then.isolated, now.isolated, "isolated", "heard again", ISOLATED),
+            (then.is_unwatched, now.is_unwatched, "unwatched", "watched again", UNWATCHED),
             (then.is_stale, now.is_stale, "stale", "fresh again", STALE),
         ] {
             if was != is {
@@ -131,6 +133,8 @@ pub struct Condition {
     pub abstains: bool,
     /// It hears too few other nodes to decide.
     pub isolated: bool,
+    /// It hears too few of those who watch some targets.
+    pub is_unwatched: bool,
     /// Something that it believes is older than it may be.
     pub is_stale: bool,
 }
@@ -138,6 +142,8 @@ pub struct Condition {
 const ABSTAINS: &str = "most targets are silent at once, or all canaries fail: that is more likely \
                         to be this node's network; what was believed stands";
 const ISOLATED: &str = "too few other nodes are heard for a quorum";
+const UNWATCHED: &str = "of the nodes that watch some targets (`vantages`) no majority is heard; \
+                         what was believed of these targets stands";
 const STALE: &str = "of some targets nothing new is known: their probes do not come back, or \
                      nobody tells their state; what was believed of them stands";
 

@@ -3,10 +3,13 @@
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
+use crate::cluster::Stamp;
 use crate::config::Cluster;
 use crate::server::cluster::Saying;
 use crate::server::load::{Loader, Source};
 use crate::server::takeover::GRACE;
+use crate::steer::weighted::SLOTS;
+use crate::steer::{Ramp, Word};
 
 /// A control task that does not run, and what loads for it.
 struct World {
@@ -29,6 +32,11 @@ services:
 
 /// Serves these services.
 fn world(services: &str) -> World {
+    world_after(services, Store::open(None).unwrap())
+}
+
+/// The same after another process, which has left this.
+fn world_after(services: &str, store: (Store, Recalled)) -> World {
     let clock = Clock::start();
     let mut loader = Loader::new(source(services));
     let loaded = loader.load().map_err(|refused| refused.problems).unwrap();
@@ -36,7 +44,6 @@ fn world(services: &str) -> World {
     let probing = (Prober::new(clock, 1, reports), reported);
     let (hints, hinted) = unbounded_channel();
     let holding = (Prober::held(1, hints), hinted);
-    let store = Store::open(None).unwrap();
     let (control, _handle) =
         Control::new(clock, Seed::new(1), loaded, probing, holding, Arc::default(), store);
     World { control, _handle, loader }
@@ -180,4 +187,38 @@ async fn a_region_that_is_configured_no_more_is_forgotten_when_nobody_goes_there
         assert_eq!(control.absent.contains_key(&name), is_known, "{ago}");
     }
     assert_eq!(names(control), ["us"]);
+}
+
+#[tokio::test]
+async fn what_was_said_while_the_clock_was_ahead_is_in_force_after_the_start() {
+    const REGIONS: &str = "regions: { us: 192.0.2.1, eu: 192.0.2.2 }";
+    let web = format!("  web: {{ names: [www.example.com], {REGIONS} }}");
+    let minutes = |number: u64| Duration::from_secs(number * 60);
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open(Some(folder.path())).unwrap();
+    let since = Clock::start().now() + minutes(60);
+    let said = Said {
+        subject: "eu".parse().unwrap(),
+        word: Some(Word::Drain),
+        reason: "test".to_owned(),
+        owner: "alice".to_owned(),
+        since,
+        until: Some(since + minutes(90)),
+        ramp: Some(Ramp { percent: 10, every: minutes(1) }),
+        stamp: Stamp { at: 1, saw: 0 },
+    };
+    // How many minutes it has stood, and how much of the clients it has reached.
+    for (stood, reached) in [(30, 100), (4, 50), (0, 10)] {
+        let before = open().0;
+        before.alive(since + minutes(stood));
+        before.say(said.clone()).await.unwrap();
+        let Control { said, in_force, clock, .. } = world_after(&web, open()).control;
+        let (service, eu) = (ServiceId::from_index(0), RegionId::from_index(1).unwrap());
+        let word = |slot| in_force.word(service.unwrap(), eu, None, slot);
+        let reach = SLOTS * reached / 100;
+        assert_eq!(word(reach - 1), Some(Word::Drain), "{stood}");
+        assert_eq!(word(reach), None, "{stood}");
+        let left = said[0].until.unwrap().since(clock.now());
+        assert!(left <= minutes(90 - stood) && left > minutes(89 - stood), "{left:?}");
+    }
 }

@@ -16,6 +16,7 @@ use crate::server::etcd::{Gateway, Leases, Wish};
 use crate::server::handle::{Handle, Request};
 use crate::server::history::{Kind, Level};
 use crate::server::load::Loaded;
+use crate::server::overrides::Said;
 use crate::snapshot::Plan;
 use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
 use crate::time::Instant;
@@ -334,7 +335,13 @@ impl Control {
         let found = id.and_then(|id| Some((id, config.services.get(id.index())?)));
         let (id, found) = found.ok_or_else(|| format!("no service `{}`", naming.service))?;
         let region = config.region(&naming.region);
-        if let Lease::Kept(_) = naming.makes_sense((id, found), region, &self.facts())? {
+        let now = self.clock.now();
+        let out = |at| {
+            let mut words = self.said.iter().chain(&self.planned);
+            let pool = found.pools.iter().find(|pool| pool.region == at)?;
+            words.find(|said| said.takes_out((id, pool), config, now)).map(Said::keeps_out)
+        };
+        if let Lease::Kept(_) = naming.makes_sense((id, found), region, &self.facts(), out)? {
             let wishes = self.writing.wishes.clone();
             return Ok(Next::Leased(wishes.ok_or("restart the node: `etcd` is new")?));
         }
@@ -342,8 +349,8 @@ impl Control {
             return Err(format!("{UNLISTED}; say it elsewhere, or with `fenced`"));
         }
         let before = self.writing.named.get(&found.name);
-        let (now, heard) = (self.clock.now(), self.hears_until());
-        Named::next(now, naming, found.ttl, before, (heard, FRESH)).map(Box::new).map(Next::Manual)
+        let heard = (self.hears_until(), FRESH);
+        Named::next(now, naming, found.ttl, before, heard).map(Box::new).map(Next::Manual)
     }
 
     /// Follows what an operator said of a service's writer: the old one is answered no more, and
