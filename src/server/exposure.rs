@@ -121,13 +121,13 @@ fn ends(now: Instant, ttl: Ttl) -> u64 {
 /// The counter of answers of this kind.
 pub(super) fn queries(plan: &Plan, transport: Transport, (rcode, of): Kind) -> Counter {
     let service = of.and_then(|(service, _)| plan.services.get(service.index()));
-    let region = of.and_then(|(_, region)| plan.regions.get(region?.index()));
+    let region = of.and_then(|(_, region)| region);
     counter!(
         "meridian_queries_total",
         "transport" => transport.label(),
         "rcode" => rcode.label(),
         "service" => service.map_or(String::new(), |service| service.name.clone()),
-        "region" => region.map_or(String::new(), |region| region.name.clone()),
+        "region" => region.map_or("", |region| plan.region_name(region)).to_owned(),
     )
 }
 
@@ -313,19 +313,12 @@ impl Book {
         self.rows.find(service, RegionId::from_index(region)?)
     }
 
-    /// The service and the region of a row.
-    fn name(&self, (service, region): (ServiceId, RegionId)) -> Option<(String, String)> {
-        let Plan { services, regions, .. } = &*self.plan;
-        let (service, region) = (services.get(service.index())?, regions.get(region.index())?);
-        Some((service.name.clone(), region.name.clone()))
-    }
-
     fn remaining(&self, now: Instant) -> impl Iterator<Item = (Row, (String, String), Remaining)> {
         let seconds = now.as_nanos() / NANOS;
         self.rows.iter().filter_map(move |(service, region, row)| {
             let of_leaves = self.leaves.iter().map(|leaf| leaf.page.remaining(row, seconds));
             let sum = of_leaves.fold(Remaining::default(), Remaining::plus);
-            let name = (sum.answers > 0).then(|| self.name((service, region))).flatten()?;
+            let name = (sum.answers > 0).then(|| self.plan.names(service, region)).flatten()?;
             Some((row, name, sum))
         })
     }
