@@ -36,6 +36,9 @@ const ENDLESS: &str = "what begins here never ends; expected `)` or `\"` before 
 const TOO_LONG: &str = "a TTL has 2147483647 seconds at most";
 const NOT_ASCII: &str = "no printable ASCII; write names as `xn--…` (RFC 5890), and other texts in \
                          quotes";
+const MISREAD: &str = "`key0` to `key9`, keys whose number begins with 0, `docpath` and `oots` are \
+                       not read; write the parameter's name, or the record's data as `\\# …` \
+                       (RFC 3597)";
 
 /// A zone file for the reader.
 pub(super) struct Text<'t> {
@@ -50,7 +53,8 @@ pub(super) struct Text<'t> {
 /// # Errors
 /// The line and column of what the reader would stumble over, and what it is: a quote that has
 /// something directly before it, if it opens a text, or behind it, if it closes one; what is opened
-/// and never closed; a TTL that is too long; a word that is not ASCII.
+/// and never closed; a TTL that is too long; a word that is not ASCII; a parameter to which the
+/// reader would give another value.
 pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, ((usize, usize), &'static str)> {
     let mut field = Field::First;
     let mut rewriting = Rewriting { text, written: Vec::new(), done: 0, defaults: Vec::new() };
@@ -133,6 +137,7 @@ impl<'t> Rewriting<'t> {
             }
             // The reader takes any.
             Role::Path => {}
+            Role::Param if is_misread(word) => return Err((at, MISREAD)),
             _ if word.iter().all(u8::is_ascii_graphic) => {}
             _ => return Err((at, NOT_ASCII)),
         }
@@ -150,12 +155,26 @@ impl<'t> Rewriting<'t> {
             return Err((range.end - 1, TOUCHES));
         }
         let inside = self.text.get(range.start + 1..range.end - 1).unwrap_or(&[]);
+        if role == Role::Param && !is_value && is_misread(inside) {
+            return Err((range.start, MISREAD));
+        }
         if role == Role::Path {
             self.replace(range, &without_quotes(inside));
         } else if !inside.iter().all(|octet| is_readable(*octet)) {
             self.replace(range.start + 1..range.end - 1, &escaped(inside));
         }
         Ok(())
+    }
+}
+
+/// Whether the reader would give another value to a parameter. By its number, too, it reads the
+/// value as it is written behind the name, and not the octets that stand there (RFC 9460 §2.1); of
+/// some names it reads the octets.
+fn is_misread(parameter: &[u8]) -> bool {
+    let key = parameter.split(|octet| *octet == b'=').next().unwrap_or(&[]);
+    match key.strip_prefix(b"key") {
+        Some(number) => matches!(number, [b'0', ..] | [b'1'..=b'9']),
+        None => matches!(key, b"docpath" | b"oots"),
     }
 }
 
@@ -419,6 +438,32 @@ mod tests {
         let expected = "$TTL 4294967295\na 86400 A 192.0.2.1\n$ttl 4294967295 ; 1h\n";
         assert_eq!(text.octets, expected.as_bytes());
         assert_eq!(text.defaults, [(5, 3600), (41, 90)]);
+    }
+
+    #[test]
+    fn parameters_that_would_get_another_value_are_refused() {
+        for parameter in [
+            r"key1=\002h2",
+            r#"key1="\002h2""#,
+            r#""key1=h2""#,
+            "key0",
+            "key00004=x",
+            "key065=x",
+            "docpath=x",
+        ] {
+            let text = format!("a 60 HTTPS 1 . alpn=h2 {parameter}\n");
+            assert_eq!(prepared(text.as_bytes()).err(), Some(((1, 24), MISREAD)), "{parameter}");
+        }
+        for data in [
+            "HTTPS 1 . key10=x",
+            r#"HTTPS 1 . key667="key1=x""#,
+            "HTTPS 1 . alpn=key1",
+            r"HTTPS \# 1 key1",
+            "TXT 1 . key1=x",
+        ] {
+            let text = format!("a 60 {data}\n");
+            assert!(prepared(text.as_bytes()).is_ok(), "{data}");
+        }
     }
 
     #[test]
