@@ -4,7 +4,7 @@
 //! - Times with units become seconds. RFC 1035 §5.1 knows seconds only, but BIND's `1h30m` is in
 //!   most files that people have.
 //! - `@` for the origin, which the reader knows as an owner only, becomes `""` where a name stands.
-//! - In quoted texts, what is no printable ASCII is escaped.
+//! - In quoted texts, what is no printable ASCII is escaped; elsewhere `\ ` becomes `\032`.
 //! - The name of an included file loses its quotes.
 //!
 //! The reader knows no `$TTL` but those of the file at hand, and does not tell which records have a
@@ -139,7 +139,13 @@ impl<'t> Rewriting<'t> {
             Role::Path => {}
             Role::Param if is_misread(word) => return Err((at, MISREAD)),
             _ if word.iter().all(u8::is_ascii_graphic) => {}
-            _ => return Err((at, NOT_ASCII)),
+            _ => {
+                let written = without_blanks(word);
+                if !written.iter().all(u8::is_ascii_graphic) {
+                    return Err((at, NOT_ASCII));
+                }
+                self.replace(range, &written);
+            }
         }
         Ok(())
     }
@@ -176,6 +182,16 @@ fn is_misread(parameter: &[u8]) -> bool {
         Some(number) => matches!(number, [b'0', ..] | [b'1'..=b'9']),
         None => matches!(key, b"docpath" | b"oots"),
     }
+}
+
+/// A word whose blanks, which are all escaped, are written as numbers (RFC 1035 §5.1).
+fn without_blanks(word: &[u8]) -> Vec<u8> {
+    let written = word.iter().flat_map(|octet| match octet {
+        b' ' => b"032",
+        b'\t' => b"009",
+        octet => std::slice::from_ref(octet),
+    });
+    written.copied().collect()
 }
 
 /// Whether an octet can stand in quotes.
@@ -411,6 +427,7 @@ fn is_special(octet: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::{FileRecord, parse};
     use super::*;
 
     fn rewritten(text: &str) -> String {
@@ -438,6 +455,23 @@ mod tests {
         let expected = "$TTL 4294967295\na 86400 A 192.0.2.1\n$ttl 4294967295 ; 1h\n";
         assert_eq!(text.octets, expected.as_bytes());
         assert_eq!(text.defaults, [(5, 3600), (41, 90)]);
+    }
+
+    #[test]
+    fn escaped_blanks_become_numbers() {
+        for (text, expected) in [
+            ("a\\ b 60 TXT x\\ \\\\ y\\\tz\n", "a\\032b 60 TXT x\\032\\\\ y\\009z\n"),
+            ("a 60 PTR b\\ ", "a 60 PTR b\\032"),
+            ("$INCLUDE a\\ b\n", "$INCLUDE a\\ b\n"),
+        ] {
+            assert_eq!(rewritten(text), expected);
+        }
+        let (mut data, origin) = (Vec::new(), "example.com".parse().unwrap());
+        let include = &mut |_: &str| Err(String::new());
+        let take = &mut |record: FileRecord<'_>| data = record.data.to_vec();
+        parse("", br"_ipp._tcp 60 PTR My\ Printer._ipp._tcp", &origin, include, take).unwrap();
+        assert_eq!(data, b"\x0aMy Printer\x04_ipp\x04_tcp\x07example\x03com\0");
+        assert!(prepared("a\\ \u{e9} 60 A 192.0.2.1\n".as_bytes()).is_err());
     }
 
     #[test]
