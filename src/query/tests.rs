@@ -14,6 +14,8 @@ use crate::health::{HealthTable, State};
 use crate::snapshot::Plan;
 use crate::steer::Facts;
 
+mod unasked;
+
 /// The world that the fuzzer answers from too.
 static WORLD: LazyLock<Snapshot> = LazyLock::new(|| world(&["192.0.2.13"]));
 
