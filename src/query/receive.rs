@@ -65,10 +65,8 @@ impl<'q> Request<'q> {
         if flags >> 3 & 0x0f != OPCODE_QUERY {
             return self.read_operation(packet, ([q0, q1], counts));
         }
-        // RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR. One without a
-        // question asks nothing; with a cookie alone (RFC 7873 §5.4) nobody asks.
         if [q0, q1] != [0, 1] {
-            return Err(Refusal::Bare(Rcode::FormErr));
+            return self.read_cookie(packet, ([q0, q1], counts));
         }
         let mut reader = Reader { packet, at: HEADER };
         self.question.read(&mut reader).ok_or(Refusal::Bare(Rcode::FormErr))?;
@@ -90,6 +88,23 @@ impl<'q> Request<'q> {
             && read_records(&mut reader, counts, &mut self.edns).is_ok();
         self.fault = Some(Rcode::NotImp);
         if is_read { Ok(()) } else { Err(Refusal::Bare(Rcode::NotImp)) }
+    }
+
+    /// Reads a query that has not one question. RFC 7873 §5.4: one without any asks for a cookie,
+    /// if it has one; it is answered as it is, and counts under limits as a name of no zone does.
+    /// RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR.
+    #[cold]
+    fn read_cookie(
+        &mut self,
+        packet: &[u8],
+        (questions, counts): ([u8; 2], [u8; 6]),
+    ) -> Result<(), Refusal> {
+        let mut reader = Reader { packet, at: HEADER };
+        let is_read = (questions, counts) == ([0; 2], [0, 0, 0, 0, 0, 1])
+            && read_records(&mut reader, counts, &mut self.edns).is_ok();
+        let has_cookie = self.edns.as_ref().is_some_and(|edns| edns.cookie.is_some());
+        self.fault = Some(Rcode::NoError);
+        if is_read && has_cookie { Ok(()) } else { Err(Refusal::Bare(Rcode::FormErr)) }
     }
 }
 

@@ -1,6 +1,64 @@
-//! Other operations than queries.
+//! Queries without a question, and other operations than queries.
 
 use super::*;
+use crate::snapshot::{Protection, Secret};
+
+/// What bakes cookies.
+fn baker() -> Snapshot {
+    let (zones, health) = (WORLD.plan().zones.clone(), HealthTable::default());
+    let mut plan = Plan::new(zones, Vec::new(), Vec::new(), Vec::new(), Default::default());
+    plan.protection = Protection { secrets: vec![Secret([7; 16])], ..Protection::default() };
+    Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1)
+}
+
+/// A query with so many questions and records, and an OPT record.
+fn unasked(counts: [u8; 8], options: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(options.len()).unwrap().to_be_bytes();
+    let opt = [&[0, 0, 41, 4, 0xd0, 0, 0, 0, 0][..], &length, options].concat();
+    [&[0x12, 0x34, 0, 0][..], &counts, &opt].concat()
+}
+
+const OPT_ALONE: [u8; 8] = [0, 0, 0, 0, 0, 0, 0, 1];
+
+/// RFC 7873 §5.4.
+#[test]
+fn a_query_for_a_cookie_alone_gets_one() {
+    let (snapshot, client) = (baker(), [1, 2, 3, 4, 5, 6, 7, 8]);
+    let ask = |packet: &[u8]| send(&snapshot, packet, Transport::Udp, "192.0.2.1");
+    let (_, got) = ask(&unasked(OPT_ALONE, &option(10, &client)));
+    assert_eq!(got[..12], [0x12, 0x34, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 1], "NOERROR");
+    assert_eq!((got.len(), &got[27..35]), (12 + 11 + 4 + 24, &client[..]));
+    let (outcome, again) = ask(&unasked(OPT_ALONE, &option(10, &got[27..])));
+    assert!(matches!(outcome, Outcome::Answered(Summary { proven: true, .. })), "{outcome:?}");
+    assert_eq!(again, got);
+    let cookie = option(10, &client);
+    for wrong in [
+        unasked(OPT_ALONE, &[]),
+        unasked(OPT_ALONE, &option(10, &client[..7])),
+        unasked([0, 2, 0, 0, 0, 0, 0, 1], &cookie),
+        unasked([0, 0, 0, 1, 0, 0, 0, 0], &cookie),
+        unasked([0, 0, 0, 0, 0, 0, 0, 2], &cookie),
+        [unasked(OPT_ALONE, &cookie), vec![0]].concat(),
+        unasked(OPT_ALONE, &cookie)[..12].to_vec(),
+    ] {
+        assert_eq!(ask(&wrong).1, [0x12, 0x34, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0], "{wrong:?}");
+    }
+}
+
+#[test]
+fn whoever_wants_a_cookie_alone_too_often_is_told_to_use_it() {
+    let (snapshot, now) = (baker(), Instant::default());
+    let peer = Peer { address: ([192, 0, 2, 1], 53).into(), transport: Transport::Udp };
+    let mut message = unasked(OPT_ALONE, &option(10, &[0; 8]));
+    let mut room = LowerName::of(b"\x03www\0").unwrap();
+    let mut query = super::super::Query::new(peer, &mut room);
+    query.prepare(&message, &snapshot);
+    query.answer(&snapshot, now, &mut message);
+    assert_eq!(query.subject(false), 0, "as names of no zone");
+    query.ask_again(&snapshot, now, &mut message);
+    assert_eq!(message[..12], [0x12, 0x34, 0x80, 7, 0, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!((message.len(), message[17]), (12 + 11 + 4 + 24, 1), "BADCOOKIE: 1 << 4 | 7");
+}
 
 /// RFC 6891 §6.1.1.
 #[test]
