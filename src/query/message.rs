@@ -41,27 +41,31 @@ pub(super) struct Full;
 /// A header without anything behind it, of the message that is in `out`, of which its identifier
 /// and flags are enough.
 pub(super) fn bare(out: &mut Vec<u8>, rcode: Rcode) {
+    out.truncate(COUNTS);
     out.resize(HEADER, 0);
-    complete(out, (rcode, false, false), [0; 4]);
+    complete(out, (rcode, false, false), [0; 3]);
 }
 
+/// The octets of a header before the counts of its sections.
+const COUNTS: usize = 4;
+
 /// Completes a header: QR, AA, TC, response code, and how many entries each section has. The
-/// identifier, the opcode and RD are as they came (RFC 1035 §4.1.1); RA, AD and CD are never set:
-/// this server does not recurse and does not validate.
+/// identifier, the opcode, RD and the count of questions are as they came (RFC 1035 §4.1.1); RA, AD
+/// and CD are never set: this server does not recurse and does not validate.
 fn complete(
     message: &mut [u8],
     (rcode, authoritative, truncated): (Rcode, bool, bool),
-    counts: [u16; 4],
+    counts: [u16; 3],
 ) {
-    let Some([_, _, flags, code, sections @ ..]) = message.first_chunk_mut::<HEADER>() else {
+    let Some([_, _, flags, code, _, _, sections @ ..]) = message.first_chunk_mut::<HEADER>() else {
         return;
     };
     let kept = *flags & (OPCODE | RD);
     *flags = QR | kept | u8::from(authoritative) << 2 | u8::from(truncated) << 1;
     let [_, low] = (rcode as u16).to_be_bytes();
     *code = low & 0x0f;
-    let [[q0, q1], [an0, an1], [ns0, ns1], [ar0, ar1]] = counts.map(u16::to_be_bytes);
-    *sections = [q0, q1, an0, an1, ns0, ns1, ar0, ar1];
+    let [[an0, an1], [ns0, ns1], [ar0, ar1]] = counts.map(u16::to_be_bytes);
+    *sections = [an0, an1, ns0, ns1, ar0, ar1];
 }
 
 /// Parts of a header's third octet.
@@ -204,9 +208,8 @@ impl<'o> Message<'o> {
             self.section = Section::Additional;
             self.opt(edns, resolved, nsid, cookie);
         }
-        let [answer, authority, additional] = self.counts;
         let how = (resolved.rcode, resolved.authoritative, self.truncated);
-        complete(self.out, how, [1, answer, authority, additional]);
+        complete(self.out, how, self.counts);
         self.truncated
     }
 

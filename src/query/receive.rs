@@ -10,7 +10,8 @@ use super::name::{LowerName, Question};
 pub(super) struct Request<'q> {
     pub(super) question: Question<'q>,
     pub(super) edns: Option<Edns>,
-    /// Why it is not answered, if it is not: what is behind the question is at fault.
+    /// With which code it is answered, if with nothing else: what is behind the question is at
+    /// fault, or there is no question that could be answered.
     pub(super) fault: Option<Rcode>,
 }
 
@@ -62,17 +63,48 @@ impl<'q> Request<'q> {
             return Err(Refusal::Silence(Silence::Response));
         }
         if flags >> 3 & 0x0f != OPCODE_QUERY {
-            return Err(Refusal::Bare(Rcode::NotImp));
+            return self.read_operation(packet, ([q0, q1], counts));
         }
-        // RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR. One without a
-        // question asks nothing; with a cookie alone (RFC 7873 §5.4) nobody asks.
         if [q0, q1] != [0, 1] {
-            return Err(Refusal::Bare(Rcode::FormErr));
+            return self.read_cookie(packet, ([q0, q1], counts));
         }
         let mut reader = Reader { packet, at: HEADER };
         self.question.read(&mut reader).ok_or(Refusal::Bare(Rcode::FormErr))?;
         self.fault = read_records(&mut reader, counts, &mut self.edns).err();
         Ok(())
+    }
+
+    /// Reads another operation than a query, which is not implemented. RFC 6891 §6.1.1: who sends
+    /// an OPT record gets one, if it can be found.
+    #[cold]
+    fn read_operation(
+        &mut self,
+        packet: &[u8],
+        (questions, counts): ([u8; 2], [u8; 6]),
+    ) -> Result<(), Refusal> {
+        let mut reader = Reader { packet, at: HEADER };
+        let is_read = questions == [0, 1]
+            && self.question.read(&mut reader).is_some()
+            && read_records(&mut reader, counts, &mut self.edns).is_ok();
+        self.fault = Some(Rcode::NotImp);
+        if is_read { Ok(()) } else { Err(Refusal::Bare(Rcode::NotImp)) }
+    }
+
+    /// Reads a query that has not one question. RFC 7873 §5.4: one without any asks for a cookie,
+    /// if it has one; it is answered as it is, and counts under limits as a name of no zone does.
+    /// RFC 9619 §4: a query with QDCOUNT > 1 must be answered with FORMERR.
+    #[cold]
+    fn read_cookie(
+        &mut self,
+        packet: &[u8],
+        (questions, counts): ([u8; 2], [u8; 6]),
+    ) -> Result<(), Refusal> {
+        let mut reader = Reader { packet, at: HEADER };
+        let is_read = (questions, counts) == ([0; 2], [0, 0, 0, 0, 0, 1])
+            && read_records(&mut reader, counts, &mut self.edns).is_ok();
+        let has_cookie = self.edns.as_ref().is_some_and(|edns| edns.cookie.is_some());
+        self.fault = Some(Rcode::NoError);
+        if is_read && has_cookie { Ok(()) } else { Err(Refusal::Bare(Rcode::FormErr)) }
     }
 }
 

@@ -14,6 +14,8 @@ use crate::health::{HealthTable, State};
 use crate::snapshot::Plan;
 use crate::steer::Facts;
 
+mod unasked;
+
 /// The world that the fuzzer answers from too.
 static WORLD: LazyLock<Snapshot> = LazyLock::new(|| world(&["192.0.2.13"]));
 
@@ -280,7 +282,7 @@ fn a_delegation_is_referred_with_its_glue() {
 fn the_ds_records_of_a_zone_are_its_parents_if_that_is_here() {
     let text = "regions: { us: {} }\nservices: {}\nzones:
   example.com: { ns: [ns.example.net], records: {
-    signed: { NS: ns.example.net., DS: '1 8 2 00' }, plain: { NS: ns.example.net. } } }
+    signed: { NS: ns.example.net., DS: '1 8 9 00' }, plain: { NS: ns.example.net. } } }
   signed.example.com: { ns: [ns.example.net] }
   plain.example.com: { ns: [ns.example.net] }
   hidden.example.com: { ns: [ns.example.net] }

@@ -44,6 +44,7 @@ const WINDOW: u32 = 1 << 17;
 /// Errors of RFC 9250 §4.3.
 const NO_ERROR: VarInt = VarInt::from_u32(0);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
+const REQUEST_CANCELLED: VarInt = VarInt::from_u32(3);
 const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(4);
 
 /// EDNS TCP keepalive (RFC 7828), which has no place here.
@@ -140,8 +141,20 @@ async fn converse(connection: &Connection, address: SocketAddr, answers: &Answer
     while let Ok(Ok(stream)) = timeout(idle, connection.accept_bi()).await {
         let (connection, responder) = (connection.clone(), responder.clone());
         streams.spawn(async move {
-            if timeout(idle, answer(stream, peer, &responder)).await == Ok(Err(Wrong)) {
-                connection.close(PROTOCOL_ERROR, b"");
+            let (mut send, receive) = stream;
+            let error = match timeout(idle, answer((&mut send, receive), peer, &responder)).await {
+                // The stream lives until all of it has arrived, or will not.
+                Ok(Ok(())) => {
+                    let _arrived = timeout(idle, send.stopped()).await;
+                    return;
+                }
+                Ok(Err(error)) => error,
+                Err(_) => REQUEST_CANCELLED,
+            };
+            // Nobody is to take the end of the stream for an answer; it may have ended meanwhile.
+            let _ended = send.reset(error);
+            if error == PROTOCOL_ERROR {
+                connection.close(error, b"");
             }
         });
         while streams.try_join_next().is_some() {}
@@ -151,41 +164,35 @@ async fn converse(connection: &Connection, address: SocketAddr, answers: &Answer
     connection.close(NO_ERROR, b"");
 }
 
-/// A client does what RFC 9250 §4.3.3 calls a protocol error.
-#[derive(PartialEq, Eq, Debug)]
-struct Wrong;
-
 /// Answers one stream's query.
+///
+/// # Errors
+/// By what the stream is to be ended without an answer: what RFC 9250 §4.3.3 calls a protocol error
+/// ends the connection too.
 async fn answer(
-    (mut send, mut receive): (SendStream, RecvStream),
+    (send, mut receive): (&mut SendStream, RecvStream),
     peer: Peer,
     responder: &Shared,
-) -> Result<(), Wrong> {
+) -> Result<(), VarInt> {
     // A message and its length (RFC 9250 §4.2). Copied as it comes: a part, however short, holds on
     // to all that was received with it.
     let (most, mut octets) = (2 + LONGEST, Vec::new());
     let all = (&mut receive).take(most as u64 + 1).read_to_end(&mut octets).await;
-    // What is cut short is nobody's query any more.
-    let Ok(length) = all else { return Ok(()) };
+    // What is cut short is nobody's query any more (RFC 9250 §4.3.1).
+    let length = all.map_err(|_| REQUEST_CANCELLED)?;
     if length > most {
         // It may have ended in the meantime.
         let _ended = receive.stop(EXCESSIVE_LOAD);
-        let _ended = send.reset(EXCESSIVE_LOAD);
-        return Ok(());
+        return Err(EXCESSIVE_LOAD);
     }
-    let Some(message) = query(&octets) else {
-        // Nobody is to take the end of the stream for an answer, before the connection's is heard.
-        let _ended = send.reset(PROTOCOL_ERROR);
-        return Err(Wrong);
-    };
+    let message = query(&octets).ok_or(PROTOCOL_ERROR)?;
     let out = responder.answer(message, peer);
-    let Ok(length) = u16::try_from(out.len()) else { return Ok(()) };
-    let whole = [&length.to_be_bytes(), &*out].concat();
-    if length == 0 || send.write_all(&whole).await.is_err() || send.finish().is_err() {
+    // What gets no answer is no query.
+    let length = u16::try_from(out.len()).ok().filter(|length| *length > 0);
+    let whole = [&length.ok_or(PROTOCOL_ERROR)?.to_be_bytes(), &*out].concat();
+    if send.write_all(&whole).await.is_err() || send.finish().is_err() {
         counter!("meridian_unsent_total").increment(1);
     }
-    // The stream lives until all of it has arrived, or will not.
-    let _arrived = send.stopped().await;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::iter::{repeat_n, successors};
 use std::num::NonZeroU32;
 
 use foldhash::fast::RandomState;
-use indexmap::{IndexMap, IndexSet};
+use indexmap::IndexMap;
 
 use super::lookup::{Node, Zone};
 use super::name::{Name, is_wildcard, offsets};
@@ -313,8 +313,10 @@ impl ZoneBuilder {
             }
         }
         for set in sets.iter_mut().filter(|set| set.rdata.len() > 1) {
-            let distinct: IndexSet<Rdata, RandomState> = set.rdata.drain(..).rev().collect();
-            set.rdata.extend(distinct);
+            // RFC 4343 §3: names that differ only in case are one. The first one's stays.
+            let mut known: HashSet<Box<[u8]>, RandomState> = HashSet::default();
+            set.rdata.reverse();
+            set.rdata.retain(|rdata| known.insert(rdata.to_lower()));
         }
         sets.reverse();
         sets
@@ -439,8 +441,9 @@ impl ZoneBuilder {
         let kind = draft.steered.map(|(_, kind)| kind);
         let alias = self.records(draft).find(|record| record.rtype == RecordType::CNAME);
         let crowded = alias.is_some_and(|alias| {
+            let target = self.data(alias);
             let is_other = |record: &Record| {
-                record.rtype != RecordType::CNAME || self.data(record) != self.data(alias)
+                record.rtype != RecordType::CNAME || !self.data(record).eq_ignore_ascii_case(target)
             };
             self.records(draft).any(is_other)
         });
@@ -491,3 +494,34 @@ const APEX_SERIAL: u32 = 1;
 const APEX_REFRESH: u32 = 86_400;
 const APEX_RETRY: u32 = 7_200;
 const APEX_EXPIRE: u32 = 3_600_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 2181 §5.
+    #[test]
+    fn records_whose_names_differ_in_case_only_are_one() {
+        let name = |text: &str| -> Name { text.parse().unwrap() };
+        let (mut builder, ttl) = (ZoneBuilder::new(name("example.com")), Ttl::from_secs(60));
+        builder.add_apex(&[name("ns.example.net"), name("NS.example.NET")], ttl, ttl);
+        let owner = name("a.example.com");
+        for target in ["b.example.com", "B.example.com"] {
+            builder.add(&owner, ttl, RecordType::CNAME, name(target).as_wire());
+        }
+        let text = name("text.example.com");
+        for letter in [b"\x01a", b"\x01A"] {
+            builder.add(&text, ttl, RecordType::TXT, letter);
+        }
+        let data = |owner: &Name, rtype| {
+            let sets = builder.sets(builder.drafts.get(&owner.to_lower()).unwrap());
+            sets.into_iter().find(|set| set.rtype == rtype).unwrap().rdata
+        };
+        let ns = Rdata::new(RecordType::NS, name("ns.example.net").as_wire());
+        assert_eq!(data(&builder.origin, RecordType::NS), [ns], "the first one");
+        let alias = Rdata::name(&name("b.example.com"));
+        assert_eq!(data(&owner, RecordType::CNAME), [alias], "the first one");
+        assert_eq!(data(&text, RecordType::TXT).len(), 2, "a text is no name");
+        assert!(builder.finish().is_ok());
+    }
+}

@@ -14,6 +14,7 @@ use domain::zonefile::inplace::{Entry, ScannedRecord, Zonefile};
 
 use super::name::Name;
 use super::record::{RecordType, minimum};
+use super::wellformed::expected;
 use super::words::{UNSAID, prepared};
 use crate::time::Ttl;
 
@@ -223,6 +224,9 @@ impl Reading<'_> {
             return problem(&format!(
                 "these octets are no data of type {rtype}; write them without `\\#`"
             ));
+        }
+        if let Some(expected) = expected(Rtype::from_int(rtype.0), &self.wire) {
+            return problem(&format!("no data of type {rtype}; expected {expected}"));
         }
         let Some(ttl) = self.ttls.of(told, rtype, &self.wire) else {
             // Told once: the next ones have none for the same reason.

@@ -18,6 +18,7 @@ mod nodes;
 mod record;
 #[cfg(test)]
 mod tests;
+mod wellformed;
 mod words;
 
 pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};

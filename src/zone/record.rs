@@ -288,6 +288,15 @@ impl Rdata {
         &self.wire
     }
 
+    /// Its octets, the names in lower case: by them it is told from others (RFC 4343 §3).
+    pub(super) fn to_lower(&self) -> Box<[u8]> {
+        let lower = |part| match part {
+            Part::Name(name) => name.to_ascii_lowercase(),
+            Part::Bytes(bytes) => bytes.to_vec(),
+        };
+        self.parts().flat_map(lower).collect()
+    }
+
     /// The first name in it: where CNAME and NS point to.
     pub fn target(&self) -> Option<&[u8]> {
         (self.names.count > 0).then(|| self.name_at(self.names.before.into()))

@@ -430,7 +430,7 @@ fn types_that_are_not_served_are_refused() {
         let told = told_of(&format!("{line}\n"));
         assert!(told.len() == 1 && told[0].contains(expected), "{line}: {told:?}");
     }
-    assert_eq!(told_of("a 60 NS ns.example.net.\na 60 DS 1 13 2 00\n"), [""; 0]);
+    assert_eq!(told_of("a 60 NS ns.example.net.\na 60 DS 1 13 9 00\n"), [""; 0]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! - Times with units become seconds. RFC 1035 §5.1 knows seconds only, but BIND's `1h30m` is in
 //!   most files that people have.
 //! - `@` for the origin, which the reader knows as an owner only, becomes `""` where a name stands.
-//! - In quoted texts, what is no printable ASCII is escaped.
+//! - In quoted texts, what is no printable ASCII is escaped; elsewhere `\ ` becomes `\032`.
 //! - The name of an included file loses its quotes.
 //!
 //! The reader knows no `$TTL` but those of the file at hand, and does not tell which records have a
@@ -36,6 +36,9 @@ const ENDLESS: &str = "what begins here never ends; expected `)` or `\"` before 
 const TOO_LONG: &str = "a TTL has 2147483647 seconds at most";
 const NOT_ASCII: &str = "no printable ASCII; write names as `xn--…` (RFC 5890), and other texts in \
                          quotes";
+const MISREAD: &str = "`key0` to `key9`, keys whose number begins with 0, `docpath` and `oots` are \
+                       not read; write the parameter's name, or the record's data as `\\# …` \
+                       (RFC 3597)";
 
 /// A zone file for the reader.
 pub(super) struct Text<'t> {
@@ -50,7 +53,8 @@ pub(super) struct Text<'t> {
 /// # Errors
 /// The line and column of what the reader would stumble over, and what it is: a quote that has
 /// something directly before it, if it opens a text, or behind it, if it closes one; what is opened
-/// and never closed; a TTL that is too long; a word that is not ASCII.
+/// and never closed; a TTL that is too long; a word that is not ASCII; a parameter to which the
+/// reader would give another value.
 pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, ((usize, usize), &'static str)> {
     let mut field = Field::First;
     let mut rewriting = Rewriting { text, written: Vec::new(), done: 0, defaults: Vec::new() };
@@ -133,8 +137,15 @@ impl<'t> Rewriting<'t> {
             }
             // The reader takes any.
             Role::Path => {}
+            Role::Param if is_misread(word) => return Err((at, MISREAD)),
             _ if word.iter().all(u8::is_ascii_graphic) => {}
-            _ => return Err((at, NOT_ASCII)),
+            _ => {
+                let written = without_blanks(word);
+                if !written.iter().all(u8::is_ascii_graphic) {
+                    return Err((at, NOT_ASCII));
+                }
+                self.replace(range, &written);
+            }
         }
         Ok(())
     }
@@ -150,6 +161,9 @@ impl<'t> Rewriting<'t> {
             return Err((range.end - 1, TOUCHES));
         }
         let inside = self.text.get(range.start + 1..range.end - 1).unwrap_or(&[]);
+        if role == Role::Param && !is_value && is_misread(inside) {
+            return Err((range.start, MISREAD));
+        }
         if role == Role::Path {
             self.replace(range, &without_quotes(inside));
         } else if !inside.iter().all(|octet| is_readable(*octet)) {
@@ -157,6 +171,27 @@ impl<'t> Rewriting<'t> {
         }
         Ok(())
     }
+}
+
+/// Whether the reader would give another value to a parameter. By its number, too, it reads the
+/// value as it is written behind the name, and not the octets that stand there (RFC 9460 §2.1); of
+/// some names it reads the octets.
+fn is_misread(parameter: &[u8]) -> bool {
+    let key = parameter.split(|octet| *octet == b'=').next().unwrap_or(&[]);
+    match key.strip_prefix(b"key") {
+        Some(number) => matches!(number, [b'0', ..] | [b'1'..=b'9']),
+        None => matches!(key, b"docpath" | b"oots"),
+    }
+}
+
+/// A word whose blanks, which are all escaped, are written as numbers (RFC 1035 §5.1).
+fn without_blanks(word: &[u8]) -> Vec<u8> {
+    let written = word.iter().flat_map(|octet| match octet {
+        b' ' => b"032",
+        b'\t' => b"009",
+        octet => std::slice::from_ref(octet),
+    });
+    written.copied().collect()
 }
 
 /// Whether an octet can stand in quotes.
@@ -392,6 +427,7 @@ fn is_special(octet: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::{FileRecord, parse};
     use super::*;
 
     fn rewritten(text: &str) -> String {
@@ -419,6 +455,49 @@ mod tests {
         let expected = "$TTL 4294967295\na 86400 A 192.0.2.1\n$ttl 4294967295 ; 1h\n";
         assert_eq!(text.octets, expected.as_bytes());
         assert_eq!(text.defaults, [(5, 3600), (41, 90)]);
+    }
+
+    #[test]
+    fn escaped_blanks_become_numbers() {
+        for (text, expected) in [
+            ("a\\ b 60 TXT x\\ \\\\ y\\\tz\n", "a\\032b 60 TXT x\\032\\\\ y\\009z\n"),
+            ("a 60 PTR b\\ ", "a 60 PTR b\\032"),
+            ("$INCLUDE a\\ b\n", "$INCLUDE a\\ b\n"),
+        ] {
+            assert_eq!(rewritten(text), expected);
+        }
+        let (mut data, origin) = (Vec::new(), "example.com".parse().unwrap());
+        let include = &mut |_: &str| Err(String::new());
+        let take = &mut |record: FileRecord<'_>| data = record.data.to_vec();
+        parse("", br"_ipp._tcp 60 PTR My\ Printer._ipp._tcp", &origin, include, take).unwrap();
+        assert_eq!(data, b"\x0aMy Printer\x04_ipp\x04_tcp\x07example\x03com\0");
+        assert!(prepared("a\\ \u{e9} 60 A 192.0.2.1\n".as_bytes()).is_err());
+    }
+
+    #[test]
+    fn parameters_that_would_get_another_value_are_refused() {
+        for parameter in [
+            r"key1=\002h2",
+            r#"key1="\002h2""#,
+            r#""key1=h2""#,
+            "key0",
+            "key00004=x",
+            "key065=x",
+            "docpath=x",
+        ] {
+            let text = format!("a 60 HTTPS 1 . alpn=h2 {parameter}\n");
+            assert_eq!(prepared(text.as_bytes()).err(), Some(((1, 24), MISREAD)), "{parameter}");
+        }
+        for data in [
+            "HTTPS 1 . key10=x",
+            r#"HTTPS 1 . key667="key1=x""#,
+            "HTTPS 1 . alpn=key1",
+            r"HTTPS \# 1 key1",
+            "TXT 1 . key1=x",
+        ] {
+            let text = format!("a 60 {data}\n");
+            assert!(prepared(text.as_bytes()).is_ok(), "{data}");
+        }
     }
 
     #[test]

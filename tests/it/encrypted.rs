@@ -322,7 +322,11 @@ fn each_stream_is_answered_by_itself_over_quic() {
         wire[11] = 1;
         wire.extend(b"\0\0\x29\x04\xd0\0\0\0\0\0\x04\0\x0b\0\0");
         let keepalive = [&u16::try_from(wire.len()).unwrap().to_be_bytes(), &*wire].concat();
-        for wrong in [streamed(4711), keepalive, b"\0\x10too short".to_vec()] {
+        // What gets no answer: a response, and what is no message.
+        let mut response = streamed(0);
+        response[4] |= 0x80;
+        let parts = [b"\0\x10too short".to_vec(), b"\0\x03\0\0\0".to_vec()];
+        for wrong in [streamed(4711), keepalive, response].into_iter().chain(parts) {
             let connection = connect().await.unwrap();
             match ask_quic(connection, wrong.clone()).await.unwrap_err() {
                 ConnectionError::ApplicationClosed(closed) => {
@@ -357,6 +361,32 @@ fn a_query_that_is_too_long_is_not_kept_over_quic() {
             assert!(format!("{reset:?}").contains("Reset(4)"), "{reset:?}");
         }
         assert!(ask_quic(connection, streamed(0)).await.unwrap() > 40);
+    });
+}
+
+/// RFC 9250 §4.3.1: the end of a stream without an answer would be an error of the connection.
+#[test]
+fn a_query_that_does_not_end_has_its_stream_reset_over_quic() {
+    let server = serve_with("doq: \"127.0.0.1:0\"", "tcp: { idle: 2s }");
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let endpoint = quic(&server);
+        let connection = endpoint.connect(server.doq.unwrap(), "ns1.example.com").unwrap();
+        let connection = connection.await.unwrap();
+        let (mut cut, mut cut_answer) = connection.open_bi().await.unwrap();
+        cut.write_all(&streamed(0)[..5]).await.unwrap();
+        cut.reset(quinn::VarInt::from_u32(3)).unwrap();
+        let (mut half, mut half_answer) = connection.open_bi().await.unwrap();
+        half.write_all(&streamed(0)[..5]).await.unwrap();
+        let ends = tokio::spawn(async move {
+            [cut_answer.read_to_end(1).await, half_answer.read_to_end(1).await]
+        });
+        // The connection itself is in use.
+        while !ends.is_finished() {
+            assert!(ask_quic(connection.clone(), streamed(0)).await.unwrap() > 40);
+        }
+        for end in ends.await.unwrap() {
+            assert!(format!("{end:?}").contains("Reset(3)"), "DOQ_REQUEST_CANCELLED: {end:?}");
+        }
     });
 }
 
