@@ -133,6 +133,31 @@ fn answers_that_named_a_region_are_known_when_it_is_no_longer_configured() {
     assert!(told.contains("asia: no service has it"), "{told}");
 }
 
+/// What the server tells of `eu`, of this service.
+fn row(server: &Meridian, service: &str) -> Option<serde_json::Value> {
+    let (_, text) = server.get("/api/v1/convergence?subject=eu");
+    let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+    rows.as_array()?.iter().find(|row| row["service"] == service).cloned()
+}
+
+#[test]
+fn a_region_whose_address_is_answered_when_all_is_down_is_in_the_answers() {
+    let port = free_port();
+    let [us, eu] = [Nginx::start(port), Nginx::start(port)];
+    let regions =
+        format!("eu: {0}, us: {1} }}, on_all_down: {{ fixed: {0}", eu.address, us.address);
+    let server = Meridian::serve(&config(port, &regions, 30, ""));
+    assert!(server.ctl(&drain(&[])).0);
+    wait_until(&vec![us.address.to_string()], || server.addresses("www.example.com"));
+    eu.set_failing(true);
+    wait_until(&"down".to_owned(), || server.endpoint(eu.address).0);
+    us.set_failing(true);
+    wait_until(&vec![eu.address.to_string()], || server.addresses("www.example.com"));
+    let row = row(&server, "web").unwrap();
+    assert_eq!((&row["in_answers"], &row["safe"]), (&true.into(), &false.into()), "{row}");
+    assert!(row["answers"].as_u64() > Some(0), "{row}");
+}
+
 #[test]
 fn a_ttl_that_was_lowered_counts_until_its_answers_are_forgotten() {
     let port = free_port();
