@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::RecordType;
 use meridian::convergence::{Class, Layer};
 
+use crate::cluster::World;
 use crate::harness::{Meridian, Nginx, ask, data, free_port, meridian, wait_for, wait_until};
 use crate::resolvers::{Resolver, dnsmasq, forwarding_bind, knot_resolver, recursor, unbound};
 
@@ -156,6 +157,25 @@ fn a_region_whose_address_is_answered_when_all_is_down_is_in_the_answers() {
     let row = row(&server, "web").unwrap();
     assert_eq!((&row["in_answers"], &row["safe"]), (&true.into(), &false.into()), "{row}");
     assert!(row["answers"].as_u64() > Some(0), "{row}");
+}
+
+#[test]
+fn a_service_that_only_another_node_has_is_waited_for() {
+    let world = World::with(2, "", "", "");
+    let why = || row(world.node(0), "new")?["waits"][0]["why"].as_str().map(ToOwned::to_owned);
+    assert_eq!(why(), None);
+    // It is rolled out, to the other node first.
+    let text = std::fs::read_to_string(world.node(1).path("meridian.yaml")).unwrap();
+    let new = format!(
+        "services:\n  new: {{ names: [new.example.com], ttl: 1h, regions: {{ us: {}, eu: {} }} }}\n",
+        world.us.address, world.eu.address
+    );
+    world.node(1).write("meridian.yaml", text.replace("services:\n", &new).as_bytes());
+    wait_until(&Some("ns2 still answers new".to_owned()), why);
+    assert!(world.node(0).ctl(&drain(&[])).0);
+    wait_until(&Some("answers that name it are remembered".to_owned()), why);
+    let row = row(world.node(0), "new").unwrap();
+    assert_eq!((&row["ttl"], &row["safe"]), (&3600.into(), &false.into()), "{row}");
 }
 
 #[test]

@@ -152,7 +152,8 @@ fn left(view: &View) -> impl Iterator<Item = Row<'_>> {
     left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent)))
 }
 
-/// What `subject` is about: what is configured, and what was when it left the answers.
+/// What `subject` is about: what is configured, what was when it left the answers, and what only
+/// another node has.
 fn about<'v>(view: &'v View, subject: &'v Subject) -> Result<Vec<Row<'v>>, String> {
     let (service, region) = match subject {
         Subject::Region(region) => (None, region.as_str()),
@@ -173,8 +174,11 @@ fn about<'v>(view: &'v View, subject: &'v Subject) -> Result<Vec<Row<'v>>, Strin
         })
         .collect();
     let known: HashSet<&str> = rows.iter().map(|(service, ..)| *service).collect();
-    let left = left(view).filter(|(of, at, _)| *at == region && is_asked(of));
-    rows.extend(left.filter(|(of, ..)| !known.contains(of)));
+    let others = view.absent.iter().filter(|((of, at), absent)| {
+        let is_known = absent.left || absent.elsewhere;
+        is_known && at == region && is_asked(of) && !known.contains(of.as_str())
+    });
+    rows.extend(others.map(|((of, _), absent)| (of.as_str(), region, Some(absent))));
     if rows.is_empty() {
         // It names nothing; or a region that no service has, and none had.
         scope(subject, config)?;
@@ -312,6 +316,7 @@ mod tests {
         Absent {
             since: at(1001),
             left: true,
+            elsewhere: false,
             was: 1.0,
             ttl: Ttl::from_secs(3600),
             doubted: at(1001),
