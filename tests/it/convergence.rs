@@ -179,6 +179,27 @@ fn a_service_that_only_another_node_has_is_waited_for() {
 }
 
 #[test]
+fn a_node_that_is_not_known_before_a_restart_is_waited_for() {
+    let world = World::with(2, "", "ttl: 1s, ", "convergence: { population: honest }");
+    let node = world.node(0);
+    let text = std::fs::read_to_string(node.path("meridian.yaml")).unwrap();
+    let more = text.replace("nodes: { ", "nodes: { ns3: \"127.0.0.3:9\", ");
+    node.write("meridian.yaml", more.as_bytes());
+    wait_until(&1, || node.logged("changed, which counts from the next start on"));
+    let word = ["drain", "web/eu", "--reason", "power", "--owner", "alice", "--wait"];
+    let (code, told) = ctl(node, &[&word[..], &["--timeout", "1s"]].concat());
+    assert_eq!(code, Some(3), "{told}");
+    let why = "ns3 is in `cluster.nodes`, and this node does not know it before a restart";
+    assert!(told.contains(&format!("web/eu: {why}\n")), "{told}");
+    // It may have answered for as long as that was so.
+    node.write("meridian.yaml", text.as_bytes());
+    wait_until(&false, || ctl(node, &["convergence"]).1.contains(why));
+    let (code, told) = ctl(node, &word);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("web/eu: answers that name it are remembered, until"), "{told}");
+}
+
+#[test]
 fn a_ttl_that_was_lowered_counts_until_its_answers_are_forgotten() {
     let port = free_port();
     let [us, eu] = [Nginx::start(port), Nginx::start(port)];

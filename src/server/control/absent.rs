@@ -208,6 +208,22 @@ impl Control {
         doubt(&mut self.absent, peers, now);
     }
 
+    /// Notes which node of the configuration is in no list of the start. It may answer anything
+    /// until this one knows it.
+    pub(super) fn note_unmet(&mut self) {
+        let now = self.clock.now();
+        let cluster = self.loaded.config.cluster.as_ref();
+        let mut others = cluster.into_iter().flat_map(|of| {
+            let names = of.names().into_iter().enumerate();
+            names.filter(move |(row, _)| *row != of.own.index()).map(|(_, name)| name)
+        });
+        let is_met = |name: &str| self.peers.as_ref().is_some_and(|peers| peers.lists(name));
+        let unmet = others.find(|name| !is_met(name));
+        if std::mem::replace(&mut self.unmet, unmet).is_some() {
+            self.absent.values_mut().for_each(|absent| absent.doubted = now);
+        }
+    }
+
     /// Drops what is configured no more, and remembered by nobody.
     pub(super) fn forget_absent(&mut self) {
         let (now, plan) = (self.clock.now(), &self.loaded.plan);
@@ -215,13 +231,19 @@ impl Control {
         self.absent.retain(|(service, region), absent| {
             let ttl = absent.ttl.duration() + Duration::from_secs(TRAVEL);
             let is_over = now > absent.since.max(absent.doubted) + ttl.max(longest);
-            absent.doubt.is_some() || !is_over || plan.has_pool(service, region)
+            let is_doubted = absent.doubt.is_some() || self.unmet.is_some();
+            is_doubted || !is_over || plan.has_pool(service, region)
         });
     }
 
     /// What is absent, as it is now.
     pub(super) fn absent(&self) -> Absents {
         let mut absents = self.absent.clone();
+        if let Some(name) = &self.unmet {
+            let what = "is in `cluster.nodes`, and this node does not know it before a restart";
+            let doubt = || format!("{name} {what}");
+            absents.values_mut().for_each(|of| _ = of.doubt.get_or_insert_with(doubt));
+        }
         doubted_still(&mut absents, self.clock.now());
         absents
     }

@@ -339,6 +339,7 @@ fn key_of(target: &crate::config::Target) -> String {
 impl Control {
     /// Learns the targets of a new configuration, and what others have said of them.
     pub(super) fn meet(&mut self) {
+        self.note_unmet();
         let now = self.clock.now();
         let Some(peers) = &mut self.peers else { return };
         peers.unsure = Unsure::All;

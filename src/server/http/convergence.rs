@@ -297,7 +297,7 @@ fn forgotten(
     (is_alone, answering): (bool, Instant),
 ) -> Instant {
     let own = Instant::default() + Duration::from_secs(remaining.until);
-    let is_all_own = is_alone && absent.left;
+    let is_all_own = is_alone && absent.left && absent.doubted == absent.since;
     let feared = if is_all_own { answering } else { answering.max(absent.doubted) };
     own.max(feared + absent.ttl.duration() + Duration::from_secs(TRAVEL))
 }
@@ -355,7 +355,8 @@ mod tests {
         let own = Remaining { answers: 1, until: 4800 };
         assert_eq!(forgotten(&absent, own, alone), at(4800));
         // What was given before it answered is long forgotten: only what it gave itself counts.
-        let long_since = forgotten(&Absent { since: at(9000), ..absent.clone() }, own, alone);
+        let long_since =
+            forgotten(&Absent { since: at(9000), doubted: at(9000), ..absent.clone() }, own, alone);
         assert_eq!(long_since, at(4800));
         // It left before this process answered, and the one before went on with it; here or at
         // another node.
