@@ -4,12 +4,13 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::peers::NodeWord;
 use super::*;
-use crate::cluster::{Heard, Lists};
+use crate::cluster::{Heard, Lists, Stamp};
 use crate::config::Cluster;
 use crate::ids::NodeId;
 use crate::server::cluster::{Hearing, Saying};
 use crate::server::load::{Loader, Source};
 use crate::server::takeover::GRACE;
+use crate::steer::Word;
 use crate::time::Ttl;
 
 /// A control task that does not run, and what loads for it.
@@ -65,6 +66,39 @@ impl World {
 
 fn all(said: &mut UnboundedReceiver<Saying>) -> Vec<Saying> {
     std::iter::from_fn(|| said.try_recv().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
+    let mut world =
+        world("  web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }");
+    let _said = world.join();
+    let clock = world.control.clock;
+    let second = Duration::from_secs(1);
+    // The clock of who says it is right, or ahead of this one's.
+    for (subject, ahead) in [("us", Duration::ZERO), ("eu", second)] {
+        let since = clock.now() + ahead;
+        let word = Said {
+            subject: subject.parse().unwrap(),
+            word: Some(Word::Drain),
+            reason: "power".to_owned(),
+            owner: "alice".to_owned(),
+            since,
+            until: Some(since + second * 60),
+            ramp: None,
+            stamp: Stamp::next(since, None, 0),
+        };
+        let end = word.clone().ended(since + second * 60);
+        for said in [word, end] {
+            let other = NodeId::from_index(1).unwrap();
+            let key = format!("w/{subject}");
+            world.control.hear(vec![Heard::Entry(other, key, Some(said.spoken()))]);
+        }
+    }
+    let words = |control: &Control| control.said.iter().map(|of| of.word).collect::<Vec<_>>();
+    assert_eq!(words(&world.control), [Some(Word::Drain); 2]);
+    let told: Vec<&str> = world.control.events.iter().map(|of| of.what.as_str()).collect();
+    assert_eq!(told, ["drain", "drain"]);
 }
 
 #[tokio::test]
