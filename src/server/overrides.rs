@@ -157,9 +157,12 @@ impl Said {
         Self { word: None, since, until: Some(now + REMEMBERED), ramp: None, ..self }
     }
 
-    /// Is it only the end of `word`, which ends by itself?
+    /// Is it only the end of `word`, which ends by itself? When it is, each node says by its own
+    /// clock.
     pub(super) fn is_end_of(&self, word: &Self) -> bool {
-        self.word.is_none() && self.stamp == word.stamp && word.until == Some(self.since)
+        let Self { stamp, owner, reason, .. } = self;
+        let is_same = (stamp, owner, reason) == (&word.stamp, &word.owner, &word.reason);
+        self.word.is_none() && word.until.is_some() && is_same
     }
 
     /// The same as it was heard at `now`. Nothing is said before its time: if it seems so, its

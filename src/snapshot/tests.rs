@@ -211,6 +211,35 @@ fn what_was_last_good_is_known_in_a_newer_plan() {
 }
 
 #[test]
+fn an_answer_names_all_regions_that_have_its_addresses() {
+    // `ap` has an address of its own and that of `us`.
+    let with = |fixed: &str| {
+        let fixed = CONFIG.replace("fixed: 192.0.2.99", &format!("fixed: {fixed}"));
+        fixed.replace("REGIONS", &REGIONS.replace("192.0.2.31", "192.0.2.10"))
+    };
+    let named = |fixed: &str, service: &str, state: State| -> Vec<Vec<String>> {
+        let World { plan, targets, .. } = world_of(&with(fixed), &mut Targets::default());
+        let all = targets.iter().fold(HealthTable::default(), |all, of| all.assuming(*of, state));
+        let snapshot = Snapshot::compile(plan.clone(), &Facts::of(&all), None, None, 1);
+        let service = snapshot.service(plan.service_named(service).unwrap()).unwrap();
+        let answers = service.selector(Family::V4).unwrap().answers();
+        let names = |regions: RegionSet| {
+            regions.iter().map(|of| plan.region_name(of).to_owned()).collect::<Vec<_>>()
+        };
+        answers
+            .map(|(ready, _)| {
+                assert_eq!(ready.first, ready.choice.regions.first().copied());
+                names(ready.regions)
+            })
+            .collect()
+    };
+    assert_eq!(named("192.0.2.99", "geo", State::Down), [Vec::<String>::new()]);
+    assert_eq!(named("[192.0.2.99, 192.0.2.20]", "geo", State::Down), [["eu"]]);
+    assert_eq!(named("192.0.2.10", "geo", State::Down), [["us", "ap"]]);
+    assert_eq!(named("192.0.2.99", "failover", State::Up), [["us", "ap"]]);
+}
+
+#[test]
 fn names_that_a_newer_plan_would_lose_are_told() {
     let (old, text) = (world().plan, CONFIG.replace("REGIONS", REGIONS));
     let load = |text: &str| {

@@ -213,7 +213,7 @@ impl Usable {
 pub struct Choice {
     /// What the answer names, best first.
     pub addresses: Vec<Address>,
-    /// The regions they are in, best first; none for fixed addresses.
+    /// All regions they are in, best first; none for fixed addresses that are in none.
     pub regions: Vec<RegionId>,
     /// What the choice rests on.
     pub basis: Basis,
@@ -512,23 +512,37 @@ pub fn choose(
         }
         _ => (service.ttl.min(service.suspect_ttl), TtlReason::NothingUp),
     };
-    let addresses = chosen.iter().map(|endpoint| endpoint.address.clone()).collect();
+    let addresses: Vec<_> = chosen.iter().map(|endpoint| endpoint.address.clone()).collect();
+    let regions = naming(service, regions, &addresses);
     let writer = facts.writers.of(id);
     let ttl = writer.map_or(ttl, |writer| ttl.min(writer.ttl));
     let until = writer.and_then(|writer| writer.until);
     Choice { addresses, regions, basis, ttl, ttl_reason, until }
 }
 
+/// All regions that have one of these addresses: first `regions`, for which they were chosen.
+fn naming(service: &Service, mut regions: Vec<RegionId>, addresses: &[Address]) -> Vec<RegionId> {
+    for address in addresses {
+        for pool in &service.pools {
+            let has = || pool.endpoints.iter().any(|of| of.address == *address);
+            if !regions.contains(&pool.region) && has() {
+                regions.push(pool.region);
+            }
+        }
+    }
+    regions
+}
+
 fn fixed(service: &Service, family: Family) -> Choice {
-    let addresses = match &service.on_all_down {
+    let addresses: Vec<_> = match &service.on_all_down {
         OnAllDown::Fixed(addresses) => {
             addresses.iter().filter(|address| address.family() == family).cloned().collect()
         }
         _ => Vec::new(),
     };
     Choice {
+        regions: naming(service, Vec::new(), &addresses),
         addresses,
-        regions: Vec::new(),
         basis: Basis::Fixed,
         ttl: service.ttl.min(service.suspect_ttl),
         ttl_reason: TtlReason::NothingUp,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::RecordType;
 use meridian::convergence::{Class, Layer};
 
+use crate::cluster::World;
 use crate::harness::{Meridian, Nginx, ask, data, free_port, meridian, wait_for, wait_until};
 use crate::resolvers::{Resolver, dnsmasq, forwarding_bind, knot_resolver, recursor, unbound};
 
@@ -131,6 +132,71 @@ fn answers_that_named_a_region_are_known_when_it_is_no_longer_configured() {
     let (code, told) = ctl(&server, &word);
     assert_eq!(code, Some(4), "{told}");
     assert!(told.contains("asia: no service has it"), "{told}");
+}
+
+/// What the server tells of `eu`, of this service.
+fn row(server: &Meridian, service: &str) -> Option<serde_json::Value> {
+    let (_, text) = server.get("/api/v1/convergence?subject=eu");
+    let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+    rows.as_array()?.iter().find(|row| row["service"] == service).cloned()
+}
+
+#[test]
+fn a_region_whose_address_is_answered_when_all_is_down_is_in_the_answers() {
+    let port = free_port();
+    let [us, eu] = [Nginx::start(port), Nginx::start(port)];
+    let regions =
+        format!("eu: {0}, us: {1} }}, on_all_down: {{ fixed: {0}", eu.address, us.address);
+    let server = Meridian::serve(&config(port, &regions, 30, ""));
+    assert!(server.ctl(&drain(&[])).0);
+    wait_until(&vec![us.address.to_string()], || server.addresses("www.example.com"));
+    eu.set_failing(true);
+    wait_until(&"down".to_owned(), || server.endpoint(eu.address).0);
+    us.set_failing(true);
+    wait_until(&vec![eu.address.to_string()], || server.addresses("www.example.com"));
+    let row = row(&server, "web").unwrap();
+    assert_eq!((&row["in_answers"], &row["safe"]), (&true.into(), &false.into()), "{row}");
+    assert!(row["answers"].as_u64() > Some(0), "{row}");
+}
+
+#[test]
+fn a_service_that_only_another_node_has_is_waited_for() {
+    let world = World::with(2, "", "", "");
+    let why = || row(world.node(0), "new")?["waits"][0]["why"].as_str().map(ToOwned::to_owned);
+    assert_eq!(why(), None);
+    // It is rolled out, to the other node first.
+    let text = std::fs::read_to_string(world.node(1).path("meridian.yaml")).unwrap();
+    let new = format!(
+        "services:\n  new: {{ names: [new.example.com], ttl: 1h, regions: {{ us: {}, eu: {} }} }}\n",
+        world.us.address, world.eu.address
+    );
+    world.node(1).write("meridian.yaml", text.replace("services:\n", &new).as_bytes());
+    wait_until(&Some("ns2 still answers new".to_owned()), why);
+    assert!(world.node(0).ctl(&drain(&[])).0);
+    wait_until(&Some("answers that name it are remembered".to_owned()), why);
+    let row = row(world.node(0), "new").unwrap();
+    assert_eq!((&row["ttl"], &row["safe"]), (&3600.into(), &false.into()), "{row}");
+}
+
+#[test]
+fn a_node_that_is_not_known_before_a_restart_is_waited_for() {
+    let world = World::with(2, "", "ttl: 1s, ", "convergence: { population: honest }");
+    let node = world.node(0);
+    let text = std::fs::read_to_string(node.path("meridian.yaml")).unwrap();
+    let more = text.replace("nodes: { ", "nodes: { ns3: \"127.0.0.3:9\", ");
+    node.write("meridian.yaml", more.as_bytes());
+    wait_until(&1, || node.logged("changed, which counts from the next start on"));
+    let word = ["drain", "web/eu", "--reason", "power", "--owner", "alice", "--wait"];
+    let (code, told) = ctl(node, &[&word[..], &["--timeout", "1s"]].concat());
+    assert_eq!(code, Some(3), "{told}");
+    let why = "ns3 is in `cluster.nodes`, and this node does not know it before a restart";
+    assert!(told.contains(&format!("web/eu: {why}\n")), "{told}");
+    // It may have answered for as long as that was so.
+    node.write("meridian.yaml", text.as_bytes());
+    wait_until(&false, || ctl(node, &["convergence"]).1.contains(why));
+    let (code, told) = ctl(node, &word);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("web/eu: answers that name it are remembered, until"), "{told}");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub struct Absent {
     pub since: Instant,
     /// It was in answers that this node gave.
     pub left: bool,
+    /// It was in another node's answers for a service that has no such region here.
+    pub elsewhere: bool,
     /// What share of the service's clients it had, by those who ask.
     pub was: f64,
     /// The longest TTL that its answers may be remembered with, whichever node gave them.
@@ -31,6 +33,22 @@ pub struct Absent {
     pub doubt: Option<String>,
     /// How many requests a second its endpoints had, of those that told.
     pub before: Before,
+}
+
+impl Absent {
+    /// One that no answer has named since `now`, when this node began to look.
+    fn unseen(now: Instant, ttl: Ttl) -> Self {
+        Self {
+            since: now,
+            left: false,
+            elsewhere: false,
+            was: 0.0,
+            ttl,
+            doubted: now,
+            doubt: None,
+            before: Before::new(),
+        }
+    }
 }
 
 /// How many requests a second endpoints had.
@@ -114,19 +132,9 @@ impl Control {
             let Some(service) = after.plan().services.get(id.index()) else { continue };
             self.peers.iter_mut().for_each(|peers| peers.unsure.add(&service.name));
             let ttl = service.ttl.max(self.ttls.longest(&service.name, now));
-            let (was, doubt) = (0.0, None);
             let names = service.pools.iter().filter_map(|pool| after.plan().names(id, pool.region));
             for name in names.filter(|name| !is_in.contains_key(name)) {
-                let unseen = Absent {
-                    since: now,
-                    left: false,
-                    was,
-                    ttl,
-                    doubted: now,
-                    doubt: doubt.clone(),
-                    before: Before::new(),
-                };
-                self.absent.entry(name).or_insert(unseen);
+                self.absent.entry(name).or_insert_with(|| Absent::unseen(now, ttl));
             }
         }
     }
@@ -154,7 +162,7 @@ impl Control {
             || pool.map(|pool| had(&self.prober.arrivals().at(now), pool)).unwrap_or_default();
         let begun = self.begun.get(&name).filter(|before| !before.is_empty());
         let before = begun.cloned().unwrap_or_else(lately);
-        let absent = Absent { since: now, left, was, ttl, doubted: now, doubt: None, before };
+        let absent = Absent { left, was, before, ..Absent::unseen(now, ttl) };
         self.absent.insert(name, absent);
     }
 
@@ -179,11 +187,35 @@ impl Control {
         self.begun = begun;
     }
 
-    /// Notes which of these regions other nodes may still answer with.
+    /// Notes which of these regions other nodes may still answer with, and with which that this
+    /// node's services have not.
     pub(super) fn doubt_absent(&mut self) {
+        let (now, plan) = (self.clock.now(), &self.loaded.plan);
+        let Some(peers) = self.peers.as_mut().filter(|peers| peers.are_many()) else { return };
+        for (service, region) in peers.named_elsewhere() {
+            if !plan.has_pool(service, region) {
+                let unseen = || Absent::unseen(now, self.ttls.longest(service, now));
+                let name = (service.to_owned(), region.to_owned());
+                self.absent.entry(name).or_insert_with(unseen).elsewhere = true;
+            }
+        }
+        doubt(&mut self.absent, peers, now);
+    }
+
+    /// Notes which node of the configuration is in no list of the start. It may answer anything
+    /// until this one knows it.
+    pub(super) fn note_unmet(&mut self) {
         let now = self.clock.now();
-        let peers = self.peers.as_mut().filter(|peers| peers.are_many());
-        peers.into_iter().for_each(|peers| doubt(&mut self.absent, peers, now));
+        let cluster = self.loaded.config.cluster.as_ref();
+        let mut others = cluster.into_iter().flat_map(|of| {
+            let names = of.names().into_iter().enumerate();
+            names.filter(move |(row, _)| *row != of.own.index()).map(|(_, name)| name)
+        });
+        let is_met = |name: &str| self.peers.as_ref().is_some_and(|peers| peers.lists(name));
+        let unmet = others.find(|name| !is_met(name));
+        if std::mem::replace(&mut self.unmet, unmet).is_some() {
+            self.absent.values_mut().for_each(|absent| absent.doubted = now);
+        }
     }
 
     /// Drops what is configured no more, and remembered by nobody.
@@ -193,13 +225,19 @@ impl Control {
         self.absent.retain(|(service, region), absent| {
             let ttl = absent.ttl.duration() + Duration::from_secs(TRAVEL);
             let is_over = now > absent.since.max(absent.doubted) + ttl.max(longest);
-            absent.doubt.is_some() || !is_over || plan.has_pool(service, region)
+            let is_doubted = absent.doubt.is_some() || self.unmet.is_some();
+            is_doubted || !is_over || plan.has_pool(service, region)
         });
     }
 
     /// What is absent, as it is now.
     pub(super) fn absent(&self) -> Absents {
         let mut absents = self.absent.clone();
+        if let Some(name) = &self.unmet {
+            let what = "is in `cluster.nodes`, and this node does not know it before a restart";
+            let doubt = || format!("{name} {what}");
+            absents.values_mut().for_each(|of| _ = of.doubt.get_or_insert_with(doubt));
+        }
         doubted_still(&mut absents, self.clock.now());
         absents
     }

@@ -116,6 +116,8 @@ pub(super) struct Control {
     holds: Holds,
     writing: Writing,
     absent: Absents,
+    /// A node of the configuration that is in no list of the start.
+    unmet: Option<String>,
     /// Of regions that an operator has begun to empty: what arrived there.
     begun: Begun,
     sample: Sample,
@@ -192,6 +194,7 @@ impl Control {
             holds,
             writing: Writing::recalled(now, recalled.named),
             absent: Absents::new(),
+            unmet: None,
             begun: Begun::new(),
             sample: handle.sample.clone(),
             exposure: handle.exposure.clone(),

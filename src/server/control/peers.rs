@@ -187,6 +187,7 @@ impl Peers {
                     Some(format!("{name} has not told yet how it answers"))
                 }
                 (None, None) => None,
+                (None, Some(theirs)) if theirs.lacks(region) => None,
                 (None, Some(_)) => Some(format!("{name} still answers {service}")),
                 (Some(ours), Some(theirs)) if ours.hash == theirs.hash => None,
                 (Some(_), Some(theirs)) if self.means_the_same(node) && theirs.lacks(region) => {
@@ -195,6 +196,24 @@ impl Peers {
                 (Some(_), _) => Some(format!("{name} answers {service} differently")),
             }
         })
+    }
+
+    /// The regions, each with its service, that others name who answer otherwise than this node, as
+    /// far as that may be news.
+    pub(super) fn named_elsewhere(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.digests.values();
+        let told: Vec<(&String, &Digest)> = match &self.unsure {
+            Unsure::All => all.flatten().collect(),
+            Unsure::Of(services) => {
+                let of = |name| all.clone().filter_map(move |of| of.get_key_value(name));
+                services.iter().flat_map(of).collect()
+            }
+        };
+        let differs = move |(service, theirs): &(&String, &Digest)| {
+            self.own_digests.get(*service).is_none_or(|ours| ours.hash != theirs.hash)
+        };
+        let others = told.into_iter().filter(differs);
+        others.flat_map(|(service, of)| of.named().map(move |region| (service.as_str(), region)))
     }
 
     /// The longest TTL that the answers of any node for a service may be remembered with, as far
@@ -290,6 +309,12 @@ impl Digest {
         Some(Self { hash, shares, others: Some(others), ttl: Some(ttl.as_secs()) })
     }
 
+    /// The regions that answers name, as far as it tells.
+    fn named(&self) -> impl Iterator<Item = &str> {
+        let names = self.shares.keys().chain(self.others.iter().flatten());
+        names.map(String::as_str).filter(|name| !name.is_empty())
+    }
+
     /// Is a region surely in no answer?
     fn lacks(&self, region: &str) -> bool {
         let is_other = self.others.as_ref().is_none_or(|of| of.contains(region));
@@ -313,6 +338,7 @@ fn key_of(target: &crate::config::Target) -> String {
 impl Control {
     /// Learns the targets of a new configuration, and what others have said of them.
     pub(super) fn meet(&mut self) {
+        self.note_unmet();
         let now = self.clock.now();
         let Some(peers) = &mut self.peers else { return };
         peers.unsure = Unsure::All;

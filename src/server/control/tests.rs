@@ -2,14 +2,17 @@
 
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::peers::NodeWord;
 use super::*;
-use crate::cluster::Stamp;
+use crate::cluster::{Heard, Lists, Stamp};
 use crate::config::Cluster;
-use crate::server::cluster::Saying;
+use crate::ids::NodeId;
+use crate::server::cluster::{Hearing, Saying};
 use crate::server::load::{Loader, Source};
 use crate::server::takeover::GRACE;
 use crate::steer::weighted::SLOTS;
 use crate::steer::{Ramp, Word};
+use crate::time::Ttl;
 
 /// A control task that does not run, and what loads for it.
 struct World {
@@ -68,6 +71,82 @@ impl World {
 
 fn all(said: &mut UnboundedReceiver<Saying>) -> Vec<Saying> {
     std::iter::from_fn(|| said.try_recv().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
+    let mut world =
+        world("  web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }");
+    let _said = world.join();
+    let clock = world.control.clock;
+    let second = Duration::from_secs(1);
+    // The clock of who says it is right, or ahead of this one's.
+    for (subject, ahead) in [("us", Duration::ZERO), ("eu", second)] {
+        let since = clock.now() + ahead;
+        let word = Said {
+            subject: subject.parse().unwrap(),
+            word: Some(Word::Drain),
+            reason: "power".to_owned(),
+            owner: "alice".to_owned(),
+            since,
+            until: Some(since + second * 60),
+            ramp: None,
+            stamp: Stamp::next(since, None, 0),
+        };
+        let end = word.clone().ended(since + second * 60);
+        for said in [word, end] {
+            let other = NodeId::from_index(1).unwrap();
+            let key = format!("w/{subject}");
+            world.control.hear(vec![Heard::Entry(other, key, Some(said.spoken()))]);
+        }
+    }
+    let words = |control: &Control| control.said.iter().map(|of| of.word).collect::<Vec<_>>();
+    assert_eq!(words(&world.control), [Some(Word::Drain); 2]);
+    let told: Vec<&str> = world.control.events.iter().map(|of| of.what.as_str()).collect();
+    assert_eq!(told, ["drain", "drain"]);
+}
+
+#[tokio::test]
+async fn what_only_another_node_answers_with_is_known_until_it_is_forgotten() {
+    const WEB: &str = "  web: { names: [www.example.com], regions: { us: 192.0.2.1 } }\n";
+    const API: &str = "  api: { names: [api.example.com], regions: { us: 192.0.2.1 } }\n";
+    let mut world = world(WEB);
+    let _said = world.join();
+    let other = NodeId::from_index(1).unwrap();
+    let control = &mut world.control;
+    control.see_peers(Hearing { fresh: [other].into(), until: None, lists: Lists::default() });
+    let hears = |control: &mut Control, key: &str, value: &str| {
+        control.hear(vec![Heard::Entry(other, key.to_owned(), Some(value.to_owned()))]);
+        control.turn();
+    };
+    let answers = |control: &mut Control, service: &str, regions: &str| {
+        let told = format!(r#"{{"hash":7,"shares":{{{regions}}},"others":[],"ttl":600}}"#);
+        hears(control, &format!("s/{service}"), &told);
+    };
+    let doubts = |control: &Control| -> Vec<(String, Option<String>)> {
+        let absent = control.absent().into_iter().filter(|(_, absent)| absent.elsewhere);
+        absent.map(|((of, at), absent)| (format!("{of}/{at}"), absent.doubt)).collect()
+    };
+    let doubt = |what: &str, why: &str| (what.to_owned(), Some(why.to_owned()));
+    answers(control, "api", r#""us":0.5,"eu":0.5"#);
+    answers(control, "web", r#""us":0.5,"eu":0.5"#);
+    let word = NodeWord::default();
+    hears(control, "n", &serde_json::to_string(&word).unwrap());
+    let (still, differs) = ("ns2 still answers api", "ns2 answers web differently");
+    let all = [doubt("api/eu", still), doubt("api/us", still), doubt("web/eu", differs)];
+    assert_eq!(doubts(control), all);
+
+    let leaves = control.clock.now();
+    answers(control, "api", r#""us":1.0"#);
+    let gone = ("api/eu".to_owned(), None);
+    assert_eq!(doubts(control)[..2], [gone, doubt("api/us", still)]);
+    let absent = &control.absent()[&("api".to_owned(), "eu".to_owned())];
+    assert!(absent.ttl == Ttl::from_secs(600) && absent.doubted >= leaves, "{absent:?}");
+    // This node has the service too.
+    world.reload(&[WEB, API].concat());
+    world.control.turn();
+    let differs = [doubt("api/eu", "ns2 answers api differently"), doubt("web/eu", differs)];
+    assert_eq!(doubts(&world.control), differs);
 }
 
 #[tokio::test]

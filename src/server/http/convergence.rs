@@ -135,7 +135,7 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
     let services: HashMap<&str, &Service> =
         config.services.iter().map(|of| (of.name.as_str(), of)).collect();
     let of = |(service, name, absent)| {
-        let expected = model.expected(view, absent);
+        let expected = model.expected((view.now, view.answering), absent);
         let configured = services.get(service).copied();
         let region = Region { service, configured, name, absent, residual, expected };
         Leaving::of(view, exposures, &mut model, &answered, &region)
@@ -152,7 +152,8 @@ fn left(view: &View) -> impl Iterator<Item = Row<'_>> {
     left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent)))
 }
 
-/// What `subject` is about: what is configured, and what was when it left the answers.
+/// What `subject` is about: what is configured, what was when it left the answers, and what only
+/// another node has.
 fn about<'v>(view: &'v View, subject: &'v Subject) -> Result<Vec<Row<'v>>, String> {
     let (service, region) = match subject {
         Subject::Region(region) => (None, region.as_str()),
@@ -173,8 +174,11 @@ fn about<'v>(view: &'v View, subject: &'v Subject) -> Result<Vec<Row<'v>>, Strin
         })
         .collect();
     let known: HashSet<&str> = rows.iter().map(|(service, ..)| *service).collect();
-    let left = left(view).filter(|(of, at, _)| *at == region && is_asked(of));
-    rows.extend(left.filter(|(of, ..)| !known.contains(of)));
+    let others = view.absent.iter().filter(|((of, at), absent)| {
+        let is_known = absent.left || absent.elsewhere;
+        is_known && at == region && is_asked(of) && !known.contains(of.as_str())
+    });
+    rows.extend(others.map(|((of, _), absent)| (of.as_str(), region, Some(absent))));
     if rows.is_empty() {
         // It names nothing; or a region that no service has, and none had.
         scope(subject, config)?;
@@ -199,8 +203,12 @@ impl<'m> Model<'m> {
     }
 
     /// The share of a region's clients that is expected to go there still.
-    fn expected(&mut self, view: &View, absent: Option<&Absent>) -> f64 {
-        absent.map_or(1.0, |of| self.lag(of.ttl).after(view.now.since(of.since).as_secs_f64()))
+    fn expected(&mut self, (now, answering): (Instant, Instant), absent: Option<&Absent>) -> f64 {
+        let expected = |of: &Absent| {
+            let ago = now.since(last_feared(of, answering));
+            self.lag(of.ttl).after(ago.as_secs_f64())
+        };
+        absent.map_or(1.0, expected)
     }
 }
 
@@ -220,8 +228,8 @@ impl Leaving {
         let all: u64 = of_service.map(|(_, remaining)| remaining.answers).sum();
         let ttl = absent.map(|of| of.ttl).or(configured.map(|of| of.ttl)).unwrap_or_default();
         let lag = model.lag(ttl);
-        let since = absent.map(|of| of.since);
-        let after = |seconds: f64| since.map(|since| since + Duration::from_secs_f64(seconds));
+        let from = absent.map(|of| last_feared(of, view.answering));
+        let after = |seconds: f64| from.map(|from| from + Duration::from_secs_f64(seconds));
         let moved =
             SHARES.map(|left| Moved { left, at: lag.until(left).and_then(after).map(timestamp) });
         let is_alone = view.nodes.len() < 2;
@@ -257,7 +265,7 @@ impl Leaving {
             service,
             region,
             in_answers: absent.is_none(),
-            since: since.map(timestamp),
+            since: absent.map(|of| timestamp(of.since)),
             had: absent.map_or(0.0, |of| of.was),
             ttl: ttl.as_secs(),
             answers: remaining.answers,
@@ -274,6 +282,12 @@ impl Leaving {
     }
 }
 
+/// When an answer that names it was last given, or to be feared, whoever gave it: from then on its
+/// clients leave.
+fn last_feared(absent: &Absent, answering: Instant) -> Instant {
+    absent.since.max(absent.doubted).max(answering)
+}
+
 /// When the last answer that names it is forgotten, whoever gave it: this process counts its own;
 /// what others gave was given with the TTL at the latest when that was last to be feared, and so
 /// was what another process gave in the place of this one, which answers alone since `answering`.
@@ -283,7 +297,7 @@ fn forgotten(
     (is_alone, answering): (bool, Instant),
 ) -> Instant {
     let own = Instant::default() + Duration::from_secs(remaining.until);
-    let is_all_own = is_alone && absent.left;
+    let is_all_own = is_alone && absent.left && absent.doubted == absent.since;
     let feared = if is_all_own { answering } else { answering.max(absent.doubted) };
     own.max(feared + absent.ttl.duration() + Duration::from_secs(TRAVEL))
 }
@@ -291,19 +305,49 @@ fn forgotten(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::convergence::Preset;
 
-    #[test]
-    fn what_an_earlier_process_gave_is_remembered() {
-        let at = |seconds| Instant::default() + Duration::from_secs(seconds);
-        let absent = Absent {
+    fn at(seconds: u64) -> Instant {
+        Instant::default() + Duration::from_secs(seconds)
+    }
+
+    /// A region that left at the second 1001.
+    fn absent() -> Absent {
+        Absent {
             since: at(1001),
             left: true,
+            elsewhere: false,
             was: 1.0,
             ttl: Ttl::from_secs(3600),
             doubted: at(1001),
             doubt: None,
             before: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn clients_leave_from_when_the_last_node_is_known_to_have_left_it() {
+        let population = Preset::named("flavel2014").unwrap().population();
+        let mut model = Model::new(&population);
+        let ago = |seconds| population.lag(30.0).after(seconds);
+        let gone = Absent { ttl: Ttl::from_secs(30), ..absent() };
+        for (doubted, answering, expected) in [
+            (1001, 1000, ago(3600.0)),
+            (4591, 1000, ago(10.0)),
+            // What was before this process answered until then.
+            (1001, 4581, ago(20.0)),
+            (4591, 4611, ago(0.0)),
+        ] {
+            let absent = Absent { doubted: at(doubted), ..gone.clone() };
+            let told = model.expected((at(4601), at(answering)), Some(&absent));
+            assert_eq!(told, expected, "{doubted}, {answering}");
+        }
+        assert!(ago(10.0) > 0.5 && ago(3600.0) < 0.01);
+    }
+
+    #[test]
+    fn what_an_earlier_process_gave_is_remembered() {
+        let absent = absent();
         // It answers for a second, and has itself given nothing.
         let alone = (true, at(1000));
         assert_eq!(forgotten(&absent, Remaining::default(), alone), at(4602));
@@ -311,7 +355,8 @@ mod tests {
         let own = Remaining { answers: 1, until: 4800 };
         assert_eq!(forgotten(&absent, own, alone), at(4800));
         // What was given before it answered is long forgotten: only what it gave itself counts.
-        let long_since = forgotten(&Absent { since: at(9000), ..absent.clone() }, own, alone);
+        let long_since =
+            forgotten(&Absent { since: at(9000), doubted: at(9000), ..absent.clone() }, own, alone);
         assert_eq!(long_since, at(4800));
         // It left before this process answered, and the one before went on with it; here or at
         // another node.

@@ -29,6 +29,11 @@ impl Listed {
 }
 
 impl Peers {
+    /// Is a node of this name in the list that this one goes by?
+    pub(in crate::server::control) fn lists(&self, name: &str) -> bool {
+        self.of.nodes.iter().any(|of| of.name == name)
+    }
+
     /// By which list of nodes a node goes.
     pub(super) fn listed(&self, node: NodeId) -> Listed {
         let Lists { is_agreed, counting, differing } = &self.lists;

@@ -31,6 +31,8 @@ fn nodes_agree_on_a_service_that_neither_has() {
         (one.clone(), other, Some(differs)),
         (one.clone(), None, Some(differs)),
         (None, one, Some("ns2 still answers web")),
+        // Also with other regions only.
+        (None, Some(Digest { others: Some(BTreeSet::new()), ..digest(1) }), None),
         (None, None, None),
     ];
     for (ours, theirs, doubt) in cases {
@@ -82,6 +84,7 @@ fn absent(names: &[(&str, &str)]) -> Absents {
     let absent = Absent {
         since: Instant::default(),
         left: true,
+        elsewhere: false,
         was: 1.0,
         ttl: Ttl::from_secs(30),
         doubted: Instant::default(),
