@@ -387,7 +387,9 @@ fn writers_text(writers: &[Writing]) -> String {
     let line = |of: &Writing| {
         let Writing { service, lease, .. } = of;
         let writes = match (&of.region, of.epoch) {
-            (Some(region), Some(epoch)) => format!("{region} writes, epoch {epoch}"),
+            (Some(region), Some(epoch)) => {
+                format!("{region} writes, epoch {epoch}{}", if of.down { ", IS DOWN" } else { "" })
+            }
             _ => "NO REGION WRITES".to_owned(),
         };
         let wanted = of.wanted.as_ref().filter(|wanted| of.region.as_ref() != Some(wanted));

@@ -17,7 +17,9 @@ use crate::server::handle::{Handle, Request};
 use crate::server::history::{Kind, Level};
 use crate::server::load::Loaded;
 use crate::snapshot::Plan;
-use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
+use crate::steer::{
+    Contest, Facts, Lease, Leased, Named, Naming, Policy, Service, Standing, Writer, Writers,
+};
 use crate::time::Instant;
 
 use super::Control;
@@ -40,6 +42,8 @@ pub struct WriterView {
     pub leased: bool,
     /// The region that writes, and its epoch.
     pub writer: Option<(String, u64)>,
+    /// Whether all of that region is down, so that nobody can write.
+    pub is_down: bool,
     /// The newest epoch that is known, also of one who is yet to be answered.
     pub newest: Option<u64>,
     /// Until when for certain.
@@ -496,7 +500,7 @@ impl Control {
 
     /// The services of which one region at a time writes.
     pub(super) fn writers(&self) -> Vec<WriterView> {
-        let plan = &self.loaded.plan;
+        let (plan, facts) = (&self.loaded.plan, self.facts());
         let view = |(id, service): (ServiceId, &Service)| {
             let Policy::SingleWriter(_, lease) = &service.policy else { return None };
             let writer = self.writing.in_force.of(id);
@@ -513,6 +517,7 @@ impl Control {
                 service: service.name.clone(),
                 leased: matches!(lease, Lease::Kept(_)),
                 writer: writer.and_then(|of| Some((name(plan, of.region)?, of.epoch))),
+                is_down: writer.is_some_and(|of| is_down((id, service), of.region, &facts)),
                 newest: self.writing.all.of(id).or(writer).map(|of| of.epoch),
                 until: writer.and_then(|of| of.until),
                 next_from: leased.and_then(|leased| leased.free_from).or(waits),
@@ -524,6 +529,19 @@ impl Control {
         };
         plan.single_writers().filter_map(view).collect()
     }
+}
+
+/// Is all of a service's region down, by the probes or an operator's word?
+pub(in crate::server) fn is_down(
+    (id, service): (ServiceId, &Service),
+    region: RegionId,
+    facts: &Facts<'_>,
+) -> bool {
+    let pools = service.pools.iter().filter(|pool| pool.region == region);
+    pools.flat_map(|pool| &pool.endpoints).all(|endpoint| {
+        let standing = facts.standing(id, region, endpoint, 0);
+        matches!(standing, Standing::Down | Standing::Kept)
+    })
 }
 
 /// Whether etcd tells which region of a service writes, or operators; `None`: several do.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::super::certificate;
-use super::super::control::{Listed, NodeView};
+use super::super::control::{Listed, NodeView, is_down};
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
 use super::convergence::{Leaving, Model};
@@ -15,8 +15,8 @@ use crate::config::Target;
 use crate::convergence::Parting;
 use crate::health::{Outcome, State};
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Plan, Selector, Snapshot};
-use crate::steer::{Endpoint, Family, Hold, Pool, Service, state_of};
+use crate::snapshot::{Plan, Selector};
+use crate::steer::{Basis, Endpoint, Family, Hold, Pool, Service, state_of};
 use crate::time::Instant;
 
 /// Everything on the dashboard. Times are in RFC 3339, durations in milliseconds.
@@ -377,6 +377,13 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
             let next = wait.map(|from| format!("; the next one from {} on", timestamp(from)));
             alarms.push(format!("{name}: no region writes{}", next.unwrap_or_default()));
         }
+        if let (true, Some((region, _))) = (writer.is_down, &writer.writer) {
+            let then = match writer.leased {
+                true => "when its lease has run out, the next one is named",
+                false => "`ctl writer` names another",
+            };
+            alarms.push(format!("{name}: its writer {region} is down; {then}"));
+        }
     }
     alarms.extend(alarms_of_services(view));
     alarms
@@ -445,7 +452,7 @@ fn services(view: &View) -> Vec<ServiceStatus> {
             .flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (pool, endpoint)))
             .map(|(pool, endpoint)| endpoint_status(view, id(row), pool, endpoint))
             .collect(),
-        served: served(&view.snapshot, row),
+        served: served(view, row),
     };
     plan.services.iter().enumerate().map(status).collect()
 }
@@ -504,21 +511,31 @@ fn told_hold(hold: Hold) -> String {
 }
 
 /// Who is served where, by the service in this row.
-fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
+fn served(view: &View, row: usize) -> Vec<Served> {
     let id = ServiceId::from_index(row);
-    let Some(service) = id.and_then(|id| snapshot.service(id)) else { return Vec::new() };
+    let Some((id, service)) = id.and_then(|id| Some((id, view.snapshot.service(id)?))) else {
+        return Vec::new();
+    };
     let found =
         Family::ALL.into_iter().filter_map(|family| Some((family, service.selector(family)?)));
-    found.flat_map(|(family, selector)| by_answer(snapshot, family, selector)).collect()
+    found.flat_map(|(family, selector)| by_answer(view, id, family, selector)).collect()
 }
 
-fn by_answer(snapshot: &Snapshot, family: Family, selector: &Selector) -> Vec<Served> {
+fn by_answer(view: &View, id: ServiceId, family: Family, selector: &Selector) -> Vec<Served> {
+    let snapshot = &view.snapshot;
+    let service = snapshot.plan().services.get(id.index());
+    let basis = |basis: Basis| {
+        let writer = view.writing.of(id).and_then(|writer| Some((writer, service?)));
+        let Some((writer, service)) = writer else { return basis.to_string() };
+        let is_down = is_down((id, service), writer.region, &view.facts());
+        basis.of_writer(writer.epoch, if is_down { "down" } else { "not known to be up" })
+    };
     let served = selector.answers().map(|(ready, share)| Served {
         rtype: family.to_string(),
         region: ready.first.map(|region| region_name(snapshot.plan(), region)),
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),
-        basis: ready.choice.basis.to_string(),
+        basis: basis(ready.choice.basis),
         share,
     });
     served.filter(|served| served.share > 0.0).collect()
