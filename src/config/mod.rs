@@ -53,7 +53,7 @@ pub use maintenance::Maintenance;
 pub(crate) use maintenance::ramp;
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
-pub use problem::{Place, Problem};
+pub use problem::{Mention, Place, Problem};
 pub use read::{duration, share};
 pub use subject::Subject;
 pub use webhooks::Webhook;
@@ -87,6 +87,8 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// The row of each among them.
     target_rows: HashMap<TargetId, usize>,
+    /// The programs that checks run.
+    pub programs: Vec<Mention>,
     /// Those of the targets that serve nobody, and tell whether this node sees anything.
     pub canaries: Vec<TargetId>,
     /// How many regions may leave in what time, by health alone.
@@ -330,6 +332,7 @@ fn compile(
         target_rows: services.target_rows,
         canaries,
         max_moves,
+        programs: checks.programs(),
         maintenance,
         convergence,
         webhooks,

@@ -1,6 +1,8 @@
 //! From files to all that is to be served, compiled aside: nothing of it is live yet.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use super::prober::{Files, Probe};
 use super::seal::cookie_secret;
 use super::tls::Clients;
 use super::tokens::{NO_TOKEN, tokens};
-use crate::config::{Config, Place, Problem, Targets, defaults};
+use crate::config::{Config, Mention, Place, Problem, Targets, defaults};
 use crate::health::Check;
 use crate::ids::TargetId;
 use crate::snapshot::{Plan, Protection, Secret};
@@ -189,6 +191,9 @@ impl Loader {
         let (key, etcd) =
             means.map_err(|problems| Refused { what: What::Configuration, problems })?;
         config.warnings.extend(self.wrong_tokens(&config));
+        let name = self.name();
+        let unfit = config.programs.iter().filter_map(|program| unfit(&name, program));
+        config.warnings.extend(unfit.collect::<Vec<_>>());
         let now = Clock::start().now();
         let over = config.maintenance.iter().filter_map(|of| of.over(now));
         config.warnings.extend(over.cloned().collect::<Vec<Problem>>());
@@ -342,7 +347,8 @@ impl Loader {
         let targets = config.targets.iter();
         let roots = targets.filter_map(|target| target.check.tls()?.roots.as_ref());
         let files = geoip.databases.iter().chain(&geoip.asns).chain(&geoip.geofeed);
-        for file in files.chain(certificates).chain(roots) {
+        let programs = config.programs.iter().map(|of| &of.path);
+        for file in files.chain(certificates).chain(roots).chain(programs) {
             watched.add(self.folder.join(file));
         }
     }
@@ -361,6 +367,18 @@ fn drawn() -> Option<Secret> {
 
 /// Files that count, each as it was before it was read.
 #[derive(Default)]
+/// A warning of a program that cannot be run by the configuration in `file`: it may come later.
+fn unfit(file: &str, program: &Mention) -> Option<Problem> {
+    let shown = program.path.display();
+    let why = match fs::metadata(&program.path) {
+        Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => return None,
+        Ok(_) => "it is not executable".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let what = format!("{shown}: {why}; until it can be run, nothing is probed by it");
+    Some(Problem { is_warning: true, ..program.problem(file, what) })
+}
+
 struct Watched(Vec<(PathBuf, Print)>);
 
 impl Watched {
