@@ -91,15 +91,16 @@ impl Control {
         };
         let then = self.told.send_replace(now);
         let node = self.loaded.config.node.name.clone();
-        for (was, is, begins, ends, why) in [
-            (then.abstains, now.abstains, "abstains", "sees again", ABSTAINS),
-            (then.isolated, now.isolated, "isolated", "heard again", ISOLATED),
-            (then.is_stale, now.is_stale, "stale", "fresh again", STALE),
+        for (was, is, begins, ends) in [
+            (then.abstains, now.abstains, ("abstains", ABSTAINS), ("sees again", SEES)),
+            (then.isolated, now.isolated, ("isolated", ISOLATED), ("heard again", HEARD)),
+            (then.is_stale, now.is_stale, ("stale", STALE), ("fresh again", FRESH_AGAIN)),
         ] {
             if was != is {
                 let level = if is { Level::Error } else { Level::Info };
-                let what = (node.clone(), if is { begins } else { ends }.to_owned());
-                self.tell(level, Kind::Node, what, (why.to_owned(), String::new()), None);
+                let (what, why) = if is { begins } else { ends };
+                let told = (node.clone(), what.to_owned());
+                self.tell(level, Kind::Node, told, (why.to_owned(), String::new()), None);
             }
         }
     }
@@ -138,8 +139,12 @@ pub struct Condition {
 const ABSTAINS: &str = "most targets are silent at once, or all canaries fail: that is more likely \
                         to be this node's network; what was believed stands";
 const ISOLATED: &str = "too few other nodes are heard for a quorum";
-const STALE: &str = "of some targets nothing new is known: their probes do not come back, or \
-                     nobody tells their state; what was believed of them stands";
+const STALE: &str = "of some targets nothing new is known: their probes do not come back or cannot \
+                     be made, or nobody tells their state; what was believed of them stands";
+
+const SEES: &str = "most targets, or a canary, are heard again";
+const HEARD: &str = "enough other nodes are heard for a quorum";
+const FRESH_AGAIN: &str = "of each target something new is known";
 
 /// What operators call a target: where it is, and what it is for.
 fn named(loaded: &Loaded, target: TargetId) -> String {

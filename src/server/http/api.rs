@@ -359,8 +359,9 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push(format!("the node {} {what}", node.name));
     }
     if view.stale > 0 {
-        let why = "their probes do not come back, or nobody tells their state";
-        alarms.push(format!("{} targets are stale: {why}", view.stale));
+        let targets = if view.stale == 1 { "target is" } else { "targets are" };
+        let why = "no probe comes back or can be made, or nobody tells the state";
+        alarms.push(format!("{} {targets} stale: {why}", view.stale));
     }
     // A second may be a leap second.
     if view.clock_off.abs() >= 2.0 {
