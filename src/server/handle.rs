@@ -94,6 +94,8 @@ pub struct View {
     pub health: HealthTable,
     /// Why nothing is known of what was kept before the start.
     pub lost: Option<String>,
+    /// Why what happened last could not be kept, and where.
+    pub unkept: Option<String>,
     /// What operators have said.
     pub said: Vec<Said>,
     /// What of that is in force.

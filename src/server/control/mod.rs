@@ -445,6 +445,7 @@ impl Control {
             health: self.monitor.table().clone(),
             lost: self.lost.clone(),
             said: {
+            unkept: self.store.fault(),
                 let said = self.said.iter().filter(|said| said.word.is_some());
                 said.chain(&self.planned).cloned().collect()
             },

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use metrics::counter;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
@@ -386,7 +385,6 @@ impl Control {
             let kept = kept.await;
             if let Err(error) = &kept {
                 if is_first {
-                    counter!("meridian_state_lost_total").increment(1);
                     warn!(error, service, "who is to write could not be kept; it is tried again");
                 }
                 sleep(KEEP_AGAIN).await;

@@ -337,6 +337,10 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
     }
     alarms.extend(view.lost.clone());
     if !view.refused.is_empty() {
+    if let Some(why) = &view.unkept {
+        let then = "until it is, operators' words are refused";
+        alarms.push(format!("what happened last could not be kept: {why}; {then}"));
+    }
         alarms.push("the newest files are refused; what was good before serves on".to_owned());
     }
     let condition = view.condition;
