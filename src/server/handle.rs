@@ -422,7 +422,9 @@ impl Handle {
             return Err(Unheard::Senseless(what));
         };
         self.arrivals.tell(now, target.id, signal, span);
-        self.pushed.tell(now, (check, address), (is_up, now + span));
+        let until = now + span;
+        self.store.pushed(now, ((check.clone(), address), (is_up, until)));
+        self.pushed.tell(now, (check, address), (is_up, until));
         Ok(())
     }
 

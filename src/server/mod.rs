@@ -240,8 +240,8 @@ impl Server {
         }
         pages.and_then(|pages| pages.serve(&mut tasks));
         if let Some(listener) = takeover {
-            let desk = handle.desk.clone();
-            Place { sockets: copies, links, desk, is_quiet, is_taken }.offer(listener)?;
+            let (desk, store) = (handle.desk.clone(), handle.store.clone());
+            Place { sockets: copies, links, desk, store, is_quiet, is_taken }.offer(listener)?;
         }
         Ok(Self { addresses, control: handle, reload, stop, workers, tasks, tcp, taken })
     }

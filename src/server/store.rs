@@ -22,10 +22,13 @@ use crate::steer::Named;
 use crate::time::{Instant, Ttl};
 
 use fault::Fault;
+pub(super) use pushed::Pushing;
+use pushed::Waiting;
 
 mod fault;
 mod history;
 mod opened;
+mod pushed;
 #[cfg(test)]
 mod tests;
 
@@ -81,6 +84,8 @@ pub(super) struct Recalled {
     pub named: BTreeMap<String, Named>,
     /// Which TTLs answers were given with.
     pub given: Vec<Given>,
+    /// What others told of addresses.
+    pub pushed: Vec<Pushing>,
     /// What is wrong with the file: nothing of all that is known, or nothing more is kept.
     pub lost: Option<String>,
 }
@@ -111,6 +116,7 @@ const MOST_AT_ONCE: usize = 1_000;
 pub struct Store {
     jobs: Sender<Job>,
     fault: Fault,
+    waiting: Waiting,
 }
 
 impl Store {
@@ -132,7 +138,7 @@ impl Store {
         let (jobs, taken) = channel();
         let thread = thread::Builder::new().name("store".to_owned());
         thread.spawn(move || while database.take(&taken) {}).map_err(|error| error.to_string())?;
-        Ok((Self { jobs, fault }, recalled))
+        Ok((Self { jobs, fault, waiting: Waiting::default() }, recalled))
     }
 
     /// Why the last thing that was to be kept could not be, and where.
@@ -369,7 +375,8 @@ impl Database {
         let given = statement.query_map([], given)?.collect::<Result<Vec<_>, _>>()?;
         let alive = alive.map(moment);
         let moves = self.recall_moves()?;
-        Ok(Recalled { nodes, named, said, states, alive, moves, incarnation, given, lost: None })
+        let (pushed, lost) = (self.recall_pushed()?, None);
+        Ok(Recalled { nodes, named, said, states, alive, moves, incarnation, given, pushed, lost })
     }
 
     fn recall_moves(&self) -> rusqlite::Result<Moves> {

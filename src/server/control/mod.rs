@@ -145,6 +145,7 @@ impl Control {
         (store, recalled): (Store, Recalled),
     ) -> (Self, Handle) {
         let now = clock.now();
+        prober.pushed().recall(now, &recalled.pushed);
         let monitor = watching(seed, &loaded.config, &recalled, now);
         let mut webhooks = Webhooks::new(clock, seed, &loaded.folder, store.clone());
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
@@ -444,8 +445,8 @@ impl Control {
             snapshot: self.published.load_full(),
             health: self.monitor.table().clone(),
             lost: self.lost.clone(),
-            said: {
             unkept: self.store.fault(),
+            said: {
                 let said = self.said.iter().filter(|said| said.word.is_some());
                 said.chain(&self.planned).cloned().collect()
             },

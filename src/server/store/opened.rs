@@ -11,7 +11,7 @@ use rusqlite::ErrorCode::{
 use rusqlite::{Connection, OpenFlags};
 
 use super::fault::Fault;
-use super::{Database, Page};
+use super::{Database, Page, pushed};
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS overrides (subject TEXT PRIMARY KEY, said TEXT NOT NULL) STRICT;
@@ -63,6 +63,7 @@ impl Database {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.busy_timeout(Duration::from_secs(1))?;
         connection.execute_batch(TABLES)?;
+        connection.execute_batch(pushed::TABLE)?;
         Self::sound(connection)
     }
 

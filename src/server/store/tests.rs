@@ -15,7 +15,7 @@ async fn each_process_speaks_in_a_higher_incarnation_whatever_its_clock_says() {
 }
 
 fn of(jobs: Sender<Job>) -> Store {
-    Store { jobs, fault: Fault::default() }
+    Store { jobs, fault: Fault::default(), waiting: Waiting::default() }
 }
 
 fn record(what: &str) -> Record {
@@ -131,4 +131,25 @@ async fn what_cannot_be_kept_is_a_fault_with_its_place_until_something_is() {
     assert_eq!(store.fault(), Some(why), "that it can be read mends nothing");
     store.ask(limit(1_000_000)).await.unwrap();
     assert_eq!(store.fault(), None);
+}
+
+#[tokio::test]
+async fn of_what_was_told_of_an_address_the_latest_is_kept_until_it_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open(Some(folder.path())).unwrap();
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    let told = |check: &str, last: u8, is_up: bool, until| -> Pushing {
+        ((check.to_owned(), [192, 0, 2, last].into()), (is_up, at(until)))
+    };
+    let (store, recalled) = open();
+    assert_eq!(recalled.pushed, []);
+    for of in [told("a", 1, true, 20), told("a", 2, true, 9), told("b", 1, true, 30)] {
+        store.pushed(at(5), of);
+    }
+    store.settled().await;
+    store.pushed(at(10), told("a", 1, false, 40));
+    store.settled().await;
+    let mut kept = open().1.pushed;
+    kept.sort_by_key(|(_, (_, until))| *until);
+    assert_eq!(kept, [told("b", 1, true, 30), told("a", 1, false, 40)]);
 }
