@@ -75,6 +75,8 @@ pub struct Config {
     pub http: Http,
     /// Where places come from.
     pub geoip: GeoIp,
+    /// The same files, and where they are named.
+    pub geoip_files: Vec<Mention>,
     /// The regions, by id.
     pub regions: Vec<Region>,
     /// The services, by id.
@@ -85,10 +87,10 @@ pub struct Config {
     pub catchments: Vec<CatchmentSpec>,
     /// What is probed.
     pub targets: Vec<Target>,
-    /// The row of each among them.
-    target_rows: HashMap<TargetId, usize>,
     /// The programs that checks run.
     pub programs: Vec<Mention>,
+    /// The row of each among them.
+    target_rows: HashMap<TargetId, usize>,
     /// Those of the targets that serve nobody, and tell whether this node sees anything.
     pub canaries: Vec<TargetId>,
     /// How many regions may leave in what time, by health alone.
@@ -280,7 +282,7 @@ fn compile(
     let http = node::http(fields.get("http"), problems);
     let encrypted = node::encrypted(fields.get("tls"), &http, problems);
     let tcp = node::tcp(fields.get("tcp"), problems);
-    let geoip = places::geoip(fields.get("geoip"), problems);
+    let (geoip, geoip_files) = places::geoip(fields.get("geoip"), problems);
     let preferences = places::steering(fields.get("steering"), &regions, problems);
     let checks = checks::read(fields.get("checks"), problems);
     let zones = fields.need("zones", problems);
@@ -323,16 +325,17 @@ fn compile(
         node: Node { tcp, encrypted, region, ..node },
         http,
         geoip,
+        geoip_files,
         regions: regions.list,
         services: services.list,
         zones,
         catchments: services.catchments,
         writes: services.writes,
         targets: services.targets,
+        programs: checks.programs(),
         target_rows: services.target_rows,
         canaries,
         max_moves,
-        programs: checks.programs(),
         maintenance,
         convergence,
         webhooks,

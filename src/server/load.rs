@@ -22,7 +22,7 @@ use super::memory;
 use super::prober::{Files, Probe};
 use super::seal::cookie_secret;
 use super::tls::Clients;
-use super::tokens::{NO_TOKEN, tokens};
+use super::tokens::{NO_TOKEN, short, tokens};
 use crate::config::{Config, Mention, Place, Problem, Targets, defaults};
 use crate::health::Check;
 use crate::ids::TargetId;
@@ -206,7 +206,8 @@ impl Loader {
             Some(known) if known.is_of(&config.geoip, &self.folder) => Ok(known),
             known => Geography::read(&config.geoip, &self.folder).map_err(|problems| {
                 self.geography = known;
-                Refused { what: What::GeoIp, problems }
+                let problems = problems.into_iter().map(|of| self.named(of, &config.geoip_files));
+                Refused { what: What::GeoIp, problems: problems.collect() }
             }),
         };
         let geography = self.geography.insert(geography?);
@@ -277,12 +278,14 @@ impl Loader {
             Some(problem(&file, None, reason))
         });
         let ours = config.http.tokens.iter().map(|file| self.folder.join(file));
-        let wrong = ours.filter_map(|file| match read(&file) {
+        let wrong = ours.flat_map(|file| match read(&file) {
             Ok(text) => {
-                let line = tokens(&String::from_utf8_lossy(&text)).err()?;
-                Some(problem(&file, Some(line), NO_TOKEN.to_owned()))
+                let text = String::from_utf8_lossy(&text);
+                let wrong = tokens(&text).err().map(|line| (line, NO_TOKEN.to_owned()));
+                let all = wrong.into_iter().chain(short(&text));
+                all.map(|(line, what)| problem(&file, Some(line), what)).collect()
             }
-            Err(reason) => Some(problem(&file, None, reason)),
+            Err(reason) => vec![problem(&file, None, reason)],
         });
         wrong.chain(missing).collect()
     }
@@ -309,6 +312,16 @@ impl Loader {
         let then = self.watched.0.iter().map(|(_, print)| *print);
         let now: Vec<Print> = self.watched.0.iter().map(|(file, _)| Print::of(file)).collect();
         then.ne(now.iter().copied()).then_some(now)
+    }
+
+    /// What is wrong with a whole file that cannot be opened is told where that is named.
+    fn named(&self, problem: Problem, files: &[Mention]) -> Problem {
+        let is_it = |of: &&Mention| self.folder.join(&of.path) == Path::new(&problem.file);
+        let found = files.iter().find(is_it).filter(|_| problem.at.is_none());
+        match found.filter(|of| fs::File::open(self.folder.join(&of.path)).is_err()) {
+            Some(found) => found.problem(&self.name(), problem.what),
+            None => problem,
+        }
     }
 
     /// What the configuration is called.
@@ -354,6 +367,18 @@ impl Loader {
     }
 }
 
+/// A warning of a program that cannot be run by the configuration in `file`: it may come later.
+fn unfit(file: &str, program: &Mention) -> Option<Problem> {
+    let shown = program.path.display();
+    let why = match fs::metadata(&program.path) {
+        Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => return None,
+        Ok(_) => "it is not executable".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let what = format!("{shown}: {why}; until it can be run, nothing is probed by it");
+    Some(Problem { is_warning: true, ..program.problem(file, what) })
+}
+
 /// By what a node speaks with others.
 type Means = (Option<Vec<u8>>, Option<Gateway>);
 
@@ -367,18 +392,6 @@ fn drawn() -> Option<Secret> {
 
 /// Files that count, each as it was before it was read.
 #[derive(Default)]
-/// A warning of a program that cannot be run by the configuration in `file`: it may come later.
-fn unfit(file: &str, program: &Mention) -> Option<Problem> {
-    let shown = program.path.display();
-    let why = match fs::metadata(&program.path) {
-        Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => return None,
-        Ok(_) => "it is not executable".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    let what = format!("{shown}: {why}; until it can be run, nothing is probed by it");
-    Some(Problem { is_warning: true, ..program.problem(file, what) })
-}
-
 struct Watched(Vec<(PathBuf, Print)>);
 
 impl Watched {

@@ -114,7 +114,7 @@ pub enum StartError {
     )]
     Used(PathBuf),
     /// The Unix socket of the API cannot be had.
-    #[error("http.socket: {0}: {1}")]
+    #[error("http.socket: {0}: {1}{advice}", advice = socket::advice_on_path(.1))]
     Socket(PathBuf, io::Error),
     /// There is no place to take.
     #[error(

@@ -367,7 +367,8 @@ fn without_etcd_a_writer_stands_until_its_lease_ends_and_all_else_goes_on() {
     });
     assert!(stopped.elapsed() > Duration::from_secs(1), "{:?}", stopped.elapsed());
     let (_, status) = world.node(1).ctl(&["status"]);
-    assert!(status.contains("etcd does not answer"), "{status}");
+    let told = format!("etcd does not answer: {}: ", etcd.url);
+    assert!(status.contains(&told), "{status}");
     assert_eq!(world.node(1).addresses("api.example.com").len(), 1);
     // The answer ends by itself, and then it is told.
     wait_until(&Value::from("no region writes"), || {

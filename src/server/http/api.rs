@@ -228,7 +228,8 @@ impl Status {
         let plan = view.snapshot.plan();
         let config = &view.loaded.config;
         let refused = view.refused.iter();
-        let errors = refused.flat_map(|(_, _, problems)| problems).map(ToString::to_string);
+        let errors = refused.flat_map(|(_, _, problems)| problems).filter(|of| !of.is_warning);
+        let errors = errors.map(ToString::to_string);
         let pending = view.pending.iter().map(|key| {
             format!("`{key}` has changed, which counts from the next start on; restart the node")
         });
@@ -336,11 +337,11 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push(format!("not ready: {what}; no query is answered yet"));
     }
     alarms.extend(view.lost.clone());
-    if !view.refused.is_empty() {
     if let Some(why) = &view.unkept {
         let then = "until it is, operators' words are refused";
         alarms.push(format!("what happened last could not be kept: {why}; {then}"));
     }
+    if !view.refused.is_empty() {
         alarms.push("the newest files are refused; what was good before serves on".to_owned());
     }
     let condition = view.condition;
