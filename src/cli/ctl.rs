@@ -34,6 +34,9 @@ enum Command {
     /// Tell what is up, what operators have said, and what is wrong.
     Status,
     /// Send no new clients there, unless nothing else is up.
+    ///
+    /// Exit codes with --wait: 0 it may be switched off; 3 time ran out, and it may not yet; 4 the
+    /// drain was undone meanwhile, or nobody knows of the region; 1 and 2 as ever.
     Drain {
         #[command(flatten)]
         word: Word,
