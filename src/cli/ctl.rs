@@ -35,6 +35,9 @@ enum Command {
     /// Tell what is up, what operators have said, and what is wrong.
     Status,
     /// Send no new clients there, unless nothing else is up.
+    ///
+    /// Exit codes with --wait: 0 it may be switched off; 3 time ran out, and it may not yet; 4 the
+    /// drain was undone meanwhile, or nobody knows of the region; 1 and 2 as ever.
     Drain {
         #[command(flatten)]
         word: Word,
@@ -388,7 +391,9 @@ fn writers_text(writers: &[Writing]) -> String {
     let line = |of: &Writing| {
         let Writing { service, lease, .. } = of;
         let writes = match (&of.region, of.epoch) {
-            (Some(region), Some(epoch)) => format!("{region} writes, epoch {epoch}"),
+            (Some(region), Some(epoch)) => {
+                format!("{region} writes, epoch {epoch}{}", if of.down { ", IS DOWN" } else { "" })
+            }
             _ => "NO REGION WRITES".to_owned(),
         };
         let wanted = of.wanted.as_ref().filter(|wanted| of.region.as_ref() != Some(wanted));

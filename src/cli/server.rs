@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::Failed;
 use crate::server::causes;
+use crate::server::http::SEND_TOKEN;
 
 /// Which server, and who asks.
 #[derive(clap::Args)]
@@ -39,6 +40,10 @@ pub(super) struct Server {
 /// The address that a server has if nothing else is said.
 const USUAL: &str = "http://127.0.0.1:8053";
 
+fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
+}
+
 /// Where the socket stands if neither option is given: what is set for all commands does not go
 /// over what is said with one.
 const SOCKET: &str = "MERIDIAN_SOCKET";
@@ -52,6 +57,10 @@ impl Server {
         let token = token_file.map(|file| first_token(&file)).transpose()?;
         if server.is_some() && socket.is_some() {
             let told = "error: both `--server` and `--socket`; expected one of them".to_owned();
+            return Err(Failed { told, code: 2 });
+        }
+        if let Some(url) = server.as_ref().filter(|url| !is_http(url)) {
+            let told = format!("error: `--server {url}` is no URL; expected one such as {USUAL}");
             return Err(Failed { told, code: 2 });
         }
         let usual = || env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -158,10 +167,11 @@ fn refused(response: Response) -> Failed {
 
 /// A reason with the API's keys as the options that set them.
 fn as_option(reason: &str) -> String {
+    let (send, name) = (SEND_TOKEN, "`--token-file` or MERIDIAN_TOKEN_FILE names a file with one");
+    let reason = reason.replace(send, name);
     let keys = ["force", "fenced"];
-    keys.iter().fold(reason.to_owned(), |reason, key| {
-        reason.replace(&format!("`{key}`"), &format!("`--{key}`"))
-    })
+    keys.iter()
+        .fold(reason, |reason, key| reason.replace(&format!("`{key}`"), &format!("`--{key}`")))
 }
 
 /// The last word of the first line: `TOKEN`, or `NAME TOKEN` as the server's file has it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use super::defaults;
-use super::problem::Place;
+use super::problem::{Mention, Place};
 use super::read::{At, Fields, Problems};
 use super::yaml::Value;
 use crate::health::{Check, DnsCheck, Expect, HttpCheck, Schedule, StatusRange, Timeout, TlsCheck};
@@ -25,6 +25,8 @@ pub(super) struct Checks {
 struct Named {
     name: String,
     at: Place,
+    /// Where its command stands, if it has one.
+    command: Option<Place>,
     key: String,
     used: Cell<bool>,
     /// `None`: it was not understood, which has been told.
@@ -86,6 +88,16 @@ impl Checks {
         found.check.as_ref()
     }
 
+    /// The programs that are run.
+    pub(super) fn programs(&self) -> Vec<Mention> {
+        let program = |of: &Named| {
+            let Some((Check::Command { command }, _)) = &of.check else { return None };
+            let (path, key) = (command.first()?.into(), format!("{}.command", of.key));
+            Some(Mention { path, at: of.command?, key })
+        };
+        self.list.iter().filter(|of| of.used.get()).filter_map(program).collect()
+    }
+
     /// Warns of checks that no service uses.
     pub(super) fn unused(&self, problems: &mut Problems) {
         for check in self.list.iter().filter(|check| !check.used.get()) {
@@ -104,9 +116,14 @@ pub(super) struct Rule {
 /// `checks`: by name.
 pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Checks {
     let named = at.map(|at| at.named(problems)).unwrap_or_default();
+    let command = |at: &At<'_>| match &at.node.value {
+        Value::Map(entries) => Some(entries.iter().find(|of| of.key == "command")?.value.at),
+        _ => None,
+    };
     let list = named.into_iter().map(|(name, place, at)| Named {
         name: name.to_owned(),
         at: place,
+        command: command(&at),
         key: at.key.clone(),
         used: Cell::new(false),
         check: check(name, &at, problems),

@@ -53,7 +53,7 @@ pub use maintenance::Maintenance;
 pub(crate) use maintenance::ramp;
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
-pub use problem::{Place, Problem};
+pub use problem::{Mention, Place, Problem};
 pub use read::{duration, share};
 pub use subject::Subject;
 pub use webhooks::Webhook;
@@ -75,6 +75,8 @@ pub struct Config {
     pub http: Http,
     /// Where places come from.
     pub geoip: GeoIp,
+    /// The same files, and where they are named.
+    pub geoip_files: Vec<Mention>,
     /// The regions, by id.
     pub regions: Vec<Region>,
     /// The services, by id.
@@ -85,6 +87,8 @@ pub struct Config {
     pub catchments: Vec<CatchmentSpec>,
     /// What is probed.
     pub targets: Vec<Target>,
+    /// The programs that checks run.
+    pub programs: Vec<Mention>,
     /// The row of each among them.
     target_rows: HashMap<TargetId, usize>,
     /// Those of the targets that serve nobody, and tell whether this node sees anything.
@@ -278,7 +282,7 @@ fn compile(
     let http = node::http(fields.get("http"), problems);
     let encrypted = node::encrypted(fields.get("tls"), &http, problems);
     let tcp = node::tcp(fields.get("tcp"), problems);
-    let geoip = places::geoip(fields.get("geoip"), problems);
+    let (geoip, geoip_files) = places::geoip(fields.get("geoip"), problems);
     let preferences = places::steering(fields.get("steering"), &regions, problems);
     let checks = checks::read(fields.get("checks"), problems);
     let zones = fields.need("zones", problems);
@@ -312,21 +316,21 @@ fn compile(
     let (node, identity) = node?;
     let has_cluster = cluster.is_some();
     let cluster = cluster::read(cluster, &node, (&regions, &services.list), problems);
-    if has_cluster && cluster.is_none() {
-        return None;
-    }
+    (cluster.is_some() || !has_cluster).then_some(())?;
     listeners::clashes(root, (&node, &http), encrypted.as_ref(), cluster.as_ref(), problems);
     let region = node.region.or_else(|| cluster.as_ref()?.region(&regions));
     Some(Config {
         node: Node { tcp, encrypted, region, ..node },
         http,
         geoip,
+        geoip_files,
         regions: regions.list,
         services: services.list,
         zones,
         catchments: services.catchments,
         writes: services.writes,
         targets: services.targets,
+        programs: checks.programs(),
         target_rows: services.target_rows,
         canaries,
         max_moves,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::problem::Place;
+use super::problem::{Mention, Place};
 use super::read::{At, Problems};
 use crate::geo::{Continent, Coordinates, Country, Preferences, Subdivision};
 use crate::ids::{RegionId, RegionSet};
@@ -126,21 +126,25 @@ fn coordinates(at: &At<'_>, problems: &mut Problems) -> Option<Coordinates> {
 }
 
 /// `geoip`: the files that tell who is where.
-pub(super) fn geoip(at: Option<At<'_>>, problems: &mut Problems) -> GeoIp {
+pub(super) fn geoip(at: Option<At<'_>>, problems: &mut Problems) -> (GeoIp, Vec<Mention>) {
     let Some(mut fields) = at.and_then(|at| at.fields(problems)) else {
-        return GeoIp::default();
+        return (GeoIp::default(), Vec::new());
+    };
+    let mut mentions = Vec::new();
+    let mut path = |at: &At<'_>| {
+        let path = PathBuf::from(at.text("the path of a file", problems)?);
+        mentions.push(Mention { path: path.clone(), at: at.place(), key: at.key.clone() });
+        Some(path)
     };
     let mut paths = |at: Option<At<'_>>| -> Vec<PathBuf> {
         let items = at.map(|at| at.list()).unwrap_or_default();
-        let texts = items.iter().filter_map(|at| at.text("the path of a file", problems));
-        texts.map(PathBuf::from).collect()
+        items.iter().filter_map(&mut path).collect()
     };
     let databases = paths(fields.get("database"));
     let asns = paths(fields.get("asn"));
-    let geofeed = fields.get("geofeed");
-    let geofeed = geofeed.and_then(|at| at.text("the path of a file", problems)).map(PathBuf::from);
+    let geofeed = fields.get("geofeed").and_then(|at| path(&at));
     fields.done(problems);
-    GeoIp { databases, asns, geofeed }
+    (GeoIp { databases, asns, geofeed }, mentions)
 }
 
 /// `steering`: what goes before distance, for all services.

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration: where, what, and what to write instead.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// A place in a file; the first line and column are 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,6 +34,22 @@ impl Problem {
     pub fn of_file(file: &str, what: String) -> Self {
         let file = file.to_owned();
         Self { file, at: None, key: String::new(), what, suggestion: None, is_warning: false }
+    }
+}
+
+/// A file that the configuration names, and where it does.
+#[derive(Clone, Debug)]
+pub struct Mention {
+    /// The file.
+    pub path: PathBuf,
+    pub(super) at: Place,
+    pub(super) key: String,
+}
+
+impl Mention {
+    /// What is wrong, as the configuration in `file` names it.
+    pub fn problem(&self, file: &str, what: String) -> Problem {
+        Problem { at: Some(self.at), key: self.key.clone(), ..Problem::of_file(file, what) }
     }
 }
 

@@ -241,6 +241,7 @@ fn steering(
     let (ready, prefix) = selector.select(question.client)?;
     let (rule, order) = order(plan, atlas, service, question.client);
     let (slot, _) = ramp_slot(question.client);
+    let writer = facts.writers.of(id);
     let regions = order.into_iter().map(|(region, distance_km)| {
         let pools = service.pools.iter().filter(|pool| pool.region == region);
         let endpoints = pools.flat_map(|pool| &pool.endpoints);
@@ -252,6 +253,14 @@ fn steering(
         let chosen = ready.choice.regions.contains(&region);
         Candidate { region: plan.region_name(region).to_owned(), distance_km, chosen, why }
     });
+    let regions: Vec<Candidate> = regions.collect();
+    let basis = match writer {
+        Some(writer) => {
+            let stands = regions.iter().find(|of| of.chosen).map_or("not there", |of| &of.why);
+            ready.choice.basis.of_writer(writer.epoch, stands)
+        }
+        None => ready.choice.basis.to_string(),
+    };
     let target = match &ready.body {
         Body::Alias(rdata, _) => rdata.target().and_then(Name::from_wire),
         _ => None,
@@ -260,9 +269,9 @@ fn steering(
         service: service.name.clone(),
         policy: service.policy.to_string(),
         rule,
-        regions: regions.collect(),
+        regions,
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
-        basis: ready.choice.basis.to_string(),
+        basis,
         ttl: ready.choice.ttl.as_secs(),
         ttl_reason: ready.choice.ttl_reason.to_string(),
         scope: if service.ecs { prefix } else { 0 },
@@ -285,8 +294,12 @@ fn order(
     };
     match &service.policy {
         Policy::Failover(order) | Policy::SingleWriter(order, _) => {
+            let rule = match &service.policy {
+                Policy::SingleWriter(..) => "the region that writes, whether it is up or not",
+                _ => "the configured order",
+            };
             let order = order.iter().map(|region| (*region, distance(*region)));
-            ("the configured order".to_owned(), order.collect())
+            (rule.to_owned(), order.collect())
         }
         Policy::Weighted => {
             let order = crate::steer::weighted::order_of(client, &plan.contenders(service));
@@ -321,10 +334,11 @@ fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Read
         _ if up == all => "up".to_owned(),
         _ => format!("{up} of {all} endpoints up"),
     };
-    if ready.choice.regions.contains(&region) || up + kept < need {
-        standing
-    } else {
-        format!("{standing}; not needed")
+    match &service.policy {
+        _ if ready.choice.regions.contains(&region) => standing,
+        Policy::SingleWriter(..) => format!("{standing}; not the writer"),
+        _ if up + kept < need => standing,
+        _ => format!("{standing}; not needed"),
     }
 }
 

@@ -306,7 +306,7 @@ impl Gateway {
             // Others who wait for this member have found that out too.
             let order = Ordering::Relaxed;
             let _moved_on = self.answering.compare_exchange(row, next, order, order);
-            error.without_url().to_string()
+            format!("{endpoint}: {}", causes(&error.without_url()))
         })
     }
 

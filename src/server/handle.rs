@@ -94,6 +94,8 @@ pub struct View {
     pub health: HealthTable,
     /// Why nothing is known of what was kept before the start.
     pub lost: Option<String>,
+    /// Why what happened last could not be kept, and where.
+    pub unkept: Option<String>,
     /// What operators have said.
     pub said: Vec<Said>,
     /// What of that is in force.
@@ -420,7 +422,9 @@ impl Handle {
             return Err(Unheard::Senseless(what));
         };
         self.arrivals.tell(now, target.id, signal, span);
-        self.pushed.tell(now, (check, address), (is_up, now + span));
+        let until = now + span;
+        self.store.pushed(now, ((check.clone(), address), (is_up, until)));
+        self.pushed.tell(now, (check, address), (is_up, until));
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! From files to all that is to be served, compiled aside: nothing of it is live yet.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +22,8 @@ use super::memory;
 use super::prober::{Files, Probe};
 use super::seal::cookie_secret;
 use super::tls::Clients;
-use super::tokens::{NO_TOKEN, tokens};
-use crate::config::{Config, Place, Problem, Targets, defaults};
+use super::tokens::{NO_TOKEN, short, tokens};
+use crate::config::{Config, Mention, Place, Problem, Targets, defaults};
 use crate::health::Check;
 use crate::ids::TargetId;
 use crate::snapshot::{Plan, Protection, Secret};
@@ -189,6 +191,9 @@ impl Loader {
         let (key, etcd) =
             means.map_err(|problems| Refused { what: What::Configuration, problems })?;
         config.warnings.extend(self.wrong_tokens(&config));
+        let name = self.name();
+        let unfit = config.programs.iter().filter_map(|program| unfit(&name, program));
+        config.warnings.extend(unfit.collect::<Vec<_>>());
         let now = Clock::start().now();
         let over = config.maintenance.iter().filter_map(|of| of.over(now));
         config.warnings.extend(over.cloned().collect::<Vec<Problem>>());
@@ -201,7 +206,8 @@ impl Loader {
             Some(known) if known.is_of(&config.geoip, &self.folder) => Ok(known),
             known => Geography::read(&config.geoip, &self.folder).map_err(|problems| {
                 self.geography = known;
-                Refused { what: What::GeoIp, problems }
+                let problems = problems.into_iter().map(|of| self.named(of, &config.geoip_files));
+                Refused { what: What::GeoIp, problems: problems.collect() }
             }),
         };
         let geography = self.geography.insert(geography?);
@@ -272,12 +278,14 @@ impl Loader {
             Some(problem(&file, None, reason))
         });
         let ours = config.http.tokens.iter().map(|file| self.folder.join(file));
-        let wrong = ours.filter_map(|file| match read(&file) {
+        let wrong = ours.flat_map(|file| match read(&file) {
             Ok(text) => {
-                let line = tokens(&String::from_utf8_lossy(&text)).err()?;
-                Some(problem(&file, Some(line), NO_TOKEN.to_owned()))
+                let text = String::from_utf8_lossy(&text);
+                let wrong = tokens(&text).err().map(|line| (line, NO_TOKEN.to_owned()));
+                let all = wrong.into_iter().chain(short(&text));
+                all.map(|(line, what)| problem(&file, Some(line), what)).collect()
             }
-            Err(reason) => Some(problem(&file, None, reason)),
+            Err(reason) => vec![problem(&file, None, reason)],
         });
         wrong.chain(missing).collect()
     }
@@ -304,6 +312,16 @@ impl Loader {
         let then = self.watched.0.iter().map(|(_, print)| *print);
         let now: Vec<Print> = self.watched.0.iter().map(|(file, _)| Print::of(file)).collect();
         then.ne(now.iter().copied()).then_some(now)
+    }
+
+    /// What is wrong with a whole file that cannot be opened is told where that is named.
+    fn named(&self, problem: Problem, files: &[Mention]) -> Problem {
+        let is_it = |of: &&Mention| self.folder.join(&of.path) == Path::new(&problem.file);
+        let found = files.iter().find(is_it).filter(|_| problem.at.is_none());
+        match found.filter(|of| fs::File::open(self.folder.join(&of.path)).is_err()) {
+            Some(found) => found.problem(&self.name(), problem.what),
+            None => problem,
+        }
     }
 
     /// What the configuration is called.
@@ -342,10 +360,23 @@ impl Loader {
         let targets = config.targets.iter();
         let roots = targets.filter_map(|target| target.check.tls()?.roots.as_ref());
         let files = geoip.databases.iter().chain(&geoip.asns).chain(&geoip.geofeed);
-        for file in files.chain(certificates).chain(roots) {
+        let programs = config.programs.iter().map(|of| &of.path);
+        for file in files.chain(certificates).chain(roots).chain(programs) {
             watched.add(self.folder.join(file));
         }
     }
+}
+
+/// A warning of a program that cannot be run by the configuration in `file`: it may come later.
+fn unfit(file: &str, program: &Mention) -> Option<Problem> {
+    let shown = program.path.display();
+    let why = match fs::metadata(&program.path) {
+        Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => return None,
+        Ok(_) => "it is not executable".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let what = format!("{shown}: {why}; until it can be run, nothing is probed by it");
+    Some(Problem { is_warning: true, ..program.problem(file, what) })
 }
 
 /// By what a node speaks with others.

@@ -114,7 +114,7 @@ pub enum StartError {
     )]
     Used(PathBuf),
     /// The Unix socket of the API cannot be had.
-    #[error("http.socket: {0}: {1}")]
+    #[error("http.socket: {0}: {1}{advice}", advice = socket::advice_on_path(.1))]
     Socket(PathBuf, io::Error),
     /// There is no place to take.
     #[error(
@@ -240,8 +240,8 @@ impl Server {
         }
         pages.and_then(|pages| pages.serve(&mut tasks));
         if let Some(listener) = takeover {
-            let desk = handle.desk.clone();
-            Place { sockets: copies, links, desk, is_quiet, is_taken }.offer(listener)?;
+            let (desk, store) = (handle.desk.clone(), handle.store.clone());
+            Place { sockets: copies, links, desk, store, is_quiet, is_taken }.offer(listener)?;
         }
         Ok(Self { addresses, control: handle, reload, stop, workers, tasks, tcp, taken })
     }

@@ -43,6 +43,9 @@ pub(super) fn watch(clock: Clock, mut loader: Loader, asked: &Receiver<()>, cont
         if is_due {
             (seen, is_untidy) = (None, true);
             let loaded = loader.load();
+            for warning in loaded.iter().flat_map(|loaded| &loaded.config.warnings) {
+                warn!(%warning, "reload");
+            }
             let targets = loaded.iter().flat_map(|loaded| loaded.probes.keys().copied()).collect();
             let Some(result) = control.apply(loaded) else { return };
             if result.is_ok() {

@@ -45,6 +45,19 @@ fn advice(error: &io::Error, address: SocketAddr) -> &'static str {
     }
 }
 
+/// The same of a Unix socket.
+pub(super) fn advice_on_path(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another server has it: stop that one, take its place with `--replace`, or name \
+             another path"
+        }
+        io::ErrorKind::PermissionDenied => "; this user may not write to its folder",
+        io::ErrorKind::NotFound => "; its folder is not there",
+        _ => "",
+    }
+}
+
 /// The port where hosts have a resolver of their own.
 const DNS: u16 = 53;
 

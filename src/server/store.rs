@@ -7,22 +7,13 @@
 //! no start. A file that is no database is put aside, and costs what was in it and nothing else.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::iter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
-use metrics::counter;
-use rusqlite::ErrorCode::{
-    CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
-};
-use rusqlite::{
-    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
-};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
-use tracing::warn;
 
 use super::history::{Kind, Record};
 use super::overrides::Said;
@@ -30,7 +21,14 @@ use crate::health::State;
 use crate::steer::Named;
 use crate::time::{Instant, Ttl};
 
+use fault::Fault;
+pub(super) use pushed::Pushing;
+use pushed::Waiting;
+
+mod fault;
 mod history;
+mod opened;
+mod pushed;
 #[cfg(test)]
 mod tests;
 
@@ -86,6 +84,8 @@ pub(super) struct Recalled {
     pub named: BTreeMap<String, Named>,
     /// Which TTLs answers were given with.
     pub given: Vec<Given>,
+    /// What others told of addresses.
+    pub pushed: Vec<Pushing>,
     /// What is wrong with the file: nothing of all that is known, or nothing more is kept.
     pub lost: Option<String>,
 }
@@ -113,7 +113,11 @@ const MOST_AT_ONCE: usize = 1_000;
 
 /// The way to the database. Its thread ends when the last of these is gone, after the last job.
 #[derive(Clone, Debug)]
-pub struct Store(Sender<Job>);
+pub struct Store {
+    jobs: Sender<Job>,
+    fault: Fault,
+    waiting: Waiting,
+}
 
 impl Store {
     /// Opens the database in `folder`, or one in memory, and reads what it knows.
@@ -123,18 +127,23 @@ impl Store {
     pub(super) fn open(folder: Option<&Path>) -> Result<(Self, Recalled), String> {
         let opened = match folder {
             None => Database::of(Connection::open_in_memory())
-                .map(|database| (database, None))
+                .map(|database| (database, None, Fault::default()))
                 .map_err(|error| error.to_string()),
             Some(folder) => Database::in_folder(folder)
                 .map_err(|reason| format!("{}: {reason}", folder.display())),
         };
-        let (database, lost) = opened?;
+        let (database, lost, fault) = opened?;
         let recalled = database.recall().map_err(|error| error.to_string())?;
         let recalled = Recalled { lost, ..recalled };
         let (jobs, taken) = channel();
         let thread = thread::Builder::new().name("store".to_owned());
         thread.spawn(move || while database.take(&taken) {}).map_err(|error| error.to_string())?;
-        Ok((Self(jobs), recalled))
+        Ok((Self { jobs, fault, waiting: Waiting::default() }, recalled))
+    }
+
+    /// Why the last thing that was to be kept could not be, and where.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.fault.told()
     }
 
     /// Keeps an operator's word: it is on disk when this returns.
@@ -231,7 +240,10 @@ impl Store {
     /// # Errors
     /// Why it cannot be read.
     pub(super) async fn read(&self, page: Page) -> Result<Vec<(i64, Record)>, String> {
-        self.ask(move |database| database.read(&page)).await
+        let (reply, answer) = oneshot::channel();
+        // That it can be read does not tell that it can be written.
+        self.send(move |database| database.read(&page), |read| drop(reply.send(read)));
+        answer.await.unwrap_or_else(|_| Err(ENDED.to_owned()))
     }
 
     /// A webhook has been told what happened until then, soon.
@@ -267,7 +279,7 @@ impl Store {
             })
         });
         // Else the thread has ended.
-        let _ended = self.0.send(job);
+        let _ended = self.jobs.send(job);
         let _ended = answer.await;
     }
 
@@ -283,17 +295,22 @@ impl Store {
             Box::new(move |kept, _| told(done.and_then(|done| kept.map(|()| done))))
         });
         // The thread ends after the last sender.
-        let _ended = self.0.send(job);
+        let _ended = self.jobs.send(job);
+    }
+
+    /// Has something kept, and sees whether it is.
+    fn write<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&Database) -> rusqlite::Result<T> + Send + 'static,
+        told: impl FnOnce(Result<T, String>) + Send + 'static,
+    ) {
+        let fault = self.fault.clone();
+        self.send(what, move |kept| told(fault.note(kept)));
     }
 
     /// Has something done that nobody waits for.
     fn soon(&self, what: impl FnOnce(&Database) -> rusqlite::Result<()> + Send + 'static) {
-        self.send(what, |kept| {
-            if let Err(error) = kept {
-                counter!("meridian_state_lost_total").increment(1);
-                warn!(error, "something that happened could not be kept");
-            }
-        });
+        self.write(what, drop);
     }
 
     /// Has something done, and tells what came of it.
@@ -304,135 +321,20 @@ impl Store {
     {
         let (reply, answer) = oneshot::channel();
         // Who asked may have stopped waiting.
-        self.send(what, |kept| drop(reply.send(kept)));
-        async { answer.await.unwrap_or_else(|_| Err("the state's thread has ended".to_owned())) }
+        self.write(what, |kept| drop(reply.send(kept)));
+        async { answer.await.unwrap_or_else(|_| Err(ENDED.to_owned())) }
     }
 }
 
-/// Is it the disk that has no room, or cannot be written, whatever is in the file?
-fn is_full(reason: &rusqlite::Error) -> bool {
-    matches!(reason.sqlite_error_code(), Some(SystemIoFailure | DiskFull | CannotOpen | ReadOnly))
-}
-
-/// What is to be told of it.
-const LOST: &str = "what operators said before the start is lost, the history too; say again what \
-                    is to hold";
-
-/// Renames a file that is no database of ours, with what SQLite keeps beside it, and tells where
-/// it is and why.
-fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
-    let is_broken = match reason.sqlite_error_code() {
-        Some(code) => matches!(code, DatabaseCorrupt | NotADatabase),
-        // Tables that are not ours.
-        None => true,
-    };
-    if !is_broken {
-        return Err(reason.to_string());
-    }
-    for tail in ["", "-wal", "-shm"] {
-        let named = |end: &str| PathBuf::from(format!("{}{tail}{end}", file.display()));
-        if named("").exists() {
-            fs::rename(named(""), named(".broken")).map_err(|error| error.to_string())?;
-        }
-    }
-    counter!("meridian_state_lost_total").increment(1);
-    Ok(format!("{LOST}: {reason}; what was there is in {}.broken", file.display()))
-}
+/// What is said when nothing can be asked any more.
+const ENDED: &str = "the state's thread has ended";
 
 struct Database(Connection);
 
 /// What is said of what SQLite has undone with something else.
 const UNDONE: &str = "something else could not be written, and this was undone with it";
 
-const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS overrides (subject TEXT PRIMARY KEY, said TEXT NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS writers (service TEXT PRIMARY KEY, named TEXT NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS incarnation (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER)
-        STRICT;
-    CREATE TABLE IF NOT EXISTS nodes (name TEXT PRIMARY KEY) STRICT;
-    CREATE TABLE IF NOT EXISTS states (
-        target TEXT PRIMARY KEY, state TEXT NOT NULL, since INTEGER NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS out (pool TEXT PRIMARY KEY) STRICT;
-    CREATE TABLE IF NOT EXISTS kept (pool TEXT PRIMARY KEY) STRICT;
-    CREATE TABLE IF NOT EXISTS moved (
-        region TEXT PRIMARY KEY, at INTEGER NOT NULL, share REAL NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS given (
-        service TEXT NOT NULL, ttl INTEGER NOT NULL, until INTEGER,
-        PRIMARY KEY (service, ttl)) STRICT;
-    CREATE TABLE IF NOT EXISTS alive (one INTEGER PRIMARY KEY CHECK (one = 1), at INTEGER) STRICT;
-    CREATE TABLE IF NOT EXISTS history (
-        number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, kind TEXT NOT NULL,
-        subject TEXT NOT NULL, what TEXT NOT NULL, why TEXT NOT NULL, who TEXT NOT NULL,
-        took INTEGER, generation INTEGER NOT NULL) STRICT;
-    CREATE TABLE IF NOT EXISTS told (webhook TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT;
-";
-
 impl Database {
-    /// The one in `folder`, and why it knows nothing of before, if it could not be read.
-    fn in_folder(folder: &Path) -> Result<(Self, Option<String>), String> {
-        fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-        let file = folder.join("meridian.db");
-        Self::of(Connection::open(&file)).map(|database| (database, None)).or_else(|error| {
-            if is_full(&error) {
-                return Self::unwritten(&file, &error);
-            }
-            let lost = put_aside(&file, &error)?;
-            let database = Self::of(Connection::open(&file)).map_err(|error| error.to_string())?;
-            Ok((database, Some(lost)))
-        })
-    }
-
-    fn of(connection: rusqlite::Result<Connection>) -> rusqlite::Result<Self> {
-        let connection = connection?;
-        // A write-ahead log that is synced at every commit: what was acknowledged survives a
-        // power cut (SQLite, "PRAGMA synchronous").
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.busy_timeout(Duration::from_secs(1))?;
-        connection.execute_batch(TABLES)?;
-        Self::sound(connection)
-    }
-
-    /// What is in `file`, as far as it can be read where nothing can be written. Whatever is to be
-    /// kept is refused, as who asks for that counts on its being on disk.
-    fn unwritten(file: &Path, reason: &rusqlite::Error) -> Result<(Self, Option<String>), String> {
-        let log = fs::metadata(format!("{}-wal", file.display())).map_or(0, |log| log.len());
-        // What is in the log would be passed over.
-        let read = Some(file).filter(|_| log == 0).and_then(|file| Self::of_immutable(file).ok());
-        let (database, before) = match read {
-            Some(database) => (database, "what was said before is known"),
-            // It may not be there, or not be ours to read.
-            None if matches!(reason.sqlite_error_code(), Some(CannotOpen | ReadOnly)) => {
-                return Err(reason.to_string());
-            }
-            None => (Self::of_nothing().map_err(|error| error.to_string())?, LOST),
-        };
-        counter!("meridian_state_lost_total").increment(1);
-        let why = format!("nothing is kept on disk until the next start: {reason}; {before}");
-        Ok((database, Some(why)))
-    }
-
-    fn of_immutable(file: &Path) -> rusqlite::Result<Self> {
-        let path = file.display().to_string();
-        let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        Self::sound(Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)?)
-    }
-
-    fn of_nothing() -> rusqlite::Result<Self> {
-        let database = Self::of(Connection::open_in_memory())?;
-        database.0.pragma_update(None, "query_only", true)?;
-        Ok(database)
-    }
-
-    fn sound(connection: Connection) -> rusqlite::Result<Self> {
-        let database = Self(connection);
-        // Whatever is wrong with it is wrong now, and not when it is needed.
-        database.recall()?;
-        database.read(&Page { before: None, kind: None, limit: 1 })?;
-        Ok(database)
-    }
-
     fn recall(&self) -> rusqlite::Result<Recalled> {
         let mut statement = self.0.prepare("SELECT subject, said FROM overrides")?;
         let said = statement.query_map([], |row| {
@@ -473,7 +375,8 @@ impl Database {
         let given = statement.query_map([], given)?.collect::<Result<Vec<_>, _>>()?;
         let alive = alive.map(moment);
         let moves = self.recall_moves()?;
-        Ok(Recalled { nodes, named, said, states, alive, moves, incarnation, given, lost: None })
+        let (pushed, lost) = (self.recall_pushed()?, None);
+        Ok(Recalled { nodes, named, said, states, alive, moves, incarnation, given, pushed, lost })
     }
 
     fn recall_moves(&self) -> rusqlite::Result<Moves> {

@@ -39,6 +39,7 @@ use tracing::{info, warn};
 
 use super::StartError;
 use super::inherited::Inherited;
+use super::store::Store;
 use super::xdp::Links;
 
 /// The socket's name in the folder of the state.
@@ -53,6 +54,9 @@ const NO_MORE: u8 = b'.';
 const REFUSES: u8 = b'!';
 const SPEAKS: u8 = b'q';
 const SERVES: u8 = b's';
+
+/// How long it waits until the next one can read all that was told here.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long the one that serves waits for the first word of whoever comes: it is said at once, and
 /// somebody else may come after them.
@@ -171,6 +175,8 @@ pub(super) struct Place {
     pub(super) links: Links,
     /// Where nobody is heard while somebody takes its place.
     pub(super) desk: Arc<Desk>,
+    /// What the next one reads.
+    pub(super) store: Store,
     /// Somebody else speaks for this node.
     pub(super) is_quiet: watch::Sender<bool>,
     /// Somebody else serves in its place.
@@ -214,6 +220,8 @@ impl Place {
             let _gone = stream.write_all(&[&[REFUSES], why.as_bytes()].concat());
             io::Error::other(why)
         })?;
+        // What was told of targets is written behind the back of whoever told it.
+        let _later = runtime.block_on(async { timeout(KEPT_WITHIN, self.store.settled()).await });
         // From here on it may take its time, to read its state and for its first verdicts.
         stream.set_read_timeout(None)?;
         self.desk.taker.store(taker, Ordering::Relaxed);
@@ -300,11 +308,12 @@ mod tests {
         let _within = runtime.enter();
         let desk: Arc<Desk> = Arc::default();
         let (is_quiet, is_taken) = (watch::Sender::new(false), watch::Sender::new(false));
-        let links = Links::default();
+        let (links, store) = (Links::default(), Store::open(None).unwrap().0);
         let folder = tempfile::tempdir().unwrap();
         let path = path(folder.path());
         let listener = UnixListener::bind(&path).unwrap();
-        let place = Place { sockets: Vec::new(), links, desk: desk.clone(), is_quiet, is_taken };
+        let place =
+            Place { sockets: Vec::new(), links, desk: desk.clone(), store, is_quiet, is_taken };
         place.offer(listener).unwrap();
         // Its disk hangs.
         let written = runtime.block_on(desk.turn()).unwrap();

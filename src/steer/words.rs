@@ -35,6 +35,18 @@ impl fmt::Display for Basis {
     }
 }
 
+impl Basis {
+    /// The same where one region at a time writes, the one of this `epoch`: how it `stands`, if it
+    /// is not up.
+    pub fn of_writer(self, epoch: u64, stands: &str) -> String {
+        match self {
+            Self::Up => format!("the writer, epoch {epoch}"),
+            Self::AsIfUp => format!("the writer, epoch {epoch} ({stands})"),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for TtlReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

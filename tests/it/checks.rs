@@ -144,6 +144,23 @@ fn a_command_decides_by_how_it_ends_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_program_that_is_not_there_is_named_once_and_runs_as_soon_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, program) = (own_address(), folder.path().join("late"));
+    let server = Meridian::serve(&config(&format!("command: [{}]", program.display()), address));
+    let missing = "late: No such file or directory";
+    let probed = || server.metric("meridian_probes_total{outcome=\"local\"}") >= 4.0;
+    wait_for("some probes", || probed().then_some(()));
+    // Ahead, with line and column, and when it was first tried.
+    assert_eq!(server.logged(missing), 2);
+    assert_eq!(server.logged("meridian.yaml:4:24: warning: checks.own.command"), 1);
+    std::os::unix::fs::symlink("/usr/bin/true", &program).unwrap();
+    server.wait_for_endpoint(address, "up", "ok");
+    assert_eq!(server.logged("late: it runs again"), 1);
+    wait_until(&false, || server.status()["config"]["warnings"].to_string().contains("late"));
+}
+
+#[test]
 fn commands_that_wait_for_their_turn_are_no_word_about_their_targets() {
     // Six times as many as run at once: the last of them begin when the first would have timed out.
     let addresses: Vec<String> = (1..=192).map(|last| format!("192.0.2.{last}")).collect();

@@ -55,7 +55,8 @@ fn explain_asks_as_ctl_does() {
     let (tokens, socket) = (tokens.to_str().unwrap(), socket.to_str().unwrap());
     let url = server.url("");
     let (fine, told) = run(program(&EXPLAIN).args(["--server", &url]));
-    assert!(!fine && told.contains("needs a token"), "{told}");
+    let expected = "needs a token: `--token-file` or MERIDIAN_TOKEN_FILE names a file with one";
+    assert!(!fine && told.contains(expected), "{told}");
     let (fine, told) = run(program(&EXPLAIN).args(["--server", &url, "--token-file", tokens]));
     assert!(fine, "{told}");
     let mut command = program(&EXPLAIN);

@@ -119,6 +119,36 @@ services: {}
     }
 }
 
+/// They may come later.
+#[test]
+fn programs_of_checks_that_cannot_be_run_are_told_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, shut) = (folder.path().join("a.yaml"), folder.path().join("shut"));
+    fs::write(&shut, "#!/bin/sh\n").unwrap();
+    let text = format!(
+        "checks:
+  cmd: {{ command: [/usr/local/bin/chek, --fast] }}
+  shut: {{ command: [{}] }}
+  fine: {{ command: [/usr/bin/true] }}
+regions: {{ us: {{}}, eu: {{}} }}
+zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
+services:
+  web:
+    names: a.example.com
+    check: [cmd, shut, fine]
+    regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }}
+",
+        shut.display()
+    );
+    fs::write(&file, text).unwrap();
+    let (good, told) = check(&file);
+    assert!(good, "{told}");
+    let missing = "a.yaml:2:19: warning: checks.cmd.command: /usr/local/bin/chek: No such file";
+    assert!(told.contains(missing), "{told}");
+    assert!(told.contains("a.yaml:3:20: warning: checks.shut.command: "), "{told}");
+    assert!(told.contains("shut: it is not executable") && !told.contains("fine"), "{told}");
+}
+
 /// What can be served and can never work.
 #[test]
 fn what_can_never_work_is_told_though_it_is_served() {

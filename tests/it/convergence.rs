@@ -167,7 +167,9 @@ fn a_service_that_only_another_node_has_is_waited_for() {
     // It is rolled out, to the other node first.
     let text = std::fs::read_to_string(world.node(1).path("meridian.yaml")).unwrap();
     let new = format!(
-        "services:\n  new: {{ names: [new.example.com], ttl: 1h, regions: {{ us: {}, eu: {} }} }}\n",
+        "services:
+  new: {{ names: [new.example.com], ttl: 1h, regions: {{ us: {}, eu: {} }} }}
+",
         world.us.address, world.eu.address
     );
     world.node(1).write("meridian.yaml", text.replace("services:\n", &new).as_bytes());

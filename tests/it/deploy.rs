@@ -43,6 +43,17 @@ fn prometheus_takes_the_configuration_in_the_runbooks() {
     );
 }
 
+/// What is built is what is started.
+#[test]
+fn the_container_is_called_alike_where_it_is_built_and_where_it_is_run() {
+    let image = concat!("meridian:", env!("CARGO_PKG_VERSION"));
+    let dockerfile = include_str!("../../deploy/docker/Dockerfile");
+    assert!(dockerfile.contains(&format!(" -t {image} .\n")), "{dockerfile}");
+    assert!(dockerfile.contains(&format!(":ro {image}\n")), "{dockerfile}");
+    let manifest = include_str!("../../deploy/kubernetes/meridian.yaml");
+    assert!(manifest.contains(&format!("image: {image}\n")), "{image}");
+}
+
 #[test]
 fn every_query_of_the_dashboard_is_one_that_prometheus_understands() {
     let text = include_str!("../../deploy/grafana/meridian.json");

@@ -7,7 +7,7 @@ use hickory_proto::rr::RecordType;
 use serde_json::Value;
 
 use crate::harness::{
-    Meridian, Nginx, ask, data, free_port, meridian, scope, wait_for, wait_until,
+    Meridian, NODE, Nginx, ask, data, free_port, meridian, scope, wait_for, wait_until,
 };
 
 pub(crate) const DUBLIN: &str = "134.226.1.0/24";
@@ -284,6 +284,37 @@ fn a_full_disk_stops_no_start() {
     assert!(server.metric("meridian_state_lost_total") > 0.0);
     let (fine, told) = server.ctl(&because(&["drain", "us"]));
     assert!(!fine, "it would be on no disk: {told}");
+}
+
+#[test]
+fn a_disk_that_fills_is_an_alarm_with_its_place_until_there_is_room() {
+    let [us, eu] = ["127.0.0.2", "127.0.0.3"];
+    let config = format!("{NODE}{}", config(free_port(), [us, eu]));
+    let folder = tempfile::tempdir().unwrap();
+    let script = "mkdir state && mount -t tmpfs -o size=2m none state || exit 1
+        exec \"$0\" \"$@\"";
+    // Where nobody else sees what is mounted; only root may.
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_meridian")]);
+    command.current_dir(folder.path());
+    let server = Meridian::start_with(command, folder, &config);
+    let state = server.path("state").display().to_string();
+    let within = format!("/proc/{}/root{state}/full", server.process.id());
+    let status = || server.ctl(&["status"]).1;
+    let alarm = format!("ALARM     what happened last could not be kept: {state}: database");
+    assert!(!status().contains("could not be kept"));
+    let zeros = std::fs::File::open("/dev/zero").unwrap();
+    let full = std::io::copy(&mut &zeros, &mut std::fs::File::create(&within).unwrap());
+    assert!(full.is_err());
+    let say = || server.ctl(&because(&["drain", "eu", "--force"]));
+    let refused = wait_for("a refusal", || Some(say()).filter(|(fine, _)| !fine)).1;
+    assert!(refused.contains(&format!("{state}: database or disk is full")), "{refused}");
+    assert!(server.metric("meridian_state_lost_total") > 0.0);
+    wait_for("an alarm", || status().contains(&alarm).then_some(()));
+    // Nothing is to be done but to make room.
+    std::fs::remove_file(&within).unwrap();
+    wait_for("its end", || (!status().contains("could not be kept")).then_some(()));
+    assert!(say().0);
 }
 
 /// What curl prints for a change over the network.

@@ -37,6 +37,36 @@ fn a_server_that_is_named_goes_over_the_socket_of_the_environment() {
 }
 
 #[test]
+fn a_server_that_is_no_url_is_told_so() {
+    for wrong in ["127.0.0.1:8053", "ns1", "ftp://ns1"] {
+        let (code, told) = run(&[], &["ctl", "--server", wrong, "status"]);
+        let expected = format!("`--server {wrong}` is no URL; expected one such as http://");
+        assert!(code == Some(2) && told.contains(&expected), "{told}");
+    }
+}
+
+#[test]
+fn a_unix_socket_that_another_server_has_is_told_with_what_to_do() {
+    let server = Meridian::serve(WORLD);
+    let second = server.path("second.yaml");
+    std::fs::write(&second, NODE.replace("state: state", "state: second") + WORLD).unwrap();
+    let (code, told) = run(&[], &["serve", "--config", second.to_str().unwrap()]);
+    assert!(code == Some(1) && told.contains("http.socket: "), "{told}");
+    assert!(told.contains("another server has it: stop that one"), "{told}");
+}
+
+#[test]
+fn a_short_token_is_told_with_its_line() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("meridian.yaml");
+    std::fs::write(folder.path().join("tokens"), "# name token\nalice s3cret\n").unwrap();
+    std::fs::write(&file, "http: { tokens: tokens }\n".to_owned() + WORLD).unwrap();
+    let (code, told) = run(&[], &["check", file.to_str().unwrap()]);
+    let expected = "tokens:2:1: warning: the token of alice is shorter than 16 characters";
+    assert!(code == Some(0) && told.contains(expected), "{told}");
+}
+
+#[test]
 fn an_address_that_is_named_twice_is_told_by_its_key() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("meridian.yaml");

@@ -233,3 +233,31 @@ fn the_service_manager_passes_the_sockets() {
     });
     assert_eq!(data(&ask(server, "www.example.com", RecordType::A, None)), ["192.0.2.10"]);
 }
+
+#[test]
+fn what_was_pushed_is_known_to_the_next_process_until_its_time_is_over() {
+    let server = Meridian::serve(
+        "regions: { us: {}, eu: {} }
+checks: { told: { pushed: true } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
+services:
+  web: { names: [www.example.com], check: told, regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
+",
+    );
+    let [us, eu] = ["192.0.2.1", "192.0.2.2"];
+    for (address, state) in [(us, "down"), (us, "up"), (eu, "down")] {
+        let (fine, told) = server.ctl(&["push", "told", address, state, "--for", "2h"]);
+        assert!(fine, "{told}");
+    }
+    let knows = |server: &Meridian| {
+        server.wait_for_endpoint(us.parse().unwrap(), "up", "ok");
+        server.wait_for_endpoint(eu.parse().unwrap(), "down", "told to be down");
+    };
+    knows(&server);
+    let server = server.replaced();
+    knows(&server);
+    // As after a power cut.
+    let server = server.restart();
+    knows(&server);
+    assert_eq!(server.metric("meridian_stale_targets"), 0.0);
+}

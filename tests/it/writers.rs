@@ -73,6 +73,15 @@ services:
     us_region.process.kill();
     server.wait_for_endpoint(us_region.address, "down", "connection refused");
     assert_eq!(answer(&server), us);
+    let (_, told) = server.ctl(&["status"]);
+    assert!(told.contains("web: its writer us is down; `ctl writer` names another"), "{told}");
+    let (_, told) = server.get("/api/v1/status");
+    assert!(told.contains("\"basis\":\"the writer, epoch 1 (down)\""), "{told}");
+    let down = "meridian_writer_down{service=\"web\",lease=\"manual\"}";
+    assert_eq!(server.metric(down), 1.0);
+    let (_, told) = server.get(&format!("/api/v1/explain?name={NAME}&from=192.0.2.1"));
+    assert!(told.contains("\"basis\":\"the writer, epoch 1 (down)\""), "{told}");
+    assert!(told.contains("up; not the writer"), "{told}");
     let (fine, told) = write(&server, "us", &[]);
     assert!(!fine && told.contains("us is not well; with `--fenced`"), "{told}");
     // What an operator took out an operator lets in again.
@@ -93,6 +102,7 @@ services:
     assert!(said.elapsed() > Duration::from_secs(2), "{:?}", said.elapsed());
     assert_eq!(epoch(&server), "epoch=2 region=eu");
     assert_eq!(server.ctl(&["writers"]).1, "web (lease: manual): eu writes, epoch 2");
+    assert_eq!(server.metric(down), 0.0);
 
     // It outlives a restart.
     let server = server.restart();
@@ -365,7 +375,8 @@ fn without_etcd_a_writer_stands_until_its_lease_ends_and_all_else_goes_on() {
     });
     assert!(stopped.elapsed() > Duration::from_secs(1), "{:?}", stopped.elapsed());
     let (_, status) = world.node(1).ctl(&["status"]);
-    assert!(status.contains("etcd does not answer"), "{status}");
+    let told = format!("etcd does not answer: {}: ", etcd.url);
+    assert!(status.contains(&told), "{status}");
     assert_eq!(world.node(1).addresses("api.example.com").len(), 1);
     // The answer ends by itself, and then it is told.
     wait_until(&Value::from("no region writes"), || {

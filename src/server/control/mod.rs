@@ -61,7 +61,7 @@ mod writers;
 pub(super) use absent::Absent;
 pub(super) use peers::{Listed, NodeView, Peers};
 pub(super) use tell::Condition;
-pub(super) use writers::{Next, WriterView};
+pub(super) use writers::{Next, WriterView, is_down};
 
 /// How many events are remembered.
 const EVENTS: usize = 200;
@@ -147,6 +147,7 @@ impl Control {
         (store, recalled): (Store, Recalled),
     ) -> (Self, Handle) {
         let now = clock.now();
+        prober.pushed().recall(now, &recalled.pushed);
         let monitor = watching(seed, &loaded.config, &recalled, now);
         let mut webhooks = Webhooks::new(clock, seed, &loaded.folder, store.clone());
         webhooks.set(&loaded.config.node.name, &loaded.config.webhooks);
@@ -447,6 +448,7 @@ impl Control {
             snapshot: self.published.load_full(),
             health: self.monitor.table().clone(),
             lost: self.lost.clone(),
+            unkept: self.store.fault(),
             said: {
                 let said = self.said.iter().filter(|said| said.word.is_some());
                 said.chain(&self.planned).cloned().collect()

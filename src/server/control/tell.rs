@@ -92,16 +92,19 @@ impl Control {
         };
         let then = self.told.send_replace(now);
         let node = self.loaded.config.node.name.clone();
-        for (was, is, begins, ends, why) in [
-            (then.abstains, now.abstains, "abstains", "sees again", ABSTAINS),
-            (then.isolated, now.isolated, "isolated", "heard again", ISOLATED),
-            (then.is_unwatched, now.is_unwatched, "unwatched", "watched again", UNWATCHED),
-            (then.is_stale, now.is_stale, "stale", "fresh again", STALE),
-        ] {
-            if was != is {
+        let parts: [(Part, _, _); 4] = [
+            (|of| of.abstains, ("abstains", ABSTAINS), ("sees again", SEES)),
+            (|of| of.isolated, ("isolated", ISOLATED), ("heard again", HEARD)),
+            (|of| of.is_unwatched, ("unwatched", UNWATCHED), ("watched again", WATCHED)),
+            (|of| of.is_stale, ("stale", STALE), ("fresh again", FRESH_AGAIN)),
+        ];
+        for (part, begins, ends) in parts {
+            let is = part(&now);
+            if part(&then) != is {
                 let level = if is { Level::Error } else { Level::Info };
-                let what = (node.clone(), if is { begins } else { ends }.to_owned());
-                self.tell(level, Kind::Node, what, (why.to_owned(), String::new()), None);
+                let (what, why) = if is { begins } else { ends };
+                let told = (node.clone(), what.to_owned());
+                self.tell(level, Kind::Node, told, (why.to_owned(), String::new()), None);
             }
         }
     }
@@ -126,6 +129,9 @@ impl Control {
     }
 }
 
+/// A part of what it thinks.
+type Part = fn(&Condition) -> bool;
+
 /// What this node thinks of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Condition {
@@ -144,8 +150,13 @@ const ABSTAINS: &str = "most targets are silent at once, or all canaries fail: t
 const ISOLATED: &str = "too few other nodes are heard for a quorum";
 const UNWATCHED: &str = "of the nodes that watch some targets (`vantages`) no majority is heard; \
                          what was believed of these targets stands";
-const STALE: &str = "of some targets nothing new is known: their probes do not come back, or \
-                     nobody tells their state; what was believed of them stands";
+const STALE: &str = "of some targets nothing new is known: their probes do not come back or cannot \
+                     be made, or nobody tells their state; what was believed of them stands";
+
+const SEES: &str = "most targets, or a canary, are heard again";
+const HEARD: &str = "enough other nodes are heard for a quorum";
+const WATCHED: &str = "of the nodes that watch each target a majority is heard";
+const FRESH_AGAIN: &str = "of each target something new is known";
 
 /// What operators call a target: where it is, and what it is for.
 fn named(loaded: &Loaded, target: TargetId) -> String {

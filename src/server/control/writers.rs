@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use metrics::counter;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::warn;
@@ -18,7 +17,9 @@ use crate::server::history::{Kind, Level};
 use crate::server::load::Loaded;
 use crate::server::overrides::Said;
 use crate::snapshot::Plan;
-use crate::steer::{Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers};
+use crate::steer::{
+    Contest, Facts, Lease, Leased, Named, Naming, Policy, Service, Standing, Writer, Writers,
+};
 use crate::time::Instant;
 
 use super::Control;
@@ -41,6 +42,8 @@ pub struct WriterView {
     pub leased: bool,
     /// The region that writes, and its epoch.
     pub writer: Option<(String, u64)>,
+    /// Whether all of that region is down, so that nobody can write.
+    pub is_down: bool,
     /// The newest epoch that is known, also of one who is yet to be answered.
     pub newest: Option<u64>,
     /// Until when for certain.
@@ -392,7 +395,6 @@ impl Control {
             let kept = kept.await;
             if let Err(error) = &kept {
                 if is_first {
-                    counter!("meridian_state_lost_total").increment(1);
                     warn!(error, service, "who is to write could not be kept; it is tried again");
                 }
                 sleep(KEEP_AGAIN).await;
@@ -506,7 +508,7 @@ impl Control {
 
     /// The services of which one region at a time writes.
     pub(super) fn writers(&self) -> Vec<WriterView> {
-        let plan = &self.loaded.plan;
+        let (plan, facts) = (&self.loaded.plan, self.facts());
         let view = |(id, service): (ServiceId, &Service)| {
             let Policy::SingleWriter(_, lease) = &service.policy else { return None };
             let writer = self.writing.in_force.of(id);
@@ -523,6 +525,7 @@ impl Control {
                 service: service.name.clone(),
                 leased: matches!(lease, Lease::Kept(_)),
                 writer: writer.map(|of| (plan.region_name(of.region).to_owned(), of.epoch)),
+                is_down: writer.is_some_and(|of| is_down((id, service), of.region, &facts)),
                 newest: self.writing.all.of(id).or(writer).map(|of| of.epoch),
                 until: writer.and_then(|of| of.until),
                 next_from: leased.and_then(|leased| leased.free_from).or(waits),
@@ -534,6 +537,19 @@ impl Control {
         };
         plan.single_writers().filter_map(view).collect()
     }
+}
+
+/// Is all of a service's region down, by the probes or an operator's word?
+pub(in crate::server) fn is_down(
+    (id, service): (ServiceId, &Service),
+    region: RegionId,
+    facts: &Facts<'_>,
+) -> bool {
+    let pools = service.pools.iter().filter(|pool| pool.region == region);
+    pools.flat_map(|pool| &pool.endpoints).all(|endpoint| {
+        let standing = facts.standing(id, region, endpoint, 0);
+        matches!(standing, Standing::Down | Standing::Kept)
+    })
 }
 
 /// Whether etcd tells which region of a service writes, or operators; `None`: several do.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::super::certificate;
-use super::super::control::{Listed, NodeView};
+use super::super::control::{Listed, NodeView, is_down};
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
 use super::convergence::{Leaving, Model};
@@ -15,8 +15,8 @@ use crate::config::Target;
 use crate::convergence::Parting;
 use crate::health::{Outcome, State};
 use crate::ids::ServiceId;
-use crate::snapshot::{Selector, Snapshot};
-use crate::steer::{Endpoint, Family, Hold, Pool, Service, state_of};
+use crate::snapshot::Selector;
+use crate::steer::{Basis, Endpoint, Family, Hold, Pool, Service, state_of};
 use crate::time::Instant;
 
 /// Everything on the dashboard. Times are in RFC 3339, durations in milliseconds.
@@ -228,7 +228,8 @@ impl Status {
         let plan = view.snapshot.plan();
         let config = &view.loaded.config;
         let refused = view.refused.iter();
-        let errors = refused.flat_map(|(_, _, problems)| problems).map(ToString::to_string);
+        let errors = refused.flat_map(|(_, _, problems)| problems).filter(|of| !of.is_warning);
+        let errors = errors.map(ToString::to_string);
         let pending = view.pending.iter().map(|key| {
             format!("`{key}` has changed, which counts from the next start on; restart the node")
         });
@@ -336,6 +337,10 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push(format!("not ready: {what}; no query is answered yet"));
     }
     alarms.extend(view.lost.clone());
+    if let Some(why) = &view.unkept {
+        let then = "until it is, operators' words are refused";
+        alarms.push(format!("what happened last could not be kept: {why}; {then}"));
+    }
     if !view.refused.is_empty() {
         alarms.push("the newest files are refused; what was good before serves on".to_owned());
     }
@@ -349,6 +354,10 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
     if condition.isolated {
         alarms.push("this node hears too few others for a quorum".to_owned());
     }
+    if condition.is_unwatched {
+        let what = "of those who watch some targets (`vantages`) no majority is heard";
+        alarms.push(format!("{what}; what was believed of these stands"));
+    }
     for node in view.nodes.iter().filter(|node| !node.fresh) {
         let unopened = ": packets come from there that `cluster.key` does not open";
         let what = if is_unopened(view, node) { unopened } else { "" };
@@ -359,14 +368,23 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         alarms.push(format!("the node {} {what}", node.name));
     }
     if view.stale > 0 {
-        let why = "their probes do not come back, or nobody tells their state";
-        alarms.push(format!("{} targets are stale: {why}", view.stale));
+        let targets = if view.stale == 1 { "target is" } else { "targets are" };
+        let why = "no probe comes back or can be made, or nobody tells the state";
+        alarms.push(format!("{} {targets} stale: {why}", view.stale));
     }
     // A second may be a leap second.
     if view.clock_off.abs() >= 2.0 {
         let what = "the clock was set since the start, and times of day are still by the old one";
         alarms.push(format!("{what}, {:+.0} s off; restart this node", -view.clock_off));
     }
+    alarms.extend(alarms_of_writers(view));
+    alarms.extend(alarms_of_services(view));
+    alarms
+}
+
+/// The same of who writes.
+fn alarms_of_writers(view: &View) -> Vec<String> {
+    let mut alarms = Vec::new();
     for writer in &view.writers {
         let name = &writer.service;
         if let Some(problem) = &writer.problem {
@@ -377,8 +395,14 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
             let next = wait.map(|from| format!("; the next one from {} on", timestamp(from)));
             alarms.push(format!("{name}: no region writes{}", next.unwrap_or_default()));
         }
+        if let (true, Some((region, _))) = (writer.is_down, &writer.writer) {
+            let then = match writer.leased {
+                true => "when its lease has run out, the next one is named",
+                false => "`ctl writer` names another",
+            };
+            alarms.push(format!("{name}: its writer {region} is down; {then}"));
+        }
     }
-    alarms.extend(alarms_of_services(view));
     alarms
 }
 
@@ -445,7 +469,7 @@ fn services(view: &View) -> Vec<ServiceStatus> {
             .flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (pool, endpoint)))
             .map(|(pool, endpoint)| endpoint_status(view, id(row), pool, endpoint))
             .collect(),
-        served: served(&view.snapshot, row),
+        served: served(view, row),
     };
     plan.services.iter().enumerate().map(status).collect()
 }
@@ -504,21 +528,31 @@ fn told_hold(hold: Hold) -> String {
 }
 
 /// Who is served where, by the service in this row.
-fn served(snapshot: &Snapshot, row: usize) -> Vec<Served> {
+fn served(view: &View, row: usize) -> Vec<Served> {
     let id = ServiceId::from_index(row);
-    let Some(service) = id.and_then(|id| snapshot.service(id)) else { return Vec::new() };
+    let Some((id, service)) = id.and_then(|id| Some((id, view.snapshot.service(id)?))) else {
+        return Vec::new();
+    };
     let found =
         Family::ALL.into_iter().filter_map(|family| Some((family, service.selector(family)?)));
-    found.flat_map(|(family, selector)| by_answer(snapshot, family, selector)).collect()
+    found.flat_map(|(family, selector)| by_answer(view, id, family, selector)).collect()
 }
 
-fn by_answer(snapshot: &Snapshot, family: Family, selector: &Selector) -> Vec<Served> {
+fn by_answer(view: &View, id: ServiceId, family: Family, selector: &Selector) -> Vec<Served> {
+    let snapshot = &view.snapshot;
+    let service = snapshot.plan().services.get(id.index());
+    let basis = |basis: Basis| {
+        let writer = view.writing.of(id).and_then(|writer| Some((writer, service?)));
+        let Some((writer, service)) = writer else { return basis.to_string() };
+        let is_down = is_down((id, service), writer.region, &view.facts());
+        basis.of_writer(writer.epoch, if is_down { "down" } else { "not known to be up" })
+    };
     let served = selector.answers().map(|(ready, share)| Served {
         rtype: family.to_string(),
         region: ready.first.map(|region| snapshot.plan().region_name(region).to_owned()),
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),
-        basis: ready.choice.basis.to_string(),
+        basis: basis(ready.choice.basis),
         share,
     });
     served.filter(|served| served.share > 0.0).collect()

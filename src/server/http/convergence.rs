@@ -17,7 +17,7 @@ use super::arriving::{Answered, Arriving, Reason, Region, answered};
 use super::sent::Parameters;
 use super::{Refusal, Shared};
 use crate::config::Subject;
-use crate::convergence::{Lag, Population, Remaining};
+use crate::convergence::{Lag, Population, Remaining, percent};
 use crate::steer::Service;
 use crate::time::{Instant, Ttl};
 
@@ -245,7 +245,6 @@ impl Leaving {
             Some(_) => {}
         }
         if expected > residual && absent.is_some() {
-            let percent = |share: f64| format!("{:.1} %", share * 100.0);
             let (is, may) = (percent(expected), percent(residual));
             let why = format!("{is} of its clients are expected to go there still; {may} may");
             waits.push((why, lag.until(residual).and_then(after)));

@@ -43,6 +43,9 @@ pub(super) struct Guard {
 /// until the page, which knows nothing itself, has asked for one.
 pub(super) const FOR_ALL: [&str; 3] = ["/", "/healthz", "/readyz"];
 
+/// What to do about a token that is missing.
+pub(crate) const SEND_TOKEN: &str = "send `Authorization: Bearer TOKEN`";
+
 /// Lets a request through, or tells what it lacks.
 pub(super) async fn check(
     State(guard): State<Arc<Guard>>,
@@ -87,7 +90,7 @@ async fn identify(guard: &Guard, given: Option<String>) -> Result<Caller, String
                     the Unix socket `http.socket` needs none";
         return Err(what.to_owned());
     };
-    let given = given.ok_or("this needs a token: send `Authorization: Bearer TOKEN`")?;
+    let given = given.ok_or_else(|| format!("this needs a token: {SEND_TOKEN}"))?;
     let known = tokio::task::spawn_blocking(move || read(&file)).await;
     let known = known.map_err(|error| error.to_string())?;
     let known = known.map_err(|reason| format!("the file of tokens: {reason}"))?;

@@ -287,6 +287,14 @@ fn writers(out: &mut String, view: &View) {
         let label = escaped(&writer.service);
         let _fine = writeln!(out, "meridian_writer_epoch{{service=\"{label}\"}} {epoch}");
     }
+    let name = "meridian_writer_down";
+    head(out, name, "1 while all endpoints of a service's writer are down, and are answered");
+    for writer in &view.writers {
+        let label = escaped(&writer.service);
+        let lease = if writer.leased { "etcd" } else { "manual" };
+        let is_down = u8::from(writer.is_down);
+        let _fine = writeln!(out, "{name}{{service=\"{label}\",lease=\"{lease}\"}} {is_down}");
+    }
 }
 
 /// What comes before a gauge's values.

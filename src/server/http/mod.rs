@@ -35,6 +35,8 @@ use crate::snapshot::Snapshot;
 use crate::steer::Facts;
 use sent::Parameters;
 
+pub(crate) use guard::SEND_TOKEN;
+
 pub mod api;
 pub mod arriving;
 pub mod changes;

@@ -24,6 +24,9 @@ pub struct Writing {
     pub region: Option<String>,
     /// Its epoch.
     pub epoch: Option<u64>,
+    /// It is down, and answered all the same.
+    #[serde(default)]
+    pub down: bool,
     /// Until when for certain.
     pub until: Option<String>,
     /// From when on the next one can be answered, if nobody writes.
@@ -60,6 +63,7 @@ impl Writing {
             lease: if view.leased { "etcd" } else { "manual" }.to_owned(),
             region,
             epoch,
+            down: view.is_down,
             until: view.until.map(timestamp),
             next_from: view.next_from.map(timestamp),
             wanted: view.wanted.clone(),

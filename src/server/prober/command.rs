@@ -3,11 +3,15 @@
 //! The command sees the address as `MERIDIAN_ADDRESS`. It runs in a process group of its own, which
 //! is killed as a whole when its time is over: what it started does not stay behind.
 
+use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
+use tracing::{info, warn};
 
 use super::Deadline;
 use crate::health::{Failure, Stage};
@@ -16,6 +20,7 @@ pub(super) async fn run(
     address: IpAddr,
     command: &[String],
     deadline: Deadline,
+    programs: &Programs,
 ) -> Result<(), Failure> {
     let (program, arguments) = command.split_first().ok_or(Failure::Local)?;
     let child = Command::new(program)
@@ -26,6 +31,7 @@ pub(super) async fn run(
         .stderr(Stdio::null())
         .process_group(0)
         .spawn();
+    programs.tell(program, child.as_ref().err());
     // A program that is not there says nothing of the target.
     let mut child = Group(child.map_err(|_| Failure::Local)?);
     let status = deadline.hold(Stage::Reply, child.0.wait()).await?;
@@ -34,6 +40,37 @@ pub(super) async fn run(
         Some(code) => Err(Failure::Exit(code)),
         None => Err(Failure::Closed(Stage::Head)),
     }
+}
+
+/// The programs that cannot be run, and why: each is told once, not at each probe.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Programs(Arc<Mutex<HashMap<String, String>>>);
+
+impl Programs {
+    /// A program was started, or could not be.
+    fn tell(&self, program: &str, error: Option<&io::Error>) {
+        if !error.is_some_and(is_want) && self.is_news(program, error) {
+            match error {
+                Some(error) => warn!("{program}: {error}; nothing is probed by it"),
+                None => info!("{program}: it runs again"),
+            }
+        }
+    }
+
+    /// Is it something else than was told last?
+    fn is_news(&self, program: &str, error: Option<&io::Error>) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match error.map(ToString::to_string) {
+            Some(why) => told.insert(program.to_owned(), why.clone()) != Some(why),
+            None => told.remove(program).is_some(),
+        }
+    }
+}
+
+/// Is it this node that has no room for one more process, whichever it is?
+fn is_want(error: &io::Error) -> bool {
+    let wants = [libc::EAGAIN, libc::ENOMEM, libc::EMFILE, libc::ENFILE];
+    error.raw_os_error().is_some_and(|number| wants.contains(&number))
 }
 
 /// A process and all that it started.
@@ -47,5 +84,22 @@ impl Drop for Group {
             // Else it has ended by itself.
             let _gone = kill_process_group(group, Signal::KILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_program_cannot_be_run_is_news_once_and_so_is_that_it_runs_again() {
+        let programs = Programs::default();
+        let [missing, shut] = [libc::ENOENT, libc::EACCES].map(io::Error::from_raw_os_error);
+        let news = |error: Option<&io::Error>| programs.is_news("/usr/local/bin/chek", error);
+        assert!(!news(None));
+        assert!(news(Some(&missing)) && !news(Some(&missing)));
+        assert!(news(Some(&shut)) && !news(Some(&shut)));
+        assert!(news(None) && !news(None));
+        assert!(is_want(&io::Error::from_raw_os_error(libc::EMFILE)) && !is_want(&missing));
     }
 }

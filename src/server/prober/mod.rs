@@ -33,6 +33,7 @@ use super::tls::Tls;
 use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
 use crate::ids::TargetId;
 use crate::time::Instant;
+use command::Programs;
 use pushed::File;
 
 pub(in crate::server) use held::Held;
@@ -74,6 +75,7 @@ pub(super) struct Prober {
     /// For what needs a socket.
     room: Arc<Semaphore>,
     commands: Arc<Semaphore>,
+    programs: Programs,
     under_way: UnderWay,
     pushed: Pushed,
     arrivals: Arrivals,
@@ -91,6 +93,7 @@ impl Prober {
             reports,
             room: Arc::new(Semaphore::new(sockets)),
             commands: Arc::new(Semaphore::new(COMMANDS)),
+            programs: Programs::default(),
             under_way: UnderWay::default(),
             pushed: Pushed::default(),
             arrivals: Arrivals::default(),
@@ -241,7 +244,9 @@ impl Prober {
         match &probe.check {
             Check::Dns { query, .. } => dns::ask(address, query, deadline).await?,
             Check::Ping => ping::echo(probe.address, deadline).await?,
-            Check::Command { command } => command::run(probe.address, command, deadline).await?,
+            Check::Command { command } => {
+                command::run(probe.address, command, deadline, &self.programs).await?;
+            }
             Check::Pushed { .. } => {
                 let Some(file) = &probe.file else { return Ok(pushed::outcome(None)) };
                 let look = file.look(probe.address, self.clock.now());

@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::health::{Failure, Outcome};
 use crate::server::files::{Print, read};
+use crate::server::store::Pushing;
 use crate::time::Instant;
 
 /// What was told over the API, by check and address.
@@ -43,6 +44,13 @@ impl Pushed {
             told.retain(|_, (_, until)| *until > now);
         }
         told.insert((check, address), (is_up, until));
+    }
+
+    /// What an earlier process was told counts for as long as it said.
+    pub(in crate::server) fn recall(&self, now: Instant, told: &[Pushing]) {
+        for (of, (is_up, until)) in told.iter().filter(|(_, (_, until))| *until > now) {
+            self.tell(now, of.clone(), (*is_up, *until));
+        }
     }
 
     /// Is an address told to be up at `now`? `None`: nobody tells.

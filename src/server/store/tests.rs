@@ -15,6 +15,10 @@ async fn each_process_speaks_in_a_higher_incarnation_whatever_its_clock_says() {
     assert_eq!(open().incarnation(500).await, Ok(500));
 }
 
+fn of(jobs: Sender<Job>) -> Store {
+    Store { jobs, fault: Fault::default(), waiting: Waiting::default() }
+}
+
 fn record(what: &str) -> Record {
     Record {
         at: Instant::default(),
@@ -50,7 +54,7 @@ fn a_stamp_that_makes_no_sense_costs_no_word_and_leaves_room_for_the_next() {
 #[test]
 fn a_word_waits_for_a_few_syncs_however_much_has_happened() {
     let (jobs, taken) = channel();
-    let store = Store(jobs);
+    let store = of(jobs);
     for _ in 0..5_000 {
         store.tell(record("down"));
     }
@@ -102,7 +106,7 @@ async fn what_cannot_be_written_takes_nothing_with_it() {
 #[test]
 fn what_is_undone_with_something_else_is_told_so() {
     let (jobs, taken) = channel();
-    let store = Store(jobs);
+    let store = of(jobs);
     let told: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
     let tell = |store: &Store, what: fn(&Database) -> rusqlite::Result<()>| {
         let told = told.clone();
@@ -119,4 +123,48 @@ fn what_is_undone_with_something_else_is_told_so() {
     assert!(told[0].contains(UNDONE) && told[2].contains(UNDONE), "{told:?}");
     assert!(told[1].contains("no such table"), "{told:?}");
     assert_eq!(database.recall().unwrap().said, []);
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_a_fault_with_its_place_until_something_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(Some(folder.path())).unwrap();
+    assert_eq!(store.say(said()).await, Ok(()));
+    assert_eq!(store.fault(), None);
+    // As if the disk were full: not a page more than there are.
+    let limit = |pages: i64| move |of: &Database| of.0.pragma_update(None, "max_page_count", pages);
+    store.ask(limit(1)).await.unwrap();
+    let large = "x".repeat(100_000);
+    let refused = store.ask({
+        let large = record(&large);
+        move |database| database.tell(&large)
+    });
+    let why = format!("{}: database or disk is full", folder.path().display());
+    assert_eq!(refused.await, Err(why.clone()));
+    let all = Page { before: None, kind: None, limit: 10 };
+    assert_eq!(store.read(all).await, Ok(vec![]));
+    assert_eq!(store.fault(), Some(why), "that it can be read mends nothing");
+    store.ask(limit(1_000_000)).await.unwrap();
+    assert_eq!(store.fault(), None);
+}
+
+#[tokio::test]
+async fn of_what_was_told_of_an_address_the_latest_is_kept_until_it_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open(Some(folder.path())).unwrap();
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    let told = |check: &str, last: u8, is_up: bool, until| -> Pushing {
+        ((check.to_owned(), [192, 0, 2, last].into()), (is_up, at(until)))
+    };
+    let (store, recalled) = open();
+    assert_eq!(recalled.pushed, []);
+    for of in [told("a", 1, true, 20), told("a", 2, true, 9), told("b", 1, true, 30)] {
+        store.pushed(at(5), of);
+    }
+    store.settled().await;
+    store.pushed(at(10), told("a", 1, false, 40));
+    store.settled().await;
+    let mut kept = open().1.pushed;
+    kept.sort_by_key(|(_, (_, until))| *until);
+    assert_eq!(kept, [told("b", 1, true, 30), told("a", 1, false, 40)]);
 }
