@@ -153,7 +153,7 @@ fn a_program_that_is_not_there_is_named_once_and_runs_as_soon_as_it_is() {
     wait_for("some probes", || probed().then_some(()));
     // Ahead, with line and column, and when it was first tried.
     assert_eq!(server.logged(missing), 2);
-    assert_eq!(server.logged("meridian.yaml:4:24: warning: checks.own.command"), 1);
+    assert_eq!(server.logged("meridian.yaml:4:27: warning: checks.own.command"), 1);
     std::os::unix::fs::symlink("/usr/bin/true", &program).unwrap();
     server.wait_for_endpoint(address, "up", "ok");
     assert_eq!(server.logged("late: it runs again"), 1);
