@@ -413,18 +413,17 @@ impl Handle {
         self.requests.send(Request::Loaded(reply)).await.map_err(|_| Unheard::Stopping)?;
         let (now, loaded) = answer.await.map_err(|_| Unheard::Stopping)?;
         let is_it = |target: &&Target| {
-            let is_named =
-                || matches!(&target.check, Check::Pushed { name, .. } if **name == *check);
-            target.address == address && is_named()
+            target.address == address
+                && matches!(&target.check, Check::Pushed { name, .. } if **name == *check)
         };
         let Some(target) = loaded.config.targets.iter().find(is_it) else {
             let what = format!("no endpoint at {address} has a check `pushed` called {check}");
             return Err(Unheard::Senseless(what));
         };
         self.arrivals.tell(now, target.id, signal, span);
-        let until = now + span;
-        self.store.pushed(now, ((check.clone(), address), (is_up, until)));
-        self.pushed.tell(now, (check, address), (is_up, until));
+        let pushing = ((check, address), (is_up, now + span));
+        self.store.pushed(now, pushing.clone());
+        self.pushed.tell(now, pushing);
         Ok(())
     }
 

@@ -26,7 +26,7 @@ pub use leases::{
 };
 pub use named::{Named, Naming};
 pub use overrides::{InForce, Override, Overrides, Ramp, Scope, Word, ramp_slot};
-pub use writers::{Lease, Writer, Writers, is_well};
+pub use writers::{Lease, Writer, Writers, is_down, is_well};
 
 #[cfg(test)]
 mod down_tests;

@@ -106,6 +106,15 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
     })
 }
 
+/// Is all of a service's region down, by the probes or an operator's word?
+pub fn is_down((id, service): (ServiceId, &Service), region: RegionId, facts: &Facts<'_>) -> bool {
+    let pools = service.pools.iter().filter(|pool| pool.region == region);
+    pools.flat_map(|pool| &pool.endpoints).all(|endpoint| {
+        let standing = facts.standing(id, region, endpoint, 0);
+        matches!(standing, Standing::Down | Standing::Kept)
+    })
+}
+
 /// Has each endpoint of a service's region a verdict, or is none to be expected, as nothing of it
 /// was seen for long: by a host without IPv6, say?
 pub(super) fn is_judged(

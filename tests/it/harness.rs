@@ -325,6 +325,14 @@ impl Meridian {
 pub(crate) const NODE: &str = "node: { name: test, listen: \"127.0.0.1:0\", state: state }\n\
                     http: { listen: \"127.0.0.1:0\", socket: ctl.sock }\n";
 
+/// A service whose states are pushed.
+pub(crate) const PUSHED: &str = "regions: { us: {}, eu: {} }
+checks: { told: { pushed: true } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
+services:
+  web: { names: [www.example.com], check: told, regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
+";
+
 /// The scope in an answer for a client in a /24.
 pub(crate) fn scope(answer: &Message) -> u8 {
     let edns = answer.edns.as_ref().unwrap();

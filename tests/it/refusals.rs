@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Meridian, wait_for, wait_until, wait_within};
+use crate::harness::{Meridian, PUSHED, wait_for, wait_until, wait_within};
 
 /// As many services, of two regions that are always up.
 fn world(services: usize) -> Meridian {
@@ -107,14 +107,7 @@ fn what_may_be_left_of_a_region_is_a_share_or_nothing() {
 
 #[test]
 fn no_word_is_for_no_time_and_a_part_of_a_second_is_a_whole_one() {
-    let server = Meridian::serve(
-        "regions: { us: {}, eu: {} }
-checks: { told: { pushed: true } }
-zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
-services:
-  web: { names: [www.example.com], check: told, regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
-",
-    );
+    let server = Meridian::serve(PUSHED);
     let pushed = json!({ "check": "told", "address": "192.0.2.1", "up": true, "for_seconds": 0 });
     let drained = json!({
         "subject": "eu", "word": "drain", "reason": "test", "owner": "alice", "for_seconds": 0,

@@ -13,6 +13,13 @@ zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: [www.example.com], regions: { here: 192.0.2.1 } } }
 ";
 
+/// What a second server prints, beside this one, and how it ends.
+fn second(server: &Meridian, node: &str) -> (Option<i32>, String) {
+    let file = server.path("second.yaml");
+    std::fs::write(&file, node.to_owned() + WORLD).unwrap();
+    run(&[], &["serve", "--config", file.to_str().unwrap()])
+}
+
 /// What the program prints, with these set in its environment, and how it ends.
 fn run(set: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
@@ -48,9 +55,7 @@ fn a_server_that_is_no_url_is_told_so() {
 #[test]
 fn a_unix_socket_that_another_server_has_is_told_with_what_to_do() {
     let server = Meridian::serve(WORLD);
-    let second = server.path("second.yaml");
-    std::fs::write(&second, NODE.replace("state: state", "state: second") + WORLD).unwrap();
-    let (code, told) = run(&[], &["serve", "--config", second.to_str().unwrap()]);
+    let (code, told) = second(&server, &NODE.replace("state: state", "state: second"));
     assert!(code == Some(1) && told.contains("http.socket: "), "{told}");
     assert!(told.contains("another server has it: stop that one"), "{told}");
 }
@@ -81,9 +86,7 @@ fn an_address_that_is_named_twice_is_told_by_its_key() {
 #[test]
 fn a_second_server_with_the_same_state_does_not_start() {
     let server = Meridian::serve(WORLD);
-    let second = server.path("second.yaml");
-    std::fs::write(&second, NODE.replace("ctl.sock", "second.sock") + WORLD).unwrap();
-    let (code, told) = run(&[], &["serve", "--config", second.to_str().unwrap()]);
+    let (code, told) = second(&server, &NODE.replace("ctl.sock", "second.sock"));
     assert!(code == Some(1) && told.contains("node.state: "), "{told}");
     assert!(told.contains("another server uses it"), "{told}");
     // The first one's place is still there to be taken.

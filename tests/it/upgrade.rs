@@ -9,7 +9,8 @@ use hickory_proto::rr::RecordType;
 
 use crate::cluster::World;
 use crate::harness::{
-    Asking, Meridian, PATIENCE, Process, ask, data, free_port, question, wait_for, wait_until,
+    Asking, Meridian, PATIENCE, PUSHED, Process, ask, data, free_port, question, wait_for,
+    wait_until,
 };
 
 const CONFIG: &str = "node: { name: test, listen: \"127.0.0.1:DNS\", state: state }
@@ -236,14 +237,7 @@ fn the_service_manager_passes_the_sockets() {
 
 #[test]
 fn what_was_pushed_is_known_to_the_next_process_until_its_time_is_over() {
-    let server = Meridian::serve(
-        "regions: { us: {}, eu: {} }
-checks: { told: { pushed: true } }
-zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
-services:
-  web: { names: [www.example.com], check: told, regions: { us: 192.0.2.1, eu: 192.0.2.2 } }
-",
-    );
+    let server = Meridian::serve(PUSHED);
     let [us, eu] = ["192.0.2.1", "192.0.2.2"];
     for (address, state) in [(us, "down"), (us, "up"), (eu, "down")] {
         let (fine, told) = server.ctl(&["push", "told", address, state, "--for", "2h"]);

@@ -61,7 +61,7 @@ mod writers;
 pub(super) use absent::Absent;
 pub(super) use peers::{Listed, NodeView, Peers};
 pub(super) use tell::Condition;
-pub(super) use writers::{Next, WriterView, is_down};
+pub(super) use writers::{Next, WriterView};
 
 /// How many events are remembered.
 const EVENTS: usize = 200;

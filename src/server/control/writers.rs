@@ -18,7 +18,7 @@ use crate::server::load::Loaded;
 use crate::server::overrides::Said;
 use crate::snapshot::Plan;
 use crate::steer::{
-    Contest, Facts, Lease, Leased, Named, Naming, Policy, Service, Standing, Writer, Writers,
+    Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers, is_down,
 };
 use crate::time::Instant;
 
@@ -537,19 +537,6 @@ impl Control {
         };
         plan.single_writers().filter_map(view).collect()
     }
-}
-
-/// Is all of a service's region down, by the probes or an operator's word?
-pub(in crate::server) fn is_down(
-    (id, service): (ServiceId, &Service),
-    region: RegionId,
-    facts: &Facts<'_>,
-) -> bool {
-    let pools = service.pools.iter().filter(|pool| pool.region == region);
-    pools.flat_map(|pool| &pool.endpoints).all(|endpoint| {
-        let standing = facts.standing(id, region, endpoint, 0);
-        matches!(standing, Standing::Down | Standing::Kept)
-    })
 }
 
 /// Whether etcd tells which region of a service writes, or operators; `None`: several do.

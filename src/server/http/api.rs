@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::super::certificate;
-use super::super::control::{Listed, NodeView, is_down};
+use super::super::control::{Listed, NodeView};
 use super::super::handle::View;
 use super::changes::{Happened, Standing};
 use super::convergence::{Leaving, Model};
@@ -16,7 +16,7 @@ use crate::convergence::Parting;
 use crate::health::{Outcome, State};
 use crate::ids::ServiceId;
 use crate::snapshot::Selector;
-use crate::steer::{Basis, Endpoint, Family, Hold, Pool, Service, state_of};
+use crate::steer::{Basis, Endpoint, Family, Hold, Pool, Service, is_down, state_of};
 use crate::time::Instant;
 
 /// Everything on the dashboard. Times are in RFC 3339, durations in milliseconds.

@@ -32,24 +32,19 @@ type Told = (bool, Instant);
 
 impl Pushed {
     /// From `now` until then, an address is up or down, as far as this check goes.
-    pub(in crate::server) fn tell(
-        &self,
-        now: Instant,
-        (check, address): (String, IpAddr),
-        (is_up, until): Told,
-    ) {
+    pub(in crate::server) fn tell(&self, now: Instant, (of, state): Pushing) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // What is over is dropped before the table grows.
         if told.len() == told.capacity() {
             told.retain(|_, (_, until)| *until > now);
         }
-        told.insert((check, address), (is_up, until));
+        told.insert(of, state);
     }
 
     /// What an earlier process was told counts for as long as it said.
     pub(in crate::server) fn recall(&self, now: Instant, told: &[Pushing]) {
-        for (of, (is_up, until)) in told.iter().filter(|(_, (_, until))| *until > now) {
-            self.tell(now, of.clone(), (*is_up, *until));
+        for pushing in told.iter().filter(|(_, (_, until))| *until > now) {
+            self.tell(now, pushing.clone());
         }
     }
 
