@@ -43,7 +43,7 @@ fn scenarios() -> PathBuf {
 fn ledger(loaded: &Loaded, rounds: u32) {
     let targets = loaded.config.targets.iter().map(|target| target.id);
     let up = targets.fold(HealthTable::default(), |table, id| table.assuming(id, State::Up));
-    let snapshot = Snapshot::compile(loaded.plan.clone(), &Facts::of(&up), None, None, 1);
+    let snapshot = Snapshot::compile(loaded.plan.clone(), &Facts::of(&up), None, None, 1).drawn();
     let peer: SocketAddr = "192.0.2.53:4242".parse().unwrap();
     let peer = Peer { address: peer, transport: Transport::Udp };
     let service = loaded.plan.services.first().unwrap();

@@ -1,8 +1,8 @@
 //! Instructions of a query, stage by stage, as callgrind counts them: the same in every run.
 //!
-//! `cargo bench --bench stages` prints them for the program that is shipped. As a part of the
-//! tests they are those of the tests' own build, and none may be more than 5 % above what
-//! `benches/stages.txt` has; `cargo test --bench stages -- --write` writes that file anew.
+//! `cargo bench --bench stages` prints them. As a part of the tests none may be more than 5 % above
+//! what `benches/stages.txt` has; `cargo test --release --bench stages -- --write` writes that file
+//! anew. They are those of the optimised build, which is shipped.
 
 #![expect(
     clippy::unwrap_used,

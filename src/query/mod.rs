@@ -290,16 +290,18 @@ impl<'q> Query<'q> {
         }
         let request = &self.request;
         let mut message = self.begin(message);
-        let resolved = match (request.fault, request.question.class) {
-            (Some(rcode), _) => Resolved::only(rcode),
+        // Written where it stays: moved about, it would cost more than to be found.
+        let mut resolved = Resolved::only(Rcode::NoError);
+        match (request.fault, request.question.class) {
+            (Some(rcode), _) => resolved.rcode = rcode,
             (_, CLASS_IN) => {
                 let (asked, place) = ((request, &self.resolver), self.place.as_ref());
                 let told = (&mut message, &mut self.passed);
-                resolve::resolve((snapshot, now), asked, place, told)
+                resolve::resolve((snapshot, now), asked, place, told, &mut resolved);
             }
-            (_, name::CLASS_CH) => chaos::resolve(snapshot, request, &mut message),
-            _ => Resolved::only(Rcode::Refused),
-        };
+            (_, name::CLASS_CH) => resolved = chaos::resolve(snapshot, request, &mut message),
+            _ => resolved.rcode = Rcode::Refused,
+        }
         self.finish((snapshot, now), &mut message, &resolved)
     }
 
@@ -326,9 +328,9 @@ impl<'q> Query<'q> {
     }
 
     /// The services through which a chain of names led to the last one, in this order, each with
-    /// what its answer named: it is remembered by itself.
-    pub fn passed(&self) -> impl Iterator<Item = (ServiceId, Named)> {
-        self.passed.iter().flatten().flatten().copied()
+    /// what its answer named: it is remembered by itself. Behind them there is nothing.
+    pub fn passed(&self) -> &[Option<(ServiceId, Named)>] {
+        self.passed.as_ref().map_or(&[], |passed| passed)
     }
 
     /// For whom: the client's address, or its subnet's, as far as that counted.

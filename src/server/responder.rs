@@ -90,7 +90,8 @@ impl Responder {
     ) {
         let snapshot = self.published.load().clone();
         self.turn_to(now, &snapshot);
-        let mut rows = [const { None }; BATCH];
+        // One by one: a constant of all of them would be copied, with all that is nothing.
+        let mut rows: [Option<Row<'_>>; BATCH] = std::array::from_fn(|_| None);
         let mut count = 0;
         for ((row, room), (address, message)) in rows.iter_mut().zip(rooms).zip(packets) {
             let query = Query::new(Peer { address, transport: Transport::Udp }, room);
@@ -103,10 +104,13 @@ impl Responder {
         through(rows, |row| row.query.find(&snapshot));
         through(rows, |row| row.query.select(&snapshot));
         through(rows, |row| row.query.near());
-        through(rows, |row| row.query.choose());
-        if let Some(limit) = &snapshot.plan().protection.rate_limit {
-            through(rows, |row| self.limiter.approach(limit, whose(&row.query, true)));
-        }
+        let limit = snapshot.plan().protection.rate_limit.as_ref();
+        through(rows, |row| {
+            row.query.choose();
+            if let Some(limit) = limit {
+                self.limiter.approach(limit, whose(&row.query, true));
+            }
+        });
         through(rows, |row| self.answer((&snapshot, now), row));
         through(rows, |row| {
             if let Some(outcome) = &row.outcome {

@@ -71,7 +71,7 @@ impl Tally {
         &mut self,
         now: Instant,
         summary: &Summary,
-        passed: impl Iterator<Item = (ServiceId, Named)>,
+        passed: &[Option<(ServiceId, Named)>],
     ) {
         let Summary { rcode, service, region, .. } = *summary;
         let kind = (rcode, service.map(|service| (service, region)));
@@ -83,13 +83,15 @@ impl Tally {
             self.truncated += 1;
             return;
         }
-        let mut first = None;
-        for (service, named) in passed.chain(service.zip(summary.named)) {
+        let last = service.zip(summary.named);
+        for (service, named) in passed.iter().flatten() {
+            self.sheet.add(now, *service, *named);
+        }
+        if let Some((service, named)) = last {
             self.sheet.add(now, service, named);
-            first.get_or_insert(named);
         }
         // What was asked for is asked for again when the first of a chain is forgotten.
-        if let Some((_, ttl)) = first {
+        if let Some((_, (_, ttl))) = passed.first().copied().flatten().or(last) {
             self.sheet.answered(now, summary.asker, ttl);
         }
     }
@@ -188,11 +190,11 @@ mod tests {
         let (now, exposure, mut tally) = world(Transport::Udp);
         let last = answer(1);
         let hour = last.named.map(|(regions, _)| (regions, Ttl::from_secs(3600))).unwrap();
-        let front = || ServiceId::from_index(0).map(|id| (id, hour)).into_iter();
-        tally.count(now, &last, front());
+        let front = [ServiceId::from_index(0).map(|id| (id, hour))];
+        tally.count(now, &last, &front);
         // The last one has no such records: nobody remembers a region of it.
-        tally.count(now, &Summary { named: None, region: None, ..last }, front());
-        tally.count(now, &Summary { truncated: true, ..last }, front());
+        tally.count(now, &Summary { named: None, region: None, ..last }, &front);
+        tally.count(now, &Summary { truncated: true, ..last }, &front);
         let told = |now| -> Vec<(String, u64)> {
             let remaining = exposure.remaining(now).into_iter();
             remaining.map(|((service, _), of)| (service, of.answers)).collect()
@@ -214,7 +216,7 @@ mod tests {
                 let failed = Summary { rcode: Rcode::ServFail, ..nothing };
                 let cut = Summary { truncated: true, ..usual };
                 for summary in [usual, usual, nothing, fixed, nowhere, failed, cut] {
-                    tally.count(now, &summary, std::iter::empty());
+                    tally.count(now, &summary, &[]);
                 }
                 assert!(tally.tell(now) && !tally.tell(now + ROUND / 2), "a few times a second");
                 assert!(tally.tell(now + ROUND));

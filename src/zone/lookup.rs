@@ -165,7 +165,7 @@ impl Zone {
     pub fn find(&self, name: &[u8]) -> Found<'_> {
         let mut seek = self.seek(name);
         self.approach(&mut seek);
-        self.found(seek, name)
+        self.found(seek, name).unwrap_or_else(|| self.around(name))
     }
 
     /// The first step to it. Whoever has many takes all of them through one step after the other.
@@ -178,21 +178,25 @@ impl Zone {
         self.nodes.approach(sought);
     }
 
-    /// The last step. Always in its caller's code, so that what is found is written where it stays.
+    /// The last step, unless the name has no node or none of this zone: that takes
+    /// [`Self::around`]. Always in its caller's code, so that what is found is written where it
+    /// stays.
     #[inline(always)]
-    pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Found<'_> {
+    pub fn found(&self, Seek(sought): Seek, name: &[u8]) -> Option<Found<'_>> {
         match self.nodes.sought(sought, name).map(|entry| entry.content) {
-            Some(Content::Fixed(fixed)) => Found::Fixed(fixed),
-            Some(Content::Steered(node, service)) => Found::Steered(node, service),
-            Some(Content::Node(node)) if !node.is_cut && !node.is_below_cut => Found::Node(node),
-            None if self.is_plain => Found::NoName,
-            _ => self.around(name),
+            Some(Content::Fixed(fixed)) => Some(Found::Fixed(fixed)),
+            Some(Content::Steered(node, service)) => Some(Found::Steered(node, service)),
+            Some(Content::Node(node)) if !node.is_cut && !node.is_below_cut => {
+                Some(Found::Node(node))
+            }
+            None if self.is_plain => Some(Found::NoName),
+            _ => None,
         }
     }
 
     /// What is found for a name that has no node, or none of this zone: a cut or a wildcard above.
     #[inline(never)]
-    fn around(&self, name: &[u8]) -> Found<'_> {
+    pub fn around(&self, name: &[u8]) -> Found<'_> {
         let Some(below_origin) = name.len().checked_sub(self.origin.as_wire().len()) else {
             return Found::NoName;
         };

@@ -160,21 +160,19 @@ impl Nodes {
         if slot == 0 {
             return None;
         }
-        self.entry_of(slot, hash, name).or_else(|| self.farther(hash, name))
+        let is_it = self.is_of(slot, hash, name);
+        self.entry(if is_it { slot } else { self.farther(hash, name)? })
     }
 
-    /// The entry of a name whose place was another's.
+    /// The slot of a name whose place was another's.
     #[inline(never)]
-    fn farther(&self, hash: u64, name: &[u8]) -> Option<Entry<'_>> {
+    fn farther(&self, hash: u64, name: &[u8]) -> Option<u64> {
         let mut at = hash;
         loop {
             at = at.wrapping_add(1);
             let slot = self.slot(at);
-            if slot == 0 {
-                return None;
-            }
-            if let Some(entry) = self.entry_of(slot, hash, name) {
-                return Some(entry);
+            if slot == 0 || self.is_of(slot, hash, name) {
+                return (slot != 0).then_some(slot);
             }
         }
     }
@@ -186,18 +184,24 @@ impl Nodes {
         self.sought(sought, name)
     }
 
-    /// The entry of a slot, if it is that of a name with this hash.
+    /// Is a slot that of a name with this hash?
     #[inline]
-    fn entry_of(&self, slot: u64, hash: u64, name: &[u8]) -> Option<Entry<'_>> {
-        let is_near = slot & UPPER == hash & UPPER;
-        is_near.then(|| self.entry(slot)).flatten().filter(|entry| entry.name == name)
+    fn is_of(&self, slot: u64, hash: u64, name: &[u8]) -> bool {
+        slot & UPPER == hash & UPPER && self.parts(slot).is_some_and(|(_, known, _)| known == name)
+    }
+
+    /// Of the entry of a slot how many sets it has, its name, and what is behind it.
+    #[inline]
+    fn parts(&self, slot: u64) -> Option<(u8, &[u8], &[u8])> {
+        let ([sets, length], rest) = self.entries.get(offset(slot)?..)?.split_first_chunk::<2>()?;
+        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+        Some((*sets, name, rest))
     }
 
     #[inline]
     fn entry(&self, slot: u64) -> Option<Entry<'_>> {
-        let ([sets, length], rest) = self.entries.get(offset(slot)?..)?.split_first_chunk::<2>()?;
-        let (name, rest) = rest.split_at_checked(usize::from(*length))?;
-        let content = match *sets {
+        let (sets, name, rest) = self.parts(slot)?;
+        let content = match sets {
             LOOSE => Content::Node(self.node(rest)?),
             STEERED => {
                 let [_, _, _, _, service @ ..] = rest.first_chunk::<8>()?;
