@@ -50,6 +50,8 @@ fn main() {
     if let Some(kind) = env::args().skip_while(|argument| argument != "--replay").nth(1) {
         return replay(&kind);
     }
+    let is_optimised = !cfg!(debug_assertions);
+    assert!(is_optimised, "what is optimised is counted: `cargo test --release --bench stages`");
     let is_test = !has("--write") && !has("--bench");
     let mut counts = counts();
     for _ in 1..SEEDS {

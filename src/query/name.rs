@@ -101,3 +101,25 @@ impl LowerName {
         self.set(&room, octets.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_octet_becomes_lower_case_wherever_it_stands() {
+        for octet in 0..=u8::MAX {
+            for at in 0..2 * WORD {
+                let around = [octet.wrapping_add(1), b'Q', 0xff, 0, b'@', b'[', b'`', b'z'];
+                let mut octets = around.repeat(2 * WORD / around.len());
+                octets[at] = octet;
+                // The shorter one ends within a word, behind which nothing may be read.
+                for length in [2 * WORD, 2 * WORD - 3] {
+                    let octets = &octets[..length];
+                    let name = LowerName::of(octets).unwrap();
+                    assert_eq!(name.as_wire(), octets.to_ascii_lowercase());
+                }
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::{Facts, Family, Pool, Service, Standing};
+use super::{Endpoint, Facts, Family, Pool, Service, Standing};
 use crate::health::State;
 use crate::ids::{RegionId, ServiceId};
 use crate::time::{Instant, Ttl};
@@ -108,11 +108,16 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
 
 /// Is all of a service's region down, by the probes or an operator's word?
 pub fn is_down((id, service): (ServiceId, &Service), region: RegionId, facts: &Facts<'_>) -> bool {
-    let pools = service.pools.iter().filter(|pool| pool.region == region);
-    pools.flat_map(|pool| &pool.endpoints).all(|endpoint| {
+    endpoints(service, region).all(|endpoint| {
         let standing = facts.standing(id, region, endpoint, 0);
         matches!(standing, Standing::Down | Standing::Kept)
     })
+}
+
+/// What a service has in a region.
+fn endpoints(service: &Service, region: RegionId) -> impl Iterator<Item = &Endpoint> {
+    let pools = service.pools.iter().filter(move |pool| pool.region == region);
+    pools.flat_map(|pool| &pool.endpoints)
 }
 
 /// Has each endpoint of a service's region a verdict, or is none to be expected, as nothing of it
@@ -122,9 +127,7 @@ pub(super) fn is_judged(
     region: RegionId,
     facts: &Facts<'_>,
 ) -> bool {
-    let mut endpoints =
-        service.pools.iter().filter(|pool| pool.region == region).flat_map(|pool| &pool.endpoints);
-    endpoints.all(|endpoint| {
+    endpoints(service, region).all(|endpoint| {
         let targets = endpoint.probed.iter().flat_map(|probed| &probed.targets);
         let mut unknown =
             targets.map(|of| facts.health.get(*of)).filter(|of| of.state == State::Unknown);

@@ -160,6 +160,7 @@ impl Nodes {
         if slot == 0 {
             return None;
         }
+        // One way to the entry, wherever its slot is: what two ways find is brought together first.
         let is_it = self.is_of(slot, hash, name);
         self.entry(if is_it { slot } else { self.farther(hash, name)? })
     }
@@ -171,8 +172,11 @@ impl Nodes {
         loop {
             at = at.wrapping_add(1);
             let slot = self.slot(at);
-            if slot == 0 || self.is_of(slot, hash, name) {
-                return (slot != 0).then_some(slot);
+            if slot == 0 {
+                return None;
+            }
+            if self.is_of(slot, hash, name) {
+                return Some(slot);
             }
         }
     }
