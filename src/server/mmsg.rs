@@ -23,7 +23,11 @@ const LONGEST: usize = 2048;
 /// that tells the time (32), as inherited sockets may; aligned as the kernel wants it.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; 96]);
+struct Control([u8; 40 + 32]);
+
+/// The room for an address.
+#[expect(clippy::cast_possible_truncation, reason = "28")]
+const PEER: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
 
 /// Packets, and in their places their answers.
 pub(super) struct Batch {
@@ -32,12 +36,14 @@ pub(super) struct Batch {
     headers: Box<Headers>,
 }
 
+/// No larger than it has to be: what lies between the batch's system calls is to stay in the
+/// nearest cache, of which the kernel takes its part.
 struct Packet {
     message: Vec<u8>,
-    peer: libc::sockaddr_storage,
-    peer_length: libc::socklen_t,
+    /// The larger of the two that there are; the other one begins with the same field.
+    peer: libc::sockaddr_in6,
+    control_length: libc::socklen_t,
     control: Control,
-    control_length: usize,
 }
 
 /// What the kernel is handed. Each call writes all that it uses: pointers are of no use after it.
@@ -51,11 +57,10 @@ impl Batch {
     pub(super) fn new() -> Self {
         let empty = || Packet {
             message: Vec::with_capacity(LONGEST),
-            // SAFETY: all-zero is a valid address storage, of no family.
+            // SAFETY: all-zero is a valid address, of no family.
             peer: unsafe { zeroed() },
-            peer_length: 0,
-            control: Control([0; 96]),
             control_length: 0,
+            control: Control([0; 40 + 32]),
         };
         Self {
             packets: (0..BATCH).map(|_| empty()).collect(),
@@ -79,7 +84,7 @@ impl Batch {
             buffer.iov_len = LONGEST;
             let message = &mut header.msg_hdr;
             message.msg_name = (&raw mut packet.peer).cast();
-            message.msg_namelen = socklen(size_of::<libc::sockaddr_storage>());
+            message.msg_namelen = PEER;
             message.msg_iov = buffer;
             message.msg_iovlen = 1;
             message.msg_control = packet.control.0.as_mut_ptr().cast();
@@ -100,8 +105,7 @@ impl Batch {
         for (packet, header) in self.packets.iter_mut().zip(messages).take(count) {
             // SAFETY: so many octets were written, at most as many as there was room for.
             unsafe { packet.message.set_len((header.msg_len as usize).min(LONGEST)) };
-            packet.peer_length = header.msg_hdr.msg_namelen;
-            packet.control_length = header.msg_hdr.msg_controllen;
+            packet.control_length = socklen(header.msg_hdr.msg_controllen);
         }
         Ok(count)
     }
@@ -133,11 +137,12 @@ impl Batch {
             buffer.iov_len = packet.message.len();
             let message = &mut header.msg_hdr;
             message.msg_name = (&raw mut packet.peer).cast();
-            message.msg_namelen = packet.peer_length;
+            // Of the shorter address the kernel reads no more than that.
+            message.msg_namelen = PEER;
             message.msg_iov = buffer;
             message.msg_iovlen = 1;
             message.msg_control = packet.control.0.as_mut_ptr().cast();
-            message.msg_controllen = packet.control_length;
+            message.msg_controllen = packet.control_length as usize;
             // SAFETY: these are the control messages of this packet, so many octets of them.
             unsafe { keep_address(message) };
             filled += 1;
@@ -202,18 +207,16 @@ unsafe fn keep_address(message: &mut libc::msghdr) {
     message.msg_controllen = unsafe { control.as_ref() }.map_or(0, |of| of.cmsg_len);
 }
 
-fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    match libc::c_int::from(storage.ss_family) {
+fn address(v6: &libc::sockaddr_in6) -> Option<SocketAddr> {
+    match libc::c_int::from(v6.sin6_family) {
         libc::AF_INET => {
-            // SAFETY: the family says that the storage, which is large enough for any address and
-            // aligned for it, holds this one.
-            let v4 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
+            // SAFETY: the family says that it is this address, which is the shorter one and aligned
+            // alike.
+            let v4 = unsafe { &*(&raw const *v6).cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
             Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: as above.
-            let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             let port = u16::from_be(v6.sin6_port);
             let (flow, scope) = (v6.sin6_flowinfo, v6.sin6_scope_id);
