@@ -99,7 +99,8 @@ impl Limiter {
         let has = |subject: u64, rate: u32| {
             self.take(self.hash(network, subject), now, BURST / u64::from(rate.max(1)))
         };
-        let is_left = limit.all.is_none_or(|all| has(ALL, all)) && has(subject, limit.same);
+        // What `same` refuses is not answered, and takes nothing of `all`.
+        let is_left = has(subject, limit.same) && limit.all.is_none_or(|all| has(ALL, all));
         if is_left {
             return Verdict::Answer;
         }
@@ -181,6 +182,16 @@ mod tests {
         assert_eq!(answered(&limiter, &limit, "2001:db8:0:ff::1", 0), 0, "the same /56");
         let limit = RateLimit { all: Some(3), ..limit };
         assert_eq!(answered(&limiter, &limit, "192.0.4.1", 0), 3, "the lesser counts");
+    }
+
+    #[test]
+    fn a_flood_of_one_question_leaves_a_network_its_others() {
+        let limit = RateLimit { same: 10, all: Some(50), slip: 0, exempt: Vec::new() };
+        let (limiter, client) = (Limiter::new(), "192.0.2.1".parse().unwrap());
+        let now = Instant::default() + Duration::from_secs(1000);
+        let has = |subject| limiter.judge(now, &limit, (&client, subject), 0) == Verdict::Answer;
+        let answered = |subject| (0..1000).filter(|_| has(subject)).count();
+        assert_eq!([7, 8, 9, 10, 11, 12].map(answered), [10, 10, 10, 10, 10, 0]);
     }
 
     #[test]
