@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::encrypted::HTTP_2;
-use super::responder::{Responder, Shared};
+use super::responder::Answers;
 use super::tcp::LONGEST;
 use crate::query::Peer;
 
@@ -52,21 +52,23 @@ const FIELDS: u32 = 16 << 10;
 pub(super) async fn converse(
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    responder: Responder,
+    answers: Answers,
     idle: Duration,
 ) -> io::Result<()> {
     let is_2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
-    let (responder, (told, heard)) = (Shared::new(responder), watch::channel(()));
+    let (told, heard) = watch::channel(());
     let told = Arc::new(told);
     let service = service_fn(|request: Request<Incoming>| {
-        let (responder, told) = (responder.clone(), told.clone());
+        let (answers, told) = (answers.clone(), told.clone());
         let is_head = request.method() == Method::HEAD;
         async move {
             let message = timeout(idle, message(request)).await;
             let message = message.unwrap_or(Err((StatusCode::REQUEST_TIMEOUT, "too slow")));
-            told.send_replace(());
             let response = match message {
-                Ok(message) => respond(&responder, &message, peer),
+                Ok(message) => {
+                    told.send_replace(());
+                    respond(&answers, &message, peer)
+                }
                 Err((status, why)) => refused(status, why),
             };
             // RFC 9110 §9.3.2. Over HTTP/2, a body would be an error of the connection.
@@ -162,8 +164,8 @@ fn given(request: &Request<Incoming>) -> Result<Option<Vec<u8>>, Refused> {
 }
 
 /// The answer to a message.
-fn respond(responder: &Shared, message: &[u8], peer: Peer) -> Response<Full<Bytes>> {
-    let out = responder.answer(message, peer);
+fn respond(answers: &Answers, message: &[u8], peer: Peer) -> Response<Full<Bytes>> {
+    let out = answers.answer(message, peer);
     if out.is_empty() {
         return refused(StatusCode::BAD_REQUEST, "this is no DNS query");
     }

@@ -8,7 +8,8 @@
 //! http: the dashboard, the API, the metrics
 //! ```
 //!
-//! [`Server::start`] walks that way. UDP has threads of its own; everything else runs on tokio.
+//! [`Server::start`] walks that way. UDP has threads of its own; everything else runs on tokio, who
+//! answers there apart from who decides.
 
 use std::io;
 use std::iter::repeat;
@@ -51,6 +52,7 @@ use responder::Answers;
 use store::Store;
 use takeover::{Place, Predecessor};
 use tcp::Carrier;
+use turns::Streams;
 
 mod arrivals;
 mod bind;
@@ -144,6 +146,9 @@ pub struct Server {
     stop: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
     tasks: JoinSet<()>,
+    /// What answers over anything but UDP run on.
+    #[expect(dead_code, reason = "held")]
+    streams: Streams,
     /// Who is connected over TCP.
     tcp: Arc<tcp::Room>,
     /// Whether another server has taken this one's place.
@@ -232,7 +237,7 @@ impl Server {
         let mut workers = workers.collect::<io::Result<Vec<_>>>()?;
         let (is_taken, taken) = watch::channel(false);
         let takeover = bound.takeover.take();
-        serve_streams(bound, &mut tasks, &answers, (&tcp, &certificate))?;
+        let streams = serve_streams(bound, &mut tasks, &answers, (&tcp, &certificate))?;
         let (past, links) = xdp::spawn(interfaces, &addresses.dns, links, &answers, &stop)?;
         workers.extend(past);
         if let Some(predecessor) = predecessor {
@@ -243,7 +248,7 @@ impl Server {
             let (desk, store) = (handle.desk.clone(), handle.store.clone());
             Place { sockets: copies, links, desk, store, is_quiet, is_taken }.offer(listener)?;
         }
-        Ok(Self { addresses, control: handle, reload, stop, workers, tasks, tcp, taken })
+        Ok(Self { addresses, control: handle, reload, stop, workers, tasks, streams, tcp, taken })
     }
 
     /// Where it answers.
@@ -382,18 +387,22 @@ impl Pages {
     }
 }
 
-/// Answers DNS over anything but UDP.
+/// Answers DNS over anything but UDP, as long as what is returned lives.
 fn serve_streams(
     sockets: Sockets,
     tasks: &mut JoinSet<()>,
     answers: &Answers,
     (room, certificate): (&Arc<tcp::Room>, &Arc<Newest>),
-) -> Result<(), StartError> {
+) -> Result<Streams, StartError> {
+    let streams = Streams::new()?;
+    let there = streams.enter();
     let within = |spoken| io::Result::Ok(TlsAcceptor::from(tls_config(certificate, spoken)?));
     let (dot, doh) = (Carrier::Tls(within(Spoken::Dot)?), Carrier::Https(within(Spoken::Doh)?));
     let of = |listeners: Vec<TcpListener>, carrier| listeners.into_iter().zip(repeat(carrier));
     let all = of(sockets.tcp, Carrier::Tcp).chain(of(sockets.dot, dot)).chain(of(sockets.doh, doh));
     for (listener, carrier) in all {
+        // Whoever waits for connections there is woken there.
+        let listener = TcpListener::from_std(listener.into_std()?)?;
         let serving = tcp::serve(listener, carrier, answers.clone(), room.clone());
         tasks.spawn(async move {
             let error = serving.await;
@@ -403,7 +412,8 @@ fn serve_streams(
     for socket in sockets.doq {
         tasks.spawn(quic::serve(socket.into_std()?, certificate, answers.clone(), room.clone())?);
     }
-    Ok(())
+    drop(there);
+    Ok(streams)
 }
 
 /// What jitter is drawn from: the standard library's own entropy, new in each process.

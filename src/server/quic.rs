@@ -18,14 +18,14 @@ use quinn::{
     TokioRuntime, TransportConfig, VarInt,
 };
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::error;
 
 use super::certificate::Newest;
 use super::encrypted::{Spoken, tls_config};
-use super::responder::{Answers, Responder, Shared};
+use super::responder::Answers;
 use super::socket::as_itself;
 use super::tcp::{LONGEST, Room, Taken};
 use crate::query::{Peer, Transport};
@@ -132,19 +132,32 @@ enum Entry {
     Unproven(OwnedSemaphorePermit),
 }
 
-/// Answers one connection's queries until it ends, or is idle.
+/// Answers one connection's queries until it ends, or is idle: no whole query came for so long.
 async fn converse(connection: &Connection, address: SocketAddr, answers: &Answers, taken: &Taken) {
     let peer = Peer { address, transport: Transport::Quic };
-    let responder = Shared::new(Responder::new(answers.clone(), Transport::Quic));
-    let idle = taken.idle();
-    let mut streams = JoinSet::new();
-    while let Ok(Ok(stream)) = timeout(idle, connection.accept_bi()).await {
-        let (connection, responder) = (connection.clone(), responder.clone());
+    let (idle, (told, mut heard)) = (taken.idle(), watch::channel(()));
+    let (told, mut streams) = (Arc::new(told), JoinSet::new());
+    let mut deadline = Instant::now() + idle;
+    loop {
+        let (mut send, receive) = tokio::select! {
+            stream = connection.accept_bi() => match stream {
+                Ok(stream) => stream,
+                Err(_) => break,
+            },
+            asked = timeout_at(deadline, heard.changed()) => {
+                if asked.is_err() {
+                    break;
+                }
+                deadline = Instant::now() + idle;
+                continue;
+            }
+        };
+        let (connection, answers, told) = (connection.clone(), answers.clone(), told.clone());
         streams.spawn(async move {
-            let (mut send, receive) = stream;
-            let error = match timeout(idle, answer((&mut send, receive), peer, &responder)).await {
+            let error = match timeout(idle, answer((&mut send, receive), peer, &answers)).await {
                 // The stream lives until all of it has arrived, or will not.
                 Ok(Ok(())) => {
+                    told.send_replace(());
                     let _arrived = timeout(idle, send.stopped()).await;
                     return;
                 }
@@ -172,7 +185,7 @@ async fn converse(connection: &Connection, address: SocketAddr, answers: &Answer
 async fn answer(
     (send, mut receive): (&mut SendStream, RecvStream),
     peer: Peer,
-    responder: &Shared,
+    answers: &Answers,
 ) -> Result<(), VarInt> {
     // A message and its length (RFC 9250 §4.2). Copied as it comes: a part, however short, holds on
     // to all that was received with it.
@@ -186,7 +199,7 @@ async fn answer(
         return Err(EXCESSIVE_LOAD);
     }
     let message = query(&octets).ok_or(PROTOCOL_ERROR)?;
-    let out = responder.answer(message, peer);
+    let out = answers.answer(message, peer);
     // What gets no answer is no query.
     let length = u16::try_from(out.len()).ok().filter(|length| *length > 0);
     let whole = [&length.ok_or(PROTOCOL_ERROR)?.to_be_bytes(), &*out].concat();

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -34,7 +34,8 @@ pub(super) struct Answers {
 /// Room for the names of a batch.
 pub(super) type Rooms = [LowerName; BATCH];
 
-/// Answers packets of one transport, and counts what it answered. One to a thread or connection.
+/// Answers packets of one transport, and counts what it answered. One to a thread, or to what is
+/// answered at once: while it lives it holds on to what it last answered from.
 pub(super) struct Responder {
     published: Cache<Published, Arc<Snapshot>>,
     clock: Clock,
@@ -189,27 +190,14 @@ impl Responder {
             self.turn_to(now, &snapshot);
         }
     }
-
-    /// Hands on all that was counted.
-    pub(super) fn flush(&mut self) {
-        self.tally.flush();
-    }
 }
 
-/// That of a connection which brings several queries at a time.
-pub(super) struct Shared(Mutex<Responder>);
-
-impl Shared {
-    pub(super) fn new(responder: Responder) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(responder)))
-    }
-
+impl Answers {
     /// The answer to `packet`; empty, if there is none.
     pub(super) fn answer(&self, packet: &[u8], peer: Peer) -> Vec<u8> {
-        let mut responder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut responder = Responder::new(self.clone(), peer.transport);
         let (now, mut out) = (responder.now(), Vec::new());
         responder.respond(now, packet, peer, &mut out);
-        responder.flush();
         out
     }
 }

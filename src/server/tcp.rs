@@ -83,12 +83,11 @@ pub(super) async fn serve(
         };
         let Ok(place) = room.take(peer.ip()) else { continue };
         let transport = carrier.transport();
-        let responder = Responder::new(answers.clone(), transport);
         let peer = Peer { address: peer, transport };
-        let (carrier, idle) = (carrier.clone(), room.idle());
+        let (carrier, answers, idle) = (carrier.clone(), answers.clone(), room.idle());
         tokio::spawn(async move {
             // How a connection ends is its client's affair.
-            let _end = carry(stream, carrier, peer, responder, idle).await;
+            let _end = carry(stream, carrier, peer, answers, idle).await;
             drop(place);
         });
     }
@@ -98,22 +97,22 @@ async fn carry(
     stream: TcpStream,
     carrier: Carrier,
     peer: Peer,
-    responder: Responder,
+    answers: Answers,
     idle: Duration,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let accepted = |tls: TlsAcceptor, stream| timeout_at(Instant::now() + idle, tls.accept(stream));
     match carrier {
-        Carrier::Tcp => converse(stream, peer, responder, idle).await,
+        Carrier::Tcp => converse(stream, peer, answers, idle).await,
         Carrier::Tls(tls) => {
             let mut stream = accepted(tls, stream).await??;
-            let end = converse(&mut stream, peer, responder, idle).await;
+            let end = converse(&mut stream, peer, answers, idle).await;
             // RFC 8446 §6.1: an end that is not told may be somebody else's doing.
             let _gone = timeout(CLOSING, stream.shutdown()).await;
             end
         }
         Carrier::Https(tls) => {
-            https::converse(accepted(tls, stream).await??, peer, responder, idle).await
+            https::converse(accepted(tls, stream).await??, peer, answers, idle).await
         }
     }
 }
@@ -135,13 +134,10 @@ pub(super) const LONGEST: usize = 4096;
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: Peer,
-    mut responder: Responder,
+    answers: Answers,
     idle: Duration,
 ) -> io::Result<()> {
-    let mut pending: Vec<u8> = Vec::new();
-    let mut chunk = vec![0; READ];
-    let mut answer = Vec::new();
-    let mut answers = Vec::new();
+    let (mut pending, mut chunk, mut written) = (Vec::new(), vec![0; READ], Vec::new());
     let mut deadline = Instant::now() + idle;
     // What is still to come of a message that was cut.
     let mut rest = 0;
@@ -153,34 +149,41 @@ async fn converse(
         let passed = rest.min(count);
         rest -= passed;
         pending.extend_from_slice(read.get(passed..).unwrap_or(&[]));
-        let mut taken = 0;
-        while let Some((message, length)) = next_message(pending.get(taken..).unwrap_or(&[])) {
-            taken += length;
-            answer.clear();
-            responder.respond(responder.now(), message, peer, &mut answer);
-            let Ok(length) = u16::try_from(answer.len()) else { continue };
-            if length > 0 {
-                answers.extend_from_slice(&length.to_be_bytes());
-                answers.extend_from_slice(&answer);
+        loop {
+            let taken = answer(&answers, peer, &pending, &mut written);
+            if taken == 0 {
+                break;
             }
-            if answers.len() >= WRITE {
+            rest += taken.saturating_sub(pending.len());
+            pending.drain(..taken.min(pending.len()));
+            if !written.is_empty() {
                 // A client may take its time.
-                responder.flush();
-                deadline = write(&mut stream, &mut answers, idle).await?;
+                deadline = write(&mut stream, &mut written, idle).await?;
             }
         }
-        rest += taken.saturating_sub(pending.len());
-        pending.drain(..taken.min(pending.len()));
-        if taken > 0 {
-            responder.flush();
-        }
-        if !answers.is_empty() {
-            deadline = write(&mut stream, &mut answers, idle).await?;
-        }
-        for room in [&mut pending, &mut answer, &mut answers] {
+        for room in [&mut pending, &mut written] {
             room.shrink_to(WRITE);
         }
     }
+}
+
+/// Answers whole messages at the beginning of `pending`, until there is enough to write, and tells
+/// how many octets they have there. Between them, nothing is held that is answered from.
+fn answer(answers: &Answers, peer: Peer, pending: &[u8], written: &mut Vec<u8>) -> usize {
+    let (mut taken, mut answer, mut responder) = (0, Vec::new(), None);
+    while written.len() < WRITE
+        && let Some((message, length)) = next_message(pending.get(taken..).unwrap_or(&[]))
+    {
+        taken += length;
+        let responder =
+            responder.get_or_insert_with(|| Responder::new(answers.clone(), peer.transport));
+        responder.respond(responder.now(), message, peer, &mut answer);
+        if let Some(length) = u16::try_from(answer.len()).ok().filter(|length| *length > 0) {
+            written.extend_from_slice(&length.to_be_bytes());
+            written.extend_from_slice(&answer);
+        }
+    }
+    taken
 }
 
 /// Writes answers in the time that a client has to take them, and tells until when it may ask

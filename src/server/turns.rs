@@ -1,5 +1,5 @@
 //! Whose turn it is where cores are scarce: first who answers over UDP, then who decides what is
-//! answered, then who reads it anew.
+//! answered, then who answers over streams, then who reads anew what is answered.
 //!
 //! A thread that answers sleeps until queries come, thousands of times a second. By itself the
 //! kernel lets whoever runs when it is woken go on for some milliseconds, and a thousand queries
@@ -10,12 +10,17 @@ use std::mem::zeroed;
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Runtime};
 use tracing::warn;
 
 /// How much those step back who decide: to a third of an answering thread's share of a core, and
 /// to all that it leaves.
 const DECIDING: i32 = 5;
+
+/// Those who answer over anything but UDP: behind who decides, to a sixth. A handshake takes a
+/// hundred times what its client spends on it, so that who asks for many can have what is left of
+/// the cores, but not the probes' part.
+const STREAMING: i32 = 8;
 
 /// Those who read files anew: to a twentieth. An answering thread at half of its load wants more
 /// than nine tenths of a core at times, and queries wait for what it does not get; also in a flood,
@@ -32,22 +37,45 @@ const SHORT: u64 = 100_000;
 /// The same of all others: longer, as whoever has the shorter one may interrupt them.
 const LONGER: u64 = 200_000;
 
-/// What all runs on but the answers over UDP and the reading of files.
+/// Threads that step back so far, for what runs on tokio.
 ///
 /// # Errors
 /// The system has no threads for it.
-fn runtime() -> io::Result<Runtime> {
+fn runtime(back: i32) -> io::Result<Runtime> {
     here();
-    Builder::new_multi_thread().enable_all().on_thread_start(|| step_back(DECIDING, LONGER)).build()
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().on_thread_start(move || step_back(back, LONGER)).build()
 }
 
-/// Runs `all` on such a runtime to its end. Who still waits for a file then, which may be for ever,
+/// What answers over streams run on; what is left of it when it is dropped is left.
+pub(super) struct Streams(Option<Runtime>);
+
+impl Streams {
+    /// # Errors
+    /// The system has no threads for it.
+    pub(super) fn new() -> io::Result<Self> {
+        runtime(STREAMING).map(|runtime| Self(Some(runtime)))
+    }
+
+    /// What is begun while this is held runs there.
+    pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
+        self.0.as_ref().map(Runtime::enter)
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+/// Runs `all` on threads of those who decide to its end. Who still waits for a file then, which may be for ever,
 /// is left.
 ///
 /// # Errors
 /// The system has no threads for it.
 pub fn run<T>(all: impl Future<Output = T>) -> io::Result<T> {
-    let runtime = runtime()?;
+    let runtime = runtime(DECIDING)?;
     let done = runtime.block_on(all);
     runtime.shutdown_timeout(LEFT);
     Ok(done)
@@ -129,7 +157,7 @@ mod tests {
     #[test]
     fn whoever_decides_steps_back_behind_whoever_answers() {
         let here = priority();
-        let there = runtime().unwrap().block_on(async {
+        let there = runtime(DECIDING).unwrap().block_on(async {
             // Who waits for a file does it in a thread that one of those makes who decide.
             let waits = async { tokio::task::spawn_blocking(priority).await };
             tokio::spawn(async { (priority(), waits.await.unwrap()) }).await
