@@ -5,6 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use metrics::{Counter, Histogram, counter, histogram};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -14,6 +15,9 @@ use super::mmsg::Batch;
 use super::responder::{Answers, Responder, Rooms};
 use super::turns::answer_first;
 use crate::query::Transport;
+
+/// How long what has come is answered after the end.
+const LEFT: Duration = Duration::from_millis(500);
 
 /// Where datagrams come from by the batch, and go back to.
 pub(super) trait Datagrams {
@@ -102,7 +106,13 @@ pub(super) fn serve<D: Datagrams>(mut datagrams: D, answers: Answers, stop: &Ato
     while !stop.load(Ordering::Relaxed) {
         worker.turn(&mut datagrams);
     }
-    while D::ENDS && worker.turn(&mut datagrams) > 0 {}
+    let ended = worker.responder.now();
+    while D::ENDS && worker.turn(&mut datagrams) > 0 {
+        // Another server may have what sends them here, and have no use for them yet.
+        if worker.responder.now().since(ended) > LEFT {
+            break;
+        }
+    }
 }
 
 struct Worker {

@@ -41,6 +41,9 @@ enum Fault {
     /// The kernel refuses something.
     #[error("{what}: {source}{}", advice(.source))]
     Refused { what: &'static str, source: io::Error },
+    /// The program is attached to one that is gone.
+    #[error("it was made anew: `serve --replace` takes it up again")]
+    Anew,
     /// Others are made of this interface, and what is theirs looks like its own: before the program
     /// sees a frame, most NICs take a VLAN's tag off it.
     #[error("it has {0} above it, and a frame does not tell which of them it is for")]
@@ -182,10 +185,15 @@ impl Interface {
         }
     }
 
-    /// Waits for the end, or until another interface is made of this one.
+    /// Waits for the end, or until the interface is gone or another one is made of it.
     fn wait(&self) -> Result<(), Fault> {
         while !self.stop.load(Ordering::Relaxed) {
             park_timeout(LOOK);
+            // It may be taken away, and another one made that is called so.
+            let found = index(&self.name).map_err(fault("the interface"))?;
+            if found != self.index {
+                return Err(Fault::Anew);
+            }
             // Where nothing is told of it any more, nothing is known of others.
             is_alone(above(&self.name).unwrap_or_default())?;
         }
