@@ -384,7 +384,9 @@ impl Default for Names {
 
 impl Names {
     /// Most answers have fewer than ten distinct suffixes.
-    const MOST: usize = 32;
+    const MOST: usize = 64;
+    /// How many of a name's are kept.
+    const OF_ONE: usize = 16;
     /// A pointer has 14 bits.
     const FARTHEST: usize = 0x3fff;
 
@@ -393,16 +395,25 @@ impl Names {
         self.add_suffixes(HEADER, message.get(HEADER..HEADER + length).unwrap_or(&[]));
     }
 
-    /// The labels of `name` were written at `start`: each begins a suffix.
+    /// The labels of `name` were written at `start`: each begins a suffix. Of a name with very many
+    /// the whole is kept, and its last suffixes, which others have in common with it; a whole name
+    /// always has a place, so that no set repeats its owner in full.
     fn add_suffixes(&mut self, start: usize, name: &[u8]) {
-        let mut at = 0;
-        while let Some(length) = name.get(at).filter(|length| **length > 0) {
+        let labels = || {
+            let begins = |at: &usize| name.get(*at).filter(|length| **length > 0);
+            let next = move |at: &usize| Some(at + 1 + usize::from(*begins(at)?));
+            std::iter::successors(Some(0), next).take_while(move |at| begins(at).is_some())
+        };
+        let between = 1..labels().count().saturating_sub(Self::OF_ONE - 1);
+        for (row, at) in labels().enumerate().filter(|(row, _)| !between.contains(row)) {
             let offset = u16::try_from(start + at).ok();
             let Some(offset) = offset.filter(|_| start + at <= Self::FARTHEST) else { return };
+            if row == 0 {
+                self.count = self.count.min(Self::MOST - 1);
+            }
             let Some(slot) = self.offsets.get_mut(self.count) else { return };
             *slot = offset;
             self.count += 1;
-            at += 1 + usize::from(*length);
         }
     }
 

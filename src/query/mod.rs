@@ -217,7 +217,9 @@ pub struct Query<'q> {
 impl<'q> Query<'q> {
     /// One that came from `peer`, whose name is to be left in `room`.
     pub fn new(peer: Peer, room: &'q mut LowerName) -> Self {
-        let refusal = Some(Refusal::Silence(Silence::TooShort));
+        let is_there = peer.address.port() != 0;
+        let silence = if is_there { Silence::TooShort } else { Silence::NoPort };
+        let refusal = Some(Refusal::Silence(silence));
         let (resolver, transport) = (peer.address.ip(), peer.transport);
         let (request, place, passed) = (Request::new(room), None, None);
         Self { resolver, transport, request, refusal, place, passed }
@@ -235,6 +237,9 @@ impl<'q> Query<'q> {
 
     /// The first stage: reads the packet, and finds its name's zone and where to look there.
     pub fn read(&mut self, packet: &[u8], snapshot: &'q Snapshot) {
+        if matches!(self.refusal, Some(Refusal::Silence(Silence::NoPort))) {
+            return;
+        }
         self.refusal = self.request.read(packet).err();
         let Request { question, fault, .. } = &self.request;
         if self.refusal.is_none() && fault.is_none() && question.class == CLASS_IN {

@@ -30,6 +30,8 @@ pub enum Silence {
     /// It is shorter than a header: it has no id to answer to, or no flag that says that it is
     /// a query.
     TooShort,
+    /// It came from port 0: nobody is there (RFC 768).
+    NoPort,
     /// It is a response. Answering one could make two servers talk for ever.
     Response,
 }
@@ -39,6 +41,7 @@ impl Silence {
     pub fn label(self) -> &'static str {
         match self {
             Self::TooShort => "too_short",
+            Self::NoPort => "no_port",
             Self::Response => "response",
         }
     }
@@ -83,11 +86,14 @@ impl<'q> Request<'q> {
         (questions, counts): ([u8; 2], [u8; 6]),
     ) -> Result<(), Refusal> {
         let mut reader = Reader { packet, at: HEADER };
-        let is_read = questions == [0, 1]
-            && self.question.read(&mut reader).is_some()
-            && read_records(&mut reader, counts, &mut self.edns).is_ok();
-        self.fault = Some(Rcode::NotImp);
-        if is_read { Ok(()) } else { Err(Refusal::Bare(Rcode::NotImp)) }
+        if questions != [0, 1] || self.question.read(&mut reader).is_none() {
+            return Err(Refusal::Bare(Rcode::NotImp));
+        }
+        let read = read_records(&mut reader, counts, &mut self.edns);
+        // RFC 6891 §6.1.3: whatever is wrong besides that its version is not known.
+        let is_unknown = read == Err(Rcode::BadVers);
+        self.fault = Some(if is_unknown { Rcode::BadVers } else { Rcode::NotImp });
+        if read.is_ok() || self.edns.is_some() { Ok(()) } else { Err(Refusal::Bare(Rcode::NotImp)) }
     }
 
     /// Reads a query that has not one question. RFC 7873 §5.4: one without any asks for a cookie,
@@ -100,11 +106,17 @@ impl<'q> Request<'q> {
         (questions, counts): ([u8; 2], [u8; 6]),
     ) -> Result<(), Refusal> {
         let mut reader = Reader { packet, at: HEADER };
-        let is_read = (questions, counts) == ([0; 2], [0, 0, 0, 0, 0, 1])
-            && read_records(&mut reader, counts, &mut self.edns).is_ok();
-        let has_cookie = self.edns.as_ref().is_some_and(|edns| edns.cookie.is_some());
-        self.fault = Some(Rcode::NoError);
-        if is_read && has_cookie { Ok(()) } else { Err(Refusal::Bare(Rcode::FormErr)) }
+        if (questions, counts) != ([0; 2], [0, 0, 0, 0, 0, 1]) {
+            return Err(Refusal::Bare(Rcode::FormErr));
+        }
+        let read = read_records(&mut reader, counts, &mut self.edns);
+        let edns = self.edns.as_ref().ok_or(Refusal::Bare(Rcode::FormErr))?;
+        self.fault = Some(match read {
+            Ok(()) if edns.cookie.is_some() => Rcode::NoError,
+            Ok(()) => Rcode::FormErr,
+            Err(rcode) => rcode,
+        });
+        Ok(())
     }
 }
 

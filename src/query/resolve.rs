@@ -447,17 +447,21 @@ impl Walk<'_> {
             // RFC 4035 §3.1.4: part of the referral for who wants it, and kind to have.
             let _left_out = message.set(Section::Authority, cut.owner, ds, ds.ttl.as_secs());
         }
+        let mut is_any = false;
         for (owner, records) in zone.glue(cut) {
-            // RFC 9471 §3: glue that does not fit must be asked for over TCP.
             let written = match records {
                 Records::Set(set) => {
                     message.set(Section::Additional, owner, set, set.ttl.as_secs())
                 }
                 Records::Made(made) => message.ready_for(Section::Additional, owner, &made),
             };
-            if !message.required(written) {
+            // RFC 9471 §3: addresses below the cut that do not fit must be asked for over TCP;
+            // others, which come last, may be left out. Who gets none at all may learn none.
+            let is_left_out = written.is_err() && is_any && !cut.is_above(owner);
+            if is_left_out || !message.required(written) {
                 return;
             }
+            is_any = true;
         }
     }
 }

@@ -90,6 +90,12 @@ impl Cut<'_> {
     pub fn is_at(&self, name: &[u8]) -> bool {
         self.owner == name
     }
+
+    /// Is the cut at `name`, or above it? Case does not count.
+    pub fn is_above(&self, name: &[u8]) -> bool {
+        let mut all = offsets(name).filter_map(|at| name.get(at..));
+        all.any(|name| name.eq_ignore_ascii_case(self.owner))
+    }
 }
 
 impl Node {
@@ -239,10 +245,14 @@ impl Zone {
         self.nodes.get(name.get(..length)?)
     }
 
-    /// The addresses of a cut's name servers that this zone has: the glue (RFC 9471 §2).
+    /// The addresses of a cut's name servers that this zone has: the glue (RFC 9471 §2), that of
+    /// those below the cut first.
     pub fn glue<'z>(&'z self, cut: &Cut<'z>) -> impl Iterator<Item = (&'z [u8], Records<'z>)> {
-        let targets = cut.ns.rdata.iter().filter_map(|rdata| rdata.target());
-        targets.flat_map(|target| {
+        let targets = move |is_below| {
+            let all = cut.ns.rdata.iter().filter_map(|rdata| rdata.target());
+            all.filter(move |target| cut.is_above(target) == is_below)
+        };
+        [true, false].into_iter().flat_map(targets).flat_map(|target| {
             // A name has 255 octets at most.
             let mut lower = [0u8; 255];
             let lower = lower.get_mut(..target.len()).map(|lower| {
