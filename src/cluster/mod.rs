@@ -275,11 +275,6 @@ impl Gossip {
         let row = known.len().checked_sub(nodes)?;
         known.get(row).map(|at| *at + FRESH)
     }
-
-    /// When each node was last heard.
-    pub fn last_heard(&self) -> impl Iterator<Item = (NodeId, Option<Instant>)> {
-        self.peers.iter().map(|(node, peer)| (*node, peer.last_heard))
-    }
 }
 
 impl Peer {

@@ -140,11 +140,6 @@ impl Lag {
         if left - self.never < 1e-9 { self.never } else { left }
     }
 
-    /// P(X > t) at each multiple of `every` seconds, to the last of `count`.
-    pub fn curve(&self, every: f64, count: usize) -> Vec<f64> {
-        (0..count).map(|row| self.after(row as f64 * every)).collect()
-    }
-
     /// The share that never moves by itself: pinned to an address.
     pub fn never(&self) -> f64 {
         self.never

@@ -140,19 +140,9 @@ impl Atlas {
         }
     }
 
-    /// How many distinct places are known.
-    pub fn places(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.place.is_some()).count()
-    }
-
     /// The rows of all places, known or not.
     pub(super) fn rows(&self) -> impl Iterator<Item = u32> + use<> {
         (0_u32..).take(self.entries.len())
-    }
-
-    /// Into how many networks the address space falls: IPv4, IPv6.
-    pub fn networks(&self) -> (usize, usize) {
-        (self.v4.places.len(), self.v6.places.len())
     }
 
     /// What is known of the place in this row, whoever is there.

@@ -42,17 +42,11 @@ pub struct Description {
     pub database_type: String,
     /// When it was built, in seconds since the Unix epoch.
     pub build_epoch: u64,
-    /// What its records look like.
-    pub schema: Schema,
-    /// Whether it has IPv6 networks.
-    pub ipv6: bool,
-    /// Its size in octets.
-    pub size: usize,
 }
 
 /// What records look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Schema {
+enum Schema {
     /// Maps within maps, as MaxMind has them.
     Nested,
     /// One map with a field for everything.
@@ -139,16 +133,12 @@ impl Database {
         if bytes.is_empty() {
             return Err(DatabaseError::Empty);
         }
-        let size = bytes.len();
         let reader = Reader::from_source(bytes).map_err(DatabaseError::Broken)?;
         let schema = schema(&reader)?;
         let metadata = reader.metadata();
         let description = Description {
             database_type: metadata.database_type.clone(),
             build_epoch: metadata.build_epoch,
-            schema,
-            ipv6: metadata.ip_version == 6,
-            size,
         };
         if !is_wanted(schema) {
             let found = if schema == Schema::Asn { "autonomous systems" } else { "places" };

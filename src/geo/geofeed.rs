@@ -95,16 +95,6 @@ impl Geofeed {
     pub fn entries(&self) -> impl Iterator<Item = (IpNet, &Place)> {
         self.entries.iter().map(|(network, place)| (*network, place))
     }
-
-    /// How many networks it has.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Has it none?
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
 fn entry(line: &str) -> Result<(IpNet, Place), GeofeedFault> {

@@ -28,6 +28,6 @@ pub use atlas::{Atlas, Location, Place, Source, Sources};
 pub use catchment::{Catchment, CatchmentSpec, Near, NetworkMap};
 pub use codes::{Continent, Country, ParseCodeError, Subdivision};
 pub use coordinates::Coordinates;
-pub use database::{Database, DatabaseError, Description, Schema};
+pub use database::{Database, DatabaseError, Description};
 pub use geofeed::{Geofeed, GeofeedError};
 pub use ranking::{Preferences, Ranked, Ranking, Rule, Site, rank};

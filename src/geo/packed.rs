@@ -22,7 +22,6 @@ pub(super) struct Packed<K> {
     units: Box<[u16]>,
     /// Of every so many steps the start, and its place in `units`.
     marks: Box<[(K, u32)]>,
-    steps: usize,
 }
 
 /// One more unit follows.
@@ -32,11 +31,6 @@ const LONG: u16 = 1 << 15;
 const MARKED: usize = 256;
 
 impl<K: Key> Packed<K> {
-    /// How many steps there are.
-    pub(super) fn len(&self) -> usize {
-        self.steps
-    }
-
     /// Each step's start and value, in ascending order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (K, u32)> {
         self.iter_from((K::FIRST, 0))
@@ -143,12 +137,7 @@ impl<K: Key> Packing<K> {
         self.settle(self.latest);
         // The last step goes on to the first key again, as integers do that overflow.
         self.close(K::FIRST);
-        Packed {
-            pairs: self.pairs.into(),
-            units: self.units.into(),
-            marks: self.marks.into(),
-            steps: self.steps,
-        }
+        Packed { pairs: self.pairs.into(), units: self.units.into(), marks: self.marks.into() }
     }
 
     /// This step stays, unless it goes on with the value before it.

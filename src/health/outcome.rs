@@ -88,11 +88,6 @@ impl Failure {
 }
 
 impl Outcome {
-    /// Is it a success?
-    pub fn is_success(self) -> bool {
-        self == Self::Success
-    }
-
     /// A word for it, one of a fixed few: the label of a counter.
     pub fn label(self) -> &'static str {
         match self {
