@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Stamp;
 use crate::config::{Config, Maintenance, Subject};
 use crate::ids::{RegionId, ServiceId};
-use crate::snapshot::{Plan, Ready, Snapshot};
+use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Basis, Facts, Family, Override, Overrides, Policy, Pool, Ramp, Scope, Word};
 use crate::time::{Instant, Ttl};
 
@@ -352,14 +352,13 @@ pub(super) fn shares(
     let Some(selector) = snapshot.service(id).and_then(|of| of.selector(family)) else {
         return shares;
     };
-    let first = |ready: &Ready| ready.first;
     if clients.is_empty() {
         for (ready, share) in selector.answers() {
-            *shares.entry(first(ready)).or_default() += share;
+            *shares.entry(ready.first).or_default() += share;
         }
     } else {
         for (ready, _) in clients.iter().filter_map(|client| selector.select(*client)) {
-            *shares.entry(first(ready)).or_default() += 1.0 / clients.len() as f64;
+            *shares.entry(ready.first).or_default() += 1.0 / clients.len() as f64;
         }
     }
     shares

@@ -37,7 +37,7 @@ const MOST_READ: usize = 64 * 1024;
 pub(in crate::server) struct Held {
     hints: UnboundedSender<TargetId>,
     room: Arc<Semaphore>,
-    tasks: HashMap<TargetId, (SocketAddr, AbortHandle)>,
+    tasks: HashMap<TargetId, AbortHandle>,
 }
 
 impl Held {
@@ -55,17 +55,17 @@ impl Held {
         for (target, address) in targets {
             let task = before.remove(&target).unwrap_or_else(|| {
                 let task = hold(target, address, self.room.clone(), self.hints.clone());
-                (address, tokio::spawn(task).abort_handle())
+                tokio::spawn(task).abort_handle()
             });
             self.tasks.insert(target, task);
         }
-        before.values().for_each(|(_, task)| task.abort());
+        before.values().for_each(AbortHandle::abort);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.tasks.values().for_each(|(_, task)| task.abort());
+        self.tasks.values().for_each(AbortHandle::abort);
     }
 }
 
