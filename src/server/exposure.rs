@@ -17,7 +17,7 @@ use crate::ids::{RegionId, ServiceId};
 use crate::query::{Named, Transport};
 use crate::snapshot::Plan;
 use crate::steer::Service;
-use crate::time::{self, Instant, Ttl};
+use crate::time::{Instant, TRAVEL, Ttl};
 
 /// The way to the ledger.
 #[derive(Clone, Debug, Default)]
@@ -72,9 +72,6 @@ pub(super) struct Sheet {
 /// What may still be remembered, by the names of service and region.
 pub(super) type Exposures = BTreeMap<(String, String), Remaining>;
 
-/// From the TTL's end to when a cache has surely forgotten, in seconds.
-pub(super) const TRAVEL: u64 = time::TRAVEL.as_secs();
-
 /// How long a worker may still write into a book after answers are given by a newer plan.
 const LATE: Duration = Duration::from_secs(2);
 
@@ -115,7 +112,7 @@ impl Sheet {
 
 /// The second at which an answer of before `now` is surely forgotten.
 fn ends(now: Instant, ttl: Ttl) -> u64 {
-    now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL
+    now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL.as_secs()
 }
 
 /// The counter of answers of this kind.

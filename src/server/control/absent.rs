@@ -8,11 +8,10 @@ use super::{Control, Peers};
 use crate::convergence::HORIZON;
 use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::server::arrivals::Signals;
-use crate::server::exposure::TRAVEL;
 use crate::server::overrides::{FEWEST, shares};
 use crate::snapshot::{Plan, Snapshot};
 use crate::steer::{Address, Endpoint, Family, InForce, Pool, Word};
-use crate::time::{Instant, Ttl};
+use crate::time::{Instant, TRAVEL, Ttl};
 
 /// A service's region that no answer names.
 #[derive(Clone, PartialEq, Debug)]
@@ -223,7 +222,7 @@ impl Control {
         let (now, plan) = (self.clock.now(), &self.loaded.plan);
         let longest = Duration::from_secs_f64(HORIZON);
         self.absent.retain(|(service, region), absent| {
-            let ttl = absent.ttl.duration() + Duration::from_secs(TRAVEL);
+            let ttl = absent.ttl.duration() + TRAVEL;
             let is_over = now > absent.since.max(absent.doubted) + ttl.max(longest);
             let is_doubted = absent.doubt.is_some() || self.unmet.is_some();
             is_doubted || !is_over || plan.has_pool(service, region)

@@ -4,13 +4,11 @@
 //! and whichever process.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::Control;
-use crate::server::exposure::TRAVEL;
 use crate::server::store::Given;
 use crate::snapshot::Plan;
-use crate::time::{Instant, Ttl};
+use crate::time::{Instant, TRAVEL, Ttl};
 
 /// By service: its TTLs, and when the last answer with each is forgotten; none: it has it now.
 #[derive(Debug, Default)]
@@ -43,7 +41,7 @@ impl Ttls {
     fn turn_to(&mut self, now: Instant, plan: &Plan) {
         for all in self.0.values_mut() {
             all.retain(|ttl, until| {
-                let last = now + ttl.duration() + Duration::from_secs(TRAVEL);
+                let last = now + ttl.duration() + TRAVEL;
                 *until.get_or_insert(last) > now
             });
         }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
 use super::super::control::Absent;
-use super::super::exposure::{Exposures, TRAVEL};
+use super::super::exposure::Exposures;
 use super::super::handle::View;
 use super::super::overrides::scope;
 use super::api::timestamp;
@@ -19,7 +19,7 @@ use super::{Refusal, Shared};
 use crate::config::Subject;
 use crate::convergence::{Lag, Population, Remaining, percent};
 use crate::steer::Service;
-use crate::time::{Instant, Ttl};
+use crate::time::{Instant, TRAVEL, Ttl};
 
 /// A service's region, and who may still be sent there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -298,7 +298,7 @@ fn forgotten(
     let own = Instant::default() + Duration::from_secs(remaining.until);
     let is_all_own = is_alone && absent.left && absent.doubted == absent.since;
     let feared = if is_all_own { answering } else { answering.max(absent.doubted) };
-    own.max(feared + absent.ttl.duration() + Duration::from_secs(TRAVEL))
+    own.max(feared + absent.ttl.duration() + TRAVEL)
 }
 
 #[cfg(test)]
