@@ -59,7 +59,7 @@ impl Cookie {
         let first = secrets.first()?;
         let ahead = by.ahead.load(Ordering::Relaxed);
         // In serial numbers' arithmetic (RFC 9018 §4.3): it goes on when 32 bits are full.
-        let now = low((now.as_nanos() / 1_000_000_000).wrapping_add_signed(ahead));
+        let now = low(now.as_secs().wrapping_add_signed(ahead));
         let by = secrets.iter().find(|secret| self.is_by(secret, from));
         let age = self.time().map(|time| now.wrapping_sub(time).cast_signed());
         let age = age.filter(|age| by.is_some() && (-AHEAD..=OLDEST).contains(age));

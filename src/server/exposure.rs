@@ -112,7 +112,7 @@ impl Sheet {
 
 /// The second at which an answer of before `now` is surely forgotten.
 fn ends(now: Instant, ttl: Ttl) -> u64 {
-    now.as_nanos() / NANOS + u64::from(ttl.as_secs()) + TRAVEL.as_secs()
+    now.as_secs() + u64::from(ttl.as_secs()) + TRAVEL.as_secs()
 }
 
 /// The counter of answers of this kind.
@@ -127,9 +127,6 @@ pub(super) fn queries(plan: &Plan, transport: Transport, (rcode, of): Kind) -> C
         "region" => region.map_or("", |region| plan.region_name(region)).to_owned(),
     )
 }
-
-/// Nanoseconds in a second.
-const NANOS: u64 = 1_000_000_000;
 
 impl Exposure {
     /// Opens the book of a plan, with as many pages as the one before has, ahead of those who will
@@ -213,7 +210,7 @@ impl Exposure {
     /// are wide enough, and else into the past; which is given back, with the books that are left.
     fn settled(&self, now: Instant) -> (MutexGuard<'_, Past>, Vec<Book>) {
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        let seconds = now.as_nanos() / NANOS;
+        let seconds = now.as_secs();
         past.retain(|_, ends| {
             ends.retain(|until, _| *until > seconds);
             !ends.is_empty()
@@ -256,7 +253,7 @@ impl Book {
 
     /// Moves what is not forgotten into a page of the newest book, or else into the past.
     fn fold(&self, (newest, page): (&Self, &Page), past: &mut Past, now: Instant) {
-        let seconds = now.as_nanos() / NANOS;
+        let seconds = now.as_secs();
         for (row, name, _) in self.remaining(now) {
             let buckets = self.leaves.iter().flat_map(|of| of.page.unexpired(row, seconds));
             match newest.row(&name).filter(|into| into.width() >= row.width()) {
@@ -311,7 +308,7 @@ impl Book {
     }
 
     fn remaining(&self, now: Instant) -> impl Iterator<Item = (Row, (String, String), Remaining)> {
-        let seconds = now.as_nanos() / NANOS;
+        let seconds = now.as_secs();
         self.rows.iter().filter_map(move |(service, region, row)| {
             let of_leaves = self.leaves.iter().map(|leaf| leaf.page.remaining(row, seconds));
             let sum = of_leaves.fold(Remaining::default(), Remaining::plus);
@@ -345,7 +342,7 @@ mod tests {
         Plan::new(zones, services, regions, Vec::new(), identity).into()
     }
 
-    const START: Instant = Instant::from_nanos(1_000_000 * NANOS);
+    const START: Instant = Instant::from_nanos(1_000_000_000_000_000);
 
     fn after(millis: u64) -> Instant {
         START + Duration::from_millis(millis)
@@ -355,7 +352,7 @@ mod tests {
     fn of(exposure: &Exposure, name: &str, now: Instant) -> Option<(u64, u64)> {
         let remaining = exposure.remaining(now);
         let of = remaining.get(&("web".to_owned(), name.to_owned()))?;
-        Some((of.answers, of.until - START.as_nanos() / NANOS))
+        Some((of.answers, of.until - START.as_secs()))
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl Chains {
             && let Some(chain) = self.list.get_mut(row)
             && let Some(seconds) = seconds.filter(|_| !has_failed)
         {
-            let ends = now.as_nanos() / 1_000_000_000 + Duration::from_secs_f64(seconds).as_secs();
+            let ends = now.as_secs() + Duration::from_secs_f64(seconds).as_secs();
             chain.ends = u32::try_from(ends).unwrap_or(u32::MAX);
         }
         if let Some(seconds) = seconds.map(|seconds| seconds.max(SOONEST)) {

@@ -26,9 +26,6 @@ const SLOW: &[f64] = &[1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.3, 0.5, 0
 /// Seconds, for a failover.
 const FAILOVER: &[f64] = &[0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 5.0];
 
-/// Nanoseconds in a second.
-const NANOS: u64 = 1_000_000_000;
-
 /// The recorder of this process; it is installed once, however many servers run.
 pub(crate) fn install() -> PrometheusHandle {
     static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -260,7 +257,7 @@ fn certificates(out: &mut String, view: &View) {
     let Some(end) = view.loaded.certificate_ends() else { return };
     let name = "meridian_own_certificate_end_timestamp_seconds";
     head(out, name, "When the certificate of this node's own listeners ends");
-    let _fine = writeln!(out, "{name} {}", end.as_nanos() / NANOS);
+    let _fine = writeln!(out, "{name} {}", end.as_secs());
 }
 
 /// The requests of each region whose endpoints tell them.
