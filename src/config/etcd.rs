@@ -36,14 +36,8 @@ pub(super) fn read(
     let mut fields = at.fields(problems)?;
     let listed = fields.need("endpoints", problems).map(|at| at.list()).unwrap_or_default();
     let endpoint = |at: &At<'_>| {
-        let expected = "a URL such as http://127.0.0.1:2379";
-        let text = at.text(expected, problems)?;
-        let is_good =
-            reqwest::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-        if !is_good {
-            problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
-        }
-        is_good.then(|| text.trim_end_matches('/').to_owned())
+        let url = at.url("http://127.0.0.1:2379", problems)?;
+        Some(url.trim_end_matches('/').to_owned())
     };
     let endpoints: Vec<String> = listed.iter().filter_map(endpoint).collect();
     let mut text =

@@ -152,6 +152,18 @@ impl<'n> At<'n> {
         }
     }
 
+    /// A URL of http or https, such as `example`.
+    pub(super) fn url(&self, example: &str, problems: &mut Problems) -> Option<&'n str> {
+        let expected = format!("a URL such as {example}");
+        let text = self.text(&expected, problems)?;
+        let parsed = reqwest::Url::parse(text);
+        let is_good = parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+        if !is_good {
+            problems.error(self.place(), &self.key, format!("`{text}` given; expected {expected}"));
+        }
+        is_good.then_some(text)
+    }
+
     /// A text that `T` can be read from.
     pub(crate) fn parsed<T: FromStr>(&self, what: &str, problems: &mut Problems) -> Option<T> {
         let parsed = self.text(what, problems)?.trim().parse().ok();
