@@ -28,7 +28,7 @@ use crate::cluster::{Heard, LONGEST_PART, Stamp};
 use crate::config::Subject;
 use crate::config::{Problem, Target};
 use crate::convergence::Seen;
-use crate::health::{Check, HealthTable, State};
+use crate::health::{Check, HealthTable, Outcome, State};
 use crate::ids::TargetId;
 use crate::snapshot::Snapshot;
 use crate::steer::{Facts, Holds, InForce, Leased, Named, Naming, Writers};
@@ -140,6 +140,14 @@ impl View {
             writers: &self.writing,
             is_isolated: self.condition.isolated,
         }
+    }
+
+    /// The targets whose certificate ends soon.
+    pub(super) fn ending(&self) -> impl Iterator<Item = &Target> {
+        self.loaded.config.targets.iter().filter(|of| {
+            let last = self.health.get(of.id).last;
+            last.is_some_and(|(_, report)| report.outcome == Outcome::Ending)
+        })
     }
 }
 

@@ -11,9 +11,8 @@ use super::super::handle::View;
 use super::changes::{Happened, Standing};
 use super::convergence::{Leaving, Model};
 use super::writers::Writing;
-use crate::config::Target;
 use crate::convergence::Parting;
-use crate::health::{Outcome, State};
+use crate::health::State;
 use crate::ids::ServiceId;
 use crate::snapshot::Selector;
 use crate::steer::{Basis, Endpoint, Family, Hold, Pool, Service, is_down, state_of};
@@ -409,11 +408,7 @@ fn alarms_of_writers(view: &View) -> Vec<String> {
 /// The same of what is probed and answered.
 fn alarms_of_services(view: &View) -> Vec<String> {
     let mut alarms = Vec::new();
-    let is_ending = |of: &&Target| {
-        let last = view.health.get(of.id).last;
-        last.is_some_and(|(_, report)| report.outcome == Outcome::Ending)
-    };
-    for target in view.loaded.config.targets.iter().filter(is_ending) {
+    for target in view.ending() {
         alarms.push(format!("{}: its certificate ends soon", target.address));
     }
     for (service, region, hold) in view.holds.all() {
@@ -441,16 +436,15 @@ fn regions(view: &View) -> Vec<Region> {
             .filter(|pool| pool.region.index() == id)
             .flat_map(|pool| &pool.endpoints)
             .collect();
-        let count = |state: &str| {
-            let states = endpoints.iter().map(|of| state_of(of, &view.health).to_string());
-            states.filter(|found| found == state).count()
+        let count = |state: State| {
+            endpoints.iter().filter(|of| state_of(of, &view.health) == state).count()
         };
         Region {
             name: region.name.clone(),
             at: region.at.map(|at| (at.latitude(), at.longitude())),
-            up: count("up"),
-            down: count("down"),
-            unknown: count("unknown"),
+            up: count(State::Up),
+            down: count(State::Down),
+            unknown: count(State::Unknown),
         }
     };
     plan.regions.iter().enumerate().map(|(id, region)| of_region(id, region)).collect()

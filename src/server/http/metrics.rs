@@ -247,11 +247,7 @@ pub(super) fn leaving(exposures: &Exposures, leaving: &[Leaving]) -> String {
 }
 
 fn certificates(out: &mut String, view: &View) {
-    let ending = view.loaded.config.targets.iter().filter(|of| {
-        let last = view.health.get(of.id).last;
-        last.is_some_and(|(_, report)| report.outcome == Outcome::Ending)
-    });
-    let ending = ending.count();
+    let ending = view.ending().count();
     head(out, "meridian_certificates_ending", "Targets whose certificate ends soon");
     let _fine = writeln!(out, "meridian_certificates_ending {ending}");
     let Some(end) = view.loaded.certificate_ends() else { return };
