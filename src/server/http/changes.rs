@@ -14,6 +14,7 @@ use super::guard::Caller;
 use super::sent::{Body, Parameters};
 use super::{Refusal, Shared};
 use crate::cluster::Stamp;
+use crate::config::Subject;
 use crate::server::arrivals::Signal;
 use crate::server::handle::{Unheard, View};
 use crate::server::history::{Kind, Record};
@@ -225,11 +226,8 @@ pub(super) async fn clear(
     Extension(caller): Extension<Caller>,
     Body(clearing): Body<Clearing>,
 ) -> Result<StatusCode, Refusal> {
-    let Clearing { subject, reason, owner } = clearing;
-    are_short(&reason, &owner).map_err(Refusal::bad)?;
-    let subject = subject.parse().map_err(Refusal::bad)?;
-    let who = format!("{owner} ({})", caller.0);
-    shared.control.clear(subject, (owner, who), reason).await?;
+    let (subject, who, reason) = clearing.read(&caller).map_err(Refusal::bad)?;
+    shared.control.clear(subject, who, reason).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -238,10 +236,7 @@ pub(super) async fn release(
     Extension(caller): Extension<Caller>,
     Body(clearing): Body<Clearing>,
 ) -> Result<StatusCode, Refusal> {
-    let Clearing { subject, reason, owner } = clearing;
-    are_short(&reason, &owner).map_err(Refusal::bad)?;
-    let subject = subject.parse().map_err(Refusal::bad)?;
-    let who = format!("{owner} ({})", caller.0);
+    let (subject, (_, who), reason) = clearing.read(&caller).map_err(Refusal::bad)?;
     shared.control.release(subject, who, reason).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -309,6 +304,16 @@ impl Saying {
         are_short(&reason, &owner)?;
         let (word, stamp) = (Some(word), Stamp::default());
         Ok(Said { subject, word, reason, owner, since: now, until, ramp, stamp })
+    }
+}
+
+impl Clearing {
+    /// What it is about; who says so, and by which way; and why.
+    fn read(self, caller: &Caller) -> Result<(Subject, (String, String), String), String> {
+        let Self { subject, reason, owner } = self;
+        are_short(&reason, &owner)?;
+        let who = format!("{owner} ({})", caller.0);
+        Ok((subject.parse()?, (owner, who), reason))
     }
 }
 
