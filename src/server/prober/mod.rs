@@ -241,7 +241,21 @@ impl Prober {
         signal: &mut Option<Signal>,
     ) -> Result<Outcome, Failure> {
         let address = SocketAddr::new(probe.address, probe.check.port());
+        let who = (address, &probe.agent);
         match &probe.check {
+            Check::Tcp { .. } => drop(connect(address, deadline).await?),
+            Check::Http { request, .. } => {
+                let stream = connect(address, deadline).await?;
+                ask(stream, who, request, deadline, signal).await?;
+            }
+            Check::Https { request, tls, .. } => {
+                let (stream, outcome) = secure(address, probe, tls, deadline).await?;
+                ask(stream, who, request, deadline, signal).await?;
+                return Ok(outcome);
+            }
+            Check::Grpc { service, tls, .. } => {
+                return serving(address, probe, (service, tls.as_deref()), deadline).await;
+            }
             Check::Dns { query, .. } => dns::ask(address, query, deadline).await?,
             Check::Ping => ping::echo(probe.address, deadline).await?,
             Check::Command { command } => {
@@ -254,67 +268,28 @@ impl Prober {
                 let told = timeout_at(deadline.0, look).await.map_err(|_| Failure::Local)?;
                 return Ok(pushed::outcome(told));
             }
-            Check::Tcp { .. } | Check::Http { .. } | Check::Https { .. } | Check::Grpc { .. } => {
-                return connect(probe, address, deadline, signal).await;
-            }
         }
         Ok(Outcome::Success)
     }
 }
 
-/// A check over a TCP connection.
-async fn connect(
-    probe: &Probe,
-    address: SocketAddr,
-    deadline: Deadline,
-    signal: &mut Option<Signal>,
-) -> Result<Outcome, Failure> {
+/// A connection that leaves no port waiting behind.
+async fn connect(address: SocketAddr, deadline: Deadline) -> Result<TcpStream, Failure> {
     let stream = deadline.hold(Stage::Connect, TcpStream::connect(address)).await?;
     let socket = SockRef::from(&stream);
     socket.set_linger(Some(Duration::ZERO)).map_err(|_| Failure::Local)?;
     socket.set_tcp_nodelay(true).map_err(|_| Failure::Local)?;
-    match &probe.check {
-        Check::Tcp { .. } => Ok(Outcome::Success),
-        Check::Http { request, .. } => {
-            ask(stream, (address, &probe.agent), request, deadline, signal).await?;
-            Ok(Outcome::Success)
-        }
-        Check::Grpc { service, tls, .. } => {
-            let authority = match tls.as_ref().and_then(|tls| tls.server_name.as_ref()) {
-                Some(ServerName::DnsName(name)) => name.as_ref().to_owned(),
-                _ => address.to_string(),
-            };
-            let who = (authority, &probe.agent);
-            match tls {
-                Some(tls) => {
-                    let (stream, outcome) = secure(stream, probe, tls, deadline).await?;
-                    grpc::ask(stream, who, service, deadline).await?;
-                    Ok(outcome)
-                }
-                None => {
-                    grpc::ask(stream, who, service, deadline).await?;
-                    Ok(Outcome::Success)
-                }
-            }
-        }
-        Check::Dns { .. } | Check::Ping | Check::Command { .. } | Check::Pushed { .. } => {
-            Err(Failure::Local)
-        }
-        Check::Https { request, tls, .. } => {
-            let (stream, outcome) = secure(stream, probe, tls, deadline).await?;
-            ask(stream, (address, &probe.agent), request, deadline, signal).await?;
-            Ok(outcome)
-        }
-    }
+    Ok(stream)
 }
 
-/// TLS over a connection; the outcome, if nothing else goes wrong.
+/// The same with TLS over it; the outcome, if nothing else goes wrong.
 async fn secure(
-    stream: TcpStream,
+    address: SocketAddr,
     probe: &Probe,
     tls: &TlsCheck,
     deadline: Deadline,
 ) -> Result<(TlsStream<TcpStream>, Outcome), Failure> {
+    let stream = connect(address, deadline).await?;
     let how = probe.tls.as_ref().ok_or(Failure::Local)?;
     let name = tls.server_name.clone().unwrap_or_else(|| probe.address.into());
     let handshake = TlsConnector::from(how.config.clone()).connect(name.clone(), stream);
@@ -322,6 +297,27 @@ async fn secure(
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let ends_soon = how.ends_soon(certificates, &name);
     Ok((stream, if ends_soon { Outcome::Ending } else { Outcome::Success }))
+}
+
+/// Whether a service says over gRPC that it is serving.
+async fn serving(
+    address: SocketAddr,
+    probe: &Probe,
+    (service, tls): (&str, Option<&TlsCheck>),
+    deadline: Deadline,
+) -> Result<Outcome, Failure> {
+    let authority = match tls.and_then(|tls| tls.server_name.as_ref()) {
+        Some(ServerName::DnsName(name)) => name.as_ref().to_owned(),
+        _ => address.to_string(),
+    };
+    let who = (authority, &probe.agent);
+    let Some(tls) = tls else {
+        grpc::ask(connect(address, deadline).await?, who, service, deadline).await?;
+        return Ok(Outcome::Success);
+    };
+    let (stream, outcome) = secure(address, probe, tls, deadline).await?;
+    grpc::ask(stream, who, service, deadline).await?;
+    Ok(outcome)
 }
 
 /// One HTTP request, and whether its answer is what is expected.
