@@ -98,7 +98,6 @@ const DRAWS: usize = 60;
 pub fn fit(seen: &[Seen]) -> Option<Fit> {
     let resolvers: u64 = seen.iter().map(|row| row.resolvers).sum();
     let rows: Vec<Counted> = seen.iter().flat_map(counted).collect();
-    let all: f64 = seen.iter().map(|row| row.resolvers as f64).sum();
     let fitted: f64 = rows.iter().map(|row| row.count).sum();
     if fitted <= 0.0 {
         return None;
@@ -125,7 +124,7 @@ pub fn fit(seen: &[Seen]) -> Option<Fit> {
     kinds.sort_by(|a, b| b.share.total_cmp(&a.share));
     let kept: f64 = kinds.iter().map(|kind| kind.share).sum();
     kinds.iter_mut().for_each(|kind| kind.share /= kept);
-    Some(Fit { resolvers, sooner: 1.0 - fitted / all, kinds })
+    Some(Fit { resolvers, sooner: 1.0 - fitted / resolvers as f64, kinds })
 }
 
 /// So many resolvers came back after times of one length; and how likely that is for each kind.

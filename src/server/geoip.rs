@@ -209,9 +209,9 @@ fn prints(geoip: &GeoIp, folder: &Path) -> Prints {
     files.map(|file| (file.clone(), Print::of(&folder.join(file)))).collect()
 }
 
-fn load<E: std::fmt::Display>(
+fn load(
     file: &Path,
-    parse: impl Fn(Vec<u8>) -> Result<Database, E>,
+    parse: fn(Vec<u8>) -> Result<Database, DatabaseError>,
     problems: &mut Vec<Problem>,
 ) -> Option<Database> {
     let result = read(file).map_err(|reason| problem(file, &reason));

@@ -57,7 +57,7 @@ impl Ready {
             (_, None) if ips.is_empty() => Body::NoData(choice.ttl),
             (_, None) => Body::Addresses(made(&ips, family, choice.ttl)),
         };
-        let regions = choice.regions.iter().fold(RegionSet::EMPTY, |set, region| set.with(*region));
+        let regions = choice.regions.iter().copied().collect();
         Self { body, regions, first: choice.regions.first().copied(), choice }
     }
 

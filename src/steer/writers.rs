@@ -101,9 +101,7 @@ pub fn is_well((id, service): (ServiceId, &Service), region: RegionId, facts: &F
         all > 0 && up >= service.min_up.of(all)
     };
     let mut pools = service.pools.iter().filter(|pool| pool.region == region);
-    pools.any(|pool| {
-        [Family::V4, Family::V6, Family::Alias].iter().any(|family| of_family(pool, *family))
-    })
+    pools.any(|pool| Family::ALL.into_iter().any(|family| of_family(pool, family)))
 }
 
 /// Is all of a service's region down, by the probes or an operator's word?

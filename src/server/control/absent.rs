@@ -96,9 +96,7 @@ fn named(snapshot: &Snapshot, id: ServiceId) -> RegionSet {
     let families = Family::ALL.into_iter();
     let selectors = families.filter_map(|family| service?.selector(family));
     let answers = selectors.flat_map(|selector| selector.answers());
-    answers.fold(RegionSet::EMPTY, |all, (ready, _)| {
-        ready.regions.iter().fold(all, |all, region| all.with(region))
-    })
+    answers.flat_map(|(ready, _)| ready.regions.iter()).collect()
 }
 
 /// The same of several services, by name.
