@@ -1,6 +1,7 @@
 //! The question: its octets as they came, and its name as names are looked up.
 
 use super::receive::Reader;
+use crate::zone::LONGEST_NAME;
 
 /// Chaosnet, whose names tell about the server (RFC 4892).
 pub(super) const CLASS_CH: u16 = 3;
@@ -21,14 +22,12 @@ pub(super) struct Question<'q> {
 #[derive(Clone, Copy, Debug)]
 pub struct LowerName {
     length: usize,
-    words: [[u8; WORD]; LONGEST.div_ceil(WORD)],
+    words: [[u8; WORD]; LONGEST_NAME.div_ceil(WORD)],
 }
 
 /// So many octets are made lower case at once.
 const WORD: usize = 16;
 
-/// RFC 1035 §2.3.4: names are 255 octets or less, with their length octets and the root's.
-const LONGEST: usize = 255;
 /// RFC 1035 §2.3.4: labels are 63 octets or less; a greater octet is no length.
 const LONGEST_LABEL: u8 = 63;
 
@@ -60,7 +59,7 @@ impl<'q> Question<'q> {
 
 impl Default for LowerName {
     fn default() -> Self {
-        Self { length: 0, words: [[0; WORD]; LONGEST.div_ceil(WORD)] }
+        Self { length: 0, words: [[0; WORD]; LONGEST_NAME.div_ceil(WORD)] }
     }
 }
 
@@ -79,7 +78,7 @@ impl LowerName {
     /// Becomes the first `length` octets in lower case. A length octet is at most 63, below the
     /// letters, and stays as it is. What is behind them may be read as well, a word at a time.
     fn set(&mut self, octets: &[u8], length: usize) -> Option<()> {
-        if length > LONGEST {
+        if length > LONGEST_NAME {
             return None;
         }
         let Some(whole) = octets.get(..length.next_multiple_of(WORD)) else {
@@ -96,7 +95,7 @@ impl LowerName {
     /// The same with octets behind which nothing may be read.
     #[cold]
     fn set_end(&mut self, octets: &[u8]) -> Option<()> {
-        let mut room = [0; LONGEST.next_multiple_of(WORD)];
+        let mut room = [0; LONGEST_NAME.next_multiple_of(WORD)];
         room.get_mut(..octets.len())?.copy_from_slice(octets);
         self.set(&room, octets.len())
     }

@@ -9,9 +9,9 @@ use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 
 use super::lookup::{Node, Zone};
-use super::name::{Name, is_wildcard, offsets};
+use super::name::{LONGEST_NAME, Name, is_wildcard, offsets};
 use super::nodes::Nodes;
-use super::record::{Denial, Rdata, RecordType, RrSet, minimum};
+use super::record::{Denial, FIXED_PART, Rdata, RecordType, RrSet, minimum};
 use crate::ids::ServiceId;
 use crate::time::Ttl;
 
@@ -475,15 +475,8 @@ impl ZoneBuilder {
     }
 }
 
-/// What stands of a record in an answer besides its data: a pointer to the name, type, class, TTL
-/// and length.
-const FIXED_PART: usize = 12;
-
 /// The octets of the longest message, without those for the question and for EDNS.
 const LARGEST_SET: usize = 65_535 - 512;
-
-/// RFC 1035 §2.3.4.
-const LONGEST_NAME: usize = 255;
 
 /// Whose mailbox a SOA record names, below the zone's name (RFC 2142 §7).
 const MAILBOX: &[u8] = b"\x0ahostmaster";

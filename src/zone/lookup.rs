@@ -5,7 +5,7 @@ use std::ops::Range;
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 
-use super::name::{Name, offsets};
+use super::name::{LONGEST_NAME, Name, offsets};
 use super::nodes::{Content, Entry, Fixed, Nodes, Sought};
 use super::record::{Denial, Made, RecordType, RrSet};
 use crate::ids::ServiceId;
@@ -238,7 +238,7 @@ impl Zone {
 
     /// The wildcard directly below `encloser`, if it exists.
     fn wildcard(&self, encloser: &[u8]) -> Option<Entry<'_>> {
-        let mut name = [0u8; 257];
+        let mut name = [0u8; LONGEST_NAME + 2];
         let length = encloser.len() + 2;
         name.get_mut(..2)?.copy_from_slice(b"\x01*");
         name.get_mut(2..length)?.copy_from_slice(encloser);
@@ -253,8 +253,7 @@ impl Zone {
             all.filter(move |target| cut.is_above(target) == is_below)
         };
         [true, false].into_iter().flat_map(targets).flat_map(|target| {
-            // A name has 255 octets at most.
-            let mut lower = [0u8; 255];
+            let mut lower = [0u8; LONGEST_NAME];
             let lower = lower.get_mut(..target.len()).map(|lower| {
                 lower.copy_from_slice(target);
                 lower.make_ascii_lowercase();
@@ -278,7 +277,7 @@ pub struct Zones {
     /// By their names in lower case and wire format.
     zones: IndexMap<Box<[u8]>, Zone, RandomState>,
     /// By the length of a name in octets: which zones have such a one.
-    by_length: Box<[OfLength; LONGEST + 1]>,
+    by_length: Box<[OfLength; LONGEST_NAME + 1]>,
 }
 
 /// The zones whose names have the same length.
@@ -290,15 +289,12 @@ enum OfLength {
     Several,
 }
 
-/// RFC 1035 §2.3.4: names are 255 octets or less.
-const LONGEST: usize = 255;
-
 impl Zones {
     /// Zones with different origins.
     pub fn new(zones: impl IntoIterator<Item = Zone>) -> Self {
         let zones: IndexMap<Box<[u8]>, Zone, _> =
             zones.into_iter().map(|zone| (zone.origin.to_lower(), zone)).collect();
-        let mut by_length = Box::new([OfLength::None; LONGEST + 1]);
+        let mut by_length = Box::new([OfLength::None; LONGEST_NAME + 1]);
         for (row, origin) in zones.keys().enumerate() {
             if let Some(of) = by_length.get_mut(origin.len()) {
                 let is_first = matches!(of, OfLength::None);

@@ -24,6 +24,6 @@ mod words;
 pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
 pub use lookup::{Cut, Found, Node, Records, Seek, Zone, Zones};
-pub use name::{Name, ParseNameError};
+pub use name::{LONGEST_NAME, Name, ParseNameError};
 pub use nodes::Fixed;
 pub use record::{CLASS_IN, Denial, Made, Part, Rdata, RecordType, RrSet};

@@ -19,6 +19,9 @@ pub struct ParseNameError {
     reason: String,
 }
 
+/// RFC 1035 §2.3.4: names are 255 octets or less, with their length octets and the root's.
+pub const LONGEST_NAME: usize = 255;
+
 impl Name {
     /// The name that `wire` holds and nothing more; `None` if it holds none.
     pub fn from_wire(wire: &[u8]) -> Option<Self> {

@@ -102,7 +102,7 @@ const OWNER: [u8; 2] = [0xc0, 12];
 pub const CLASS_IN: u16 = 1;
 
 /// Owner, type, class, TTL and length: all that stands before the data of a record.
-const FIXED_PART: usize = 12;
+pub(super) const FIXED_PART: usize = 12;
 
 impl Made {
     /// Records of one type and TTL with these data.
