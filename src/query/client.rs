@@ -1,4 +1,4 @@
-//! The second stage: whose place counts.
+//! Whose place counts.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The last stage: an answer, written in the place of its query, of which header and question stay.
+//! An answer, written in the place of its query, of which header and question stay.
 //!
 //! Sections are written in their order. A record set that does not fit is taken back whole, and
 //! whoever wrote it says what that means: truncation for what was asked for, nothing for what

@@ -1,4 +1,4 @@
-//! The first stage: from a packet to a request, or to the reason why there is none.
+//! From a packet to a request, or to the reason why there is none.
 
 use super::Rcode;
 use super::edns::Edns;

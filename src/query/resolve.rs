@@ -1,4 +1,4 @@
-//! The third stage: from a name and a type to records (RFC 1034 §4.3.2).
+//! From a name and a type to records (RFC 1034 §4.3.2).
 //!
 //! ```text
 //! name → zone → node ┬ steered: the ready answer of the client's catchment

@@ -8,9 +8,11 @@
 //! /api/v1/pushed what others say: PUT   /api/v1/convergence  who may still be sent where
 //! /api/v1/nodes  who decides together   /api/v1/failback     let a region back: POST
 //! /api/v1/openapi.json  what these are  /api/v1/convergence/fit  what resolvers do with answers
+//! /api/v1/writers  who writes: GET, PUT
 //! ```
 //!
-//! Every page is made from one [`View`](super::View), so that nothing on it contradicts itself.
+//! How things are is told from one [`View`](super::View), so that nothing on a page contradicts
+//! itself. Counters, what resolvers do and the history are read beside it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -67,7 +69,8 @@ const OPENAPI: &str = include_str!("openapi.json");
 /// A request is a line of words, and this a hundred times as much.
 const LARGEST_BODY: usize = 64 * 1024;
 
-/// The routes of the HTTP address, and `more`, for those who may.
+/// The routes of the HTTP address; and `more`, which neither the guard nor the limits stand before.
+/// Only the demo has any: what its buttons do to its servers, a page of any other site can do too.
 pub(super) fn router(
     control: Handle,
     recorder: PrometheusHandle,

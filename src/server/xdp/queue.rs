@@ -104,7 +104,7 @@ pub(super) struct Queue {
     outgoing: Vec<Descriptor>,
     /// Frames that are nobody's at the moment, by their addresses.
     free: Vec<u64>,
-    /// Its share of what [`Queue::open`] tells the caller to count.
+    /// How many packets came by its interface (`meridian_xdp_total`).
     counted: metrics::Counter,
     socket: Socket,
     /// The last to go.
