@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -9,8 +10,10 @@ use super::*;
 use crate::config::{Config, Targets};
 use crate::geo::{Atlas, Geofeed, Sources};
 use crate::health::{HealthTable, State};
-use crate::steer::Facts;
-use crate::steer::OnAllDown;
+use crate::steer::{
+    Facts, Holds, Moves, OnAllDown, Override, Overrides, Ramp, Scope, TtlReason, Word,
+};
+use crate::time::Instant;
 
 /// Four regions of which three have two endpoints, and a service for each policy.
 const CONFIG: &str = r#"
@@ -116,7 +119,7 @@ proptest! {
                     }
                     for client in &clients {
                         let order = order_of(&world, service, *client);
-                        let alone = choose((id, service), family, &usable, &order, &facts);
+                        let alone = choose((id, service), family, &usable, &order, &facts, 0);
                         let selector = compiled.selector(family).unwrap();
                         let (ready, scope) = selector.select(*client).unwrap();
                         let who = (&service.name, family, client);
@@ -152,6 +155,41 @@ proptest! {
             prop_assert!(scope <= *narrower, "{} after {}", scope, narrower);
         }
     }
+}
+
+#[test]
+fn what_is_kept_is_told_so_to_those_whom_a_ramp_has_not_reached() {
+    let world = world();
+    let id = world.plan.service_named("failover").unwrap();
+    let pool = &world.plan.services[id.index()].pools[2];
+    let up = |all: HealthTable, of: &TargetId| all.assuming(*of, State::Up);
+    let all = world.targets.iter().fold(HealthTable::default(), up);
+    let probed = pool.endpoints.iter().flat_map(|of| of.probed.iter().flat_map(|of| &of.targets));
+    let health = probed.fold(all, |all, of| all.assuming(*of, State::Down));
+    let mut holds = Holds::default();
+    let kept = [(id, pool.region, Family::V4)].into();
+    holds.recall(Instant::default(), Moves { kept, ..Moves::default() });
+    let drain = Override {
+        scope: Scope::Region(pool.region),
+        word: Word::Drain,
+        since: Instant::default(),
+        until: None,
+        ramp: Some(Ramp { percent: 10, every: Duration::from_secs(30) }),
+        ahead: Duration::ZERO,
+    };
+    let overrides = [drain].into_iter().collect::<Overrides>().at(Instant::default());
+    let facts = Facts { holds: &holds, overrides: &overrides, ..Facts::of(&health) };
+    let snapshot = Snapshot::compile(world.plan.clone(), &facts, None, None, 1);
+    let answers = snapshot.service(id).unwrap().selector(Family::V4).unwrap().answers();
+    let told = answers.map(|(ready, _)| (ready.first, ready.choice.basis, ready.choice.ttl_reason));
+    let us = world.plan.services[id.index()].pools[0].region;
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            (Some(us), Basis::Up, TtlReason::Configured),
+            (Some(pool.region), Basis::Kept, TtlReason::Makeshift),
+        ]
+    );
 }
 
 #[test]

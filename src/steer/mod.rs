@@ -453,13 +453,15 @@ fn usable_writer(
     Usable { basis: Basis::AsIfUp, endpoints: all }
 }
 
-/// The best of the usable endpoints for clients who prefer the regions in this `order`.
+/// The best of the usable endpoints for the clients in `slot` of a ramp who prefer the regions in
+/// this `order`.
 pub fn choose(
     (id, service): (ServiceId, &Service),
     family: Family,
     usable: &Usable,
     order: &[RegionId],
     facts: &Facts<'_>,
+    slot: usize,
 ) -> Choice {
     if usable.basis == Basis::Fixed {
         return fixed(service, family);
@@ -485,7 +487,7 @@ pub fn choose(
             regions.push(*region);
         }
         let mut added = chosen.iter().skip(before);
-        is_kept |= added.clone().any(|of| facts.standing(id, *region, of, 0) == Standing::Kept);
+        is_kept |= added.clone().any(|of| facts.standing(id, *region, of, slot) == Standing::Kept);
         is_ahead |= added.any(|of| facts.overrides.is_ahead(id, *region, of.address.ip()));
         let enough = match family {
             // RFC 2181 §10.1: a name has one CNAME record at most.
