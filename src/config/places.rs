@@ -210,10 +210,8 @@ fn by_asn(at: &At<'_>, regions: &Regions, problems: &mut Problems) -> BTreeMap<u
     let mut rules = BTreeMap::new();
     for (text, place, value) in at.named(problems) {
         let list = regions.find_all(&value, problems);
-        match text.trim_start_matches("AS").parse::<u32>() {
-            Ok(asn) if asn > 0 => {
-                rules.insert(asn, list);
-            }
+        match text.strip_prefix("AS").unwrap_or(text).parse::<u32>() {
+            Ok(asn) if asn > 0 => insert(&mut rules, asn, list, (text, place, at), problems),
             _ => {
                 let what = format!("`{text}` is no autonomous system; expected AS64500 or 64500");
                 problems.error(place, &at.key, what);
@@ -221,6 +219,19 @@ fn by_asn(at: &At<'_>, regions: &Regions, problems: &mut Problems) -> BTreeMap<u
         }
     }
     rules
+}
+
+/// Keeps a rule; no other one stands for the same under another spelling.
+fn insert<K: Ord>(
+    rules: &mut BTreeMap<K, Vec<RegionId>>,
+    key: K,
+    list: Vec<RegionId>,
+    (text, place, at): (&str, Place, &At<'_>),
+    problems: &mut Problems,
+) {
+    if rules.insert(key, list).is_some() {
+        problems.error(place, &at.key, format!("`{text}` stands twice"));
+    }
 }
 
 fn by_code<C: FromStr<Err: std::fmt::Display> + Ord>(
@@ -238,7 +249,7 @@ fn by_code<C: FromStr<Err: std::fmt::Display> + Ord>(
                 if let Some(doubt) = country(&code).and_then(Country::doubt) {
                     problems.warning(place, &at.key, format!("`{text}`: {doubt}"));
                 }
-                rules.insert(code, list);
+                insert(&mut rules, code, list, (text, place, &at), problems);
             }
             Err(error) => problems.error(place, &at.key, format!("`{text}`: {error}")),
         }
