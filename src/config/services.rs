@@ -359,6 +359,11 @@ fn on_all_down(fields: &mut Fields<'_>, problems: &mut Problems) -> OnAllDown {
             "last_good" => return OnAllDown::LastGood,
             "nodata" => return OnAllDown::NoData,
             "servfail" => return OnAllDown::ServFail,
+            "fixed" => {
+                let what = "`fixed` without an address; expected `fixed: [ADDRESS]`";
+                problems.error(at.place(), &at.key, what);
+                return OnAllDown::AsIfUp;
+            }
             given => {
                 let place = (at.place(), at.key.as_str());
                 problems.unknown(place, ("choice", given), ALL_DOWN);
