@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::convergence::{self, Patience};
 use super::server::{Server, Whom};
 use super::{Failed, print};
-use crate::config::duration;
+use crate::config::{self, RAMP, duration};
 use crate::convergence::percent;
 use crate::server::http::api::NodeStatus;
 use crate::server::http::changes::{Clearing, Effect, Happened, Push, Saying, Standing, Steps};
@@ -185,16 +185,12 @@ fn seconds(span: Duration) -> u64 {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    crate::config::share(text).ok_or_else(|| "expected a share such as 1%".to_owned())
+    config::share(text).ok_or_else(|| "expected a share such as 1%".to_owned())
 }
 
 fn steps(text: &str) -> Result<Steps, String> {
-    let read = || {
-        let (percent, every) = text.split_once('/')?;
-        let percent = percent.trim().strip_suffix('%')?.parse().ok()?;
-        Some(Steps { percent, every_seconds: seconds(duration(every)?) })
-    };
-    read().ok_or_else(|| "expected a share and a time such as 10%/30s".to_owned())
+    let ramp = config::steps(text).ok_or_else(|| format!("expected {RAMP}"))?;
+    Ok(Steps { percent: ramp.percent, every_seconds: ramp.every.as_secs() })
 }
 
 /// Asks, and prints what is told.

@@ -112,19 +112,23 @@ fn times(at: &At<'_>, problems: &mut Problems) -> Option<Times> {
 }
 
 pub(crate) fn ramp(at: &At<'_>, problems: &mut Problems) -> Option<Ramp> {
-    let expected = "a share of the clients and a time, such as 10%/30s";
-    let text = at.text(expected, problems)?;
-    let read = || {
-        let (percent, every) = text.split_once('/')?;
-        let percent = percent.trim().strip_suffix('%')?.parse().ok()?;
-        let every = duration(every).filter(|every| !every.is_zero())?;
-        (1..=100).contains(&percent).then_some(Ramp { percent, every })
-    };
-    let ramp = read();
+    let text = at.text(RAMP, problems)?;
+    let ramp = steps(text);
     if ramp.is_none() {
-        problems.error(at.place(), &at.key, format!("`{text}` given; expected {expected}"));
+        problems.error(at.place(), &at.key, format!("`{text}` given; expected {RAMP}"));
     }
     ramp
+}
+
+/// What a ramp is written as.
+pub(crate) const RAMP: &str = "a share of the clients and a time of whole seconds, such as 10%/30s";
+
+/// A ramp as it is written: [`RAMP`].
+pub(crate) fn steps(text: &str) -> Option<Ramp> {
+    let (percent, every) = text.split_once('/')?;
+    let percent = percent.trim().strip_suffix('%')?.parse().ok()?;
+    let every = duration(every).filter(|every| !every.is_zero() && every.subsec_nanos() == 0)?;
+    (1..=100).contains(&percent).then_some(Ramp { percent, every })
 }
 
 fn instant(at: Timestamp) -> Option<Instant> {

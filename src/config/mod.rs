@@ -50,7 +50,7 @@ pub use convergence::Convergence;
 pub(crate) use convergence::{population, writes};
 pub use etcd::Etcd;
 pub use maintenance::Maintenance;
-pub(crate) use maintenance::ramp;
+pub(crate) use maintenance::{RAMP, ramp, steps};
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
 pub use problem::{Mention, Place, Problem};

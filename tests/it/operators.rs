@@ -117,7 +117,8 @@ fn senseless_words_are_refused_with_what_there_is() {
         (&["drain", "/eu"], "expected REGION, SERVICE/REGION or an address"),
         (&["drain", "eu", "--until", "2001-01-01T00:00:00Z"], "it would be over already"),
         (&["drain", "eu", "--until", "tomorrow"], "`tomorrow` is no time"),
-        (&["drain", "eu", "--ramp", "fast"], "expected a share and a time such as 10%/30s"),
+        (&["drain", "eu", "--ramp", "fast"], "expected a share of the clients and a time"),
+        (&["drain", "eu", "--ramp", "0%/30s"], "expected a share of the clients and a time"),
         (&["drain", "eu", "--for", "long"], "expected a time such as 90s, 30m or 2h"),
     ] {
         let (fine, told) = server.ctl(&because(word));
