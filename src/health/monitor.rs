@@ -351,6 +351,13 @@ impl Monitor {
         self.settle(now, target, before);
     }
 
+    /// Another node has started anew: what it said of targets counts no more.
+    pub fn handle_anew(&mut self, now: Instant, node: NodeId) {
+        let said = self.others.iter().filter(|(_, of)| of.contains_key(&node));
+        let said: BTreeSet<TargetId> = said.map(|(target, _)| *target).collect();
+        said.into_iter().for_each(|target| self.handle_opinion(now, node, target, None));
+    }
+
     /// The other nodes whose opinions are fresh from now on.
     pub fn handle_peers(&mut self, now: Instant, fresh: BTreeSet<NodeId>) {
         if fresh != self.fresh {

@@ -398,6 +398,7 @@ impl Node {
             let (node, key, value) = match heard {
                 Heard::Entry(node, key, value) => (node, key, value),
                 Heard::Anew(node) => {
+                    self.monitor.handle_anew(now, node);
                     self.named.iter_mut().for_each(|named| named.forgotten(node));
                     continue;
                 }

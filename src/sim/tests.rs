@@ -1,8 +1,15 @@
 //! The world against the closed form, and the checks against worlds that break them.
 
+use std::time::Duration;
+
+use super::nodes::{Kept, Node};
 use super::*;
+use crate::cluster::Gossip;
 use crate::convergence::{Class, Layer, Parting, Population};
+use crate::ids::{NodeId, RegionId};
+use crate::rng::Seed;
 use crate::server::{Loaded, Loader, Source};
+use crate::time::Instant;
 
 pub(super) const HEAD: &str = "
 node: { name: ns1, region: us, listen: \"127.0.0.1:5300\" }
@@ -37,23 +44,29 @@ pub(super) fn played_by(
     population: Population,
     more: &str,
 ) -> Outcome {
+    let scenario = scenario(loaded, seconds, more);
+    let scenario = Scenario { population, ..scenario };
+    with_input(seed, loaded, &scenario, |input| World::new(input).unwrap().run(|_| ()))
+}
+
+fn scenario(loaded: &Loaded, seconds: u64, more: &str) -> Scenario {
     let text = format!(
         "config: here\nnodes: {{ ns1: us, ns2: eu, ns3: asia }}\nfor: {seconds}s
 countries: {{ US: 30%, DE: 40%, JP: 30% }}\n{more}\n"
     );
     let draft = Draft::parse("test", &text).unwrap();
-    let scenario = draft.scenario(&loaded.config).unwrap();
-    let scenario = Scenario { population, ..scenario };
+    draft.scenario(&loaded.config).unwrap()
+}
+
+fn with_input<T>(
+    seed: u64,
+    loaded: &Loaded,
+    scenario: &Scenario,
+    play: impl FnOnce(Input<'_>) -> T,
+) -> T {
     let atlas = loaded.survey.atlas().unwrap();
-    let input = Input {
-        scenario: &scenario,
-        config: &loaded.config,
-        plan: &loaded.plan,
-        reloads: &[],
-        atlas: &atlas,
-        seed,
-    };
-    World::new(input).unwrap().run(|_| ())
+    let (config, plan) = (&loaded.config, &loaded.plan);
+    play(Input { scenario, config, plan, reloads: &[], atlas: &atlas, seed })
 }
 
 pub(super) fn population(layers: &[Layer]) -> Population {
@@ -150,7 +163,7 @@ fn any_node_decides() -> crate::config::Cluster {
         key: "key".into(),
         listen: "127.0.0.1:1".parse().unwrap(),
         nodes: Vec::new(),
-        own: crate::ids::NodeId::from_index(0).unwrap(),
+        own: NodeId::from_index(0).unwrap(),
         electorate: Electorate { nodes: 3, rule: Rule::Any, when_isolated },
         vantages: 5,
     }
@@ -315,4 +328,34 @@ fn more_nodes_than_decide_together_are_refused() {
     let told = Draft::parse("test", &text).unwrap().scenario(&loaded.config).unwrap_err();
     let told: Vec<String> = told.iter().map(ToString::to_string).collect();
     assert_eq!(told, ["test:3:8: error: nodes: 256 nodes; expected at most 32"]);
+}
+
+#[test]
+fn what_a_node_said_before_it_began_anew_counts_no_more() {
+    let loaded = loaded("ttl: 30s");
+    let [first, second] = [0, 1].map(|row| NodeId::from_index(row).unwrap());
+    let target = loaded.config.targets[0].id;
+    let stage = Stage { config: &loaded.config, plan: &loaded.plan };
+    let (us, mut now) = (RegionId::from_index(0).unwrap(), Instant::default());
+    let mut node = with_input(7, &loaded, &scenario(&loaded, 60, ""), |input| {
+        let known = (Seed::new(1), Kept::default());
+        Node::start(&input, stage, (first, us), (now, 1), &[target], known)
+    });
+    let mut down_after = |opinion: Option<&str>, incarnation| {
+        let mut other = Gossip::new(incarnation, [first]);
+        other.set(format!("o/{}", target.index()), opinion.map(str::to_owned));
+        for _ in 0..5 {
+            now = now + Duration::from_millis(100);
+            while let Some((_, messages)) = other.poll_transmit(now) {
+                messages.into_iter().for_each(|of| node.hear(now, second, incarnation, of));
+            }
+            let told = node.turn(now, &[]).messages.into_iter();
+            for (_, message) in told.filter(|(to, _)| *to == second) {
+                other.handle(now, first, 1, message);
+            }
+        }
+        node.monitor.table().get(target).votes.down
+    };
+    assert_eq!(down_after(Some("down"), 1), 1);
+    assert_eq!(down_after(None, 2), 0);
 }

@@ -471,11 +471,8 @@ impl Control {
             let Some(peers) = &mut self.peers else { return };
             match heard {
                 Heard::Anew(node) => {
-                    for key in peers.opinions.remove(&node).unwrap_or_default().keys() {
-                        if let Some(target) = peers.targets.get(key) {
-                            self.monitor.handle_opinion(now, node, *target, None);
-                        }
-                    }
+                    self.monitor.handle_anew(now, node);
+                    peers.opinions.remove(&node);
                     peers.digests.remove(&node);
                     peers.conditions.remove(&node);
                     peers.unsure = Unsure::All;
