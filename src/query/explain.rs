@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::resolve::parent_side;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Body, LONGEST_CHAIN, Plan, Ready, Selector, Snapshot};
@@ -194,7 +195,15 @@ fn outcome(
     let name = question.name.to_lower();
     let Some(zone) = snapshot.plan().zones.find(&name) else { return (Explained::NotOurs, None) };
     let origin = zone.origin().to_string();
-    let node = match zone.find(&name) {
+    let found = zone.find(&name);
+    if question.rtype == RecordType::DS
+        && let Some((zone, node)) = parent_side(snapshot, zone, &found, &name)
+    {
+        let zone = zone.origin().to_string();
+        let types = node.set(RecordType::DS).map(|set| set.rtype.to_string());
+        return (Explained::Zone { zone, types: types.into_iter().collect(), alias: None }, None);
+    }
+    let node = match found {
         Found::NoName => return (Explained::NoSuchName { zone: origin }, None),
         Found::Delegation(_) => return (Explained::Delegated { zone: origin }, None),
         Found::Fixed(fixed) => {

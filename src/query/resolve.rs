@@ -466,6 +466,20 @@ impl Walk<'_> {
     }
 }
 
+/// The zone above a delegation, and what is at it, if `name`, which is `found` in `zone`, is where
+/// one begins. RFC 4035 §3.1.4.1: its DS records are that zone's.
+pub(super) fn parent_side<'s>(
+    snapshot: &'s Snapshot,
+    zone: &'s Zone,
+    found: &Found<'s>,
+    name: &[u8],
+) -> Option<(&'s Zone, &'s Node)> {
+    match found {
+        Found::Delegation(cut) => cut.is_at(name).then_some((zone, cut.node)),
+        _ => parent(snapshot, zone, name),
+    }
+}
+
 /// The zone that delegates `zone`, and what is at the delegation, if `name` is `zone`'s own and
 /// both are ours. RFC 4035 §3.1.4.1: its DS records are the parent's.
 #[inline(never)]

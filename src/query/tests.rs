@@ -14,6 +14,7 @@ use crate::health::{HealthTable, State};
 use crate::snapshot::Plan;
 use crate::steer::Facts;
 
+mod explained;
 mod unasked;
 
 /// The world that the fuzzer answers from too.
@@ -26,16 +27,15 @@ fn world(down: &[&str]) -> Snapshot {
 
 fn compiled(text: &str, down: &[&str]) -> Snapshot {
     let mut no_files = |_: &std::path::Path| Err("no files here".to_owned());
-    let config = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
+    let read = Config::load("world.yaml", text, &mut Targets::default(), &mut no_files).unwrap();
     let feed = Geofeed::parse(include_str!("../../fuzz/world.csv")).unwrap();
     let atlas = Atlas::build(Sources { geofeed: Some(&feed), ..Sources::default() });
-    let catchments = Catchment::build_all(&atlas, &config.catchments);
-    let health = config.targets.iter().fold(HealthTable::default(), |table, target| {
+    let catchments = Catchment::build_all(&atlas, &read.catchments);
+    let health = read.targets.iter().fold(HealthTable::default(), |table, target| {
         let is_down = down.contains(&target.address.to_string().as_str());
         table.assuming(target.id, if is_down { State::Down } else { State::Up })
     });
-    let plan =
-        Plan::new(config.zones, config.services, config.regions, catchments, config.identity);
+    let plan = Plan::new(read.zones, read.services, read.regions, catchments, read.identity);
     Snapshot::compile(plan.into(), &Facts::of(&health), None, None, 1).drawn()
 }
 
