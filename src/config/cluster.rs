@@ -52,6 +52,14 @@ impl Cluster {
         self.nodes.iter().map(|node| node.name.clone()).collect()
     }
 
+    /// What of it is the same on every node. Where the key's file is, and where each is reached, as
+    /// behind a translation of addresses, may be each node's own.
+    pub(super) fn shared(&self) -> String {
+        let Electorate { rule, when_isolated, nodes: _ } = self.electorate;
+        let nodes: Vec<_> = self.nodes.iter().map(|node| (&node.name, &node.region)).collect();
+        format!("{rule:?} {when_isolated:?} {} {nodes:?}", self.vantages)
+    }
+
     /// The region where this node stands, as it is listed.
     pub(super) fn region(&self, regions: &Regions) -> Option<RegionId> {
         regions.id(self.nodes.get(self.own.index())?.region.as_ref()?)

@@ -119,7 +119,7 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// A hash of the configuration's text: which one is live.
     pub hash: u64,
-    /// The same, without what is each node's own.
+    /// The same of what nodes that decide together should have in common.
     pub shared_hash: u64,
 }
 
@@ -338,6 +338,7 @@ fn compile(
         convergence,
         webhooks,
         etcd,
+        shared_hash: shared_hash(root, text, cluster.as_ref()),
         cluster,
         identity,
         protection,
@@ -345,19 +346,19 @@ fn compile(
         files,
         warnings: Vec::new(),
         hash: fnv1a(text.as_bytes()),
-        shared_hash: shared_hash(root, text),
     })
 }
 
-/// A hash of what nodes that decide together should have in common: everything but `node`, `http`
-/// and `tls`, and `cluster.listen`.
-fn shared_hash(root: &At<'_>, text: &str) -> u64 {
+/// A hash of what nodes that decide together should have in common: everything but `node`, `http`,
+/// `tls` and `tcp`, and of `cluster` how they decide.
+fn shared_hash(root: &At<'_>, text: &str, cluster: Option<&Cluster>) -> u64 {
     let yaml::Value::Map(entries) = &root.node.value else { return fnv1a(text.as_bytes()) };
     let own = ["node", "http", "tls", "tcp", "cluster"];
     let shared = entries.iter().filter(|entry| !own.contains(&entry.key.as_str()));
     let mut shared: Vec<String> =
         shared.map(|entry| format!("{}: {}", entry.key, entry.value)).collect();
     shared.sort();
+    shared.extend(cluster.map(Cluster::shared));
     fnv1a(shared.concat().as_bytes())
 }
 

@@ -52,3 +52,43 @@ services: {{ a: {{ names: a.example.com, regions: {{ us: 192.0.2.1, eu: 192.0.2.
     assert_eq!(region(", region: eu", ", region: eu"), Some(1));
     assert_eq!(region("", ""), None);
 }
+
+#[test]
+fn nodes_are_told_apart_by_how_they_decide_together() {
+    let hash = |cluster: &str| {
+        let text = format!(
+            "node: {{ name: ns1 }}
+cluster: {{ {cluster} }}
+regions: {{ us: {{}}, eu: {{}} }}
+zones: {{ example.com: {{ ns: ns1.example.net }} }}
+services: {{ a: {{ names: a.example.com, regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }} }} }}
+"
+        );
+        let mut no_files = |_: &Path| Err("no file".to_owned());
+        let loaded = Config::load("test", &text, &mut Targets::default(), &mut no_files);
+        loaded.unwrap().shared_hash
+    };
+    let nodes = "key: key, nodes: { ns1: \"192.0.2.1:8054\", ns2: \"192.0.2.2:8054\",
+  ns3: { address: \"192.0.2.3:8054\", region: eu } }";
+    let same = hash(nodes);
+    for own in [
+        format!("{nodes}, listen: \"0.0.0.0:8054\""),
+        nodes.replace("key: key", "key: /etc/meridian/key"),
+        // From behind a translation of addresses the others are elsewhere.
+        nodes.replace("192.0.2.2:8054", "10.0.0.2:8054"),
+        // What is the default may be said.
+        format!("{nodes}, quorum: majority, vantages: 5, when_isolated: freeze"),
+    ] {
+        assert_eq!(hash(&own), same, "{own}");
+    }
+    for other in [
+        format!("{nodes}, quorum: any"),
+        format!("{nodes}, quorum: 2"),
+        format!("{nodes}, vantages: 2"),
+        format!("{nodes}, when_isolated: alone"),
+        nodes.replace("region: eu", "region: us"),
+        nodes.replace("ns2", "ns4"),
+    ] {
+        assert_ne!(hash(&other), same, "{other}");
+    }
+}

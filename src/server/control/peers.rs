@@ -87,7 +87,7 @@ pub struct NodeWord {
     pub version: String,
     /// Its generation: a count of its own, which differs between nodes.
     pub generation: u64,
-    /// A hash of its configuration's text without `node`.
+    /// A hash of what nodes should have in common in their configurations.
     pub config: String,
     /// It counts its own sight for nothing.
     pub abstains: bool,
