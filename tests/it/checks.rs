@@ -123,6 +123,9 @@ fn a_command_decides_by_how_it_ends_and_leaves_nothing_behind() {
     wait_until(&format!("{address} word\n"), || std::fs::read_to_string(&seen).unwrap());
     script("exit 3");
     server.wait_for_endpoint(address, "down", "exit status 3");
+    // One that dies by a signal, as shells tell it.
+    script("kill -9 $$");
+    server.wait_for_endpoint(address, "down", "exit status 137");
     script("exit 0");
     server.wait_for_endpoint(address, "up", "ok");
     // One that hangs, with a child that would stay.

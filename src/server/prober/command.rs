@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,10 +36,11 @@ pub(super) async fn run(
     // A program that is not there says nothing of the target.
     let mut child = Group(child.map_err(|_| Failure::Local)?);
     let status = deadline.hold(Stage::Reply, child.0.wait()).await?;
-    match status.code() {
+    // One that dies by a signal ends as shells tell it.
+    match status.code().or_else(|| Some(128 + status.signal()?)) {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Exit(code)),
-        None => Err(Failure::Closed(Stage::Head)),
+        None => Err(Failure::Local),
     }
 }
 
