@@ -75,20 +75,35 @@ async fn hold(
     room: Arc<Semaphore>,
     hints: UnboundedSender<TargetId>,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause(FIRST_PAUSE);
     // The semaphore is never closed.
     let Ok(_room) = room.acquire_owned().await else { return };
     loop {
         // Who cannot be reached is the probes' concern.
-        if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(address)).await {
-            let since = Instant::now();
-            if ends(stream).await && hints.send(target).is_err() {
-                return;
-            }
-            pause = if since.elapsed() > LONG { FIRST_PAUSE } else { pause * 2 };
+        let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(address)).await else {
+            sleep(pause.0).await;
+            continue;
+        };
+        let since = Instant::now();
+        if ends(stream).await && hints.send(target).is_err() {
+            return;
         }
-        pause = pause.min(LONGEST_PAUSE);
-        sleep(pause).await;
+        sleep(pause.after(since.elapsed())).await;
+    }
+}
+
+/// The pause after the next connection that ends soon.
+struct Pause(Duration);
+
+impl Pause {
+    /// The pause after a connection that lasted for so long.
+    fn after(&mut self, lasted: Duration) -> Duration {
+        if lasted > LONG {
+            self.0 = FIRST_PAUSE;
+            return FIRST_PAUSE;
+        }
+        let next = (self.0 * 2).min(LONGEST_PAUSE);
+        std::mem::replace(&mut self.0, next)
     }
 }
 
@@ -104,5 +119,19 @@ async fn ends(mut stream: TcpStream) -> bool {
                 None => return false,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_connection_that_ends_soon_doubles_the_pause_of_the_next() {
+        let mut pause = Pause(FIRST_PAUSE);
+        let mut after = |lasted| pause.after(Duration::from_secs(lasted)).as_secs();
+        assert_eq!([1; 10].map(&mut after), [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        // One that lasted begins anew.
+        assert_eq!([121, 120, 0, 121, 121].map(after), [1, 1, 2, 1, 1]);
     }
 }
