@@ -104,7 +104,9 @@ pub struct View {
     pub holds: Holds,
     /// Which regions write.
     pub writing: Writers,
-    /// The same, to be shown.
+    /// Whether it hears too few others to decide, from the first moment on.
+    pub is_isolated: bool,
+    /// Which regions write, to be shown.
     pub writers: Vec<WriterView>,
     /// Which services' regions are in no answer.
     pub absent: BTreeMap<(String, String), Absent>,
@@ -138,7 +140,7 @@ impl View {
             overrides: &self.overrides,
             holds: &self.holds,
             writers: &self.writing,
-            is_isolated: self.condition.isolated,
+            is_isolated: self.is_isolated,
         }
     }
 

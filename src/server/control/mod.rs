@@ -456,6 +456,7 @@ impl Control {
             overrides: self.in_force.clone(),
             holds: self.holds.clone(),
             writing: self.writing.in_force.clone(),
+            is_isolated: self.is_isolated,
             writers: self.writers(),
             absent: self.absent(),
             signals: self.prober.arrivals().at(self.clock.now()),

@@ -18,7 +18,7 @@ use crate::server::control::{Control, Peers};
 use crate::server::load::{Loader, Source};
 use crate::server::prober::Prober;
 use crate::server::store::{Page, Recalled};
-use crate::steer::Word;
+use crate::steer::{Family, TtlReason, Word};
 
 const CONFIG: &str = "regions: { us: {}, eu: {} }
 checks: { own: { pushed: true } }
@@ -216,4 +216,22 @@ async fn of_a_word_said_here_and_one_that_comes_while_it_is_kept_the_safer_count
         assert_eq!(counts(&view.said), [Some(Word::Down)], "here {here}");
         assert_eq!(counts(&on_disk(&handle, folder.path()).await.said), [Some(Word::Down)]);
     }
+}
+
+#[tokio::test]
+async fn what_is_told_of_the_answers_is_what_they_were_compiled_from_from_the_first_moment_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut control, handle) = decider(folder.path(), true);
+    let electorate = Electorate { nodes: 2, ..Electorate::default() };
+    control.join(electorate, Peers::new(unbounded_channel().0, Cluster::two()));
+    tokio::spawn(control.run());
+    let is_answered_so = |view: &View| {
+        let service = view.snapshot.service(view.snapshot.plan().service_named("web").unwrap());
+        let mut answers = service.unwrap().selector(Family::V4).unwrap().answers();
+        answers.all(|(ready, _)| ready.choice.ttl_reason == TtlReason::Isolated)
+    };
+    wait_until("it hears nobody", &handle, is_answered_so).await;
+    let view = handle.view().await.unwrap();
+    assert!(!view.condition.isolated, "nobody is told in the first moment");
+    assert!(view.facts().is_isolated);
 }
