@@ -200,7 +200,8 @@ fn outcome(
         && let Some((zone, node)) = parent_side(snapshot, zone, &found, &name)
     {
         let zone = zone.origin().to_string();
-        let types = node.set(RecordType::DS).map(|set| set.rtype.to_string());
+        let set = node.and_then(|node| node.set(RecordType::DS));
+        let types = set.map(|set| set.rtype.to_string());
         return (Explained::Zone { zone, types: types.into_iter().collect(), alias: None }, None);
     }
     let node = match found {

@@ -311,6 +311,10 @@ impl Walk<'_> {
         if self.rtype == RecordType::DS
             && let Some((parent, node)) = parent(self.snapshot, zone, self.name())
         {
+            let Some(node) = node else {
+                self.deny(parent, None, message);
+                return ControlFlow::Break(());
+            };
             return self.at_node(parent, node, message);
         }
         if self.rtype == RecordType::ANY && !node.is_empty() {
@@ -473,23 +477,28 @@ pub(super) fn parent_side<'s>(
     zone: &'s Zone,
     found: &Found<'s>,
     name: &[u8],
-) -> Option<(&'s Zone, &'s Node)> {
+) -> Option<(&'s Zone, Option<&'s Node>)> {
     match found {
-        Found::Delegation(cut) => cut.is_at(name).then_some((zone, cut.node)),
+        Found::Delegation(cut) => cut.is_at(name).then_some((zone, Some(cut.node))),
         _ => parent(snapshot, zone, name),
     }
 }
 
-/// The zone that delegates `zone`, and what is at the delegation, if `name` is `zone`'s own and
-/// both are ours. RFC 4035 §3.1.4.1: its DS records are the parent's.
+/// The zone above `zone`, and what is at the delegation, if it delegates it; if `name` is `zone`'s
+/// own, both are ours, and there is no other between them. RFC 4035 §3.1.4.1: its DS records are
+/// the parent's.
 #[inline(never)]
-fn parent<'s>(snapshot: &'s Snapshot, zone: &Zone, name: &[u8]) -> Option<(&'s Zone, &'s Node)> {
+fn parent<'s>(
+    snapshot: &'s Snapshot,
+    zone: &Zone,
+    name: &[u8],
+) -> Option<(&'s Zone, Option<&'s Node>)> {
     let above = name.get(usize::from(*name.first()?) + 1..)?;
     let is_origin = name.len() == zone.origin_wire().len();
     let parent = snapshot.plan().zones.find(above).filter(|_| is_origin)?;
     match parent.find(name) {
-        Found::Delegation(cut) if cut.is_at(name) => Some((parent, cut.node)),
-        _ => None,
+        Found::Delegation(cut) => cut.is_at(name).then_some((parent, Some(cut.node))),
+        _ => Some((parent, None)),
     }
 }
 

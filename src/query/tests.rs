@@ -15,6 +15,7 @@ use crate::snapshot::Plan;
 use crate::steer::Facts;
 
 mod explained;
+mod sizes;
 mod unasked;
 
 /// The world that the fuzzer answers from too.
@@ -294,7 +295,7 @@ fn the_ds_records_of_a_zone_are_its_parents_if_that_is_here() {
         ("signed.example.com", "NoError aa rd | signed.example.com. 3600 DS"),
         ("plain.example.com", "NoError aa rd | authority example.com. 60 SOA"),
         // Nobody has delegated it, and it exists.
-        ("hidden.example.com", "NoError aa rd | authority hidden.example.com. 60 SOA"),
+        ("hidden.example.com", "NoError aa rd | authority example.com. 60 SOA"),
         ("example.org", "NoError aa rd | authority example.org. 60 SOA"),
     ] {
         let told = told(&query(name, DS).send_to(&snapshot));
@@ -385,14 +386,6 @@ fn an_answer_is_cut_to_what_the_client_takes_and_whole_over_tcp() {
     // Sixteen addresses fit.
     let many = Read::from_vec(&query("x.many.example.com", A).send()).unwrap();
     assert_eq!((many.answers.len(), many.metadata.truncation), (16, false));
-}
-
-#[test]
-fn names_are_compressed() {
-    let asked = query("x.many.example.com", A);
-    let got = asked.send();
-    // Each record after the first two octets of a pointer: 14 octets.
-    assert_eq!(got.len(), asked.wire().len() + 16 * 16);
 }
 
 #[test]

@@ -174,7 +174,10 @@ impl Reading<'_> {
                         Some(end_of_token(text, (usize::checked_sub(line, 1)?, column)))
                     });
                     let word = at.map_or("".into(), |at| last_word(text, at));
-                    let what = explained(fields.next().unwrap_or("").trim(), &word);
+                    let told = fields.next().unwrap_or("").trim();
+                    // Of some types it has read the first of the data by then.
+                    let rtype = at.filter(|_| told == NOT_READ).and_then(|at| last_type(text, at));
+                    let what = explained(told, &rtype.map_or(word, Into::into));
                     self.problems.push(FileProblem { file: file.to_owned(), at, what });
                     return;
                 }
@@ -271,11 +274,22 @@ fn last_word(text: &[u8], (line, column): (usize, usize)) -> Cow<'_, str> {
     String::from_utf8_lossy(line.get(start.map_or(0, |at| at + 1)..end).unwrap_or(&[]))
 }
 
+/// The last word before a place that is a type's.
+fn last_type(text: &[u8], (line, column): (usize, usize)) -> Option<&str> {
+    let line = text.split(|octet| *octet == b'\n').nth(line.checked_sub(1)?)?;
+    let words = line.get(..column.checked_sub(1)?)?.split(u8::is_ascii_whitespace);
+    let mut words = words.rev().filter_map(|word| std::str::from_utf8(word).ok());
+    words.find(|word| word.parse::<Rtype>().is_ok())
+}
+
+/// What the reader tells of a type whose data it does not know.
+const NOT_READ: &str = "unknown record type with concrete data";
+
 /// What the reader tells, with the last word that it has read.
 fn explained(told: &str, word: &str) -> String {
     match told {
         "expected rtype" => format!("expected a type, found `{word}`"),
-        "unknown record type with concrete data" => {
+        NOT_READ => {
             format!("of type {word} only octets are read; write `{word} \\# …` (RFC 3597)")
         }
         "invalid SvcParamKey" | "this implementation does not allow escape sequences in alpn" => {

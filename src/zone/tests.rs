@@ -237,6 +237,7 @@ fn what_cannot_be_read_is_told_with_its_place() {
         ("a 60 (1x) A 192.0.2.1\n", "test.zone:1:9: expected a type, found `1x`"),
         ("$TTL 1y2\n", "test.zone:1:8: expected decimal number, found `1y2`"),
         ("a 60 LOC 52 N 4 E 0\n", "test.zone:1:10: of type LOC only octets are read; write `LOC "),
+        ("a 60 X25 \"1\"\n", "test.zone:1:11: of type X25 only octets are read; write `X25 \\#"),
         ("a 60 CH TXT x\n", "test.zone:1:13: different class: CH != IN"),
         ("a 60 A 192.0.2.1 extra\n", "test.zone:1:18: trailing tokens"),
         ("$INCLUDE circle.zone\n", "files include each other more than 8 deep"),

@@ -272,6 +272,33 @@ fn a_connection_over_tls_that_ends_is_told_to() {
     assert!(answer.len() > 40, "{}", answer.len());
 }
 
+#[test]
+fn what_is_no_query_keeps_no_connection() {
+    let server = serve_with("doq: \"127.0.0.1:0\"", "tcp: { idle: 500ms }");
+    let name = "ns1.example.com".try_into().unwrap();
+    let tls = rustls::ClientConnection::new(Arc::new(client(&server)), name).unwrap();
+    let socket = TcpStream::connect(server.doh.unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = rustls::StreamOwned::new(tls, socket);
+    wait_for("the end of a connection over HTTPS", || {
+        let sent = stream.write_all(b"GET /other HTTP/1.1\r\nhost: ns1.example.com\r\n\r\n");
+        let read = sent.and_then(|()| stream.read(&mut [0; 1024]));
+        read.map_or(true, |count| count == 0).then_some(())
+    });
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let endpoint = quic(&server);
+        let connect = endpoint.connect(server.doq.unwrap(), "ns1.example.com").unwrap();
+        let connection = connect.await.unwrap();
+        let ends = async {
+            while let Ok((mut send, mut receive)) = connection.open_bi().await {
+                let _refused = send.write_all(&[0xff; 5000]).await;
+                let _refused = receive.read_to_end(1 << 16).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ends).await.expect("the end of a connection over QUIC");
+    });
+}
+
 /// A place to connect from by QUIC, within a runtime.
 fn quic(server: &Meridian) -> Endpoint {
     let mut tls = client(server);

@@ -32,9 +32,13 @@ fn a_query_for_a_cookie_alone_gets_one() {
     assert!(matches!(outcome, Outcome::Answered(Summary { proven: true, .. })), "{outcome:?}");
     assert_eq!(again, got);
     let cookie = option(10, &client);
+    // RFC 6891 §6.1.1: an OPT record for who sends one.
+    for wrong in [unasked(OPT_ALONE, &[]), unasked(OPT_ALONE, &option(10, &client[..7]))] {
+        let told = ask(&wrong).1;
+        assert_eq!(told[..12], [0x12, 0x34, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 1], "{wrong:?}");
+        assert_eq!(told[12..], [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0], "{wrong:?}");
+    }
     for wrong in [
-        unasked(OPT_ALONE, &[]),
-        unasked(OPT_ALONE, &option(10, &client[..7])),
         unasked([0, 2, 0, 0, 0, 0, 0, 1], &cookie),
         unasked([0, 0, 0, 1, 0, 0, 0, 0], &cookie),
         unasked([0, 0, 0, 0, 0, 0, 0, 2], &cookie),
@@ -79,6 +83,11 @@ fn other_operations_are_refused_with_an_opt_record_if_they_have_one() {
         more[7] = 1;
         more.splice(29..29, *b"\xc0\x0c\0\x06\0\x01\0\0\0\0\0\0");
         assert_eq!(ask(&more), expected, "{opcode}");
+        // RFC 6891 §6.1.3: whatever is asked in a version that is not known.
+        let mut unknown = query("example.com", SOA).edns(1232, &[]);
+        (unknown.flags, unknown.opt) = (opcode << 11, Some((1232, 1, Vec::new())));
+        let told = ask(&unknown.wire());
+        assert_eq!((told[3], told[11], told[29..].len(), told[34]), (0, 1, 11, 1), "BADVERS");
         // What cannot be read has nothing behind its header.
         let bare = [&expected[..4], &[0; 8]].concat();
         assert_eq!(ask(&sent[..sent.len() - 1]), bare, "{opcode}");
