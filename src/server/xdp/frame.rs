@@ -54,47 +54,45 @@ pub(super) fn read(frame: &[u8]) -> Option<Datagram> {
 }
 
 /// Turns a frame that [`read`] has read into one with `answer` for whoever sent it. The frame has
-/// the length for it already: its headers and `answer`, and no more. Each header is written whole,
-/// its checksum in it: to sum up what was just written, a core would wait for that.
+/// the length for it already: its headers and `answer`, and no more.
 pub(super) fn turn(frame: &mut [u8], answer: &[u8]) -> Option<()> {
     let (head, rest) = frame.split_first_chunk_mut::<ETHERNET>()?;
-    let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, k0, k1] = *head;
-    *head = [f0, f1, f2, f3, f4, f5, t0, t1, t2, t3, t4, t5, k0, k1];
+    let (to, from) = head.split_at_mut(6);
+    to.swap_with_slice(from.get_mut(..6)?);
+    let [.., k0, _] = *head;
     let udp_length = u16::try_from(UDP + answer.len()).ok()?;
-    let [u0, u1] = udp_length.to_be_bytes();
-    // Those of source and destination have the same sum the other way round.
-    let (addresses, udp) = if k0 == 0x08 {
+    let (pseudo, udp) = if k0 == 0x08 {
         let (ip, udp) = rest.split_first_chunk_mut::<V4>()?;
-        let [_, _, _, _, _, _, _, _, _, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
-        let addresses = sum(sum(0, &[s0, s1, s2, s3]), &[d0, d1, d2, d3]);
+        let length = u16::try_from(V4).ok()? + udp_length;
         // Neither identified nor to be fragmented (RFC 6864 §4.1).
-        let [l0, l1] = (u16::try_from(V4).ok()? + udp_length).to_be_bytes();
-        let fixed = [0x45, 0, l0, l1, 0, 0, 0x40, 0, HOPS, PROTOCOL];
-        let [c0, c1] = folded(sum(addresses, &fixed)).to_ne_bytes();
-        let (first, last) = ip.split_first_chunk_mut()?;
-        *first = fixed;
-        *last.first_chunk_mut()? = [c0, c1, d0, d1, d2, d3, s0, s1, s2, s3];
-        (addresses, udp)
+        let [l0, l1] = length.to_be_bytes();
+        let [_, _, _, _, _, _, _, _, _, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *ip;
+        *ip =
+            [0x45, 0, l0, l1, 0, 0, 0x40, 0, HOPS, PROTOCOL, 0, 0, d0, d1, d2, d3, s0, s1, s2, s3];
+        let checksum = folded(sum(0, ip));
+        ip.get_mut(10..12)?.copy_from_slice(&checksum.to_ne_bytes());
+        (sum(0, ip.get(12..20)?), udp)
     } else {
         let (ip, udp) = rest.split_first_chunk_mut::<V6>()?;
-        let (fixed, both) = ip.split_first_chunk_mut::<8>()?;
-        *fixed = [0x60, 0, 0, 0, u0, u1, PROTOCOL, HOPS];
-        let addresses = sum(0, both);
-        let (source, destination) = both.split_at_mut(16);
+        let (fixed, addresses) = ip.split_first_chunk_mut::<8>()?;
+        let [l0, l1] = udp_length.to_be_bytes();
+        *fixed = [0x60, 0, 0, 0, l0, l1, PROTOCOL, HOPS];
+        let (source, destination) = addresses.split_at_mut(16);
         source.swap_with_slice(destination);
-        (addresses, udp)
+        (sum(0, addresses), udp)
     };
     let (udp, content) = udp.split_first_chunk_mut::<UDP>()?;
     let [s0, s1, d0, d1, ..] = *udp;
-    let all = sum(addresses, &[0, PROTOCOL, u0, u1, s0, s1, d0, d1, u0, u1]);
+    let [l0, l1] = udp_length.to_be_bytes();
+    *udp = [d0, d1, s0, s1, l0, l1, 0, 0];
+    content.copy_from_slice(answer);
+    let all = sum(sum(sum(pseudo, &[0, PROTOCOL, l0, l1]), udp), content);
     // Zero means that there is none (RFC 768).
-    let checksum = match folded(sum(all, answer)) {
+    let checksum = match folded(all) {
         0 => u16::MAX,
         checksum => checksum,
     };
-    let [c0, c1] = checksum.to_ne_bytes();
-    *udp = [d0, d1, s0, s1, u0, u1, c0, c1];
-    content.copy_from_slice(answer);
+    udp.get_mut(6..8)?.copy_from_slice(&checksum.to_ne_bytes());
     Some(())
 }
 

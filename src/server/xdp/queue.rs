@@ -32,13 +32,10 @@ const RING: u32 = 2048;
 /// How long is waited for a packet before somebody looks whether to stop.
 const WAIT: Duration = Duration::from_millis(250);
 
-/// How soon the kernel is asked again to send what it did not take, as a link that is down takes
-/// nothing, and how often meanwhile.
+/// How soon the kernel is asked again to send what it did not take, and how often meanwhile: a link
+/// that is down takes nothing.
 const SOON: Duration = Duration::from_millis(1);
 const TIMES: usize = 250;
-
-/// What every kernel sends a call, if there is so much: some take twice that.
-const AT_ONCE: usize = 16;
 
 /// A frame's place in the memory, and the length of what is in it.
 struct Frame {
@@ -158,21 +155,19 @@ impl Queue {
 
     /// Has the kernel send what it was given, and waits for a packet.
     fn wait(&self) -> io::Result<()> {
+        let (mut is_there, mut before) = (self.poll(Duration::ZERO)?, usize::MAX);
         let unsent = || self.socket.outgoing.waiting();
-        let mut before = usize::MAX;
+        // It sends a batch a call.
+        while (1..before).contains(&unsent()) {
+            before = unsent();
+            is_there = self.poll(Duration::ZERO)?;
+        }
         for _ in 0..TIMES {
-            let rest = unsent();
-            let is_there = self.poll(match rest {
-                0 => WAIT,
-                _ if rest > AT_ONCE && rest < before => Duration::ZERO,
-                _ => SOON,
-            })?;
-            // What it did not take of more than it sends a call it takes by the next one.
-            let goes_on = (1..rest).contains(&unsent());
-            if rest == 0 || is_there && !goes_on {
+            if is_there {
                 break;
             }
-            before = rest;
+            let is_sent = unsent() == 0;
+            is_there = self.poll(if is_sent { WAIT } else { SOON })? || is_sent;
         }
         Ok(())
     }
