@@ -2,8 +2,9 @@
 //!
 //! `cargo bench --bench flood` prints, for floods of several kinds, how much is still answered, and
 //! what becomes of memory, of the HTTP address and of probes meanwhile. Two other programs want the
-//! server's core as well: a third of a core is what one sender can ask three times too much of. As
-//! a part of the tests it runs small.
+//! server's core as well: a third of a core is what one sender can ask three times too much of. Then
+//! clients that begin TLS and go, which costs them next to nothing. As a part of the tests it runs
+//! small.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,9 +17,20 @@
 use std::env;
 use std::fs;
 use std::hint::spin_loop;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use tokio::runtime::Builder;
+use tokio::time::{sleep, timeout};
 
 #[expect(dead_code, reason = "the tests use all of it")]
 #[path = "../tests/it/harness.rs"]
@@ -41,6 +53,16 @@ const TIMES: f64 = 3.0;
 
 /// From one request to the HTTP address to the next.
 const BETWEEN: Duration = Duration::from_millis(100);
+
+/// Connections that begin TLS at the same time, and of how many clients.
+const CONNECTIONS: usize = 1000;
+const CLIENTS: usize = 40;
+
+/// When a connection that is refused is made again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// Whose certificate the server shows.
+const SERVER: &str = "ns1.example.com";
 
 /// What is asked for.
 const FLOODS: [Workload; 4] =
@@ -88,6 +110,16 @@ fn main() {
         );
         assert!(rounds.iter().all(|round| round.answered > 0.0));
     }
+    let begun: Vec<Round> = (0..rounds).map(|_| Round::of_handshakes(&server, span)).collect();
+    println!(
+        "\n{CONNECTIONS} connections at once, each of which begins TLS and goes: {:.0} answered a \
+         second, /readyz {:.0}, {:.0} ms, probes late by {:.1} ms",
+        median(begun.iter().map(|round| round.answered)),
+        median(begun.iter().map(|round| round.api[0])),
+        begun.iter().map(|round| round.api[1]).fold(0.0, f64::max),
+        median(begun.iter().map(|round| round.late)),
+    );
+    assert!(begun.iter().all(|round| round.answered > 0.0));
     let (state, last) = server.endpoint(nginx.address);
     assert_eq!(state, "up", "no flood may look like a failure: {last}");
 }
@@ -97,6 +129,7 @@ fn serve(nginx: &Nginx) -> Meridian {
     let config = format!(
         "node: {{ listen: \"127.0.0.1:0\", workers: 1, ready_within: 1s }}
 http: {{ listen: \"127.0.0.1:0\", socket: ctl.sock }}
+tls: {{ certificate: cert.pem, key: key.pem, dot: \"127.0.0.1:0\" }}
 checks: {{ web: {{ http: /healthz, port: {}, interval: 500ms }} }}
 regions: {{ here: {{}}, there: {{}} }}
 zones: {{ {ZONE}: {{ file: zone }} }}
@@ -108,6 +141,9 @@ services:
     );
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("zone"), zone(NAMES)).unwrap();
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed([SERVER.into()]).unwrap();
+    fs::write(folder.path().join("cert.pem"), cert.pem()).unwrap();
+    fs::write(folder.path().join("key.pem"), signing_key.serialize_pem()).unwrap();
     Meridian::start_with(on_first_core(env!("CARGO_BIN_EXE_meridian")), folder, &config)
 }
 
@@ -134,10 +170,22 @@ impl Round {
     fn run(server: &Meridian, queries: &mut Queries, span: Duration) -> Self {
         let seen = ask(server.dns, queries, Pace::Window(WINDOW), span);
         let most = seen.answers() as f64 / seen.seconds;
+        Self::beside(server, most, || {
+            let seen = ask(server.dns, queries, Pace::Rate(TIMES * most), span);
+            [seen.sent, seen.answers()].map(|of| of as f64 / seen.seconds)
+        })
+    }
+
+    fn of_handshakes(server: &Meridian, span: Duration) -> Self {
+        Self::beside(server, 0.0, || [handshakes(server.dot.unwrap(), span); 2])
+    }
+
+    /// What becomes of the rest beside a flood, which tells what was asked and answered a second.
+    fn beside(server: &Meridian, most: f64, flood: impl FnOnce() -> [f64; 2]) -> Self {
         let late = |part| server.metric(&format!("meridian_probe_lag_seconds_{part}"));
         let (memory, lag, count) = (server.memory(), late("sum"), late("count"));
         let is_over = AtomicBool::new(false);
-        let (seen, times) = thread::scope(|scope| {
+        let ([asked, answered], times) = thread::scope(|scope| {
             let requests = scope.spawn(|| {
                 let mut times = Vec::new();
                 while !is_over.load(Ordering::Relaxed) || times.is_empty() {
@@ -148,16 +196,63 @@ impl Round {
                 }
                 times
             });
-            let seen = ask(server.dns, queries, Pace::Rate(TIMES * most), span);
+            let told = flood();
             is_over.store(true, Ordering::Relaxed);
-            (seen, requests.join().unwrap())
+            (told, requests.join().unwrap())
         });
         let half = median(times.iter().copied());
         let all = times.iter().copied().fold(0.0, f64::max);
         let memory = (server.memory() as f64 - memory as f64) / 1024.0;
         let probes = (late("count") - count).max(1.0);
         let late = (late("sum") - lag) / probes * 1000.0;
-        let [asked, answered] = [seen.sent, seen.answers()].map(|of| of as f64 / seen.seconds);
         Self { most, asked, answered, memory, api: [half, all], late }
     }
+}
+
+/// How many clients a second get an answer to the first word of TLS, after which they go.
+fn handshakes(server: SocketAddr, span: Duration) -> f64 {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let (hello, answered) = (Arc::new(hello()), Arc::new(AtomicU64::new(0)));
+    Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        for row in 0..CONNECTIONS {
+            let client =
+                Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + (row % CLIENTS) as u32);
+            let (hello, answered) = (hello.clone(), answered.clone());
+            tokio::spawn(async move {
+                loop {
+                    match begin(client, server, &hello).await {
+                        Ok(()) => _ = answered.fetch_add(1, Ordering::Relaxed),
+                        // There is no room yet: the server has not seen that others went.
+                        Err(_) => sleep(AGAIN).await,
+                    }
+                }
+            });
+        }
+        let _forever = timeout(span, std::future::pending::<()>()).await;
+    });
+    answered.load(Ordering::Relaxed) as f64 / span.as_secs_f64()
+}
+
+/// Begins TLS, and resets the connection when the answer begins.
+async fn begin(client: Ipv4Addr, server: SocketAddr, hello: &[u8]) -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+    socket.bind((client, 0).into())?;
+    let mut stream = socket.connect(server).await?;
+    stream.write_all(hello).await?;
+    stream.read_u8().await.map(drop)
+}
+
+/// The first word of TLS.
+fn hello() -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(rustls::RootCertStore::empty());
+    let name = SERVER.try_into().unwrap();
+    let client = Arc::new(config.with_no_client_auth());
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(client, name).unwrap().write_tls(&mut hello).unwrap();
+    hello
 }

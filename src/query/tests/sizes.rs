@@ -5,8 +5,9 @@ use super::*;
 /// A zone with these records besides its own.
 fn zone(origin: &str, records: &str) -> Snapshot {
     let text = format!(
-        "regions: {{ us: {{}} }}\nservices: {{}}\nzones:\n  {origin}:\n    ns: [ns.example.net]\n    \
-         records: {{ {records} }}\n"
+        "regions: {{ us: {{}} }}\nservices: {{}}
+zones: {{ {origin}: {{ ns: [ns.example.net], records: {{ {records} }} }} }}
+"
     );
     compiled(&text, &[])
 }
