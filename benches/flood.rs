@@ -2,9 +2,9 @@
 //!
 //! `cargo bench --bench flood` prints, for floods of several kinds, how much is still answered, and
 //! what becomes of memory, of the HTTP address and of probes meanwhile. Two other programs want the
-//! server's core as well: a third of a core is what one sender can ask three times too much of. Then
-//! clients that begin TLS and go, which costs them next to nothing. As a part of the tests it runs
-//! small.
+//! server's core as well: a third of a core is what one sender can ask three times too much of.
+//! Then clients that begin TLS and go, which costs them next to nothing. As a part of the tests it
+//! runs small.
 
 #![expect(
     clippy::unwrap_used,

@@ -69,8 +69,8 @@ impl Drop for Streams {
     }
 }
 
-/// Runs `all` on threads of those who decide to its end. Who still waits for a file then, which may be for ever,
-/// is left.
+/// Runs `all` on threads of those who decide to its end. Who still waits for a file then, which may
+/// be for ever, is left.
 ///
 /// # Errors
 /// The system has no threads for it.
