@@ -269,10 +269,11 @@ impl Monitor {
     }
 
     /// Is what a probe of `target` saw a sign of this node's own trouble, as far as is known?
-    /// Silence is, until somebody else was heard since it began, and the others had time to be
-    /// silent too: a node whose network is gone would else call those down that it happens to probe
-    /// first; and as it comes back, those whose last probe was lost with it. Others are asked at
-    /// once, so that no verdict waits for somebody's turn.
+    /// Silence is, until somebody else was heard since it was silent again, and the others had time
+    /// to be silent too: a node whose network is gone would else call those down that it happens to
+    /// probe first; as it comes back, those whose last probe was lost with it; and if it comes back
+    /// for a moment only, those that were not probed then. Others are asked at once, so that no
+    /// verdict waits for somebody's turn.
     fn is_doubted(
         &mut self,
         now: Instant,
@@ -284,17 +285,17 @@ impl Monitor {
             self.take_for_sign(now, target, report);
             return false;
         }
-        let since = before.failing_since.unwrap_or(now);
         let Some(watch) = self.watched.get(&target) else { return false };
         if !self.sight.has_others(self.sight_of(target)) {
             return false;
         }
-        let is_early = now.since(since) < watch.schedule.wave();
         if watch.vouched {
-            return is_early;
+            let span = before.failing_since.map_or(Duration::ZERO, |since| now.since(since));
+            return span < watch.schedule.wave();
         }
-        if !self.sign.since(since) {
-            self.ask_for_sign(now, since, target);
+        let again = watch.again.unwrap_or(now);
+        if !self.sign.since(again) {
+            self.ask_for_sign(now, again, target);
         }
         true
     }
@@ -495,8 +496,11 @@ impl Monitor {
             self.opinions.extend(self.watched.keys().copied());
             if !abstains {
                 // What was not seen while nothing could be seen is held against nobody: else the
-                // last to be heard again would go down when the first are.
-                self.watched.values_mut().for_each(Watch::forgive_silence);
+                // last to be heard again would go down when the first are, or when nothing is seen
+                // the next time.
+                for (target, watch) in &mut self.watched {
+                    watch.forgive_silence(&mut self.table.row(*target).failing_since);
+                }
             }
         }
     }
@@ -506,8 +510,7 @@ impl Monitor {
         let target = self.due.pop_front()?;
         let watch = self.watched.get_mut(&target)?;
         watch.stage = Stage::Probing;
-        let failing_since = self.table.get(target).failing_since;
-        watch.vouched = failing_since.is_some_and(|since| self.sign.since(since));
+        watch.vouched = watch.again.is_some_and(|again| self.sign.since(again));
         let timeout = watch.round_trip.timeout(watch.schedule.timeout);
         let order = Order { target, timeout, due: watch.due };
         watch.due = now + timeout + watch.schedule.interval;

@@ -106,6 +106,31 @@ fn who_sees_nothing_for_a_moment_calls_nobody_down() {
 }
 
 #[test]
+fn nor_does_who_sees_for_a_moment_only() {
+    let gone = Duration::from_secs(3);
+    let cases = [(3, 0), (6, 0), (3, 1), (6, 2)];
+    let cases = cases.iter().flat_map(|case| (1..=60).map(|row| (*case, row * 10)));
+    for ((count, canaries), span) in cases {
+        for seed in 0..4 {
+            for (what, latency) in [(NO_WAY, MS), (SILENT, MS)] {
+                let light = fault() + gone..fault() + gone + Duration::from_millis(span);
+                let end = light.end + gone;
+                let mut dark = failing((what, latency), |_| true);
+                let behaviour = move |now, of| {
+                    let is_well = now >= end || light.contains(&now);
+                    if is_well { (UP, 20 * MS) } else { dark(now, of) }
+                };
+                let mut world = World::new(count + canaries, Schedule::default(), seed, behaviour);
+                world.monitor.set_canaries((count..count + canaries).map(target), []);
+                world.run_until(fault() + Duration::from_secs(12));
+                let case = (count, canaries, span, seed, what);
+                assert_eq!((world.moves(), world.monitor.abstains()), (0, false), "{case:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_canary_that_fails_now_and_then_holds_up_no_verdict() {
     for (what, latency) in [(REFUSED, MS), (SILENT, MS)] {
         for seed in 0..40 {

@@ -24,7 +24,9 @@ pub(super) struct Watch {
     pub(super) failures: u32,
     /// The last of them may be this node's own: nothing came back from the target.
     is_silent: bool,
-    /// This node was seen to see since they began, and before the probe that is on its way.
+    /// When the second of them was seen, or the only one that there may be.
+    pub(super) again: Option<Instant>,
+    /// This node was seen to see since then, and before the probe that is on its way.
     pub(super) vouched: bool,
     /// How much the failures weigh, in a row or not ([`PARTIAL`]).
     score: u32,
@@ -85,6 +87,7 @@ impl Watch {
             stage: Stage::Due,
             failures: 0,
             is_silent: false,
+            again: None,
             vouched: false,
             score: 0,
             confirmed: false,
@@ -106,11 +109,12 @@ impl Watch {
         self.schedule = schedule;
     }
 
-    /// Takes its silence so far for one failure, of which the next probes are to tell.
-    pub(super) fn forgive_silence(&mut self) {
+    /// Takes its silence so far, which has begun at `since`, for one failure of no known time: of
+    /// it the next probes are to tell, and whether this node sees is to be shown anew.
+    pub(super) fn forgive_silence(&mut self, since: &mut Option<Instant>) {
         if self.is_silent() {
-            self.failures = 1;
-            self.score = 0;
+            (self.failures, self.score) = (1, 0);
+            (self.again, self.vouched, *since) = (None, false, None);
         }
     }
 
@@ -150,10 +154,13 @@ impl Watch {
                 self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
             }
             health.failing_since = before.failing_since.or(Some(now));
+            if before.failing_since.is_some() || self.schedule.reprobes <= 1 {
+                self.again = self.again.or(Some(now));
+            }
             health.risen = 0;
         } else {
             self.round_trip.learn(report.latency);
-            self.failures = 0;
+            (self.failures, self.again) = (0, None);
             self.score = self.score.saturating_sub(PARTIAL.success);
             health.failing_since = None;
             health.risen = health.risen.saturating_add(1);
