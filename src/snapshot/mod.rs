@@ -493,7 +493,7 @@ fn compile_service(
         let band = |&(start, end): &(usize, usize)| {
             let usable = usable((id, service), family, facts, start, last_good.as_ref());
             let (division, answers) =
-                select_among(plan, (id, service), family, &usable, (facts, start), divisions);
+                select_among(plan, (id, service), family, &usable, facts, divisions);
             // Where a ramp has reached some clients, the others' answer is the one of before.
             if usable.basis == Basis::Up {
                 last_good = Some(usable);
@@ -515,18 +515,17 @@ fn compile_service(
     compiled
 }
 
-/// The distinct answers of a service in a family to the clients in `slot` of a ramp, and what finds
-/// a client's among them.
+/// The distinct answers of a service in a family, and what finds a client's among them.
 fn select_among(
     plan: &Plan,
     (id, service): (ServiceId, &Service),
     family: Family,
     usable: &Usable,
-    (facts, slot): (&Facts<'_>, usize),
+    facts: &Facts<'_>,
     divisions: &mut HashMap<DivisionKey, Weak<Division>>,
 ) -> (Option<Arc<Division>>, Vec<Ready>) {
     let ready = |order: &[RegionId]| {
-        Ready::encode(family, choose((id, service), family, usable, order, facts, slot))
+        Ready::encode(family, choose((id, service), family, usable, order, facts))
     };
     let regions: RegionSet = usable.regions(service);
     let order = plan.order(service).filter(|_| !regions.is_empty());

@@ -119,7 +119,7 @@ proptest! {
                     }
                     for client in &clients {
                         let order = order_of(&world, service, *client);
-                        let alone = choose((id, service), family, &usable, &order, &facts, 0);
+                        let alone = choose((id, service), family, &usable, &order, &facts);
                         let selector = compiled.selector(family).unwrap();
                         let (ready, scope) = selector.select(*client).unwrap();
                         let who = (&service.name, family, client);

@@ -43,3 +43,28 @@ fn who_was_last_up_and_was_taken_out_by_an_operator_goes_last() {
         }
     }
 }
+
+#[test]
+fn of_a_region_that_is_kept_who_is_up_is_answered_first() {
+    let mut service = service(&[&["10.0.0.1", "10.0.0.2"], &["10.0.1.1", "10.0.1.2", "10.0.1.3"]]);
+    service.min_up = MinUp::Number(2);
+    let within = std::time::Duration::from_secs(300);
+    let mut holds = Holds::default();
+    holds.limit(Some(MaxMoves { regions: Some(1), percent: None, within }));
+    for (states, expected) in [
+        ("duuuu", [vec![], vec![0, 1, 2]]),
+        ("duddu", [vec![], vec![2]]),
+        ("udddd", [vec![], vec![0, 1, 2]]),
+        ("uuddu", [vec![0, 1], vec![2]]),
+    ] {
+        let health = health(states);
+        holds.follow(Instant::default(), std::slice::from_ref(&service), [web()], &health);
+        let facts = Facts { holds: &holds, ..Facts::of(&health) };
+        let usable = usable((web(), &service), Family::V4, &facts, 0, None);
+        assert_eq!((usable.basis, &*usable.endpoints), (Basis::Up, &expected[..]), "{states}");
+        let order = [region(1), region(0)];
+        let choice = choose((web(), &service), Family::V4, &usable, &order, &facts);
+        let basis = if states == "duuuu" { Basis::Up } else { Basis::Kept };
+        assert_eq!(choice.basis, basis, "{states}");
+    }
+}

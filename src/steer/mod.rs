@@ -387,12 +387,14 @@ pub fn usable(
         endpoints.iter().any(|pool| !pool.is_empty()).then_some(endpoints)
     };
     let everything = || service.endpoints(family, |_, _| true);
-    let up = those(&|of| of.is_in());
+    let (up, kept) = (standing(Standing::Up), standing(Standing::Kept));
     let enough = || {
-        let pools = up.iter().zip(everything());
-        let enough = pools.map(|(up, all)| {
-            let is_enough = up.len() >= service.min_up.of(all.len());
-            if is_enough { up.clone() } else { Vec::new() }
+        let pools = up.iter().zip(&kept).zip(everything());
+        let enough = pools.map(|((up, kept), all)| match up.len() {
+            0 => kept.clone(),
+            // Of a region that is kept, who is up goes before who is not.
+            some if !kept.is_empty() || some >= service.min_up.of(all.len()) => up.clone(),
+            _ => Vec::new(),
         });
         enough.collect()
     };
@@ -443,25 +445,25 @@ fn usable_writer(
         return Usable { basis: Basis::NoWriter, endpoints: vec![Vec::new(); service.pools.len()] };
     };
     let there = |pool: &Pool| pool.region == writer.region;
-    let up = service.endpoints(family, |pool, endpoint| {
-        there(pool) && facts.standing(id, pool.region, endpoint, slot).is_in()
-    });
-    if up.iter().any(|rows| !rows.is_empty()) {
-        return Usable { basis: Basis::Up, endpoints: up };
+    for standing in [Standing::Up, Standing::Kept] {
+        let endpoints = service.endpoints(family, |pool, endpoint| {
+            there(pool) && facts.standing(id, pool.region, endpoint, slot) == standing
+        });
+        if endpoints.iter().any(|rows| !rows.is_empty()) {
+            return Usable { basis: Basis::Up, endpoints };
+        }
     }
     let all = service.endpoints(family, |pool, _| there(pool));
     Usable { basis: Basis::AsIfUp, endpoints: all }
 }
 
-/// The best of the usable endpoints for the clients in `slot` of a ramp who prefer the regions in
-/// this `order`.
+/// The best of the usable endpoints for clients who prefer the regions in this `order`.
 pub fn choose(
     (id, service): (ServiceId, &Service),
     family: Family,
     usable: &Usable,
     order: &[RegionId],
     facts: &Facts<'_>,
-    slot: usize,
 ) -> Choice {
     if usable.basis == Basis::Fixed {
         return fixed(service, family);
@@ -487,7 +489,8 @@ pub fn choose(
             regions.push(*region);
         }
         let mut added = chosen.iter().skip(before);
-        is_kept |= added.clone().any(|of| facts.standing(id, *region, of, slot) == Standing::Kept);
+        let hold = facts.holds.of(id, *region, family);
+        is_kept |= chosen.len() > before && hold == Some(Hold::Kept);
         is_ahead |= added.any(|of| facts.overrides.is_ahead(id, *region, of.address.ip()));
         let enough = match family {
             // RFC 2181 §10.1: a name has one CNAME record at most.

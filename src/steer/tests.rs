@@ -95,7 +95,7 @@ fn chosen(service: &Service, order: &[usize], health: &HealthTable) -> String {
     let facts = Facts::of(health);
     let usable = usable((web(), service), Family::V4, &facts, 0, None);
     let order: Vec<RegionId> = order.iter().map(|row| region(*row)).collect();
-    let choice = choose((web(), service), Family::V4, &usable, &order, &facts, 0);
+    let choice = choose((web(), service), Family::V4, &usable, &order, &facts);
     let addresses: Vec<String> = choice.addresses.iter().map(Address::to_string).collect();
     format!("{} {}", addresses.join(","), choice.ttl)
 }
@@ -188,7 +188,7 @@ fn each_family_is_steered_for_itself() {
     let of = |family| {
         let facts = Facts::of(&health);
         let usable = usable((web(), &service), family, &facts, 0, None);
-        choose((web(), &service), family, &usable, &order, &facts, 0).regions
+        choose((web(), &service), family, &usable, &order, &facts).regions
     };
     assert_eq!(of(Family::V4), [region(0)]);
     assert_eq!(of(Family::V6), [region(1)]);
@@ -323,7 +323,7 @@ fn regions_of(service: &Service, holds: &Holds, table: &str) -> [Vec<RegionId>; 
     let facts = Facts { holds, ..Facts::of(&health) };
     [Family::V4, Family::V6].map(|family| {
         let usable = usable((web(), service), family, &facts, 0, None);
-        choose((web(), service), family, &usable, &order, &facts, 0).regions
+        choose((web(), service), family, &usable, &order, &facts).regions
     })
 }
 
@@ -515,7 +515,7 @@ fn before_a_drain_begins_what_it_makes_wrong_is_answered_for_a_short_time() {
         let in_force = overrides.at(at(second));
         let facts = Facts { overrides: &in_force, ..Facts::of(&health) };
         let usable = usable((web(), &service), Family::V4, &facts, 0, None);
-        let choice = choose((web(), &service), Family::V4, &usable, &order.map(region), &facts, 0);
+        let choice = choose((web(), &service), Family::V4, &usable, &order.map(region), &facts);
         format!("{} {}", choice.addresses[0], choice.ttl)
     };
     for (second, expected) in [

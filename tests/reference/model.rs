@@ -368,7 +368,7 @@ impl World {
         };
         let facts = Facts::of(&self.health);
         let usable = usable((id, service), family, &facts, 0, None);
-        let choice = choose((id, service), family, &usable, &order, &facts, 0);
+        let choice = choose((id, service), family, &usable, &order, &facts);
         Some((choice.addresses, choice.basis, choice.ttl.as_secs()))
     }
 
