@@ -174,11 +174,7 @@ impl Monitor {
     ) {
         self.canaries = canaries.into_iter().collect();
         self.told = told.into_iter().collect();
-        let sights = self.watched.keys().map(|target| self.sight_of(*target));
-        self.sight = sights.fold(Sight::default(), |mut all, one| {
-            all.change(Sight::default(), one);
-            all
-        });
+        self.sight = self.sight_of_all();
         self.look_at_myself();
     }
 
@@ -252,13 +248,17 @@ impl Monitor {
         self.timers.remove(&(watch.due, target));
         let before = self.table.get(target);
         let is_doubted = self.is_doubted(now, target, before, report);
+        let is_asked = self.sign.is_wanted_after(now - report.latency) && self.can_tell(target);
         self.changing(target, |monitor| {
             let Some(watch) = monitor.watched.get_mut(&target) else { return };
             let was_confirmed = watch.confirmed;
-            let after = watch.learn(before, now, report, monitor.abstains || is_doubted);
+            let after = watch.learn(before, now, report, (monitor.abstains, is_doubted));
             // What an earlier process believed is news once this one has seen it too.
             let is_news = !was_confirmed && watch.confirmed;
-            watch.plan_next(now, after.own, &mut monitor.jitter);
+            watch.plan_next(now, (after.own, monitor.abstains), &mut monitor.jitter);
+            if is_asked && watch.failures == 0 {
+                watch.due = now;
+            }
             monitor.timers.insert((watch.due, target));
             *monitor.table.row(target) = after;
             if is_news || (before.own, before.stale) != (after.own, after.stale) {
@@ -304,7 +304,7 @@ impl Monitor {
     fn take_for_sign(&mut self, now: Instant, target: TargetId, report: Report) {
         let counts = match report.outcome {
             Outcome::Failure(Failure::Local | Failure::Untold) => false,
-            _ if self.canaries.is_empty() => !self.told.contains(&target),
+            _ if self.sight.canaries == 0 => !self.told.contains(&target),
             outcome => self.canaries.contains(&target) && !matches!(outcome, Outcome::Failure(_)),
         };
         if counts {
@@ -321,18 +321,24 @@ impl Monitor {
         if self.abstains || !is_near || self.sign.asked.is_some_and(is_soon) {
             return;
         }
-        let can_tell = |of: &TargetId| {
-            let Some(watch) = self.watched.get(of) else { return false };
-            let sight = self.sight_of(*of);
-            let is_heard = sight.living > 0 && self.canaries.is_empty() || sight.canaries > 0;
-            let is_free = watch.stage == Stage::Waiting && watch.seen < since;
-            *of != target && is_heard && is_free && !watch.is_silent()
+        let is_free = |of: &TargetId| {
+            let watch = self.watched.get(of).filter(|watch| !watch.is_silent());
+            watch.is_some_and(|watch| watch.stage == Stage::Waiting && watch.seen < since)
         };
-        let others = self.timers.iter().map(|(_, of)| *of).filter(can_tell);
+        let others = self.timers.iter().map(|(_, of)| *of);
+        let others = others.filter(|of| *of != target && is_free(of) && self.can_tell(*of));
         let asked: Vec<TargetId> = others.take(MOST_ASKED).collect();
         // Also where nobody is found: to look through all of them for each report takes too long.
         self.sign.asked = Some(now);
+        // Whoever is on the way is asked as soon as it is back.
+        self.sign.wanted = asked.is_empty().then_some(since);
         asked.into_iter().for_each(|of| self.hint(now, of));
+    }
+
+    /// Would an answer of this one be a sign that this node sees?
+    fn can_tell(&self, target: TargetId) -> bool {
+        let sight = self.sight_of(target);
+        sight.canaries > 0 || self.sight.canaries == 0 && sight.living > 0
     }
 
     /// What another node sees of a target; nothing, if it says nothing.
@@ -465,19 +471,35 @@ impl Monitor {
         let Some(watch) = self.watched.get(&target) else { return Sight::default() };
         let health = self.table.get(target);
         let stale = usize::from(health.stale);
-        if self.canaries.contains(&target) {
+        // One that cannot be probed tells nothing.
+        if self.canaries.contains(&target) && !health.stale {
+            let mute = usize::from(watch.is_silent());
             let blind = usize::from(watch.failures > watch.schedule.reprobes);
-            return Sight { canaries: 1, blind, stale, ..Sight::default() };
+            return Sight { canaries: 1, mute, blind, ..Sight::default() };
         }
         if health.stale || self.told.contains(&target) {
             return Sight { stale, ..Sight::default() };
         }
         let (living, silent) = match health.own {
             State::Up => (1, usize::from(watch.is_silent())),
-            State::Down => (usize::from(!watch.is_silent()), 0),
+            State::Down if watch.is_silent() => {
+                // One that was heard, if what it said was wrong, may be silent for this node only.
+                let lately = usize::from(watch.silences <= watch.schedule.reprobes);
+                (lately, lately)
+            }
+            State::Down => (1, 0),
             State::Unknown => (0, 0),
         };
         Sight { living, silent, stale, ..Sight::default() }
+    }
+
+    /// The same of all of them.
+    fn sight_of_all(&self) -> Sight {
+        let sights = self.watched.keys().map(|target| self.sight_of(*target));
+        sights.fold(Sight::default(), |mut all, one| {
+            all.change(Sight::default(), one);
+            all
+        })
     }
 
     /// Does what changes a target, and decides again whether this node can trust its own sight.
@@ -501,6 +523,7 @@ impl Monitor {
                 for (target, watch) in &mut self.watched {
                     watch.forgive_silence(&mut self.table.row(*target).failing_since);
                 }
+                self.sight = self.sight_of_all();
             }
         }
     }

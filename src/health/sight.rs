@@ -10,7 +10,10 @@ pub(super) struct Sight {
     pub(super) living: usize,
     /// Those of them that went silent.
     pub(super) silent: usize,
+    /// Canaries of which something is known.
     pub(super) canaries: usize,
+    /// Those of them that went silent.
+    pub(super) mute: usize,
     /// Those of them that fail, and failed again when they were probed again.
     pub(super) blind: usize,
     /// Targets of which nothing has been seen for too long, canaries among them.
@@ -20,11 +23,12 @@ pub(super) struct Sight {
 impl Sight {
     /// Can this node trust what it sees?
     pub(super) fn is_lost(self) -> bool {
-        if self.canaries > 0 {
-            self.blind == self.canaries
-        } else {
-            would_blind(self.silent, self.living)
+        let is_blinded = would_blind(self.silent, self.living);
+        if self.canaries == 0 {
+            return is_blinded;
         }
+        // A silence of theirs may be a lost packet, but not where most targets are silent as well.
+        self.blind == self.canaries || self.mute == self.canaries && is_blinded
     }
 
     /// Is there anybody but `of`, one of all, who could tell a target's silence from this node's
@@ -37,6 +41,7 @@ impl Sight {
         self.living = self.living + to.living - from.living;
         self.silent = self.silent + to.silent - from.silent;
         self.canaries = self.canaries + to.canaries - from.canaries;
+        self.mute = self.mute + to.mute - from.mute;
         self.blind = self.blind + to.blind - from.blind;
         self.stale = self.stale + to.stale - from.stale;
     }
@@ -58,12 +63,19 @@ pub(super) struct Sign {
     given: Option<Instant>,
     /// When somebody was last looked for to be asked for one, out of turn.
     pub(super) asked: Option<Instant>,
+    /// Since when one is wanted, if nobody was free to be asked.
+    pub(super) wanted: Option<Instant>,
 }
 
 impl Sign {
     /// A probe that began then was answered.
     pub(super) fn give(&mut self, began: Instant) {
         self.given = self.given.max(Some(began));
+    }
+
+    /// Is one wanted of who has answered a probe that began then, too early to give it?
+    pub(super) fn is_wanted_after(self, began: Instant) -> bool {
+        self.wanted.is_some_and(|wanted| began < wanted && !self.since(wanted))
     }
 
     /// Was there one since?

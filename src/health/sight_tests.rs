@@ -233,3 +233,118 @@ fn a_shorter_interval_counts_at_once() {
     world.run_for(Duration::from_secs(600));
     assert!(world.probes.len() - probes <= 8, "{}", world.probes.len() - probes);
 }
+
+fn at(second: u64) -> Instant {
+    start() + Duration::from_secs(second)
+}
+
+#[test]
+fn canaries_are_as_good_as_before_after_an_outage() {
+    for canaries in [2, 3] {
+        // One of them dies after it, then a target: both are counted as down.
+        let dies = |of: TargetId| [(0, 40), (2, 20)].iter().find(|(row, _)| target(*row) == of);
+        let behaviour = move |now, of| {
+            let is_dead = dies(of).is_some_and(|(_, second)| now >= at(*second));
+            let is_dark = (at(5)..at(15)).contains(&now) || (at(60)..at(70)).contains(&now);
+            if is_dead || is_dark { (SILENT, MS) } else { (UP, 20 * MS) }
+        };
+        let mut world = World::new(2 + canaries, Schedule::default(), 1, behaviour);
+        world.monitor.set_canaries((2..2 + canaries).map(target), []);
+        world.run_until(at(39));
+        assert_eq!((down(&world), world.monitor.abstains()), (1, false), "{canaries}");
+        world.run_until(at(42));
+        assert_eq!((down(&world), world.monitor.abstains()), (2, false), "{canaries}");
+        world.run_until(at(69));
+        assert_eq!((down(&world), world.monitor.abstains()), (2, true), "{canaries}");
+    }
+}
+
+#[test]
+fn with_canaries_most_silent_targets_are_a_sign_sooner() {
+    // Gone for a second, back for a fifth of one, gone again.
+    let dark = [(0, 1000), (1200, 1600)];
+    for (count, canaries) in [(3, 1), (6, 1), (6, 2), (6, 3)] {
+        for seed in 0..40 {
+            let begins = fault() + 13 * MS * u32::try_from(seed).unwrap();
+            let behaviour = move |now: Instant, _| {
+                let span = now.since(begins).as_millis();
+                let is_dark = now >= begins
+                    && dark.iter().any(|(from, until)| (*from..*until).contains(&span));
+                if is_dark { (SILENT, MS) } else { (UP, 20 * MS) }
+            };
+            let mut world = World::new(count + canaries, Schedule::default(), seed, behaviour);
+            world.monitor.set_canaries((count..count + canaries).map(target), []);
+            world.run_until(fault() + Duration::from_secs(6));
+            assert_eq!(world.moves(), 0, "{count} {canaries} {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_canary_that_cannot_be_probed_holds_up_no_verdict() {
+    let local = Outcome::Failure(Failure::Local);
+    let mut dead = failing((SILENT, MS), |row| row == 0);
+    let behaviour = move |now, of| if of == target(3) { (local, MS) } else { dead(now, of) };
+    let mut world = World::new(4, Schedule::default(), 1, behaviour);
+    world.monitor.set_canaries([target(3)], []);
+    world.run_until(fault() + Duration::from_secs(2));
+    assert_eq!((down(&world), world.monitor.stale()), (1, 1));
+}
+
+#[test]
+fn one_that_refused_is_silent_with_the_others() {
+    for (refusing, count) in [(1, 2), (2, 3), (5, 6)] {
+        for (what, seed) in
+            [NO_WAY, SILENT].into_iter().flat_map(|of| (0..20).map(move |seed| (of, seed)))
+        {
+            let behaviour = move |now, of: TargetId| {
+                let is_dark = (at(30)..at(40)).contains(&now);
+                let refuses = of.index() < refusing && now >= fault();
+                if is_dark { (what, MS) } else { (if refuses { REFUSED } else { UP }, 20 * MS) }
+            };
+            let mut world = World::new(count, Schedule::default(), seed, behaviour);
+            world.run_until(at(39));
+            assert_eq!(
+                (down(&world), world.monitor.abstains()),
+                (refusing, true),
+                "{count} {seed}"
+            );
+            world.run_until(at(45));
+            assert_eq!(
+                (world.moves(), world.monitor.abstains()),
+                (refusing, false),
+                "{count} {seed}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_only_one_who_could_tell_is_asked_again_when_it_is_back() {
+    for latency in [20, 60, 100, 150] {
+        for seed in 0..40 {
+            let mut dead = failing((SILENT, MS), |row| row == 0);
+            let behaviour = move |now, of| match dead(now, of) {
+                (UP, _) => (UP, latency * MS),
+                silent => silent,
+            };
+            let mut world = World::new(3, Schedule::default(), seed, behaviour);
+            world.monitor.set_canaries([target(2)], []);
+            world.run_until(fault() + Duration::from_secs(10));
+            let seen = world.seen_after(fault(), State::Down).unwrap();
+            assert!(seen <= Duration::from_millis(1975), "{latency} {seed}: {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn who_sees_nothing_asks_no_more_often_than_usual() {
+    for what in [NO_WAY, SILENT] {
+        let mut world = World::new(100, Schedule::default(), 1, failing((what, MS), |_| true));
+        world.run_until(fault());
+        let before = world.probes.len();
+        world.run_until(fault() + Duration::from_secs(5));
+        let after = world.probes.len() - before;
+        assert!(after <= before * 11 / 10, "{what:?}: {after} after {before}");
+    }
+}

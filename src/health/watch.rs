@@ -24,6 +24,8 @@ pub(super) struct Watch {
     pub(super) failures: u32,
     /// The last of them may be this node's own: nothing came back from the target.
     is_silent: bool,
+    /// How often in a row nothing did, while this node trusted its sight.
+    pub(super) silences: u32,
     /// When the second of them was seen, or the only one that there may be.
     pub(super) again: Option<Instant>,
     /// This node was seen to see since then, and before the probe that is on its way.
@@ -87,6 +89,7 @@ impl Watch {
             stage: Stage::Due,
             failures: 0,
             is_silent: false,
+            silences: 0,
             again: None,
             vouched: false,
             score: 0,
@@ -123,13 +126,14 @@ impl Watch {
         self.failures > 0 && self.is_silent
     }
 
-    /// What is believed after `report`. While this node doubts what it sees, nothing goes down.
+    /// What is believed after `report`. While this node abstains, or doubts what it saw of this
+    /// one, nothing goes down.
     pub(super) fn learn(
         &mut self,
         before: TargetHealth,
         now: Instant,
         report: Report,
-        is_doubted: bool,
+        (abstains, is_doubted): (bool, bool),
     ) -> TargetHealth {
         let report = self.judged(report);
         let mut health = TargetHealth { last: Some((now, report)), ..before };
@@ -150,6 +154,8 @@ impl Watch {
         if let Some(failure) = failure {
             self.failures = self.failures.saturating_add(1);
             self.is_silent = failure.is_silent();
+            self.silences = if self.is_silent { self.silences } else { 0 };
+            self.silences = self.silences.saturating_add(u32::from(self.is_silent && !abstains));
             if self.failures <= PARTIAL.run {
                 self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
             }
@@ -160,7 +166,7 @@ impl Watch {
             health.risen = 0;
         } else {
             self.round_trip.learn(report.latency);
-            (self.failures, self.again) = (0, None);
+            (self.failures, self.silences, self.again) = (0, 0, None);
             self.score = self.score.saturating_sub(PARTIAL.success);
             health.failing_since = None;
             health.risen = health.risen.saturating_add(1);
@@ -168,7 +174,11 @@ impl Watch {
         let is_bad = self.failures > self.schedule.reprobes || self.score >= PARTIAL.threshold;
         let verdict = match before.own {
             State::Unknown if health.risen > 0 => State::Up,
-            State::Unknown | State::Up if is_bad && failure.is_some() && !is_doubted => State::Down,
+            State::Unknown | State::Up
+                if is_bad && failure.is_some() && !abstains && !is_doubted =>
+            {
+                State::Down
+            }
             State::Down
                 if health.risen >= self.schedule.rise
                     && before.held_until.is_none_or(|until| now >= until) =>
@@ -218,12 +228,19 @@ impl Watch {
     }
 
     /// When the next probe comes: soon, while a failure is being looked into, else around the
-    /// next slot. Slots that have passed are passed over.
-    pub(super) fn plan_next(&mut self, now: Instant, state: State, jitter: &mut Stream) {
+    /// next slot. Slots that have passed are passed over. Of a node that abstains all probes may
+    /// fail, and at once: then soon is no sooner than usual.
+    pub(super) fn plan_next(
+        &mut self,
+        now: Instant,
+        (state, abstains): (State, bool),
+        jitter: &mut Stream,
+    ) {
         self.stage = Stage::Waiting;
         let looked_into = state != State::Down && self.failures > 0;
         self.due = if looked_into {
-            let gap = self.schedule.reprobe_gap;
+            let usual = self.schedule.interval.min(Schedule::INTERVAL);
+            let gap = self.schedule.reprobe_gap.max(if abstains { usual } else { Duration::ZERO });
             now + jitter.jitter(gap, Schedule::REPROBE_JITTER_PERCENT)
         } else {
             let interval = self.schedule.interval.max(Duration::from_millis(1));
