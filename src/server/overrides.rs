@@ -203,7 +203,7 @@ impl Said {
         let of = config.services.iter().zip(0..).filter(|(service, row)| {
             ServiceId::from_index(*row).is_some_and(|id| scope.is_in(id, &service.pools))
         });
-        // By then the last of the old answers is forgotten.
+        // By then the last answer with the whole TTL is forgotten.
         let ahead = of.map(|(service, _)| service.ttl).max().map_or(Duration::ZERO, Ttl::duration);
         Some(Override { scope, word, since, until, ramp, ahead })
     }
