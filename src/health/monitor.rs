@@ -480,17 +480,17 @@ impl Monitor {
         if health.stale || self.told.contains(&target) {
             return Sight { stale, ..Sight::default() };
         }
-        let (living, silent) = match health.own {
-            State::Up => (1, usize::from(watch.is_silent())),
+        let (living, silent, hushed) = match health.own {
+            State::Up => (1, usize::from(watch.is_silent()), 0),
             State::Down if watch.is_silent() => {
                 // One that was heard, if what it said was wrong, may be silent for this node only.
                 let lately = usize::from(watch.silences <= watch.schedule.reprobes);
-                (lately, lately)
+                (lately, 0, lately)
             }
-            State::Down => (1, 0),
-            State::Unknown => (0, 0),
+            State::Down => (1, 0, 0),
+            State::Unknown => (0, 0, 0),
         };
-        Sight { living, silent, stale, ..Sight::default() }
+        Sight { living, silent, hushed, stale, ..Sight::default() }
     }
 
     /// The same of all of them.

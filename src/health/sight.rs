@@ -8,8 +8,10 @@ pub(super) struct Sight {
     /// Targets that are heard, even if what they say is wrong, or were up when they were last;
     /// canaries apart, and what only others tell of.
     pub(super) living: usize,
-    /// Those of them that went silent.
+    /// Those of them that were up and went silent.
     pub(super) silent: usize,
+    /// Those of them that were down, were heard, and went silent lately.
+    pub(super) hushed: usize,
     /// Canaries of which something is known.
     pub(super) canaries: usize,
     /// Those of them that went silent.
@@ -23,7 +25,7 @@ pub(super) struct Sight {
 impl Sight {
     /// Can this node trust what it sees?
     pub(super) fn is_lost(self) -> bool {
-        let is_blinded = would_blind(self.silent, self.living);
+        let is_blinded = self.silent > 0 && would_blind(self.silent + self.hushed, self.living);
         if self.canaries == 0 {
             return is_blinded;
         }
@@ -40,6 +42,7 @@ impl Sight {
     pub(super) fn change(&mut self, from: Self, to: Self) {
         self.living = self.living + to.living - from.living;
         self.silent = self.silent + to.silent - from.silent;
+        self.hushed = self.hushed + to.hushed - from.hushed;
         self.canaries = self.canaries + to.canaries - from.canaries;
         self.mute = self.mute + to.mute - from.mute;
         self.blind = self.blind + to.blind - from.blind;

@@ -320,6 +320,26 @@ fn one_that_refused_is_silent_with_the_others() {
 }
 
 #[test]
+fn who_is_known_to_be_down_and_switched_off_is_no_sign() {
+    // Two of three refuse, and are silent later; or an earlier process has known them down.
+    for is_recalled in [false, true] {
+        let behaviour = move |now, of: TargetId| match of.index() {
+            2 => (UP, 20 * MS),
+            _ if is_recalled || now >= at(30) => (SILENT, MS),
+            _ => (if now >= fault() { REFUSED } else { UP }, 20 * MS),
+        };
+        let mut world = World::new(3, Schedule::default(), 1, behaviour);
+        if is_recalled {
+            (0..2).for_each(|row| world.monitor.recall(target(row), State::Down, start()));
+        }
+        for second in 8..60 {
+            world.run_until(at(second));
+            assert_eq!((down(&world), world.monitor.abstains()), (2, false), "{second}");
+        }
+    }
+}
+
+#[test]
 fn the_only_one_who_could_tell_is_asked_again_when_it_is_back() {
     for latency in [20, 60, 100, 150] {
         for seed in 0..40 {

@@ -24,7 +24,7 @@ pub(super) struct Watch {
     pub(super) failures: u32,
     /// The last of them may be this node's own: nothing came back from the target.
     is_silent: bool,
-    /// How often in a row nothing did, while this node trusted its sight.
+    /// How often in a row nothing did since something came last, while this node trusted its sight.
     pub(super) silences: u32,
     /// When the second of them was seen, or the only one that there may be.
     pub(super) again: Option<Instant>,
@@ -89,7 +89,7 @@ impl Watch {
             stage: Stage::Due,
             failures: 0,
             is_silent: false,
-            silences: 0,
+            silences: u32::MAX,
             again: None,
             vouched: false,
             score: 0,
