@@ -11,7 +11,11 @@ use crate::steer::Policy;
 
 /// Tells what is wrong, or what would be served.
 pub(super) fn run(config: PathBuf, as_json: bool) -> Result<(), Failed> {
-    match Loader::new(Source::File(config)).load() {
+    let loaded = Loader::new(Source::File(config)).load().map(|mut loaded| {
+        loaded.config.warnings.extend(loaded.wrong_states());
+        loaded
+    });
+    match loaded {
         Ok(loaded) if as_json => {
             print(&format!("{:#}", summary_json(&loaded)));
             Ok(())

@@ -27,6 +27,8 @@ struct Named {
     at: Place,
     /// Where its command stands, if it has one.
     command: Option<Place>,
+    /// Where the file stands that tells states, if there is one.
+    pushed: Option<Place>,
     key: String,
     used: Cell<bool>,
     /// `None`: it was not understood, which has been told.
@@ -98,6 +100,16 @@ impl Checks {
         self.list.iter().filter(|of| of.used.get()).filter_map(program).collect()
     }
 
+    /// The files that tell states.
+    pub(super) fn states(&self) -> Vec<Mention> {
+        let file = |of: &Named| {
+            let Some((Check::Pushed { file: Some(path), .. }, _)) = &of.check else { return None };
+            let (path, key) = (path.clone(), format!("{}.pushed", of.key));
+            Some(Mention { path, at: of.pushed?, key })
+        };
+        self.list.iter().filter(|of| of.used.get()).filter_map(file).collect()
+    }
+
     /// Warns of checks that no service uses.
     pub(super) fn unused(&self, problems: &mut Problems) {
         for check in self.list.iter().filter(|check| !check.used.get()) {
@@ -116,14 +128,15 @@ pub(super) struct Rule {
 /// `checks`: by name.
 pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Checks {
     let named = at.map(|at| at.named(problems)).unwrap_or_default();
-    let command = |at: &At<'_>| match &at.node.value {
-        Value::Map(entries) => Some(entries.iter().find(|of| of.key == "command")?.value.at),
+    let find = |at: &At<'_>, key: &str| match &at.node.value {
+        Value::Map(entries) => Some(entries.iter().find(|of| of.key == key)?.value.at),
         _ => None,
     };
     let list = named.into_iter().map(|(name, place, at)| Named {
         name: name.to_owned(),
         at: place,
-        command: command(&at),
+        command: find(&at, "command"),
+        pushed: find(&at, "pushed"),
         key: at.key.clone(),
         used: Cell::new(false),
         check: check(name, &at, problems),

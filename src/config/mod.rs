@@ -89,6 +89,8 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// The programs that checks run.
     pub programs: Vec<Mention>,
+    /// The files that tell states.
+    pub states: Vec<Mention>,
     /// The row of each among them.
     target_rows: HashMap<TargetId, usize>,
     /// Those of the targets that serve nobody, and tell whether this node sees anything.
@@ -331,6 +333,7 @@ fn compile(
         writes: services.writes,
         targets: services.targets,
         programs: checks.programs(),
+        states: checks.states(),
         target_rows: services.target_rows,
         canaries,
         max_moves,

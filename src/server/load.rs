@@ -19,7 +19,7 @@ use super::etcd::Gateway;
 use super::files::{Print, read};
 use super::geoip::{Databases, Geography, Survey};
 use super::memory;
-use super::prober::{Files, Probe};
+use super::prober::{Files, Probe, faults};
 use super::seal::cookie_secret;
 use super::tls::Clients;
 use super::tokens::{NO_TOKEN, short, tokens};
@@ -79,6 +79,18 @@ impl Loaded {
     /// The folder for what outlives the process.
     pub fn state(&self) -> Option<PathBuf> {
         self.config.node.state.as_ref().map(|state| self.folder.join(state))
+    }
+
+    /// What is wrong with files that tell states. A server reads them when it probes, so that one
+    /// that hangs does not hold up the start, and its log tells the same.
+    pub fn wrong_states(&self) -> Vec<Problem> {
+        let faults = self.config.states.iter().flat_map(|of| {
+            faults(&self.folder.join(&of.path)).into_iter().map(|fault| match fault.at {
+                Some(_) => fault,
+                None => Problem { is_warning: true, ..of.problem(&self.file, fault.what) },
+            })
+        });
+        faults.collect()
     }
 
     /// When the certificate of the encrypted listeners ends.

@@ -211,6 +211,12 @@ fn what_others_tell_counts_at_once_and_as_long_as_they_say() {
     // That is not this node's trouble.
     assert!(server.metric("meridian_probes_total{outcome=\"untold\"}") > 0.0);
     assert_eq!(server.metric("meridian_probes_total{outcome=\"local\"}"), 0.0);
+    // What tells nothing because it is written wrong is logged, and that there is no file.
+    write(server.folder.path(), format!("{address} up # ok\n{address} Down\n"));
+    server.wait_for_endpoint(address, "up", "ok");
+    wait_until(&1, || server.logged("states.txt:2:1: warning: expected ADDRESS up|down [END]"));
+    std::fs::remove_file(server.path("states.txt")).unwrap();
+    wait_until(&1, || server.logged("states.txt: warning: there is no file"));
 }
 
 /// A server of the endpoints 192.0.2.1 to 192.0.2.200, which go by a file of states, and for which

@@ -99,6 +99,25 @@ fn what_cannot_be_read_is_said_too() {
     assert!(!good && told.contains("not a text in UTF-8"), "{told}");
 }
 
+#[test]
+fn what_is_wrong_with_a_file_of_states_is_told_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let text = "regions: { here: {} }
+checks: { told: { pushed: states.txt } }
+zones: { example.com: { ns: [ns1.example.net] } }
+services:
+  web: { names: [www.example.com], check: told, regions: { here: 192.0.2.1 } }
+";
+    fs::write(&file, text).unwrap();
+    let (good, told) = check(&file);
+    let missing = "a.yaml:2:27: warning: checks.told.pushed: there is no file states.txt";
+    assert!(good && told.contains(missing), "{told}");
+    fs::write(folder.path().join("states.txt"), "# all\n192.0.2.1 upp\n").unwrap();
+    let (good, told) = check(&file);
+    assert!(good && told.contains("states.txt:2:1: warning: expected ADDRESS up|down"), "{told}");
+}
+
 /// They are read when they are needed; without them all else goes on.
 #[test]
 fn tokens_that_are_not_there_are_told_ahead() {

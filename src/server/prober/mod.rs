@@ -37,7 +37,7 @@ use command::Programs;
 use pushed::File;
 
 pub(in crate::server) use held::Held;
-pub(in crate::server) use pushed::{Files, Pushed};
+pub(in crate::server) use pushed::{Files, Pushed, faults};
 
 mod command;
 mod dns;
