@@ -1,15 +1,24 @@
 //! Logs: people's format on a terminal, JSON otherwise, always on standard error.
 
+use std::env;
 use std::io::{self, IsTerminal, Write, stderr};
 
+use tracing::level_filters::LevelFilter;
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged when `MERIDIAN_LOG` says nothing: what operators act on, and no client's affairs.
 const DEFAULT: &str = "info,h2=warn,quinn=warn";
 
+/// The variable that says what is logged.
+const VARIABLE: &str = "MERIDIAN_LOG";
+
 /// Starts logging.
 pub(super) fn start() {
-    let filter = EnvFilter::try_from_env("MERIDIAN_LOG").unwrap_or_else(|_| DEFAULT.into());
+    let given = env::var_os(VARIABLE).unwrap_or_default();
+    let read = filter(&given.to_string_lossy());
+    let wrong = read.as_ref().err().cloned();
+    let filter = read.unwrap_or_else(|_| DEFAULT.into());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Unread);
     // It would be told on standard error, with a panic where that cannot be written to.
     let logs = logs.log_internal_errors(false);
@@ -19,6 +28,24 @@ pub(super) fn start() {
     } else {
         logs.json().flatten_event(true).with_current_span(false).try_init().is_ok()
     };
+    if let Some(wrong) = wrong {
+        warn!("{VARIABLE}: {wrong}; `{DEFAULT}` is used");
+    }
+}
+
+/// What is to be logged. A word alone is a level: what reads filters would take any other for a
+/// part of the program, and log nothing else.
+fn filter(given: &str) -> Result<EnvFilter, String> {
+    if given.trim().is_empty() {
+        return Ok(DEFAULT.into());
+    }
+    let is_alone = |word: &&str| !word.is_empty() && !word.contains(['=', '[', ':']);
+    let mut words = given.split(',').map(str::trim).filter(is_alone);
+    let expected = "expected off, error, warn, info, debug or trace, or PART=LEVEL";
+    match words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        Some(word) => Err(format!("`{word}` is no level; {expected}")),
+        None => EnvFilter::try_new(given).map_err(|error| format!("{error}; {expected}")),
+    }
 }
 
 /// Standard error, whether anybody takes what is written there or not: a disk that is full, or a
@@ -33,5 +60,26 @@ impl Write for Unread {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_and_not_taken_for_a_part() {
+        let read = |given| filter(given).map(|filter| filter.to_string());
+        for usual in ["", " "] {
+            assert_eq!(read(usual), Ok(EnvFilter::from(DEFAULT).to_string()), "{usual:?}");
+        }
+        assert_eq!(read("debug"), Ok("debug".to_owned()));
+        for good in ["WARN", "info,meridian::server::control=debug", "info,h2=off", "off,"] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+        for wrong in ["debgu", "info,debgu", "meridian=loud", "info,[", "=="] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+        assert!(read("debgu").unwrap_err().starts_with("`debgu` is no level; expected off,"));
     }
 }
