@@ -61,8 +61,6 @@ fn no_word_is_longer_than_nodes_can_tell_each_other() {
         said
     };
     let (long, longest) = ("x".repeat(501), "x".repeat(500));
-    // In a message each of these takes six octets: \u0001.
-    let control = "\u{1}".repeat(500);
     assert_eq!(say(&server, "PUT", overrides, &drain(&longest, &longest)).0, 200);
     let writer = json!({
         "service": "s0", "region": "eu", "reason": &long, "owner": "alice",
@@ -77,15 +75,35 @@ fn no_word_is_longer_than_nodes_can_tell_each_other() {
         let (status, told) = say(&server, method, path, &body);
         assert!(status == 400 && told.contains("500 octets"), "{method} {path}: {status} {told}");
     }
-    for (method, body) in
-        [("PUT", drain(&control, &control)), ("DELETE", clear(&control, &control))]
-    {
-        let (status, told) = say(&server, method, overrides, &body);
-        assert!(status == 400 && told.contains("at most 4096"), "{method}: {status} {told}");
-    }
     let said = send(&server, "GET", overrides, &[]).2;
     assert_eq!((said.as_array().unwrap().len(), &said[0]["reason"]), (1, &json!(longest)));
     assert_eq!(say(&server, "DELETE", overrides, &clear(&longest, &longest)).0, 204);
+}
+
+/// What an operator says is shown in one line, and by terminals.
+#[test]
+fn no_reason_writes_lines_of_the_history_or_speaks_to_terminals() {
+    let server = world(1);
+    let (overrides, forged) = ("/api/v1/overrides", "test\n2030-01-01T00:00:00Z  node  ns1: fine");
+    for (reason, owner) in
+        [(forged, "alice"), ("test", "\u{1b}[31malice"), ("\u{9b}2J", "alice"), ("\t", "alice")]
+    {
+        let body = json!({ "subject": "eu", "reason": reason, "owner": owner });
+        let mut drain = body.clone();
+        drain["word"] = json!("drain");
+        let writer = json!({ "service": "s0", "region": "eu", "reason": reason, "owner": owner });
+        for (method, path, body) in [
+            ("PUT", overrides, &drain),
+            ("DELETE", overrides, &body),
+            ("POST", "/api/v1/failback", &body),
+            ("PUT", "/api/v1/writers", &writer),
+        ] {
+            let (status, told) = say(&server, method, path, body);
+            let is_told = told.contains("a control character") || told.contains("no `reason`");
+            assert!(status == 400 && is_told, "{method} {path}: {status} {told}");
+        }
+    }
+    assert_eq!(send(&server, "GET", "/api/v1/history?kind=override", &[]).2, json!([]));
 }
 
 #[test]

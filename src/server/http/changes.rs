@@ -301,7 +301,7 @@ impl Saying {
             None => None,
         };
         let (reason, owner) = (self.reason.clone(), self.owner.clone());
-        are_short(&reason, &owner)?;
+        are_fit(&reason, &owner)?;
         let (word, stamp) = (Some(word), Stamp::default());
         Ok(Said { subject, word, reason, owner, since: now, until, ramp, stamp })
     }
@@ -311,18 +311,28 @@ impl Clearing {
     /// What it is about; who says so, and by which way; and why.
     fn read(self, caller: &Caller) -> Result<(Subject, (String, String), String), String> {
         let Self { subject, reason, owner } = self;
-        are_short(&reason, &owner)?;
+        are_fit(&reason, &owner)?;
         let who = format!("{owner} ({})", caller.0);
         Ok((subject.parse()?, (owner, who), reason))
     }
 }
 
-/// Whether why something is said, and by whom, is short enough to be passed on.
-pub(super) fn are_short(reason: &str, owner: &str) -> Result<(), String> {
+/// Whether why something is said, and by whom, can be passed on, and shown on a line.
+pub(super) fn are_fit(reason: &str, owner: &str) -> Result<(), String> {
     if reason.len() > LONGEST_REASON || owner.len() > LONGEST_REASON {
         return Err(format!("`reason` and `owner` take at most {LONGEST_REASON} octets"));
     }
-    Ok(())
+    // Who reads the history is not to be shown lines, nor colours, that are somebody's reason.
+    let of = [("reason", reason), ("owner", owner)];
+    match of.into_iter().find(|(_, text)| text.chars().any(breaks_lines)) {
+        Some((key, _)) => Err(format!("`{key}`: a control character; expected one line of text")),
+        None => Ok(()),
+    }
+}
+
+/// Is it a control character, or one that parts lines or paragraphs?
+fn breaks_lines(of: char) -> bool {
+    of.is_control() || matches!(of, '\u{2028}' | '\u{2029}')
 }
 
 /// For how long something is said: what were over at once would only take away what was said

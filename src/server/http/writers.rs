@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::control::WriterView;
 use super::api::timestamp;
-use super::changes::are_short;
+use super::changes::are_fit;
 use super::guard::Caller;
 use super::sent::Body;
 use super::{Refusal, Shared};
@@ -86,7 +86,7 @@ pub(super) async fn hand_over(
     if reason.trim().is_empty() || owner.trim().is_empty() {
         return Err(Refusal::bad("no `reason` or no `owner`; whoever is paged next wants to know"));
     }
-    are_short(&reason, &owner).map_err(Refusal::bad)?;
+    are_fit(&reason, &owner).map_err(Refusal::bad)?;
     let who = format!("{owner} ({})", caller.0);
     shared.control.name(Naming { service, region, fenced, reason, owner }, who).await?;
     Ok(StatusCode::NO_CONTENT)
