@@ -31,21 +31,20 @@ use tracing::{info, warn};
 
 use super::clock::Clock;
 use super::files::read;
-use super::handle::Request;
+use super::handle::{Request, Unheard};
 use super::webhooks::causes;
 use crate::config::{Etcd, Problem};
 use crate::steer::{
-    ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Renewal, Turn, Vacancy, Written,
+    ASK_EVERY, ASK_PATIENCE, Contest, Found, Leased, Naming, Renewal, Turn, Vacancy, Written,
 };
 
 /// What an operator wants.
 #[derive(Debug)]
 pub(super) struct Wish {
-    pub(super) service: String,
-    pub(super) region: String,
-    /// The old writer is known to write no more: it is not waited for.
-    pub(super) fenced: bool,
-    pub(super) reply: oneshot::Sender<Result<(), String>>,
+    pub(super) naming: Naming,
+    /// On whose behalf it is said.
+    pub(super) who: String,
+    pub(super) reply: oneshot::Sender<Result<(), Unheard>>,
 }
 
 /// For how long an operator's wish waits for etcd: whoever says it by `meridian ctl` hears why
@@ -79,11 +78,11 @@ impl Leases {
     pub(super) async fn run(self) {
         let Self { clock, store, contests, control, wishes } = self;
         let granted = Notify::new();
-        let wished = contests.clone();
+        let (wished, told) = (contests.clone(), control.clone());
         let looks = Looks { clock, store: store.clone(), contests, control };
         tokio::select! {
             () = looks.run(&granted) => {}
-            () = grant_all(wishes, &store, &wished, &granted) => {}
+            () = grant_all(wishes, &store, (&wished, &told), &granted) => {}
         }
     }
 }
@@ -197,25 +196,29 @@ fn tell_late(was_late: bool, took: Duration, shortest: Option<Duration>) -> bool
     is_late
 }
 
-/// Does what operators want, as long as they wait for it: who gave up has been told that it is not
-/// done.
+/// Does what operators want, as long as they wait for it: who gave up has been told that nobody
+/// knows. What is done is told to `control`.
 async fn grant_all(
     mut wishes: mpsc::Receiver<Wish>,
     store: &Gateway,
-    contests: &watch::Receiver<Vec<Contest>>,
+    (contests, control): (&watch::Receiver<Vec<Contest>>, &mpsc::Sender<Request>),
     granted: &Notify,
 ) {
-    while let Some(Wish { service, region, fenced, mut reply }) = wishes.recv().await {
-        let contest = contests.borrow().iter().find(|of| of.service == service).cloned();
+    while let Some(Wish { naming, who, mut reply }) = wishes.recv().await {
+        let contest = contests.borrow().iter().find(|of| of.service == naming.service).cloned();
         let granting = async {
-            let contest = contest.ok_or("the service is no longer there")?;
-            grant(store, &contest, &region, fenced).await
+            let gone = || Unheard::Unkept("the service is no longer there".to_owned());
+            grant(store, &contest.ok_or_else(gone)?, &naming).await
         };
         tokio::select! {
             biased;
             () = reply.closed() => {}
             done = granting => {
                 granted.notify_one();
+                if done.is_ok() {
+                    // Else the server ends.
+                    let _gone = control.send(Request::Wanted(naming, who)).await;
+                }
                 // Who asked may stop waiting just now.
                 let _gone = reply.send(done);
             }
@@ -224,18 +227,34 @@ async fn grant_all(
 }
 
 /// Does what an operator wants.
-async fn grant(
-    store: &Gateway,
-    contest: &Contest,
-    region: &str,
-    fenced: bool,
-) -> Result<(), String> {
-    if !fenced {
-        return store.want(&contest.service, region).await;
+async fn grant(store: &Gateway, contest: &Contest, naming: &Naming) -> Result<(), Unheard> {
+    if !naming.fenced {
+        return store.want(&contest.service, &naming.region).await.map_err(Unheard::from);
     }
-    let found = store.find(&contest.service).await?;
-    let named = store.name(contest, &found, region, true).await?;
-    named.map(drop).ok_or_else(|| "somebody else was faster; look again".to_owned())
+    let found = store.find(&contest.service).await.map_err(Unheard::Unkept)?;
+    let named = store.name(contest, &found, &naming.region, true).await?;
+    let faster = || Unheard::Unkept("somebody else was faster; look again".to_owned());
+    named.map(drop).ok_or_else(faster)
+}
+
+/// Why etcd did not do what it was told.
+#[derive(Debug)]
+struct Undone {
+    why: String,
+    /// It was told, so that it may have done it, or do it yet.
+    is_open: bool,
+}
+
+impl From<Undone> for String {
+    fn from(undone: Undone) -> Self {
+        undone.why
+    }
+}
+
+impl From<Undone> for Unheard {
+    fn from(Undone { why, is_open }: Undone) -> Self {
+        if is_open { Self::Unknown(why) } else { Self::Unkept(why) }
+    }
 }
 
 /// etcd's JSON over HTTP.
@@ -280,22 +299,27 @@ impl Gateway {
 
     /// Asks one member after the other until one answers, the one first that did so last: one that
     /// is silent is not waited for each time.
-    async fn ask<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, String> {
-        let mut problems = Vec::new();
+    async fn ask<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Undone> {
+        let (mut problems, mut is_open) = (Vec::new(), false);
         for _ in &self.of.endpoints {
             match self.ask_one(path, body).await {
                 Ok(answer) => return Ok(answer),
-                Err(problem) => problems.push(problem),
+                Err(problem) => {
+                    is_open |= problem.is_open;
+                    problems.push(problem.why);
+                }
             }
         }
-        Err(format!("etcd does not answer: {}", problems.join("; ")))
+        Err(Undone { why: format!("etcd does not answer: {}", problems.join("; ")), is_open })
     }
 
     /// Asks the member that answered last; if it does not, the next one is asked next.
-    async fn ask_one<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, String> {
-        let text = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+    async fn ask_one<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Undone> {
+        let unasked = |why| Undone { why, is_open: false };
+        let text = serde_json::to_vec(body).map_err(|error| unasked(error.to_string()))?;
         let row = self.answering.load(Ordering::Relaxed);
-        let endpoint = self.of.endpoints.get(row).ok_or("it has no members")?;
+        let endpoint = self.of.endpoints.get(row);
+        let endpoint = endpoint.ok_or_else(|| unasked("it has no members".to_owned()))?;
         let request = self.client.post(format!("{endpoint}/v3/{path}")).body(text);
         let answer = async {
             let answer = request.send().await?.error_for_status()?;
@@ -306,7 +330,8 @@ impl Gateway {
             // Others who wait for this member have found that out too.
             let order = Ordering::Relaxed;
             let _moved_on = self.answering.compare_exchange(row, next, order, order);
-            format!("{endpoint}: {}", causes(&error.without_url()))
+            let is_open = !error.is_connect();
+            Undone { why: format!("{endpoint}: {}", causes(&error.without_url())), is_open }
         })
     }
 
@@ -368,7 +393,7 @@ impl Gateway {
     }
 
     /// An operator wants this region next.
-    async fn want(&self, service: &str, region: &str) -> Result<(), String> {
+    async fn want(&self, service: &str, region: &str) -> Result<(), Undone> {
         let body = json!({
             "key": self.key(service, "wanted"),
             "value": BASE64_STANDARD.encode(region),
@@ -384,12 +409,15 @@ impl Gateway {
         found: &Found,
         region: &str,
         instead: bool,
-    ) -> Result<Option<(Written, Duration)>, String> {
+    ) -> Result<Option<(Written, Duration)>, Undone> {
+        // Nobody is named by what is told before the last.
+        let unsaid = |why| Undone { why, is_open: false };
         let seconds = contest.lease.as_secs().max(1).to_string();
-        let granted: Granted = self.ask("lease/grant", &json!({ "TTL": seconds })).await?;
+        let granted = self.ask("lease/grant", &json!({ "TTL": seconds })).await;
+        let granted: Granted = granted.map_err(|undone| unsaid(undone.why))?;
         let epoch = contest.next_epoch(found);
         let written = Written { region: region.to_owned(), epoch, ttl: contest.ttl.as_secs() };
-        let value = serde_json::to_string(&written).map_err(|error| error.to_string())?;
+        let value = serde_json::to_string(&written).map_err(|error| unsaid(error.to_string()))?;
         let value = BASE64_STANDARD.encode(value);
         let key = |what| self.key(&contest.service, what);
         let unchanged = |what, revision: i64| {
@@ -426,14 +454,16 @@ impl Gateway {
     /// member is asked, once: who asks again for what was done and only not answered is told that
     /// somebody else was faster, and would end the lease by which others answer already. Whether it
     /// was done is then looked up; what is not done by then ends with its lease, if it ever is.
-    async fn write(&self, service: &str, words: &Value, lease: &str) -> Result<bool, String> {
+    async fn write(&self, service: &str, words: &Value, lease: &str) -> Result<bool, Undone> {
         let unanswered = match self.ask_one::<Done>("kv/txn", words).await {
             Ok(done) => return Ok(done.succeeded),
-            Err(problem) => problem,
+            Err(undone) => undone,
         };
-        let found = self.find(service).await?;
+        let is_open = unanswered.is_open;
+        let found = self.find(service).await.map_err(|why| Undone { why, is_open })?;
         let is_ours = found.writer.is_some_and(|(_, of)| of == number(lease));
-        is_ours.then_some(true).ok_or_else(|| format!("etcd does not answer: {unanswered}"))
+        let why = format!("etcd does not answer: {}", unanswered.why);
+        is_ours.then_some(true).ok_or(Undone { why, is_open })
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Request {
     Leased(String, Result<Leased, String>),
     /// Tell what is to be done so that another region writes.
     NextWriter(Naming, oneshot::Sender<Result<Next, String>>),
+    /// etcd was told who is to write, on whose behalf.
+    Wanted(Naming, String),
     /// Follow what is on disk, on whose behalf.
     NameWriter(String, Box<Named>, String, oneshot::Sender<()>),
     /// Who is to write for a service, as other nodes told, is on disk; or could not be kept.
@@ -182,6 +184,8 @@ pub enum Unheard {
     Dangerous(Vec<String>),
     /// It cannot be kept.
     Unkept(String),
+    /// Who keeps it did not answer, so that nobody knows whether it is kept.
+    Unknown(String),
     /// It is followed, and cannot be kept.
     Unwritten(String),
     /// Another word came meanwhile, and counts: this is how it is now.
@@ -354,9 +358,9 @@ impl Handle {
         let asked = self.requests.send(Request::NextWriter(naming.clone(), reply)).await;
         asked.map_err(|_| Unheard::Stopping)?;
         let next = next.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Senseless)?;
-        let Naming { service, region, fenced, .. } = naming;
         match next {
             Next::Manual(named) => {
+                let service = naming.service;
                 // Text and numbers can always be written.
                 can_be_told(&serde_json::to_string(&named).unwrap_or_default())?;
                 let Self { requests, store, .. } = self.clone();
@@ -375,15 +379,12 @@ impl Handle {
                 drop(turn);
                 let (reply, done) = oneshot::channel();
                 let granted = async {
-                    let wish = Wish { service, region, fenced, reply };
+                    let wish = Wish { naming, who, reply };
                     wishes.send(wish).await.map_err(|_| Unheard::Stopping)?;
-                    done.await.map_err(|_| Unheard::Stopping)?.map_err(Unheard::Unkept)
+                    done.await.map_err(|_| Unheard::Stopping)?
                 };
-                timeout(WISH_PATIENCE, granted).await.unwrap_or_else(|_| {
-                    let why = "etcd does not answer in time; if `ctl writers` does not show that \
-                               it was done, wait until etcd answers";
-                    Err(Unheard::Busy(why.to_owned()))
-                })
+                let late = |_| Err(Unheard::Unknown("etcd does not answer in time".to_owned()));
+                timeout(WISH_PATIENCE, granted).await.unwrap_or_else(late)
             }
         }
     }

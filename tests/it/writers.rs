@@ -356,6 +356,19 @@ fn by_a_lease_no_two_regions_write_within_the_time_of_an_answer() {
     assert!(world.node(1).ctl(&word).0);
     wait_until(&vec![vec![eu]; 3], answers);
     assert_eq!(epoch(world.node(0)), "epoch=4 region=eu");
+    let (_, history) = world.node(1).ctl(&["history", "--kind", "override"]);
+    for told in
+        ["web: us is to write (test, by bob", "web: eu is to write, the old one being fenced"]
+    {
+        assert!(history.contains(told), "{history}");
+    }
+
+    // What etcd may have been told is not said to be undone.
+    etcd.process.signal("STOP");
+    let word = ["writer", "web", "us", "--reason", "test", "--owner", "bob"];
+    let (is_done, told) = world.node(1).ctl(&word);
+    assert!(!is_done && told.contains("it is not known whether it was done"), "{told}");
+    etcd.process.signal("CONT");
 }
 
 #[test]

@@ -420,6 +420,7 @@ impl Control {
             Request::Sees(reply) => self.begins.tell(reply),
             Request::Speaks => self.begins.speak(self.clock.now()),
             Request::Leased(service, leased) => self.hear_lease(service, leased),
+            Request::Wanted(naming, who) => self.tell_wanted(naming, who),
             Request::NextWriter(naming, reply) => {
                 let _gone = reply.send(self.next_writer(&naming));
             }

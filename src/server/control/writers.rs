@@ -356,6 +356,14 @@ impl Control {
         Named::next(now, naming, found.ttl, before, heard).map(Box::new).map(Next::Manual)
     }
 
+    /// Tells of an operator's word that is in etcd's keeping.
+    pub(super) fn tell_wanted(&mut self, naming: Naming, who: String) {
+        let Naming { service, region, fenced, reason, .. } = naming;
+        let how = if fenced { ", the old one being fenced" } else { "" };
+        let told = (service, format!("{region} is to write{how}"));
+        self.tell(Level::Warn, Kind::Override, told, (reason, who), None);
+    }
+
     /// Follows what an operator said of a service's writer: the old one is answered no more, and
     /// the new one when the old one's answers are forgotten.
     pub(super) fn name_writer(&mut self, service: String, named: Named, who: String) {

@@ -441,6 +441,10 @@ impl From<Unheard> for Refusal {
             Unheard::Unkept(reason) => {
                 Self::broken(format!("it cannot be kept, so it is not followed: {reason}"))
             }
+            Unheard::Unknown(reason) => Self::not_now(format!(
+                "{reason}: it is not known whether it was done, or will be; look at `ctl writers` \
+                 before you say it again"
+            )),
             Unheard::Unwritten(reason) => Self::broken(format!(
                 "it is followed, but cannot be kept, and is forgotten at the next start: {reason}"
             )),
