@@ -435,8 +435,15 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
                 "  answers {service} ({names}) differently since {since}, for {share} of the \
                  clients who ask it, or {lookups} of all lookups"
             ));
-            let span = of.two_writers.map_or("more than 2 h".to_owned(), |of| format!("{of:.0} s"));
-            lines.push(format!("    two regions can be written to for {span}, if it ends now"));
+            if !of.single_writer {
+                let span = of.two_writers.map(|of| format!("{of:.0} s"));
+                let (span, rest) = (span.as_deref().unwrap_or("more than 2 h"), of.residual);
+                lines.push(format!(
+                    "    two regions can be written to for {span}, if it ends now: until all but \
+                     {} have moved",
+                    percent(rest)
+                ));
+            }
             if let Some((conflicts, lost)) = of.conflicts.zip(of.lost) {
                 lines.push(format!(
                     "    at its declared writes {conflicts:.0} have met another so far; if the \
@@ -504,20 +511,30 @@ fn status_text(status: &Value) -> String {
     for service in list(&status["services"]) {
         lines.push(format!("  {} ({})", text(&service["name"]), text(&service["policy"])));
         for endpoint in list(&service["endpoints"]) {
-            let word =
-                endpoint["override"].as_str().map(|word| format!(" [{word} by an operator]"));
-            let word = word.or_else(|| endpoint["hold"].as_str().map(|hold| format!(" [{hold}]")));
-            let seen: Vec<String> = list(&endpoint["seen"]).iter().map(text).collect();
-            let word = word.or((!seen.is_empty()).then(|| format!(" [{}]", seen.join(", "))));
-            lines.push(format!(
-                "    {:<16} {:<24} {:<8} {}{}",
-                text(&endpoint["region"]),
-                text(&endpoint["address"]),
-                text(&endpoint["state"]),
-                text(&endpoint["last"]),
-                word.unwrap_or_default(),
-            ));
+            lines.push(endpoint_text(&endpoint, &status["now"]));
         }
     }
     lines.join("\n")
+}
+
+/// An endpoint at this time, and what is to be known of it besides what the probes say.
+fn endpoint_text(endpoint: &Value, now: &Value) -> String {
+    let text = |key: &str| endpoint[key].as_str().unwrap_or_default();
+    let said =
+        endpoint["override"].as_str().map(|word| format!("{word} by {}", text("override_by")));
+    // Both are written alike, so that the later one comes after the other.
+    let held = endpoint["held_until"].as_str().filter(|until| now.as_str() < Some(until));
+    let held = held.map(|until| format!("held down until {until}, as it failed again soon"));
+    let seen = endpoint["seen"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let seen = Some(seen.collect::<Vec<_>>().join(", ")).filter(|seen| !seen.is_empty());
+    let hold = endpoint["hold"].as_str().map(str::to_owned);
+    let known = said.or(hold).or(seen).or(held).map(|known| format!(" [{known}]"));
+    format!(
+        "    {:<16} {:<24} {:<8} {}{}",
+        text("region"),
+        text("address"),
+        text("state"),
+        text("last"),
+        known.unwrap_or_default(),
+    )
 }

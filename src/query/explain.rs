@@ -6,13 +6,17 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::resolve::parent_side;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Body, LONGEST_CHAIN, Plan, Ready, Selector, Snapshot};
-use crate::steer::{Basis, Facts, Family, Policy, Service, Standing, ramp_slot};
+use crate::steer::{
+    Basis, Endpoint, Facts, Family, Policy, Service, Standing, Word, ramp_slot, state_of,
+};
+use crate::time::Instant;
 use crate::zone::{Found, Name, RecordType};
 
 /// What is asked, and by whom.
@@ -257,8 +261,8 @@ fn steering(
         let endpoints = pools.flat_map(|pool| &pool.endpoints);
         let standings = endpoints
             .filter(|endpoint| endpoint.address.family() == family)
-            .map(|endpoint| facts.standing(id, region, endpoint, slot))
-            .collect::<Vec<Standing>>();
+            .map(|endpoint| Counted::of(facts, (id, region), endpoint, slot))
+            .collect::<Vec<Counted<'_>>>();
         let why = why(service, &standings, region, ready);
         let chosen = ready.choice.regions.contains(&region);
         Candidate { region: plan.region_name(region).to_owned(), distance_km, chosen, why }
@@ -326,23 +330,87 @@ fn order(
     }
 }
 
+/// What an endpoint counts as, and why.
+struct Counted<'f> {
+    standing: Standing,
+    /// What is said of it, and by whom.
+    said: Option<(Word, &'f str)>,
+    /// What the probes say of it.
+    probes: String,
+    /// It is well, and down until then, as it has come and gone.
+    held: Option<Instant>,
+}
+
+impl<'f> Counted<'f> {
+    fn of(
+        facts: &Facts<'f>,
+        (service, region): (ServiceId, RegionId),
+        endpoint: &Endpoint,
+        slot: usize,
+    ) -> Self {
+        let standing = facts.standing(service, region, endpoint, slot);
+        let said = facts.overrides.told(service, region, endpoint.address.ip(), slot);
+        let targets = endpoint.probed.iter().flat_map(|probed| &probed.targets);
+        let health = targets.map(|target| facts.health.get(*target));
+        let held = health.filter(|of| of.failing_since.is_none()).filter_map(|of| of.held_until);
+        let held = held.max().filter(|_| standing == Standing::Down && said.is_none());
+        let probes = match &endpoint.probed {
+            Some(_) => state_of(endpoint, facts.health).to_string(),
+            None => "none".to_owned(),
+        };
+        Self { standing, said, probes, held }
+    }
+}
+
+/// What is said of endpoints, how many of them it is said of, and how the probes see those.
+fn told(counted: &[Counted<'_>]) -> Option<(String, usize)> {
+    let (word, who) = counted.iter().find_map(|of| of.said)?;
+    let of = counted.iter().filter(|of| of.said == Some((word, who)));
+    let mut probes: Vec<&str> = of.map(|of| of.probes.as_str()).collect();
+    let many = probes.len();
+    probes.sort_unstable();
+    probes.dedup();
+    let verb = match word {
+        Word::Up => "said to be up",
+        Word::Down => "said to be down",
+        Word::Drain => "drained",
+    };
+    Some((format!("{verb} by {who} (probes: {})", probes.join(", ")), many))
+}
+
+/// A moment, as people read it.
+fn shown(moment: Instant) -> String {
+    let read = i64::try_from(moment.as_secs()).ok().and_then(|of| Timestamp::from_second(of).ok());
+    read.map_or_else(|| "later".to_owned(), |moment| moment.to_string())
+}
+
 /// Why a region whose endpoints count as these is in the answer, or not.
-fn why(service: &Service, standings: &[Standing], region: RegionId, ready: &Ready) -> String {
-    let all = standings.len();
-    let count = |wanted| standings.iter().filter(|standing| **standing == wanted).count();
+fn why(service: &Service, counted: &[Counted<'_>], region: RegionId, ready: &Ready) -> String {
+    let all = counted.len();
+    let count = |wanted| counted.iter().filter(|of| of.standing == wanted).count();
+    let told = told(counted);
     let (up, kept) = (count(Standing::Up), count(Standing::Kept));
     let need = service.min_up.of(all);
     let standing = match (up, count(Standing::Drained), count(Standing::Unknown)) {
         _ if all == 0 => return "no endpoint of this family".to_owned(),
+        _ if told.as_ref().is_some_and(|(_, many)| *many == all) => String::new(),
         _ if kept == all => Basis::Kept.to_string(),
         _ if kept > 0 => format!("{up} of {all} endpoints up, {}", Basis::Kept),
         (0, ..) if count(Standing::Held) > 0 => "up again, and not let back yet".to_owned(),
-        (0, 0, 0) => "down".to_owned(),
+        (0, 0, 0) => match counted.iter().filter_map(|of| of.held).min() {
+            Some(until) => format!("held down until {}, as it failed again soon", shown(until)),
+            None => "down".to_owned(),
+        },
         (0, 0, _) => "no verdict yet".to_owned(),
-        (0, ..) => "drained by an operator".to_owned(),
+        (0, ..) => "nothing up that is not drained".to_owned(),
         _ if up < need => format!("{up} of {all} endpoints up; {need} are needed"),
         _ if up == all => "up".to_owned(),
         _ => format!("{up} of {all} endpoints up"),
+    };
+    let standing = match told {
+        Some((told, many)) if many == all => told,
+        Some((told, many)) => format!("{standing}; {many} {told}"),
+        None => standing,
     };
     match &service.policy {
         _ if ready.choice.regions.contains(&region) => standing,

@@ -215,6 +215,19 @@ pub(super) fn resolve(said: &[Said], planned: &[Said], config: &Config) -> Overr
     said.iter().chain(planned).filter_map(|said| said.resolve(config)).collect()
 }
 
+/// Who speaks, of what no operator speaks of at `now` and the configuration does: to be shown.
+pub(super) fn speakers(
+    said: &[Said],
+    planned: &[Said],
+    config: &Config,
+    now: Instant,
+) -> Vec<(Scope, Option<String>)> {
+    let in_force = |of: &Said| Some(of.resolve(config).filter(|of| of.reach(now) > 0)?.scope);
+    let spoken: Vec<Scope> = said.iter().filter_map(in_force).collect();
+    let planned = planned.iter().filter_map(|of| Some((in_force(of)?, Some(of.reason.clone()))));
+    planned.filter(|(scope, _)| !spoken.contains(scope)).collect()
+}
+
 /// What the maintenance of `config` says at `now`, and will say next.
 pub(super) fn planned(config: &Config, now: Instant) -> Vec<Said> {
     let said = |of: &Maintenance| {

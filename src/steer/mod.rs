@@ -316,6 +316,11 @@ impl Standing {
 }
 
 impl Service {
+    /// Can one region at a time be written to, and no other?
+    pub fn has_one_writer(&self) -> bool {
+        matches!(self.policy, Policy::SingleWriter(..))
+    }
+
     /// The families in which the service has an endpoint.
     pub fn families(&self) -> impl Iterator<Item = Family> {
         Family::ALL.into_iter().filter(|family| self.pools.iter().any(|pool| pool.has(*family)))

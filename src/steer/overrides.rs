@@ -161,7 +161,7 @@ impl Overrides {
         // The narrowest first.
         rows.sort_by_key(|(scope, ..)| std::cmp::Reverse(*scope));
         let ahead = self.list.iter().filter(|one| one.is_ahead(now));
-        InForce { rows, ahead: ahead.map(|one| one.scope).collect() }
+        InForce { rows, ahead: ahead.map(|one| one.scope).collect(), speakers: Vec::new() }
     }
 
     /// When something else is in force next.
@@ -177,11 +177,20 @@ pub struct InForce {
     rows: Vec<(Scope, Word, usize)>,
     /// What a word will be about soon.
     ahead: Vec<Scope>,
+    /// Who speaks of these, if it is no operator; `None`: nobody does, it is only assumed.
+    speakers: Vec<(Scope, Option<String>)>,
 }
 
 impl InForce {
     /// No word.
-    pub const NONE: &'static Self = &Self { rows: Vec::new(), ahead: Vec::new() };
+    pub const NONE: &'static Self =
+        &Self { rows: Vec::new(), ahead: Vec::new(), speakers: Vec::new() };
+
+    /// The same, to be shown: of these it is no operator who speaks.
+    #[must_use]
+    pub fn spoken_by(self, speakers: Vec<(Scope, Option<String>)>) -> Self {
+        Self { speakers, ..self }
+    }
 
     /// The same, with every one of `regions` down.
     #[must_use]
@@ -191,7 +200,12 @@ impl InForce {
             Scope::Region(region) | Scope::Pool(_, region) => !regions.contains(region),
             Scope::Address(_) => true,
         });
-        Self { rows: others.copied().chain(down).collect(), ahead: self.ahead.clone() }
+        let assumed = regions.iter().map(|region| (Scope::Region(*region), None));
+        Self {
+            rows: others.copied().chain(down).collect(),
+            ahead: self.ahead.clone(),
+            speakers: assumed.chain(self.speakers.iter().cloned()).collect(),
+        }
     }
 
     /// What counts for an endpoint, for the clients in `slot`.
@@ -202,11 +216,35 @@ impl InForce {
         address: Option<IpAddr>,
         slot: usize,
     ) -> Option<Word> {
+        self.row(service, region, address, slot).map(|(_, word)| word)
+    }
+
+    /// The same, and who says it; nothing that is only assumed.
+    pub fn told(
+        &self,
+        service: ServiceId,
+        region: RegionId,
+        address: Option<IpAddr>,
+        slot: usize,
+    ) -> Option<(Word, &str)> {
+        let (scope, word) = self.row(service, region, address, slot)?;
+        let speaker = self.speakers.iter().find(|(of, _)| *of == scope);
+        let speaker = speaker.map_or(Some("an operator"), |(_, speaker)| speaker.as_deref());
+        Some((word, speaker?))
+    }
+
+    fn row(
+        &self,
+        service: ServiceId,
+        region: RegionId,
+        address: Option<IpAddr>,
+        slot: usize,
+    ) -> Option<(Scope, Word)> {
         let mut words = self
             .rows
             .iter()
             .filter(|(scope, _, reach)| scope.is_about(service, region, address) && slot < *reach);
-        words.next().map(|(_, word, _)| *word)
+        words.next().map(|(scope, word, _)| (*scope, *word))
     }
 
     /// Will a word soon be about an endpoint?

@@ -24,7 +24,7 @@ impl fmt::Display for Basis {
             Self::Held => "up again and not let back yet, and nothing else is up",
             Self::Scarce => "up, though in no region enough is up",
             Self::Unknown => "no verdict yet, which is not down",
-            Self::Drained => "drained by an operator, and nothing else is up",
+            Self::Drained => "drained, and nothing else is up",
             Self::AsIfUp => "all down: answered as if all were up",
             Self::LastGood => "all down: answered with the last that were up",
             Self::Fixed => "all down: answered with the fixed addresses",

@@ -123,6 +123,12 @@ fn a_region_that_comes_and_goes_is_held_down() {
     eu.restart();
     // It answers well, and stays away.
     wait_until(&("down".to_owned(), "ok".to_owned()), || server.endpoint(addresses[1]));
+    let (_, status) = server.ctl(&["status"]);
+    let (_, explained) = server.get("/api/v1/explain?name=www.example.com&from=134.226.1.1");
+    for told in [status, explained] {
+        assert!(told.contains("held down until 20"), "{told}");
+        assert!(told.contains(", as it failed again soon"), "{told}");
+    }
     let dublin = server.addresses_for("www.example.com", DUBLIN);
     assert_eq!(dublin, [addresses[0].to_string()]);
 }

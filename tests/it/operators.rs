@@ -50,7 +50,7 @@ fn a_drained_region_loses_its_clients_and_gets_them_back_when_that_is_cleared() 
     wait_until(&us, web);
     assert_eq!(api(), eu, "the other service goes on");
     let (_, explained) = server.get("/api/v1/explain?name=www.example.com&from=134.226.1.1");
-    assert!(explained.contains("drained by an operator"), "{explained}");
+    assert!(explained.contains("drained by an operator (probes: up)"), "{explained}");
     let (_, status) = server.ctl(&["status"]);
     assert!(status.contains("override  web/eu: drain, by alice: maintenance"), "{status}");
 
@@ -59,6 +59,8 @@ fn a_drained_region_loses_its_clients_and_gets_them_back_when_that_is_cleared() 
     wait_until(&us, api);
     assert!(server.ctl(&because(&["up", "api/eu"])).0);
     wait_until(&eu, api);
+    let (_, explained) = server.get("/api/v1/explain?name=api.example.com&from=134.226.1.1");
+    assert!(explained.contains("said to be up by an operator (probes: up)"), "{explained}");
     for subject in ["eu", "web/eu", "api/eu"] {
         assert_eq!(server.ctl(&["clear", subject]), (true, format!("{subject}: cleared")));
     }
@@ -439,9 +441,12 @@ fn maintenance_comes_and_goes_by_the_clock() {
     // As long before it begins as the last answer may be remembered, the answers are short-lived.
     wait_until(&of(&eu, 5), || answer("www.example.com"));
     assert!(jiff::Timestamp::now() < begins);
-    let explain = server.get("/api/v1/explain?name=www.example.com&from=134.226.1.1").1;
-    assert!(explain.contains("a drain of it begins soon"), "{explain}");
+    let explain = || server.get("/api/v1/explain?name=www.example.com&from=134.226.1.1").1;
+    assert!(explain().contains("a drain of it begins soon"), "{}", explain());
     wait_until(&of(&us, 8), || answer("www.example.com"));
+    let (explain, (_, status)) = (explain(), server.ctl(&["status"]));
+    assert!(explain.contains("drained by maintenance kernel (probes: up)"), "{explain}");
+    assert!(status.contains("[drain by maintenance kernel]"), "{status}");
     assert!(jiff::Timestamp::now() >= begins);
     assert_eq!(answer("api.example.com"), of(&eu, 8), "the other service goes on");
     wait_until(&of(&eu, 8), || answer("www.example.com"));

@@ -1,6 +1,11 @@
 //! What is explained of a name is what is answered.
 
+use std::time::Duration;
+
 use super::*;
+use crate::ids::{RegionId, TargetId};
+use crate::steer::{InForce, Override, Overrides, Scope, Word};
+use crate::time::Instant;
 use crate::zone::RecordType;
 
 fn explained(snapshot: &Snapshot, name: &str, rtype: RecordType) -> Explained {
@@ -41,4 +46,65 @@ fn the_ds_records_of_a_delegation_are_explained_as_its_parents() {
     }
     let referral = Explained::Delegated { zone: parent.to_owned() };
     assert_eq!(explained(&snapshot, "signed.example.com", RecordType::NS), referral);
+}
+
+/// An operator's word is told as that, beside what the probes say.
+#[test]
+fn what_is_said_is_not_told_as_what_is_seen() {
+    let text = "regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
+checks: { web: { http: / } }
+zones: { example.com: { ns: [ns.example.net, ns2.example.net] } }
+services:
+  web: { names: [www.example.com], check: web,
+         regions: { us: [192.0.2.10, 192.0.2.11], eu: 192.0.2.20 } }
+";
+    let snapshot = compiled(text, &[]);
+    let (region, ip) = (|row| Scope::Region(RegionId::from_index(row).unwrap()), "192.0.2.11");
+    let address = Scope::Address(ip.parse().unwrap());
+    let said = |scope, word| Override {
+        scope,
+        word,
+        since: Instant::default(),
+        until: None,
+        ramp: None,
+        ahead: Duration::ZERO,
+    };
+    let in_force = |said: &[Override]| -> InForce {
+        said.iter().copied().collect::<Overrides>().at(Instant::default())
+    };
+    let named = vec![(region(0), Some("maintenance kernel".to_owned()))];
+    let drained = in_force(&[said(region(0), Word::Drain)]);
+    let assumed = InForce::NONE.assuming_down(&[RegionId::from_index(0).unwrap()]);
+    for (state, overrides, expected) in [
+        (
+            State::Down,
+            in_force(&[said(region(0), Word::Up)]),
+            "said to be up by an operator (probes: down)",
+        ),
+        (
+            State::Up,
+            in_force(&[said(region(0), Word::Down)]),
+            "said to be down by an operator (probes: up)",
+        ),
+        (State::Up, drained.clone(), "drained by an operator (probes: up)"),
+        (State::Up, drained.spoken_by(named), "drained by maintenance kernel (probes: up)"),
+        (
+            State::Up,
+            in_force(&[said(address, Word::Down)]),
+            "1 of 2 endpoints up; 1 said to be down by an operator (probes: up)",
+        ),
+        (State::Up, assumed, "down"),
+        (State::Down, InForce::default(), "down"),
+    ] {
+        let targets = (0..3).map(|row| TargetId::from_index(row).unwrap());
+        let health = targets.fold(HealthTable::default(), |table, of| table.assuming(of, state));
+        let facts = Facts { overrides: &overrides, ..Facts::of(&health) };
+        let (name, client) = ("www.example.com".parse().unwrap(), IpAddr::from([192, 0, 2, 1]));
+        let question = Question { name, rtype: RecordType::A, client };
+        let atlas = Atlas::build(Sources::default());
+        let explained = explain(&snapshot, &atlas, &facts, &question).outcome;
+        let Explained::Steered(steering) = explained else { panic!("{explained:?}") };
+        let us = steering.regions.into_iter().find(|of| of.region == "us").unwrap();
+        assert_eq!(us.why.trim_end_matches("; not needed"), expected);
+    }
 }

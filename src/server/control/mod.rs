@@ -439,8 +439,10 @@ impl Control {
     }
 
     fn view(&self) -> View {
+        let now = self.clock.now();
+        let speakers = overrides::speakers(&self.said, &self.planned, &self.loaded.config, now);
         View {
-            now: self.clock.now(),
+            now,
             started: self.begins.at,
             ready: *self.ready.borrow(),
             answering: self.answering,
@@ -454,7 +456,7 @@ impl Control {
                 let said = self.said.iter().filter(|said| said.word.is_some());
                 said.chain(&self.planned).cloned().collect()
             },
-            overrides: self.in_force.clone(),
+            overrides: self.in_force.clone().spoken_by(speakers),
             holds: self.holds.clone(),
             writing: self.writing.in_force.clone(),
             is_isolated: self.is_isolated,

@@ -99,9 +99,15 @@ pub struct Differing {
     pub share: f64,
     /// The share of all lookups that are answered otherwise, if resolvers ask all nodes alike.
     pub lookups: f64,
-    /// For how many seconds two regions can be written to, if it ends now: until all but
-    /// `convergence.residual` of those clients have moved; none: for more than two hours.
+    /// Whether one region at a time can be written to, whoever is sent where.
+    #[serde(default)]
+    pub single_writer: bool,
+    /// Else for how many seconds two regions can be written to, if it ends now: until all but
+    /// `residual` of those clients have moved; none: for more than two hours.
     pub two_writers: Option<f64>,
+    /// The share of clients that are not waited for: `convergence.residual`.
+    #[serde(default)]
+    pub residual: f64,
     /// How many writes have met another so far, at the rate that the service declares.
     pub conflicts: Option<f64>,
     /// How many of them a later one has won over.
@@ -195,6 +201,8 @@ pub struct EndpointStatus {
     /// What an operator says of it, which counts: `up`, `down` or `drain`.
     #[serde(rename = "override")]
     pub word: Option<String>,
+    /// Who says it: `an operator` or `maintenance NAME`.
+    pub override_by: Option<String>,
     /// Why its region is not treated by its health.
     pub hold: Option<String>,
     /// Nothing has been seen of it for too long.
@@ -287,7 +295,8 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
         let seconds = view.now.since(*since).as_secs_f64();
         let parting = Parting { share: lookups, seconds };
         let lag = model.lag(found.map(|of| of.ttl).unwrap_or_default());
-        let writes = view.loaded.config.writes.get(service);
+        let single_writer = found.is_some_and(Service::has_one_writer);
+        let writes = view.loaded.config.writes.get(service).filter(|_| !single_writer);
         let met = writes.map(|writes| parting.writes(writes, None));
         Differing {
             service: service.clone(),
@@ -295,7 +304,9 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
             since: timestamp(*since),
             share: *share,
             lookups,
-            two_writers: parting.until(lag, convergence.residual),
+            single_writer,
+            two_writers: parting.until(lag, convergence.residual).filter(|_| !single_writer),
+            residual: convergence.residual,
             conflicts: met.map(|of| of.writes),
             lost: met.map(|of| of.lost),
         }
@@ -475,9 +486,8 @@ fn endpoint_status(
     endpoint: &Endpoint,
 ) -> EndpointStatus {
     // A word on a ramp reaches the clients in slot 0 first.
-    let word = service
-        .and_then(|id| view.overrides.word(id, pool.region, endpoint.address.ip(), 0))
-        .map(|word| word.to_string());
+    let said =
+        service.and_then(|id| view.overrides.told(id, pool.region, endpoint.address.ip(), 0));
     let probed = endpoint.probed.iter().flat_map(|probed| &probed.targets);
     let disputes = view.disputes.iter().filter(|(of, _)| probed.clone().any(|target| target == of));
     let seen = disputes.flat_map(|(_, sights)| sights);
@@ -504,7 +514,8 @@ fn endpoint_status(
         last_at: last.map(|(at, _)| timestamp(at)),
         latency_ms: last.map(|(_, report)| millis(report.latency)),
         held_until: health.and_then(|health| health.held_until).map(timestamp),
-        word,
+        word: said.map(|(word, _)| word.to_string()),
+        override_by: said.map(|(_, who)| who.to_owned()),
         hold: service
             .and_then(|id| view.holds.of(id, pool.region, endpoint.address.family()))
             .map(told_hold),
