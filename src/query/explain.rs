@@ -225,7 +225,11 @@ fn outcome(
     }
     let epoch = node.epoch_of().and_then(|id| snapshot.service(id)?.epoch());
     let types = node.sets().iter().map(|set| set.rtype);
-    let types = types.chain(epoch.map(|_| RecordType::TXT)).map(|of| of.to_string()).collect();
+    let types = types.chain(epoch.map(|_| RecordType::TXT)).map(|of| of.to_string());
+    let service = node.service().filter(|_| question.rtype == RecordType::ANY);
+    let service = service.and_then(|id| snapshot.plan().services.get(id.index()));
+    let steered = service.into_iter().flat_map(Service::families).map(|of| of.to_string());
+    let types = types.chain(steered).collect();
     let alias = node.set(RecordType::CNAME).filter(|_| is_followed);
     let target = alias.and_then(|set| Name::from_wire(set.rdata.first()?.target()?));
     let alias = target.as_ref().map(Name::to_string);
@@ -444,6 +448,7 @@ impl fmt::Display for Explanation {
 impl Explained {
     /// For people who asked for records of a type.
     fn tell(&self, f: &mut fmt::Formatter<'_>, rtype: &str) -> fmt::Result {
+        let is_alias = |of: &String| of == "CNAME";
         match self {
             Self::Steered(steering) => write!(f, "{steering}"),
             Self::Zone { zone, alias: Some(target), .. } => {
@@ -451,6 +456,14 @@ impl Explained {
             }
             Self::Zone { zone, types, .. } if types.is_empty() => {
                 write!(f, "  answer     NODATA: the name exists in {zone} without {rtype} records")
+            }
+            // RFC 8482 §4.2.
+            Self::Zone { zone, types, .. } if rtype == "ANY" && !types.iter().any(is_alias) => {
+                let types = types.join(", ");
+                write!(
+                    f,
+                    "  answer     HINFO \"RFC8482\", not all that is there in {zone}: {types}"
+                )
             }
             Self::Zone { zone, types, .. } => {
                 let is_there = rtype == "ANY" || types.iter().any(|of| of == rtype);

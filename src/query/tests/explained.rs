@@ -108,3 +108,27 @@ services:
         assert_eq!(us.why.trim_end_matches("; not needed"), expected);
     }
 }
+
+/// RFC 8482 §4.2.
+#[test]
+fn all_types_at_once_are_explained_as_they_are_answered() {
+    let text = "regions: { us: {} }
+zones: { example.com: { ns: [ns.example.net], records: {
+  fixed: { TXT: '\"a\"' }, alias: { CNAME: fixed }, a.b: { TXT: '\"a\"' } } } }
+services: { web: { names: [www.example.com], regions: { us: 192.0.2.10 } } }
+";
+    let snapshot = compiled(text, &[]);
+    let atlas = Atlas::build(Sources::default());
+    let (health, rtype) = (HealthTable::default(), RecordType::ANY);
+    for (name, expected) in [
+        ("fixed", "HINFO \"RFC8482\", not all that is there in example.com.: TXT"),
+        ("www", "HINFO \"RFC8482\", not all that is there in example.com.: A"),
+        ("alias", "from the zone example.com., for everybody alike; it has CNAME"),
+        ("b", "NODATA: the name exists in example.com. without ANY records"),
+    ] {
+        let (name, client) = (format!("{name}.example.com").parse(), IpAddr::from([192, 0, 2, 1]));
+        let question = Question { name: name.unwrap(), rtype, client };
+        let told = explain(&snapshot, &atlas, &Facts::of(&health), &question).to_string();
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+}
