@@ -28,6 +28,7 @@ pub mod defaults;
 mod checks;
 mod cluster;
 mod convergence;
+mod doubts;
 mod etcd;
 mod listeners;
 mod maintenance;
@@ -285,7 +286,7 @@ fn compile(
     let encrypted = node::encrypted(fields.get("tls"), &http, problems);
     let tcp = node::tcp(fields.get("tcp"), problems);
     let (geoip, geoip_files) = places::geoip(fields.get("geoip"), problems);
-    let preferences = places::steering(fields.get("steering"), &regions, problems);
+    let preferences = places::steering(fields.get("steering"), (&regions, &geoip), problems);
     let checks = checks::read(fields.get("checks"), problems);
     let zones = fields.need("zones", problems);
     let services = fields.need("services", problems);

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::problem::{Mention, Place};
 use super::read::{At, Problems};
+use super::subject::unsayable;
 use crate::geo::{Continent, Coordinates, Country, Preferences, Subdivision};
 use crate::ids::{RegionId, RegionSet};
 use crate::snapshot::Region;
@@ -95,6 +96,9 @@ pub(super) fn regions(at: Option<At<'_>>, problems: &mut Problems) -> Regions {
             problems.error(place, &at.key, what);
             break;
         }
+        if let Some(what) = unsayable(name) {
+            problems.error(place, &at.key, what);
+        }
         regions.places.push((place, region.key.clone()));
         let mut read = Region { name: name.to_owned(), at: None, capacity: None };
         if let Some(mut fields) = region.fields(problems) {
@@ -150,10 +154,15 @@ pub(super) fn geoip(at: Option<At<'_>>, problems: &mut Problems) -> (GeoIp, Vec<
 /// `steering`: what goes before distance, for all services.
 pub(super) fn steering(
     at: Option<At<'_>>,
-    regions: &Regions,
+    (regions, geoip): (&Regions, &GeoIp),
     problems: &mut Problems,
 ) -> Preferences {
     let Some(at) = at else { return Preferences::default() };
+    if let Some(asns) = at.find(&["asns"]).filter(|_| geoip.asns.is_empty()) {
+        let what =
+            "without `geoip.asn` nobody's autonomous system is known: these are not followed";
+        problems.warning(asns.place(), &asns.key, what);
+    }
     preferences(&at, regions, problems)
 }
 

@@ -233,6 +233,17 @@ impl<'n> At<'n> {
             self.wrong("the address of one host", problems);
             return None;
         }
+        if let IpAddr::V6(v6) = ip {
+            if let Some(v4) = v6.to_ipv4_mapped() {
+                self.wrong(&format!("{v4}, as IPv4 addresses are written"), problems);
+                return None;
+            }
+            // RFC 4007 §6: it is another host's on each link.
+            if v6.is_unicast_link_local() {
+                self.wrong("an address that is the same everywhere", problems);
+                return None;
+            }
+        }
         Some(ip)
     }
 

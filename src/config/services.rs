@@ -9,9 +9,10 @@ use super::checks::{Checks, Rule};
 use super::convergence;
 use super::places::{Regions, preferences};
 use super::read::{At, Fields, Problems};
+use super::subject::unsayable;
 use super::yaml::Value;
 use super::zones::Drafts;
-use super::{Target, Targets, defaults};
+use super::{Target, Targets, defaults, doubts};
 use crate::convergence::Writes;
 use crate::geo::{CatchmentSpec, Preferences, Site};
 use crate::health::{Check, Schedule, would_blind};
@@ -57,7 +58,10 @@ pub(super) fn read(
 ) -> Services {
     let mut services = Services::default();
     let mut steered: HashMap<Name, &str> = HashMap::new();
-    for (name, _, at) in at.map(|at| at.named(problems)).unwrap_or_default() {
+    for (name, place, at) in at.map(|at| at.named(problems)).unwrap_or_default() {
+        if let Some(what) = unsayable(name) {
+            problems.error(place, "services", what);
+        }
         let Some(mut fields) = at.fields(problems) else { continue };
         let id = ServiceId::from_index(services.list.len());
         let check = fields.get("check");
@@ -78,6 +82,7 @@ pub(super) fn read(
         services.writes.extend(declared.map(|writes| (name.to_owned(), writes)));
         fields.done(problems);
         idle_weights(&service, &at, problems);
+        doubts::of_service(&service, &at, &world.regions.list, problems);
         let kind = kind(&service, (&at, check.as_ref()), problems);
         let service_name = name;
         for (name, at) in &names {
@@ -109,6 +114,9 @@ pub(super) fn read(
 fn names<'n>(fields: &mut Fields<'n>, problems: &mut Problems) -> Vec<(Name, At<'n>)> {
     let Some(at) = fields.need("names", problems) else { return Vec::new() };
     let mut names = Vec::new();
+    if at.list().is_empty() {
+        problems.error(at.place(), &at.key, "no name; expected at least one");
+    }
     for item in at.list() {
         let Some(text) = item.text("a domain name", problems) else { continue };
         match text.parse::<Name>() {

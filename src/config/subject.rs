@@ -19,6 +19,20 @@ pub enum Subject {
     Address(IpAddr),
 }
 
+/// What is wrong with the name of a region or a service, if a [`Subject`] cannot name it, or a
+/// list of names.
+pub(super) fn unsayable(name: &str) -> Option<String> {
+    let breaks = |of: char| of.is_control() || matches!(of, '/' | ',' | '"' | '\'' | '`' | '\\');
+    let is_odd = name.trim() != name || name.is_empty() || name.contains(breaks);
+    (is_odd || name.parse::<IpAddr>().is_ok()).then(|| {
+        format!(
+            "`{}` given; expected a name such as eu-west, which is no address and has no `/`, no \
+             comma, no quote and no control character in it",
+            name.replace(char::is_control, "\u{fffd}")
+        )
+    })
+}
+
 impl FromStr for Subject {
     type Err = String;
 
