@@ -25,8 +25,8 @@ pub enum Layer {
     },
     /// A cache that first gives what it has, even if that has expired, and then asks again
     /// (`serve-expired` without a client timeout): whoever asks first after the change is told the
-    /// old answer, and for T ≤ t ≤ T + `limit` P(X > t) = e^(−(t − T)/`every`) ⋅ `every`/(T +
-    /// `every`).
+    /// old answer, unless it expired more than `limit` ago. For T ≤ t ≤ T + `limit` P(X > t) =
+    /// (e^(−(t − T)/`every`) − e^(−`limit`/`every`)) ⋅ `every`/(T + `every`).
     StaleFirst {
         /// Seconds between lookups.
         every: f64,
@@ -86,13 +86,13 @@ fn stale_first(ttl: f64, every: f64, limit: f64) -> Lag {
         return hold(ttl, every);
     }
     let cycle = ttl + every;
-    // ∫ of the part before the TTL's end, and of what follows it.
-    let mean =
-        (ttl - ttl * ttl / (2.0 * cycle)) + every * every / cycle * (1.0 - (-limit / every).exp());
-    Lag::of(mean, ttl + limit, |t| match t - ttl {
-        past if past < 0.0 => 1.0 - t / cycle,
-        past if past <= limit => every / cycle * (-past / every).exp(),
-        _ => 0.0,
+    // Who asks later than that finds nothing.
+    let late = (-limit / every).exp();
+    let gone = if late > 0.0 { late * (1.0 + limit / every) } else { 0.0 };
+    let mean = ttl * ttl / 2.0 + ttl * every * (1.0 - late) + every * every * (1.0 - gone);
+    Lag::of(mean / cycle, ttl + limit, |t| {
+        let stale = (-(t - ttl).max(0.0) / every).exp() - late;
+        ((ttl - t).max(0.0) + every * stale.max(0.0)) / cycle
     })
 }
 

@@ -67,6 +67,13 @@ fn a_cache_that_gives_what_it_has_first() {
     within(lag.mean(), (3600.0 + 7200.0 + 7200.0) / 240.0, 0.001);
     let busy = Layer::StaleFirst { every: 0.0, limit: 86_400.0 };
     assert_eq!(busy.lag(60.0), Layer::HONEST.lag(60.0));
+    // What has expired is gone after `limit`, wherever the cycle began.
+    let short = Layer::StaleFirst { every: 600.0, limit: 60.0 }.lag(30.0);
+    curve(&short, &[(0.0, 0.1382), (15.0, 0.1144), (30.0, 0.0906), (60.0, 0.0442), (90.0, 0.0)]);
+    let area: f64 = (0..360).map(|row| short.after((f64::from(row) + 0.5) / 4.0) / 4.0).sum();
+    within(short.mean(), area, 0.001);
+    let none = Layer::StaleFirst { every: 60.0, limit: 0.0 }.lag(60.0);
+    curve(&none, &[(0.0, 0.5), (15.0, 0.375), (30.0, 0.25), (60.0, 0.0)]);
 }
 
 #[test]
