@@ -76,26 +76,27 @@ impl Writes {
         Conflicts { pairs: 0.0, writes: within(2.0 * self.delay), lost: within(self.delay) }
     }
 
-    /// While the share `moving` of all clients moves from one region to another by `lag`, and both
-    /// replicate: two writes to a key meet that come to different regions within the delay.
+    /// While the share `moving` of all clients moves from one region to another by `lag`, for
+    /// `until` seconds at most, and both replicate: two writes to a key meet that come to different
+    /// regions within the delay.
     ///
     /// Pairs: 2Δ⋅Σp²⋅∫ab dt. Writes: ∫ Σ a⋅p(1 − e^(−2Δbp)) + b⋅p(1 − e^(−2Δap)) dt, with a and b
     /// the rates of writes to the old region and to all others. A client's own key meets only its
     /// own move: 1 − e^(−uΔ) a client.
-    pub fn converging(&self, lag: &Lag, moving: f64) -> Conflicts {
+    pub fn converging(&self, lag: &Lag, moving: f64, until: f64) -> Conflicts {
         let rate = self.rate * (1.0 - self.private);
         let keys = self.shared.probabilities();
         let collision: f64 = keys.iter().map(|share| share * share).sum();
         let both = |old, new, window| met(&keys, old, new, window) + met(&keys, new, old, window);
         let mut sum = Conflicts::default();
-        for (share, seconds) in stairs(lag) {
+        for (share, seconds) in stairs(lag, until) {
             let (old, new) = (rate * share * moving, rate * (1.0 - share * moving));
             sum.pairs += 2.0 * self.delay * collision * old * new * seconds;
             sum.writes += both(old, new, 2.0 * self.delay) * seconds;
             sum.lost += both(old, new, self.delay) * seconds;
         }
         let clients = if self.each > 0.0 { self.rate * self.private / self.each } else { 0.0 };
-        let own = clients * moving * (1.0 - lag.never()) * -(-self.each * self.delay).exp_m1();
+        let own = clients * moving * (1.0 - lag.after(until)) * -(-self.each * self.delay).exp_m1();
         let Conflicts { pairs, writes, lost } = sum;
         Conflicts { pairs: pairs + own, writes: writes + 2.0 * own, lost: lost + own }
     }
@@ -160,11 +161,12 @@ fn both(a: f64, b: f64) -> f64 {
 /// Into how many stairs a lag is cut.
 const STAIRS: usize = 200;
 
-/// The lag as stairs: a share of requests that go to the old region, and for how many seconds.
-fn stairs(lag: &Lag) -> Vec<(f64, f64)> {
+/// The lag up to `until` as stairs: a share of requests that go to the old region, and for how many
+/// seconds.
+fn stairs(lag: &Lag, until: f64) -> Vec<(f64, f64)> {
     let height = 1.0 / STAIRS as f64;
-    let at =
-        |stair: usize| lag.until(1.0 - stair as f64 * height).map_or(HORIZON, |at| at.min(HORIZON));
+    let end = until.min(HORIZON);
+    let at = |stair: usize| lag.until(1.0 - stair as f64 * height).map_or(end, |at| at.min(end));
     let middle = |stair: usize| 1.0 - (stair as f64 + 0.5) * height;
     (0..STAIRS).map(|stair| (middle(stair), at(stair + 1) - at(stair))).collect()
 }

@@ -36,6 +36,28 @@ impl Lag {
         Self { zero: 0.0, never: 1.0, cells: Vec::new(), end: 0.0, mean: f64::INFINITY }
     }
 
+    /// A lag of so many seconds for each of these shares.
+    pub fn steps(steps: impl IntoIterator<Item = (f64, f64)>) -> Self {
+        let mut lag = Self { zero: 0.0, never: 0.0, cells: Vec::new(), end: 0.0, mean: 0.0 };
+        for (share, seconds) in steps {
+            lag.mean += share * seconds;
+            let Some(cell) = (0..CELLS).find(|cell| (*cell as f64 + 0.5) * STEP > seconds) else {
+                lag.end = lag.end.max(seconds);
+                continue;
+            };
+            let Some(before) = cell.checked_sub(1) else {
+                lag.zero += share;
+                continue;
+            };
+            // Half a cell before it, and half a cell after.
+            lag.cells.resize(lag.cells.len().max(cell + 1), 0.0);
+            lag.cells[before] += share / 2.0;
+            lag.cells[cell] += share / 2.0;
+            lag.end = lag.end.max((cell + 1) as f64 * STEP);
+        }
+        lag
+    }
+
     /// The lag with P(X > t) = `survival`(t), which is 0 from `end` on. That and the mean are given
     /// apart, as they count what lies beyond the horizon too.
     pub(super) fn of(mean: f64, end: f64, survival: impl Fn(f64) -> f64) -> Self {
@@ -62,7 +84,7 @@ impl Lag {
         };
         let length = (long.len() + short.len()).min(CELLS);
         let mut cells = vec![0.0; length];
-        for (shift, mass) in short.iter().enumerate() {
+        for (shift, mass) in short.iter().enumerate().filter(|(_, mass)| **mass > 0.0) {
             // The sum of two that are uniform over a cell each spreads over two cells, evenly.
             for (row, other) in long.iter().enumerate().take(length.saturating_sub(shift)) {
                 let half = mass * other / 2.0;

@@ -36,7 +36,8 @@ impl Parting {
     /// another one the rest; and with `lag` also those after it, until all have moved.
     pub fn writes(&self, writes: &Writes, lag: Option<&Lag>) -> Conflicts {
         let during = writes.everyday(&[self.share, 1.0 - self.share]);
-        let after = lag.map(|lag| writes.converging(lag, self.share)).unwrap_or_default();
+        let after =
+            lag.map(|lag| writes.converging(lag, self.share, f64::INFINITY)).unwrap_or_default();
         Conflicts {
             pairs: after.pairs,
             writes: during.writes * self.seconds + after.writes,

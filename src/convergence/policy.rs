@@ -16,7 +16,8 @@ pub enum Policy {
         fence: f64,
     },
     /// One region writes, by a lease, and storage refuses what comes with an older epoch: what the
-    /// old writer took while it was cut off is lost.
+    /// old writer took while it was cut off is lost, also from those who still remember it when its
+    /// lease has ended.
     Lease {
         /// How long a lease lives, in seconds.
         length: f64,
@@ -44,6 +45,8 @@ pub struct Handover {
     pub stays: f64,
     /// After so many seconds nobody counts any more.
     pub until: f64,
+    /// For so many of them answers still name the old region to some.
+    pub named: f64,
 }
 
 /// What it costs.
@@ -68,14 +71,16 @@ impl Handover {
             }
             Policy::Merge => Cost { conflicts: self.met().0, ..Cost::default() },
             Policy::Home { fence } => {
-                let astray = |until: f64| rate * self.moving * self.lag.area(until);
-                let accepted = astray(fence.min(self.until));
+                let area = |until: f64| self.lag.area(until) - self.lag.area(self.named);
+                let astray = |until: f64| rate * self.moving * area(until);
+                let accepted = astray((self.named + fence).min(self.until));
                 let refused = astray(self.until) - accepted;
                 Cost { conflicts: accepted, lost: accepted, refused }
             }
             Policy::Lease { length, drift, margin } => Cost {
                 conflicts: 0.0,
-                lost: rate * length.min(self.parted),
+                lost: rate
+                    * (length.min(self.parted) + self.lag.area((self.parted - length).max(0.0))),
                 refused: rate * (length * (1.0 + drift) + margin),
             },
             Policy::Majority => {
@@ -89,7 +94,7 @@ impl Handover {
     fn met(&self) -> (f64, f64) {
         let all = self.writes.rate * self.parted;
         let parted = self.writes.parted(all * self.stays, all * (1.0 - self.stays));
-        let converging = self.writes.converging(&self.lag, self.moving);
+        let converging = self.writes.converging(&self.lag, self.moving, self.until);
         (parted.writes + converging.writes, parted.every + converging.lost)
     }
 }

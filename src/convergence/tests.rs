@@ -77,6 +77,16 @@ fn a_cache_that_gives_what_it_has_first() {
 }
 
 #[test]
+fn a_ramp_lags_in_steps() {
+    let ramp = Lag::steps((0..10).map(|row| (0.1, f64::from(row) * 30.0)));
+    curve(&ramp, &[(1.0, 0.9), (29.0, 0.9), (31.0, 0.8), (269.0, 0.1), (271.0, 0.0)]);
+    let lag = ramp.plus(&Layer::HONEST.lag(30.0));
+    within(lag.mean(), 150.0, 1e-9);
+    curve(&lag, &[(15.0, 0.95), (30.0, 0.9), (285.0, 0.05), (301.0, 0.0)]);
+    close(lag.until(0.5).unwrap(), 150.0, 1.0);
+}
+
+#[test]
 fn layers_that_begin_to_count_anew() {
     let lag = chain(&[Layer::HONEST, held(60.0)], 30.0);
     let points = [(20.0, 0.889), (30.0, 0.75), (45.0, 0.50), (60.0, 0.25), (75.0, 0.0625)];
@@ -242,7 +252,11 @@ fn writes_that_meet_on_the_way() {
     for (keys, short, long, parted, lost) in table {
         let writes = writes(keys);
         for (expected, layers) in [(short, &[][..]), (long, &[held(60.0)])] {
-            let met = writes.converging(&chain(&[&[Layer::HONEST], layers].concat(), 30.0), 1.0);
+            let met = writes.converging(
+                &chain(&[&[Layer::HONEST], layers].concat(), 30.0),
+                1.0,
+                f64::INFINITY,
+            );
             within(met.pairs, expected.0, 0.03);
             within(met.writes, expected.1, 0.03);
         }
@@ -268,8 +282,11 @@ fn conflicts_grow_with_the_square_while_they_are_rare() {
 fn private_keys_meet_only_their_own_move() {
     let shared = Popularity::Uniform { keys: 10 };
     let alone = Writes { private: 1.0, each: 0.1, ..writes(shared) };
-    let met = alone.converging(&Layer::HONEST.lag(30.0), 1.0);
+    let met = alone.converging(&Layer::HONEST.lag(30.0), 1.0, f64::INFINITY);
     within(met.pairs, 2000.0 * (1.0 - (-0.08_f64).exp()), 1e-6);
+    // Half of them have moved by then.
+    let half = alone.converging(&Layer::HONEST.lag(30.0), 1.0, 15.0);
+    within(half.pairs, met.pairs / 2.0, 1e-6);
     assert_eq!(alone.parted(6000.0, 6000.0), Parted::default());
 }
 
@@ -293,6 +310,7 @@ fn what_each_policy_costs() {
         parted: 60.0,
         stays: 0.5,
         until: 7200.0,
+        named: 0.0,
     };
     let cost = |policy| handover.cost(policy);
     let by_hybrid = cost(Policy::LastWriter);
@@ -302,12 +320,23 @@ fn what_each_policy_costs() {
     assert_eq!((merged.conflicts, merged.lost), (by_hybrid.conflicts, 0.0));
     let lease = cost(Policy::Lease { length: 10.0, drift: 0.01, margin: 1.0 });
     // A minute's cut is longer than the lease.
-    assert_eq!((lease.conflicts, lease.lost), (0.0, 2000.0));
+    assert_eq!(lease.conflicts, 0.0);
+    // For as long as the old one is remembered, too.
+    within(lease.lost, 200.0 * (10.0 + 15.0), 1e-6);
     within(lease.refused, 200.0 * 11.1, 1e-9);
     let home = cost(Policy::Home { fence: 3.0 });
     within(home.lost, 200.0 * 3.0 * 0.95, 0.001);
     within(home.lost + home.refused, 200.0 * 15.0, 0.001);
     assert_eq!(cost(Policy::Majority), Cost { refused: 6000.0, ..Cost::default() });
+    // When half have moved, half of what meets has met.
+    let whole = Handover { parted: 0.0, ..handover.clone() };
+    let half = Handover { until: 15.0, ..whole.clone() };
+    let [half, whole] = [half, whole].map(|of| of.cost(Policy::Merge).conflicts);
+    within(half, whole / 2.0, 0.02);
+    // Who is told the old region before it has left all answers is not astray.
+    let slow = Handover { named: 15.0, until: 60.0, ..handover };
+    let home = slow.cost(Policy::Home { fence: 0.0 });
+    within(home.refused, 200.0 * 15.0 / 4.0, 0.001);
 }
 
 /// One request's lag by dice: when it comes, what its caches hold was fetched so long ago.

@@ -49,6 +49,7 @@ impl Outcome {
             parted,
             stays,
             until: of.map_or(0.0, |of| of.back.unwrap_or(self.seconds as f64) - of.at),
+            named: 0.0,
         };
         // Regions are parted once; each move takes its own clients along. Where one region at a
         // time writes, the first move is that of the cut.
@@ -61,13 +62,14 @@ impl Outcome {
         });
         let all: Vec<Handover> = moves.chain(parted).collect();
         let settling = |(policy, how)| {
-            let (policy, how) = match (how, end.one_writer) {
+            let (policy, how) = match how {
                 // The next one waits until the last one's answers are forgotten.
-                (Policy::Lease { drift, margin, .. }, Some((length, name))) => {
+                Policy::Lease { length, drift, margin } => {
                     let margin = margin + end.ttl + TRAVEL.as_secs_f64();
+                    let (length, name) = end.one_writer.unwrap_or((length, policy));
                     (name, Policy::Lease { length, drift, margin })
                 }
-                (how, _) => (policy, how),
+                how => (policy, how),
             };
             // A lease changes hands only when its holder leaves.
             let leases = if end.one_writer.is_some() { self.moved.len() } else { 1 };
