@@ -132,6 +132,12 @@ impl World<'_> {
     fn say(&mut self, region: RegionId, said: Option<(Word, Option<Ramp>)>) {
         let now = self.now;
         let Some(row) = self.nodes.iter().position(Option::is_some) else { return };
+        let out = said.filter(|(word, _)| *word != Word::Up);
+        let ramp = out.and_then(|(_, ramp)| ramp);
+        let leaving = ramp.map(|_| self.leaves(region, ramp));
+        if let Some(slot) = self.leaving.get_mut(region.index()) {
+            *slot = if out.is_some() { slot.or(leaving) } else { None };
+        }
         if let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) {
             node.say(now, region, said);
             self.turn(row);

@@ -2,7 +2,8 @@
 //!
 //! A chain is one resolver with the clients behind it. Its first layer is the resolver's cache,
 //! which asks a node when it must; each further one takes what the one before it holds. What the
-//! last layer holds is where the chain's requests go.
+//! last layer holds is where the chain's requests go; if none holds anything, a request looks up,
+//! and goes where it is told.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -35,7 +36,13 @@ pub(super) struct Chain {
     pub(super) near: u16,
     /// The region that each layer holds.
     held: [u8; DEEPEST],
-    /// When what the first one holds was to end, in seconds since the Unix epoch.
+    /// Where a request goes while none of them holds anything: what it would be told.
+    told: u8,
+    /// What the first one was told last, which it may give when nobody answers.
+    last: u8,
+    /// A bit for each layer that has held something.
+    begun: u8,
+    /// When what the first one was told last ends, in seconds since the Unix epoch.
     ends: u32,
 }
 
@@ -52,7 +59,7 @@ pub(super) struct Chains {
     /// Until when what is held for the first time is held for a part of its time only, so that
     /// the chains do not go on in step.
     settled: Instant,
-    /// How many chains' requests go to each region; then to whatever is answered now; then
+    /// How many chains' requests go to each region; then those of which nothing is known yet; then
     /// nowhere, as the lookup failed.
     pub(super) counts: Vec<u32>,
     /// Where the regions are.
@@ -95,7 +102,9 @@ impl Chains {
             let near = u16::try_from(row).unwrap_or(0);
             let class = drawn(population.classes.iter().map(|class| class.share), dice);
             let class = u16::try_from(class).unwrap_or(0);
-            list.push(Chain { client, class, near, held: [NOWHERE; DEEPEST], ends: 0 });
+            let held = [NOWHERE; DEEPEST];
+            let [told, last] = [NOWHERE; 2];
+            list.push(Chain { client, class, near, held, told, last, begun: 0, ends: 0 });
             #[expect(clippy::cast_possible_truncation, reason = "a pixel is wider")]
             places.push(
                 at.map_or((f32::NAN, 0.0), |at| (at.longitude() as f32, at.latitude() as f32)),
@@ -166,10 +175,25 @@ impl Chains {
         None
     }
 
-    /// What the layer inside of this one holds.
+    /// What the layers inside of this one hold: the outermost that holds something.
     pub(super) fn inner(&self, row: usize, layer: usize) -> u8 {
-        let held = self.list.get(row).map(|chain| chain.held);
-        held.and_then(|held| held.get(layer.checked_sub(1)?).copied()).unwrap_or(NOWHERE)
+        let held = self.list.get(row).and_then(|chain| chain.held.get(..layer));
+        let mut held = held.unwrap_or_default().iter().rev().copied();
+        held.find(|region| *region != NOWHERE).unwrap_or(NOWHERE)
+    }
+
+    /// Does it hold nothing, so that a request looks up?
+    pub(super) fn is_empty(&self, row: usize) -> bool {
+        self.inner(row, DEEPEST) == NOWHERE
+    }
+
+    /// Those that hold nothing at times.
+    pub(super) fn forgetful(&self) -> Vec<usize> {
+        let forgets = |class: &Vec<Layer>| class.first().is_some_and(|layer| idle(layer) > 0.0);
+        let classes: Vec<bool> = self.layers.iter().map(forgets).collect();
+        let is_one = |chain: &Chain| classes.get(usize::from(chain.class)) == Some(&true);
+        let rows = self.list.iter().enumerate().filter(|(_, chain)| is_one(chain));
+        rows.map(|(row, _)| row).collect()
     }
 
     /// Is it a resolver that follows TTLs, and nothing else?
@@ -179,18 +203,31 @@ impl Chains {
         matches!(layers, Some([Layer::Cache { min, stale, .. }]) if *min + *stale == 0.0)
     }
 
-    /// Where the chain's requests go: to what its outermost layer holds that holds something.
+    /// Where the chain's requests go: to what its outermost layer holds that holds something, or
+    /// where they would be told.
     pub(super) fn current(&self, row: usize) -> u8 {
-        let held = self.list.get(row).map_or(&[][..], |chain| &chain.held);
-        held.iter().rev().copied().find(|region| *region != NOWHERE).unwrap_or(NOWHERE)
+        let held = self.inner(row, DEEPEST);
+        let told = self.list.get(row).map_or(NOWHERE, |chain| chain.told);
+        if held == NOWHERE { told } else { held }
     }
 
     /// A layer holds a region from now on, or nothing.
     fn set(&mut self, row: usize, layer: usize, region: u8) {
+        self.change(row, |chain| {
+            if let Some(held) = chain.held.get_mut(layer) {
+                *held = region;
+            }
+        });
+    }
+
+    /// A request of it that looked up now would be told this region.
+    pub(super) fn would_be_told(&mut self, row: usize, region: u8) {
+        self.change(row, |chain| chain.told = region);
+    }
+
+    fn change(&mut self, row: usize, change: impl FnMut(&mut Chain)) {
         let was = self.current(row);
-        if let Some(held) = self.list.get_mut(row).and_then(|chain| chain.held.get_mut(layer)) {
-            *held = region;
-        }
+        self.list.get_mut(row).into_iter().for_each(change);
         let is = self.current(row);
         if was != is {
             self.count(was, is);
@@ -219,8 +256,8 @@ impl Chains {
             _ => 0.0,
         };
         let until = Instant::default() + Duration::from_secs(u64::from(chain.ends));
-        let held = self.inner(row, 1);
-        if held != NOWHERE && now <= until + Duration::from_secs_f64(late) { held } else { FAILED }
+        let may = chain.last != NOWHERE && now <= until + Duration::from_secs_f64(late);
+        if may { chain.last } else { FAILED }
     }
 
     /// A layer has looked, and holds `region` for as long as its kind does, with the answer's TTL;
@@ -236,26 +273,27 @@ impl Chains {
         let Some(chain) = self.list.get(row) else { return };
         let layers = self.layers.get(usize::from(chain.class)).map_or(&[][..], Vec::as_slice);
         let Some(kind) = layers.get(layer).copied() else { return };
-        // What others ask for all the time is asked again at once.
-        let forgets = layer + 1 == layers.len() && idle(&kind) > 0.0;
-        let was = self.inner(row, layer + 1);
-        self.set(row, layer, region);
-        let has_failed = ttl.is_none() || region == FAILED;
-        let seconds = if has_failed { Some(RETRY) } else { holds(&kind, ttl.unwrap_or(0.0), dice) };
-        if layer == 0
-            && let Some(chain) = self.list.get_mut(row)
-            && let Some(seconds) = seconds.filter(|_| !has_failed)
-        {
-            let ends = now.as_secs() + Duration::from_secs_f64(seconds).as_secs();
-            chain.ends = u32::try_from(ends).unwrap_or(u32::MAX);
+        let bit = 1 << layer;
+        let is_first = chain.begun & bit == 0 && now < self.settled;
+        if ttl.is_none() || region == FAILED {
+            self.set(row, layer, region);
+            return self.at(now + Duration::from_secs_f64(RETRY), row, layer);
         }
-        if let Some(seconds) = seconds.map(|seconds| seconds.max(SOONEST)) {
-            let is_first = was == NOWHERE && now < self.settled;
-            // What ends by chance is as likely to end whenever it began.
-            let is_first = is_first && !matches!(kind, Layer::Connection { .. });
-            let part = if is_first { dice.unit() } else { 1.0 };
-            let at = now + Duration::from_secs_f64(seconds * part);
-            let flag = if forgets { FORGETS } else { 0 };
+        let ttl = ttl.unwrap_or(0.0);
+        let (seconds, end) =
+            if is_first { begins(&kind, ttl, dice) } else { holds(&kind, ttl, dice) };
+        if let Some(chain) = self.list.get_mut(row) {
+            chain.begun |= bit;
+            if layer == 0 {
+                let fresh = seconds.unwrap_or(0.0).min(fresh(&kind, ttl));
+                let ends = now.as_secs() + Duration::from_secs_f64(fresh).as_secs();
+                (chain.last, chain.ends) = (region, u32::try_from(ends).unwrap_or(u32::MAX));
+            }
+        }
+        self.set(row, layer, region);
+        if let Some(seconds) = seconds {
+            let flag = if end == End::Forgets { FORGETS } else { 0 };
+            let at = now + Duration::from_secs_f64(seconds.max(SOONEST));
             self.at(at, row, layer | usize::from(flag));
         }
     }
@@ -286,9 +324,10 @@ const FORGETS: u8 = 0x80;
 fn idle(layer: &Layer) -> f64 {
     match *layer {
         Layer::Cache { every, .. }
+        | Layer::StaleFirst { every, .. }
         | Layer::Hold { every, .. }
         | Layer::Connection { every, .. } => every,
-        Layer::StaleFirst { .. } | Layer::Pinned => 0.0,
+        Layer::Pinned => 0.0,
     }
 }
 
@@ -297,34 +336,86 @@ fn exponential(mean: f64, dice: &mut Stream) -> f64 {
     if mean > 0.0 { (-mean * (1.0 - dice.unit()).ln()).min(LONGEST) } else { 0.0 }
 }
 
-/// For how long a layer holds what it has just taken; `None`: for ever.
-fn holds(layer: &Layer, ttl: f64, dice: &mut Stream) -> Option<f64> {
+/// What a layer does when it holds something no longer.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// It asks at once.
+    Asks,
+    /// It forgets, and asks when it is asked.
+    Forgets,
+}
+
+/// For how long a layer may give what it has just taken without asking again.
+fn fresh(layer: &Layer, ttl: f64) -> f64 {
     match *layer {
-        Layer::Cache { min, max, prefetch, .. } => Some((ttl * (1.0 - prefetch)).max(min).min(max)),
-        Layer::StaleFirst { every, limit } => Some(ttl + exponential(every, dice).min(limit)),
-        Layer::Hold { seconds, .. } => Some(seconds),
-        Layer::Connection { every, idle } => {
-            if every <= 0.0 {
-                return None;
-            }
-            // Until a gap is long enough; then it is closed.
-            let mut open = 0.0;
-            if idle > RARE * every {
-                // What happens rarely does so at any time alike, of which this is the mean.
-                open = exponential(every * (idle / every).exp_m1(), dice);
-                return (open < LONGEST).then_some(open + idle);
-            }
-            while open < LONGEST {
-                let gap = exponential(every, dice);
-                if gap >= idle {
-                    return Some(open + idle);
-                }
-                open += gap;
-            }
-            None
-        }
-        Layer::Pinned => None,
+        Layer::Cache { min, max, prefetch, .. } => (ttl * (1.0 - prefetch)).max(min).min(max),
+        Layer::StaleFirst { .. } => ttl,
+        Layer::Hold { seconds, .. } => seconds,
+        Layer::Connection { .. } | Layer::Pinned => f64::INFINITY,
     }
+}
+
+/// For how long a layer holds what it has just taken, and what then; `None`: for ever.
+fn holds(layer: &Layer, ttl: f64, dice: &mut Stream) -> (Option<f64>, End) {
+    // Whom others ask all the time asks again at once.
+    let end = if idle(layer) > 0.0 { End::Forgets } else { End::Asks };
+    match *layer {
+        Layer::Cache { .. } | Layer::Hold { .. } => (Some(fresh(layer, ttl)), end),
+        Layer::StaleFirst { every, limit } => expires(ttl, exponential(every, dice), limit),
+        Layer::Connection { every, idle } => (open(every, idle, dice), end),
+        Layer::Pinned => (None, end),
+    }
+}
+
+/// The same of a layer that is looked at for the first time, anywhere in a cycle of its.
+fn begins(layer: &Layer, ttl: f64, dice: &mut Stream) -> (Option<f64>, End) {
+    let (fresh, every) = (fresh(layer, ttl), idle(layer));
+    let place = dice.unit() * (fresh + every);
+    match *layer {
+        Layer::Cache { .. } | Layer::Hold { .. } if place < fresh => {
+            (Some(place), holds(layer, ttl, dice).1)
+        }
+        Layer::Cache { .. } | Layer::Hold { .. } => (Some(0.0), End::Forgets),
+        Layer::StaleFirst { every, limit } => {
+            let gap = exponential(every, dice);
+            if place < fresh {
+                return expires(place, gap, limit);
+            }
+            // It has expired a while ago, as nobody has asked since.
+            let ago = exponential(every, dice);
+            if ago < limit { expires(0.0, gap, limit - ago) } else { (Some(0.0), End::Forgets) }
+        }
+        // What ends by chance is as likely to end whenever it began.
+        Layer::Connection { .. } | Layer::Pinned => holds(layer, ttl, dice),
+    }
+}
+
+/// An answer that ends in `seconds`, is asked for `gap` later, and is given until `limit` later.
+fn expires(seconds: f64, gap: f64, limit: f64) -> (Option<f64>, End) {
+    let end = if gap < limit { End::Asks } else { End::Forgets };
+    (Some(seconds + gap.min(limit)), end)
+}
+
+/// For how long a connection is open; `None`: for ever.
+fn open(every: f64, idle: f64, dice: &mut Stream) -> Option<f64> {
+    if every <= 0.0 {
+        return None;
+    }
+    // Until a gap is long enough; then it is closed.
+    let mut open = 0.0;
+    if idle > RARE * every {
+        // What happens rarely does so at any time alike, of which this is the mean.
+        open = exponential(every * (idle / every).exp_m1(), dice);
+        return (open < LONGEST).then_some(open + idle);
+    }
+    while open < LONGEST {
+        let gap = exponential(every, dice);
+        if gap >= idle {
+            return Some(open + idle);
+        }
+        open += gap;
+    }
+    None
 }
 
 /// A gap of so many times the mean is rare: one in some twenty thousand.

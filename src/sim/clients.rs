@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::chains::NOWHERE;
 use super::packets::{OPT, read};
 use super::regions::Condition;
-use super::world::{Event, World};
+use super::world::{Dice, Event, World};
 use crate::health::{Failure, Outcome as Probed, Report, Stage};
 use crate::ids::RegionId;
 use crate::query::{Peer, Transport, answer};
+use crate::rng::Stream;
 
 /// Where resolvers ask from: the client subnet says who for.
 const RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53)), 53_000);
@@ -42,31 +43,55 @@ impl World<'_> {
     }
 
     /// A layer of a chain has to look: the first asks a node, another takes what it finds inside.
+    /// Where it finds nothing, it is told what a node answers; but the cache is not filled: how
+    /// often that is asked counts all who ask.
     pub(super) fn look(&mut self, row: usize, layer: usize) {
-        let (region, ttl) = if layer == 0 {
-            match self.resolve(row) {
+        let found = self.chains.inner(row, layer);
+        let (region, ttl) = if found == NOWHERE {
+            let first = self.first(row, |dice| &mut dice.clients);
+            match self.resolve(row, first) {
                 Some((region, ttl)) => (region, Some(ttl)),
                 None => (self.chains.on_failure(self.now, row), None),
             }
         } else {
-            (self.chains.inner(row, layer), Some(0.0))
+            (found, Some(0.0))
         };
         self.chains.hold(self.now, (row, layer), region, ttl, &mut self.dice.clients);
     }
 
+    /// Where requests go of chains that hold nothing, from now on.
+    pub(super) fn place(&mut self) {
+        let queries = self.outcome.queries;
+        for row in self.chains.forgetful() {
+            let first = self.first(row, |dice| &mut dice.places);
+            let told = self.resolve(row, first).map(|(region, _)| region);
+            let told = told.unwrap_or_else(|| self.chains.on_failure(self.now, row));
+            self.chains.would_be_told(row, told);
+        }
+        // Nobody has asked yet.
+        self.outcome.queries = queries;
+    }
+
+    /// Which of its nodes, by distance, a resolver asks first.
+    fn first(&mut self, row: usize, stream: fn(&mut Dice) -> &mut Stream) -> usize {
+        let near = self.chains.list.get(row).map_or(0, |chain| usize::from(chain.near));
+        let count = self.chains.near.get(near).map_or(0, Vec::len) as u64;
+        let dice = stream(&mut self.dice);
+        let is_nearest = dice.unit() < self.input.scenario.nearest;
+        let turn = usize::try_from(dice.below(count)).unwrap_or(0);
+        if is_nearest { 0 } else { turn }
+    }
+
     /// What a resolver is told: a region, and the TTL in seconds. It asks one node after the other
     /// until one answers.
-    fn resolve(&mut self, row: usize) -> Option<(u8, f64)> {
+    fn resolve(&mut self, row: usize, first: usize) -> Option<(u8, f64)> {
         let chain = *self.chains.list.get(row)?;
         let order = self.chains.near.get(usize::from(chain.near))?;
-        let nearest = self.dice.clients.unit() < self.input.scenario.nearest;
-        let turn = usize::try_from(self.dice.clients.below(order.len() as u64)).unwrap_or(0);
-        let skip = if nearest { 0 } else { turn };
         let [a, b, c, _] = chain.client.octets();
         let length = self.query.len();
         self.query.get_mut(length - 3..)?.copy_from_slice(&[a, b, c]);
         let base = self.base.get(row).and_then(|of| RegionId::from_index(usize::from(*of)));
-        for node in order.iter().cycle().skip(skip).take(order.len()) {
+        for node in order.iter().cycle().skip(first).take(order.len()) {
             let node = self.nodes.get(usize::from(*node)).and_then(Option::as_ref);
             let Some(node) = node.filter(|node| node.is_ready) else { continue };
             let peer = Peer { address: RESOLVER, transport: Transport::Udp };
@@ -89,10 +114,15 @@ impl World<'_> {
 
     /// A client writes where its requests go.
     pub(super) fn write(&mut self) {
-        let Some(stores) = &mut self.stores else { return };
         let count = self.chains.list.len() as u64;
         let row = usize::try_from(self.dice.writes.below(count)).unwrap_or(0);
-        let region = self.chains.current(row);
+        let region = if self.chains.is_empty(row) {
+            let first = self.first(row, |dice| &mut dice.writes);
+            self.resolve(row, first).map_or(NOWHERE, |(region, _)| region)
+        } else {
+            self.chains.current(row)
+        };
+        let Some(stores) = &mut self.stores else { return };
         if let Some(region) = RegionId::from_index(usize::from(region))
             && self.regions.is_well(region)
         {

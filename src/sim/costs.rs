@@ -43,13 +43,13 @@ impl Outcome {
             dropped += seconds * writes.dropped(shares, &ahead);
         }
         let handover = |of: Option<&Moved>, parted: f64, stays: f64| Handover {
-            lag: lag.clone(),
+            lag: of.map_or_else(|| lag.clone(), |of| of.lag(lag)),
             writes,
             moving: of.map_or(0.0, |of| of.had),
             parted,
             stays,
-            until: of.map_or(0.0, |of| of.back.unwrap_or(self.seconds as f64) - of.at),
-            named: 0.0,
+            until: of.map_or(0.0, |of| of.watched),
+            named: of.map_or(0.0, |of| of.at - of.from),
         };
         // Regions are parted once; each move takes its own clients along. Where one region at a
         // time writes, the first move is that of the cut.
@@ -100,16 +100,14 @@ impl Outcome {
     /// moves, returns and reloads, and which those are.
     fn steady(&self, reloaded: &[f64]) -> Vec<(f64, Vec<f64>)> {
         let seconds = self.seconds as f64;
-        let moves = self.moved.iter().flat_map(|of| [Some(of.at), of.back]).flatten();
+        let moves = self.moved.iter().flat_map(|of| [Some(of.from), of.back]).flatten();
         let mut ends: Vec<f64> = moves.chain(reloaded.iter().copied()).chain([seconds]).collect();
         ends.sort_by(f64::total_cmp);
         let begins = [0.0].into_iter().chain(ends.iter().copied());
         let last = |end: f64| {
             let numbered = self.shares.iter().zip(0_u32..);
             let before = numbered.take_while(|(_, second)| f64::from(*second) < end);
-            let mut shares = before.last().map_or_else(Vec::new, |(shares, _)| shares.clone());
-            shares.pop();
-            normal(shares)
+            normal(before.last().map_or_else(Vec::new, |(shares, _)| shares.clone()))
         };
         begins.zip(&ends).map(|(begin, end)| (end - begin, last(*end))).collect()
     }

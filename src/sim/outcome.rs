@@ -11,6 +11,7 @@ use super::scenario::{Act, Scenario, Wish};
 use crate::config::Config;
 use crate::convergence::{Lag, percent};
 use crate::ids::RegionId;
+use crate::steer::Ramp;
 
 /// What came of a scenario. Times are seconds from its beginning, shares parts of one.
 #[derive(Clone, Debug, Serialize)]
@@ -31,8 +32,8 @@ pub struct Outcome {
     pub queries: u64,
     /// What was done, seen and decided, in order of time.
     pub told: Vec<Told>,
-    /// The share of the requests that go to each region, second by second; the last column: to
-    /// whatever is answered when they come.
+    /// The share of the requests that go to each region, second by second; those of caches that
+    /// hold nothing go where they are told.
     pub shares: Vec<Vec<f64>>,
     /// The share of the requests that fail, second by second.
     pub errors: Vec<f64>,
@@ -70,25 +71,49 @@ pub struct Moved {
     pub region: String,
     /// When most nodes stopped to name it.
     pub at: f64,
+    /// From when on its clients are followed: from then, or from the first step of an operator's
+    /// ramp.
+    pub from: f64,
+    /// For how long they are: to its return or the end.
+    pub watched: f64,
+    /// When the first node stopped to name it, or the ramp began.
+    #[serde(skip)]
+    since: f64,
+    /// What the ramp did.
+    #[serde(skip)]
+    ramp: Option<Ramp>,
     /// When most nodes named it again.
     pub back: Option<f64>,
     /// The share of the requests that it had.
     pub had: f64,
     /// After how long so much of that had moved: 50, 90, 99 and 99.9 %.
     pub after: [Option<f64>; 4],
-    /// The same by the closed form.
+    /// The same by the closed form, which knows no end of the scenario.
     pub model: [Option<f64>; 4],
+    /// What never moves, by the closed form.
+    pub never: f64,
     /// Seconds' worth of its requests that came to it all the same, up to the end or its return.
     pub stale: f64,
     /// It served all the while.
     pub alive: bool,
     /// For how long it and another region were written to, if it was alive: until less than a
-    /// thousandth of its requests was left.
+    /// thousandth of its requests was left. For at least so long, if there was more up to its
+    /// return or the end, and so the last of `after` is not known.
     pub two_writers: Option<f64>,
     /// The greatest distance of the two curves.
     pub distance: f64,
-    /// The closed form, second by second from `at` on.
+    /// The closed form, second by second from `from` on.
     pub curve: Vec<f64>,
+}
+
+/// A region that begins to leave the answers.
+#[derive(Clone, Copy)]
+pub(super) struct Leaving {
+    /// When the first node stopped to name it, or the ramp began.
+    pub(super) since: Duration,
+    /// The share of the requests that it had.
+    pub(super) had: f64,
+    pub(super) ramp: Option<Ramp>,
 }
 
 /// The shares that are told of [`Moved`]: what is left.
@@ -178,6 +203,8 @@ impl Outcome {
         let all = f64::from(counts.iter().sum::<u32>().max(1));
         let mut shares: Vec<f64> = counts.iter().map(|count| f64::from(*count) / all).collect();
         let unanswered = shares.pop().unwrap_or(0.0);
+        // Where requests go is known of all by now.
+        shares.pop();
         let failed: f64 = shares.iter().zip(fail).map(|(share, fail)| share * fail).sum();
         self.errors.push(failed + unanswered);
         self.kilometres.push(kilometres as f64 / all);
@@ -191,15 +218,22 @@ impl Outcome {
     }
 
     /// Most nodes have stopped to name a region.
-    pub(super) fn left(&mut self, at: Duration, region: RegionId, (had, alive): (f64, bool)) {
+    pub(super) fn left(&mut self, at: Duration, region: RegionId, leaving: &Leaving, alive: bool) {
+        let Leaving { since, had, ramp } = *leaving;
+        let (at_seconds, since) = (at.as_secs_f64(), since.as_secs_f64());
         self.tell(at, "most nodes", format!("no answer names {}", self.name(region)));
         self.moved.push(Moved {
             region: self.name(region),
-            at: at.as_secs_f64(),
+            at: at_seconds,
+            from: if ramp.is_some() { since } else { at_seconds },
+            watched: 0.0,
+            since,
+            ramp,
             back: None,
             had,
             after: [None; 4],
             model: [None; 4],
+            never: 0.0,
             stale: 0.0,
             alive,
             two_writers: None,
@@ -238,14 +272,16 @@ impl Outcome {
     fn follow(&self, of: &mut Moved, lag: &Lag) {
         let Some(row) = self.regions.iter().position(|name| *name == of.region) else { return };
         let until = of.back.unwrap_or(self.seconds as f64);
+        let lag = of.lag(lag);
+        of.watched = until - of.from;
         let seconds = self
             .shares
             .iter()
             .enumerate()
             .map(|(second, shares)| (second as f64, shares.get(row).copied().unwrap_or(0.0)));
         let had = of.had.max(1e-9);
-        for (second, share) in seconds.filter(|(at, _)| (of.at..until).contains(at)) {
-            let (after, left) = (second - of.at, share / had);
+        for (second, share) in seconds.filter(|(at, _)| (of.from..until).contains(at)) {
+            let (after, left) = (second - of.from, share / had);
             for (slot, threshold) in of.after.iter_mut().zip(LEFT) {
                 if slot.is_none() && left <= threshold {
                     *slot = Some(after);
@@ -256,8 +292,10 @@ impl Outcome {
             of.curve.push(model);
             of.distance = of.distance.max((left - model).abs());
         }
-        of.model = LEFT.map(|left| lag.until(left).filter(|at| *at < until - of.at));
-        of.two_writers = of.alive.then(|| of.after[3].unwrap_or(until - of.at));
+        of.model = LEFT.map(|left| lag.until(left));
+        of.never = lag.never();
+        let span = of.from - of.since + of.after[3].unwrap_or(of.watched);
+        of.two_writers = of.alive.then_some(span);
     }
 
     /// The outcome for a tired person.
@@ -327,18 +365,37 @@ impl Outcome {
 }
 
 impl Moved {
+    /// How its clients lag behind, by how they do behind an answer.
+    pub(super) fn lag(&self, lag: &Lag) -> Lag {
+        let Some(Ramp { percent, every }) = self.ramp else { return lag.clone() };
+        // What has not left when it ends leaves then.
+        let last = self.at - self.from;
+        let step = |row: u8| {
+            let share = percent.min(100_u8.saturating_sub(row.saturating_mul(percent)));
+            (f64::from(share) / 100.0, (f64::from(row) * every.as_secs_f64()).min(last))
+        };
+        Lag::steps((0..100_u8.div_ceil(percent.max(1))).map(step)).plus(lag)
+    }
+
     fn write(&self, out: &mut String) {
-        let seconds = |at: &Option<f64>| at.map_or("–".to_owned(), |at| format!("{at:.0} s"));
-        let Moved { region, at, stale, two_writers, distance, .. } = self;
+        let seconds = |at: f64| format!("{at:.0} s");
+        let Moved { region, at, from, stale, two_writers, distance, watched, .. } = self;
+        let begin = if from < at { format!("from {from:.1} to") } else { "at".to_owned() };
         let _fine = writeln!(
             out,
-            "\n{region} left the answers at {at:.1} s, with {} of the requests",
+            "\n{region} left the answers {begin} {at:.1} s, with {} of the requests",
             percent(self.had)
         );
-        let [half, most, nearly, all] = self.after.each_ref().map(seconds);
+        let measured = |at: &Option<f64>| at.map_or(format!("> {watched:.0} s"), seconds);
+        let [half, most, nearly, all] = self.after.each_ref().map(measured);
         let _fine =
             writeln!(out, "  moved     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}");
-        let [half, most, nearly, all] = self.model.each_ref().map(seconds);
+        let unknown = |left| if self.never > left { "never" } else { "> 2 h" }.to_owned();
+        let mut left = LEFT.into_iter();
+        let [half, most, nearly, all] = self.model.map(|at| {
+            let left = left.next().unwrap_or_default();
+            at.map_or_else(|| unknown(left), seconds)
+        });
         let _fine =
             writeln!(out, "  model     50 %: {half}, 90 %: {most}, 99 %: {nearly}, 99.9 %: {all}");
         let _fine = writeln!(
@@ -348,7 +405,8 @@ impl Moved {
             percent(*distance)
         );
         if let Some(span) = two_writers {
-            let _fine = writeln!(out, "  writers   two regions for {span:.0} s");
+            let least = if self.after[3].is_none() { "at least " } else { "" };
+            let _fine = writeln!(out, "  writers   two regions for {least}{span:.0} s");
         }
     }
 }

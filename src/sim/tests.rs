@@ -90,6 +90,9 @@ fn clients_follow_a_drain_as_the_closed_form_says() {
         (60.0, vec![honest]),
         (60.0, vec![cache(60.0)]),
         (60.0, vec![stale]),
+        (30.0, vec![Layer::StaleFirst { every: 600.0, limit: 86_400.0 }]),
+        (30.0, vec![Layer::StaleFirst { every: 60.0, limit: 30.0 }]),
+        (30.0, vec![cache(120.0), hold(60.0)]),
         (30.0, vec![honest, hold(60.0)]),
         (30.0, vec![honest, connection]),
         (30.0, vec![Layer::Cache { min: 60.0, max: 90.0, prefetch: 0.1, stale: 0.0, every: 0.0 }]),
@@ -98,15 +101,65 @@ fn clients_follow_a_drain_as_the_closed_form_says() {
         let outcome = played(&loaded, 600, population(&layers), DRAIN);
         let moved = outcome.moved.first().unwrap();
         assert_eq!((moved.region.as_str(), outcome.moved.len()), ("eu", 1));
-        // What is asked rarely is held by fewer of them when the region leaves.
-        let all = population(&layers).lag(ttl).after(0.0);
-        for (second, left) in moved.curve.iter().enumerate() {
-            let share = outcome.shares[200 + second][1] / moved.had;
-            let expected = left / all;
+        assert!((moved.had - 0.4).abs() < 0.02, "{layers:?}: {}", moved.had);
+        for (second, expected) in moved.curve.iter().enumerate() {
+            // The first whole second after it has left all answers.
+            let share = outcome.shares[201 + second][1] / moved.had;
             let away = (share - expected).abs();
             assert!(away < 0.03, "{layers:?} after {second} s: {share}, expected {expected}");
         }
         assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+    }
+}
+
+#[test]
+fn who_is_told_when_they_ask_goes_somewhere() {
+    let loaded = loaded("ttl: 5s");
+    let more = "resolvers: 5000\nwrites: { rate: 200, delay: 0s, keys: 1000, exponent: 0 }
+events: [{ at: 120s, drain: eu }]";
+    let [often, rarely] =
+        [0.0, 20.0].map(|every| played(&loaded, 240, population(&[cache(every)]), more));
+    for outcome in [&often, &rarely] {
+        let of = outcome.conflicts.unwrap();
+        assert_eq!((of.failed, of.writes > 40_000), (0, true));
+        assert!(outcome.shares.iter().all(|all| (all.iter().sum::<f64>() - 1.0).abs() < 1e-9));
+        assert!((outcome.moved[0].had - 0.4).abs() < 0.02, "{}", outcome.moved[0].had);
+    }
+    for second in [0, 100, 200] {
+        let away = often.kilometres[second] / rarely.kilometres[second] - 1.0;
+        assert!(away.abs() < 0.05, "{away} at {second} s");
+    }
+}
+
+#[test]
+fn two_regions_are_written_to_from_the_first_word_to_the_last_client() {
+    let loaded = loaded("ttl: 30s");
+    let play = |events: &str, layers: &[Layer]| {
+        let more = format!("resolvers: 4000\nevents: [{events}]");
+        played(&loaded, 500, population(layers), &more)
+    };
+    let outcome = play("{ at: 60s, drain: eu, ramp: 10%/30s }", &[cache(0.0)]);
+    let moved = &outcome.moved[0];
+    assert!((moved.from, moved.at.round()) == (60.0, 330.0), "{moved:?}");
+    assert!((moved.had - 0.4).abs() < 0.02 && moved.distance < 0.05, "{moved:?}");
+    assert!((298.0..303.0).contains(&moved.two_writers.unwrap()), "{:?}", moved.two_writers);
+    assert!(outcome.text().contains("eu left the answers from 60.0 to 330.0 s, with 4"));
+    // Nobody knows how long it would have taken where it came back, or the scenario ends.
+    let pinned = [cache(0.0), Layer::Pinned];
+    for (events, layers, told) in [
+        (
+            "{ at: 60s, drain: eu }, { at: 70s, clear: eu }",
+            &pinned[..1],
+            ["> 10 s", "30 s", "10 s"],
+        ),
+        ("{ at: 60s, drain: eu }", &pinned, ["> 440 s", "never", "440 s"]),
+    ] {
+        let text = play(events, layers).text();
+        let [moved, model, writers] = told;
+        let writers = format!("  writers   two regions for at least {writers}");
+        assert!(text.contains(&format!("99.9 %: {moved}\n  model ")), "{text}");
+        assert!(text.contains(&format!("99.9 %: {model}\n  stale ")), "{text}");
+        assert!(text.contains(&writers), "{text}");
     }
 }
 

@@ -9,7 +9,7 @@ use super::checks::Checks;
 use super::input::{Addresses, Input, Stage, Targets, endpoints};
 use super::network::Network;
 use super::nodes::{Kept, Node};
-use super::outcome::{End, Outcome};
+use super::outcome::{End, Leaving, Outcome};
 use super::packets::query;
 use super::regions::{Condition, Regions};
 use super::scenario::{Act, Wish};
@@ -19,6 +19,7 @@ use crate::cluster::Message;
 use crate::health::Report;
 use crate::ids::{NodeId, RegionId, TargetId};
 use crate::rng::{Seed, Stream};
+use crate::steer::Ramp;
 use crate::time::Instant;
 
 /// What comes at a time.
@@ -88,6 +89,8 @@ pub struct World<'i> {
     kept: Vec<Option<Kept>>,
     /// Which regions most nodes name, and since when they do not.
     named: Vec<bool>,
+    /// Which regions some nodes do not name any more, or not to all.
+    pub(super) leaving: Vec<Option<Leaving>>,
     pub(super) left: Vec<Option<Instant>>,
     /// Since when something is cut, and for how long something was before.
     pub(super) cut: (Option<Instant>, Duration),
@@ -109,6 +112,8 @@ pub struct World<'i> {
     writer: Option<(RegionId, u64)>,
     pub(super) network: Network,
     pub(super) chains: Chains,
+    /// Answers have changed since it was looked at where requests go that look up.
+    is_replaced: bool,
     pub(super) stores: Option<Stores>,
     pub(super) checks: Checks,
     pub(super) dice: Dice,
@@ -122,6 +127,7 @@ pub(super) struct Dice {
     pub(super) chaos: Stream,
     pub(super) network: Stream,
     pub(super) clients: Stream,
+    pub(super) places: Stream,
     pub(super) writes: Stream,
     pub(super) elections: Stream,
 }
@@ -132,6 +138,7 @@ impl Dice {
             chaos: seed.stream("chaos"),
             network: seed.stream("network"),
             clients: seed.stream("clients"),
+            places: seed.stream("places"),
             writes: seed.stream("writes"),
             elections: seed.stream("elections"),
         }
@@ -189,6 +196,7 @@ impl<'i> World<'i> {
             incarnations: 0,
             kept: vec![None; scenario.nodes.len()],
             named: vec![false; regions],
+            leaving: vec![None; regions],
             left: vec![None; regions],
             cut: (None, Duration::ZERO),
             stays: 0.0,
@@ -202,6 +210,7 @@ impl<'i> World<'i> {
             writer: None,
             network: Network { places, cuts: Vec::new(), loss: 0.0 },
             chains,
+            is_replaced: true,
             stores,
             checks: Checks::new(regions, BEGINNING, input.one_writer().map(|(span, _)| span)),
             dice,
@@ -270,8 +279,10 @@ impl<'i> World<'i> {
         self.chains.begin(self.now, self.start, &mut self.dice.clients);
         self.until(self.start);
         self.network.loss = self.input.scenario.loss;
+        self.place();
         for (row, current) in self.base.iter_mut().enumerate() {
-            *current = self.chains.inner(row, 1);
+            let held = self.chains.inner(row, 1);
+            *current = if held == NOWHERE { self.chains.current(row) } else { held };
         }
         let scenario = self.input.scenario;
         let chaos = scenario.chaos.map(|chaos| self.chaos(chaos)).unwrap_or_default();
@@ -409,6 +420,9 @@ impl<'i> World<'i> {
     }
 
     fn second(&mut self) {
+        if std::mem::take(&mut self.is_replaced) {
+            self.place();
+        }
         let all = (self.chains.list.len().max(1)) as f64;
         let counts = self.chains.counts.iter();
         self.regions.second(counts.map(|count| f64::from(*count) / all));
@@ -496,6 +510,7 @@ impl<'i> World<'i> {
 
     /// Notes which regions most nodes name from now on.
     pub(super) fn note_named(&mut self) {
+        self.is_replaced = true;
         let nodes: Vec<&Node> = self.nodes.iter().flatten().filter(|node| node.is_ready).collect();
         let ids = self.regions.ids();
         let most = |region: RegionId| {
@@ -505,9 +520,16 @@ impl<'i> World<'i> {
         if nodes.is_empty() {
             return;
         }
+        let everywhere = |region: RegionId| nodes.iter().all(|node| node.names(region));
+        let everywhere: Vec<bool> = self.regions.ids().map(everywhere).collect();
         let is_on = self.now >= self.start;
-        for region in self.regions.ids() {
+        for (region, everywhere) in self.regions.ids().zip(everywhere) {
             let row = region.index();
+            let leaving = self.leaves(region, None);
+            if let Some(slot) = self.leaving.get_mut(row) {
+                let is_slow = slot.is_some_and(|of| of.ramp.is_some());
+                *slot = if everywhere && !is_slow { None } else { slot.or(Some(leaving)) };
+            }
             let (was, is) = (self.named.get(row), named.get(row));
             if was == is {
                 continue;
@@ -520,16 +542,27 @@ impl<'i> World<'i> {
                 continue;
             }
             if left.is_some() {
-                let count = self.chains.counts.get(row).copied().unwrap_or(0);
-                let had = f64::from(count) / (self.chains.list.len().max(1) as f64);
                 let alive = self.regions.is_well(region) && self.input.one_writer().is_none();
-                self.outcome.left(self.now.since(self.start), region, (had, alive));
+                let begun = self.leaving.get(row).copied().flatten().unwrap_or(leaving);
+                // A node that never named it again began before its clients were back.
+                let begun = Leaving { had: begun.had.max(leaving.had), ..begun };
+                self.outcome.left(self.now.since(self.start), region, &begun, alive);
             } else {
+                if let Some(slot) = self.leaving.get_mut(row) {
+                    *slot = None;
+                }
                 self.look_at_map();
                 self.outcome.came_back(self.now.since(self.start), region);
             }
         }
         self.named = named;
+    }
+
+    /// A region begins to leave the answers now.
+    pub(super) fn leaves(&self, region: RegionId, ramp: Option<Ramp>) -> Leaving {
+        let count = self.chains.counts.get(region.index()).copied().unwrap_or(0);
+        let had = f64::from(count) / (self.chains.list.len().max(1) as f64);
+        Leaving { since: self.since(), had, ramp }
     }
 }
 
