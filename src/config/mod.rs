@@ -288,8 +288,7 @@ fn compile(
     let (geoip, geoip_files) = places::geoip(fields.get("geoip"), problems);
     let preferences = places::steering(fields.get("steering"), (&regions, &geoip), problems);
     let checks = checks::read(fields.get("checks"), problems);
-    let zones = fields.need("zones", problems);
-    let services = fields.need("services", problems);
+    let (zones, services) = (fields.need("zones", problems), fields.need("services", problems));
     let (canaries, cluster) = (fields.get("canaries"), fields.get("cluster"));
     let (windows, leases) = (fields.get("maintenance"), fields.get("etcd"));
     let convergence = convergence::read(fields.get("convergence"), problems);
