@@ -41,8 +41,9 @@ fn shared_addresses(service: &Service, at: &At<'_>, regions: &[Region], problems
     for pool in &service.pools {
         for ip in pool.endpoints.iter().filter_map(|endpoint| endpoint.address.ip()) {
             let first = *known.entry(ip).or_insert(pool.region);
-            let Some(at) = at.find(&["regions", name(pool.region)]) else { continue };
-            if first != pool.region {
+            if first != pool.region
+                && let Some(at) = at.find(&["regions", name(pool.region)])
+            {
                 let what = format!("the address {ip} is in the region {} too", name(first));
                 problems.warning(at.place(), &at.key, what);
             }

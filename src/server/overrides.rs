@@ -223,9 +223,12 @@ pub(super) fn speakers(
     now: Instant,
 ) -> Vec<(Scope, Option<String>)> {
     let in_force = |of: &Said| Some(of.resolve(config).filter(|of| of.reach(now) > 0)?.scope);
-    let spoken: Vec<Scope> = said.iter().filter_map(in_force).collect();
-    let planned = planned.iter().filter_map(|of| Some((in_force(of)?, Some(of.reason.clone()))));
-    planned.filter(|(scope, _)| !spoken.contains(scope)).collect()
+    // Few are planned; of the very many that may be said only those on the same subject are read.
+    let is_said = |planned: &Said| {
+        said.iter().any(|of| of.subject == planned.subject && in_force(of).is_some())
+    };
+    let unsaid = planned.iter().filter(|of| !is_said(of));
+    unsaid.filter_map(|of| Some((in_force(of)?, Some(of.reason.clone())))).collect()
 }
 
 /// What the maintenance of `config` says at `now`, and will say next.
