@@ -19,6 +19,8 @@
 #[cfg(test)]
 mod arithmetic_tests;
 mod check;
+#[cfg(test)]
+mod loss_tests;
 mod monitor;
 mod outcome;
 mod quorum;

@@ -1,14 +1,16 @@
 //! The monitor: who is probed when, what this node concludes, and what the nodes believe together.
 
+mod doubt;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::outcome::{Failure, Outcome, Report};
+use super::outcome::Report;
 use super::quorum::{Belief, Electorate, Voters, Votes};
 use super::schedule::Schedule;
 use super::sight::{Sight, Sign};
 use super::table::{HealthTable, State, TargetHealth};
-use super::watch::{Stage, Watch};
+use super::watch::{Doubts, Stage, Watch};
 use crate::ids::{NodeId, TargetId};
 use crate::rng::{Seed, Stream};
 use crate::time::Instant;
@@ -247,12 +249,14 @@ impl Monitor {
         }
         self.timers.remove(&(watch.due, target));
         let before = self.table.get(target);
-        let is_doubted = self.is_doubted(now, target, before, report);
+        let is_own = self.is_doubted(now, target, before, report);
+        let loses = self.loses_beside(target);
         let is_asked = self.sign.is_wanted_after(now - report.latency) && self.can_tell(target);
         self.changing(target, |monitor| {
             let Some(watch) = monitor.watched.get_mut(&target) else { return };
             let was_confirmed = watch.confirmed;
-            let after = watch.learn(before, now, report, (monitor.abstains, is_doubted));
+            let doubts = Doubts { abstains: monitor.abstains, loses, is_own };
+            let after = watch.learn(before, now, report, doubts);
             // What an earlier process believed is news once this one has seen it too.
             let is_news = !was_confirmed && watch.confirmed;
             watch.plan_next(now, (after.own, monitor.abstains), &mut monitor.jitter);
@@ -266,79 +270,6 @@ impl Monitor {
             }
         });
         self.settle(now, target, before);
-    }
-
-    /// Is what a probe of `target` saw a sign of this node's own trouble, as far as is known?
-    /// Silence is, until somebody else was heard since it was silent again, and the others had time
-    /// to be silent too: a node whose network is gone would else call those down that it happens to
-    /// probe first; as it comes back, those whose last probe was lost with it; and if it comes back
-    /// for a moment only, those that were not probed then. Others are asked at once, so that no
-    /// verdict waits for somebody's turn.
-    fn is_doubted(
-        &mut self,
-        now: Instant,
-        target: TargetId,
-        before: TargetHealth,
-        report: Report,
-    ) -> bool {
-        if !matches!(report.outcome, Outcome::Failure(failure) if failure.is_silent()) {
-            self.take_for_sign(now, target, report);
-            return false;
-        }
-        let Some(watch) = self.watched.get(&target) else { return false };
-        if !self.sight.has_others(self.sight_of(target)) {
-            return false;
-        }
-        if watch.vouched {
-            let span = before.failing_since.map_or(Duration::ZERO, |since| now.since(since));
-            return span < watch.schedule.wave();
-        }
-        let again = watch.again.unwrap_or(now);
-        if !self.sign.since(again) {
-            self.ask_for_sign(now, again, target);
-        }
-        true
-    }
-
-    /// An answer shows that this node sees; with canaries, theirs do.
-    fn take_for_sign(&mut self, now: Instant, target: TargetId, report: Report) {
-        let counts = match report.outcome {
-            Outcome::Failure(Failure::Local | Failure::Untold) => false,
-            _ if self.sight.canaries == 0 => !self.told.contains(&target),
-            outcome => self.canaries.contains(&target) && !matches!(outcome, Outcome::Failure(_)),
-        };
-        if counts {
-            self.sign.give(now - report.latency);
-        }
-    }
-
-    /// Probes some others now who were not seen since then: few targets are all asked, and of many
-    /// some. Not before the verdict is near, and not again and again: lost packets are no reason.
-    fn ask_for_sign(&mut self, now: Instant, since: Instant, target: TargetId) {
-        let Some(watch) = self.watched.get(&target) else { return };
-        let is_soon = |asked: Instant| now.since(asked) < watch.schedule.reprobe_gap;
-        let is_near = watch.failures + 2 >= watch.schedule.reprobes;
-        if self.abstains || !is_near || self.sign.asked.is_some_and(is_soon) {
-            return;
-        }
-        let is_free = |of: &TargetId| {
-            let watch = self.watched.get(of).filter(|watch| !watch.is_silent());
-            watch.is_some_and(|watch| watch.stage == Stage::Waiting && watch.seen < since)
-        };
-        let others = self.timers.iter().map(|(_, of)| *of);
-        let others = others.filter(|of| *of != target && is_free(of) && self.can_tell(*of));
-        let asked: Vec<TargetId> = others.take(MOST_ASKED).collect();
-        // Also where nobody is found: to look through all of them for each report takes too long.
-        self.sign.asked = Some(now);
-        // Whoever is on the way is asked as soon as it is back.
-        self.sign.wanted = asked.is_empty().then_some(since);
-        asked.into_iter().for_each(|of| self.hint(now, of));
-    }
-
-    /// Would an answer of this one be a sign that this node sees?
-    fn can_tell(&self, target: TargetId) -> bool {
-        let sight = self.sight_of(target);
-        sight.canaries > 0 || self.sight.canaries == 0 && sight.living > 0
     }
 
     /// What another node sees of a target; nothing, if it says nothing.
@@ -371,12 +302,6 @@ impl Monitor {
             self.fresh = fresh;
             self.settle_all(now);
         }
-    }
-
-    /// Does this node count its own sight for nothing, as most of what it watches went silent at
-    /// once, or all of its canaries did?
-    pub fn abstains(&self) -> bool {
-        self.abstains
     }
 
     /// Are too few other nodes heard for a decision?
@@ -466,42 +391,6 @@ impl Monitor {
         }
     }
 
-    /// What one target adds to what this node sees.
-    fn sight_of(&self, target: TargetId) -> Sight {
-        let Some(watch) = self.watched.get(&target) else { return Sight::default() };
-        let health = self.table.get(target);
-        let stale = usize::from(health.stale);
-        // One that cannot be probed tells nothing.
-        if self.canaries.contains(&target) && !health.stale {
-            let mute = usize::from(watch.is_silent());
-            let blind = usize::from(watch.failures > watch.schedule.reprobes);
-            return Sight { canaries: 1, mute, blind, ..Sight::default() };
-        }
-        if health.stale || self.told.contains(&target) {
-            return Sight { stale, ..Sight::default() };
-        }
-        let (living, silent, hushed) = match health.own {
-            State::Up => (1, usize::from(watch.is_silent()), 0),
-            State::Down if watch.is_silent() => {
-                // One that was heard, if what it said was wrong, may be silent for this node only.
-                let lately = usize::from(watch.silences <= watch.schedule.reprobes);
-                (lately, 0, lately)
-            }
-            State::Down => (1, 0, 0),
-            State::Unknown => (0, 0, 0),
-        };
-        Sight { living, silent, hushed, stale, ..Sight::default() }
-    }
-
-    /// The same of all of them.
-    fn sight_of_all(&self) -> Sight {
-        let sights = self.watched.keys().map(|target| self.sight_of(*target));
-        sights.fold(Sight::default(), |mut all, one| {
-            all.change(Sight::default(), one);
-            all
-        })
-    }
-
     /// Does what changes a target, and decides again whether this node can trust its own sight.
     fn changing<T>(&mut self, target: TargetId, change: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.sight_of(target);
@@ -509,23 +398,6 @@ impl Monitor {
         self.sight.change(before, self.sight_of(target));
         self.look_at_myself();
         done
-    }
-
-    fn look_at_myself(&mut self) {
-        let abstains = self.sight.is_lost();
-        if abstains != self.abstains {
-            self.abstains = abstains;
-            self.opinions.extend(self.watched.keys().copied());
-            if !abstains {
-                // What was not seen while nothing could be seen is held against nobody: else the
-                // last to be heard again would go down when the first are, or when nothing is seen
-                // the next time.
-                for (target, watch) in &mut self.watched {
-                    watch.forgive_silence(&mut self.table.row(*target).failing_since);
-                }
-                self.sight = self.sight_of_all();
-            }
-        }
     }
 
     /// The next probe to carry out now.
@@ -581,9 +453,6 @@ impl Monitor {
         others.all(|(target, _)| self.table.get(*target).state != State::Unknown)
     }
 }
-
-/// So many are asked at once whether they can be heard.
-const MOST_ASKED: usize = 16;
 
 /// A driver that owes a report is asked again after so many times the validity of one.
 const ASK_AGAIN: u32 = 10;

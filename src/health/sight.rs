@@ -12,12 +12,16 @@ pub(super) struct Sight {
     pub(super) silent: usize,
     /// Those of them that were down, were heard, and went silent lately.
     pub(super) hushed: usize,
+    /// Those of them of whose probes many get lost.
+    pub(super) lossy: usize,
     /// Canaries of which something is known.
     pub(super) canaries: usize,
     /// Those of them that went silent.
     pub(super) mute: usize,
     /// Those of them that fail, and failed again when they were probed again.
     pub(super) blind: usize,
+    /// Those of them of whose probes many get lost.
+    pub(super) lossy_canaries: usize,
     /// Targets of which nothing has been seen for too long, canaries among them.
     pub(super) stale: usize,
 }
@@ -39,10 +43,20 @@ impl Sight {
         self.canaries > 0 || self.living > of.living
     }
 
+    /// Do probes get lost on their way, so that the silence of `of`, one of all, says little? They
+    /// do if many are of most others, and of half of the canaries.
+    pub(super) fn loses_beside(self, of: Self) -> bool {
+        let (living, lossy) = (self.living - of.living, self.lossy - of.lossy);
+        let are_most = lossy * 2 > living || living == 0 && self.canaries > 0;
+        self.lossy_canaries * 2 >= self.canaries && are_most
+    }
+
     pub(super) fn change(&mut self, from: Self, to: Self) {
         self.living = self.living + to.living - from.living;
         self.silent = self.silent + to.silent - from.silent;
         self.hushed = self.hushed + to.hushed - from.hushed;
+        self.lossy = self.lossy + to.lossy - from.lossy;
+        self.lossy_canaries = self.lossy_canaries + to.lossy_canaries - from.lossy_canaries;
         self.canaries = self.canaries + to.canaries - from.canaries;
         self.mute = self.mute + to.mute - from.mute;
         self.blind = self.blind + to.blind - from.blind;
@@ -58,6 +72,31 @@ pub fn would_blind(silent: usize, living: usize) -> bool {
 
 /// Fewer silent targets than this are no sign of anything but themselves.
 const FEWEST_SILENT: usize = 2;
+
+/// Which share of a target's probes gets lost, in thousandths: an exponential mean over the last
+/// sixteen or so. Only who is heard again shows that something was lost before, so one that is dead
+/// has no part in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Loss(u32);
+
+impl Loss {
+    /// A tenth: at 1 % loss, which four failures in a row are enough for, one target in a hundred
+    /// seems to lose that much, and at 20 % nine in ten do.
+    const MUCH: u32 = 100;
+
+    /// Something came back, after so many probes of which nothing did. A longer silence is rather
+    /// an outage than loss.
+    pub(super) fn learn(&mut self, lost: u32) {
+        for _ in 0..lost.min(4) {
+            self.0 += (1000 - self.0) / 16;
+        }
+        self.0 -= self.0 / 16;
+    }
+
+    pub(super) fn is_much(self) -> bool {
+        self.0 > Self::MUCH
+    }
+}
 
 /// The last sign that this node's own network works.
 #[derive(Clone, Copy, Debug, Default)]

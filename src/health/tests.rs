@@ -104,6 +104,13 @@ impl World {
         changes.filter(|change| change.to == State::Down && change.from != State::Down).count()
     }
 
+    /// Who went down, in turn.
+    pub(super) fn downs(&self) -> impl Iterator<Item = usize> {
+        let changes = self.changes.iter();
+        let downs = changes.filter(|of| of.to == State::Down && of.from != State::Down);
+        downs.map(|of| of.target.index())
+    }
+
     fn state(&self, row: usize) -> State {
         self.monitor.table().get(target(row)).state
     }

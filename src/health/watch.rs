@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::outcome::{Failure, Outcome, Report};
 use super::schedule::{RoundTrip, Schedule};
+use super::sight::Loss;
 use super::table::{State, TargetHealth};
 use crate::ids::TargetId;
 use crate::rng::Stream;
@@ -32,6 +33,8 @@ pub(super) struct Watch {
     pub(super) vouched: bool,
     /// How much the failures weigh, in a row or not ([`PARTIAL`]).
     score: u32,
+    /// How many of its probes get lost.
+    pub(super) loss: Loss,
     /// What is believed of it rests on its probes, or they could not tell more than what was
     /// recalled.
     pub(super) confirmed: bool,
@@ -43,6 +46,17 @@ pub(super) struct Watch {
     came_back: Option<Instant>,
     /// How often it went down soon after it had come back.
     flaps: u32,
+}
+
+/// What speaks against what this node sees of a target.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubts {
+    /// It sees too little of all of them: nothing goes down.
+    pub(super) abstains: bool,
+    /// Probes of others get lost as well: this one's silence says less.
+    pub(super) loses: bool,
+    /// Its silence may be this node's own, as far as is known.
+    pub(super) is_own: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +107,7 @@ impl Watch {
             again: None,
             vouched: false,
             score: 0,
+            loss: Loss::default(),
             confirmed: false,
             agreed: false,
             seen: now,
@@ -113,10 +128,15 @@ impl Watch {
     }
 
     /// Takes its silence so far, which has begun at `since`, for one failure of no known time: of
-    /// it the next probes are to tell, and whether this node sees is to be shown anew.
-    pub(super) fn forgive_silence(&mut self, since: &mut Option<Instant>) {
+    /// it the next probes are to tell, and whether this node sees is to be shown anew. Where this
+    /// node `loses` probes it is blind now and then, and would find nobody down: there it leaves no
+    /// more to be told than elsewhere.
+    pub(super) fn forgive_silence(&mut self, loses: bool, since: &mut Option<Instant>) {
         if self.is_silent() {
-            (self.failures, self.score) = (1, 0);
+            let Schedule { reprobes, .. } = self.schedule;
+            let known = self.schedule.reprobes_where_lost() - reprobes;
+            let most = if loses { known.max(1) } else { 1 };
+            (self.failures, self.score) = (self.failures.min(most), 0);
             (self.again, self.vouched, *since) = (None, false, None);
         }
     }
@@ -126,14 +146,13 @@ impl Watch {
         self.failures > 0 && self.is_silent
     }
 
-    /// What is believed after `report`. While this node abstains, or doubts what it saw of this
-    /// one, nothing goes down.
+    /// What is believed after `report`, which this node has these doubts about.
     pub(super) fn learn(
         &mut self,
         before: TargetHealth,
         now: Instant,
         report: Report,
-        (abstains, is_doubted): (bool, bool),
+        Doubts { abstains, loses, is_own }: Doubts,
     ) -> TargetHealth {
         let report = self.judged(report);
         let mut health = TargetHealth { last: Some((now, report)), ..before };
@@ -151,12 +170,17 @@ impl Watch {
         };
         self.seen = now;
         health.stale = false;
-        if let Some(failure) = failure {
+        let is_silent = failure.is_some_and(Failure::is_silent);
+        if !is_silent {
+            self.loss.learn(if self.is_silent() { self.failures } else { 0 });
+        }
+        let may_be_lost = is_silent && loses;
+        if failure.is_some() {
             self.failures = self.failures.saturating_add(1);
-            self.is_silent = failure.is_silent();
-            self.silences = if self.is_silent { self.silences } else { 0 };
-            self.silences = self.silences.saturating_add(u32::from(self.is_silent && !abstains));
-            if self.failures <= PARTIAL.run {
+            self.is_silent = is_silent;
+            self.silences = if is_silent { self.silences } else { 0 };
+            self.silences = self.silences.saturating_add(u32::from(is_silent && !abstains));
+            if self.failures <= PARTIAL.run && !may_be_lost {
                 self.score = (self.score + PARTIAL.failure).min(PARTIAL.threshold);
             }
             health.failing_since = before.failing_since.or(Some(now));
@@ -171,12 +195,14 @@ impl Watch {
             health.failing_since = None;
             health.risen = health.risen.saturating_add(1);
         }
-        let is_bad = self.failures > self.schedule.reprobes || self.score >= PARTIAL.threshold;
+        let is_bad = if may_be_lost {
+            self.failures > self.schedule.reprobes_where_lost()
+        } else {
+            self.failures > self.schedule.reprobes || self.score >= PARTIAL.threshold
+        };
         let verdict = match before.own {
             State::Unknown if health.risen > 0 => State::Up,
-            State::Unknown | State::Up
-                if is_bad && failure.is_some() && !abstains && !is_doubted =>
-            {
+            State::Unknown | State::Up if is_bad && failure.is_some() && !abstains && !is_own => {
                 State::Down
             }
             State::Down

@@ -278,6 +278,19 @@ fn a_node_whose_network_is_at_fault_moves_nobody_and_canaries_tell_when_it_is_no
             wait_until(&0.0, || server.metric("meridian_abstains"));
         }
     }
+    // It comes and goes: what gets lost says so, and nobody is taken for dead.
+    let mut is_gone = false;
+    wait_until(&[1.0; 2], || {
+        is_gone = !is_gone;
+        if is_gone {
+            apart.cut("blackhole", "1.0/25")
+        } else {
+            apart.mend("1.0/25")
+        }
+        [&alone, &told].map(|server| server.metric("meridian_probes_lossy"))
+    });
+    let alarms = alone.status()["alarms"].to_string();
+    assert!(alarms.contains("probes of this node get lost"), "{alarms}");
     assert_eq!((moves(&alone), moves(&told)), (0, 4), "nothing moved");
 }
 

@@ -86,6 +86,7 @@ impl Control {
         let has_listened = listens.is_some_and(|since| self.clock.now().since(since) > FRESH);
         let now = Condition {
             abstains: self.monitor.abstains(),
+            loses: self.monitor.loses(),
             isolated: self.monitor.is_isolated() && has_listened,
             is_unwatched: self.monitor.is_unwatched() && has_listened,
             is_stale: self.monitor.stale() > 0,
@@ -137,6 +138,8 @@ type Part = fn(&Condition) -> bool;
 pub struct Condition {
     /// It counts its own sight for nothing.
     pub abstains: bool,
+    /// Many of its probes get lost: silence has to last longer to count.
+    pub loses: bool,
     /// It hears too few other nodes to decide.
     pub isolated: bool,
     /// It hears too few of those who watch some targets.

@@ -359,6 +359,10 @@ fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
         let why = "most targets are silent at once, or all canaries fail";
         alarms.push(format!("this node abstains: {why}; what was believed stands"));
     }
+    if condition.loses {
+        let then = "it calls a silent target down some three seconds later than usual";
+        alarms.push(format!("many probes of this node get lost on their way: {then}"));
+    }
     let end = view.loaded.certificate_ends();
     alarms.extend(end.and_then(|end| certificate::told(end, view.now)));
     if condition.isolated {

@@ -137,6 +137,7 @@ pub(super) fn now(view: &View) -> String {
     for (name, text, value) in [
         ("meridian_ready", "1 once the first verdicts are in", view.ready),
         ("meridian_abstains", "1 while this node does not trust its own sight", condition.abstains),
+        ("meridian_probes_lossy", "1 while many of this node's probes get lost", condition.loses),
         ("meridian_isolated", "1 while too few other nodes are heard", condition.isolated),
     ] {
         head(&mut out, name, text);
