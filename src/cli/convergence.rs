@@ -26,6 +26,9 @@ pub(super) struct Patience {
 /// How often the server is asked.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// A server that is started anew answers again within this.
+const UNHEARD: Duration = Duration::from_secs(60);
+
 /// The exit code when time ran out, and when what is waited for was undone.
 const TIMED_OUT: u8 = 3;
 const UNDONE: u8 = 4;
@@ -52,13 +55,29 @@ pub(super) fn ask(
 pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
     let Patience { subject, residual, timeout } = patience;
     let began = Instant::now();
-    let mut bar = Bar::new(subject);
-    loop {
+    let (mut bar, mut heard) = (Bar::new(subject), began);
+    let ask = || {
         let told = ask(server, Some(subject), *residual)?;
+        let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
+        Ok::<_, Failed>((told, said))
+    };
+    loop {
+        let is_over = timeout.is_some_and(|timeout| began.elapsed() >= timeout);
+        let (told, said) = match ask() {
+            Err(failed) if failed.is_unheard && heard.elapsed() < UNHEARD && !is_over => {
+                bar.tell(&format!("{}; asking again", failed.told));
+                std::thread::sleep(EVERY);
+                continue;
+            }
+            answer => {
+                heard = Instant::now();
+                answer.inspect_err(|_| bar.end())?
+            }
+        };
         if told.is_empty() {
             bar.end();
             let what = format!("{subject}: {UNKNOWN}; do not take it for safe");
-            return Err(Failed { told: what, code: UNDONE });
+            return Err(Failed::with(UNDONE, what));
         }
         let blocked: Vec<&Leaving> = told.iter().filter(|of| !of.safe).collect();
         if blocked.is_empty() {
@@ -66,18 +85,17 @@ pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
             print(&format!("{subject}: may be switched off"));
             return Ok(());
         }
-        let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
         let is_drained = |of: &Standing| of.subject == *subject && of.word != "up";
         if !said.iter().any(is_drained) {
             bar.end();
             let what = format!("{subject}: is drained no longer; do not switch it off");
-            return Err(Failed { told: what, code: UNDONE });
+            return Err(Failed::with(UNDONE, what));
         }
-        if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
+        if is_over {
             bar.end();
             let waits = blocked.into_iter().map(leaving_text).collect::<Vec<_>>();
             let told = format!("{subject}: not to be switched off yet\n{}", waits.join("\n"));
-            return Err(Failed { told, code: TIMED_OUT });
+            return Err(Failed::with(TIMED_OUT, told));
         }
         bar.show(began.elapsed(), &blocked);
         std::thread::sleep(EVERY);
@@ -132,6 +150,16 @@ impl Bar {
         self.bar.set_message(at);
     }
 
+    /// Tells why there is nothing to show, once until there is.
+    fn tell(&mut self, why: &str) {
+        if self.is_seen {
+            self.bar.set_message(why.to_owned());
+        } else if !self.said.contains(why) {
+            print_error(why);
+            self.said = BTreeSet::from([why.to_owned()]);
+        }
+    }
+
     fn end(&self) {
         self.bar.finish_and_clear();
     }
@@ -169,7 +197,10 @@ fn leaving_text(of: &Leaving) -> String {
     };
     let mut lines = vec![format!("{name}: {verdict}")];
     if let Some(since) = &of.since {
-        lines.push(format!("  left      {since}; it had {} of the clients", percent(of.had)));
+        lines.push(match of.had {
+            Some(had) => format!("  left      {since}; it had {} of the clients", percent(had)),
+            None => format!("  left      before {since}, when this node began to look"),
+        });
     }
     let until = of.answers_until.as_ref().map(|until| format!(", until {until}"));
     lines.push(format!(

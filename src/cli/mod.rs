@@ -107,7 +107,7 @@ pub fn run() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failed { told, code }) => {
+        Err(Failed { told, code, .. }) => {
             if !told.is_empty() {
                 print_error(&told);
             }
@@ -120,11 +120,17 @@ pub fn run() -> ExitCode {
 struct Failed {
     told: String,
     code: u8,
+    /// Nobody answered: who asks once more may have an answer.
+    is_unheard: bool,
 }
 
 impl Failed {
     fn new(told: String) -> Self {
-        Self { told, code: 1 }
+        Self::with(1, told)
+    }
+
+    fn with(code: u8, told: String) -> Self {
+        Self { told, code, is_unheard: false }
     }
 
     /// A file was refused for these.

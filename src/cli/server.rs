@@ -57,11 +57,11 @@ impl Server {
         let token = token_file.map(|file| first_token(&file)).transpose()?;
         if server.is_some() && socket.is_some() {
             let told = "error: both `--server` and `--socket`; expected one of them".to_owned();
-            return Err(Failed { told, code: 2 });
+            return Err(Failed::with(2, told));
         }
         if let Some(url) = server.as_ref().filter(|url| !is_http(url)) {
             let told = format!("error: `--server {url}` is no URL; expected one such as {USUAL}");
-            return Err(Failed { told, code: 2 });
+            return Err(Failed::with(2, told));
         }
         let usual = || env::var_os(SOCKET).filter(|path| !path.is_empty()).map(PathBuf::from);
         let socket = socket.or_else(|| if server.is_none() { usual() } else { None });
@@ -131,7 +131,7 @@ impl Server {
         let why = causes(&error.without_url());
         let told = advice(&why)
             .unwrap_or_else(|| format!("{why}; is Meridian running there? {}", self.other));
-        Failed::new(format!("error: cannot reach {at}: {told}"))
+        Failed { is_unheard: true, ..Failed::new(format!("error: cannot reach {at}: {told}")) }
     }
 }
 

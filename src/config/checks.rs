@@ -366,7 +366,7 @@ fn statuses(at: &At<'_>, problems: &mut Problems) -> Option<StatusRange> {
 fn tls(fields: &mut Fields<'_>, host: Option<&At<'_>>, problems: &mut Problems) -> TlsCheck {
     let server_name = server_name(fields.get("sni"), host, problems);
     let verify = fields.get("verify").and_then(|at| at.boolean(problems)).unwrap_or(true);
-    let roots = fields.get("ca").and_then(|at| at.text("the path of a PEM file", problems));
+    let roots = fields.get("ca").and_then(|at| at.path("the path of a PEM file", problems));
     let mut within = |key| {
         let at = fields.get(key)?;
         at.duration(Duration::ZERO, YEAR, problems)
@@ -375,7 +375,7 @@ fn tls(fields: &mut Fields<'_>, host: Option<&At<'_>>, problems: &mut Problems) 
     TlsCheck {
         server_name,
         verify,
-        roots: roots.map(PathBuf::from),
+        roots,
         expires_within: expires.unwrap_or_default(),
         warns_within: warns.unwrap_or_default(),
     }

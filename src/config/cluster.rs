@@ -104,7 +104,7 @@ pub(super) fn read(
     let (at, name) = (at?, &node.name);
     let mut fields = at.fields(problems)?;
     let key = fields.need("key", problems);
-    let key = key.and_then(|at| at.text("the path of a file", problems)).map(PathBuf::from);
+    let key = key.and_then(|at| at.path("the path of a file", problems));
     let named = fields.need("nodes", problems);
     let listen = fields.get("listen").map(|at| at.parsed(ADDRESS, problems));
     let rule = fields.get("quorum").map(|at| rule(&at, problems));

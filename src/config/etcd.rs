@@ -40,12 +40,10 @@ pub(super) fn read(
         Some(url.trim_end_matches('/').to_owned())
     };
     let endpoints: Vec<String> = listed.iter().filter_map(endpoint).collect();
-    let mut text =
-        |key, what| fields.get(key).and_then(|at| at.text(what, problems)).map(str::to_owned);
-    let prefix = text("prefix", "what all keys begin with");
-    let ca = text("ca", "the path of a PEM file").map(PathBuf::from);
-    let identity = text("identity", "the path of a PEM file").map(PathBuf::from);
+    let prefix = fields.get("prefix").and_then(|at| at.text("what all keys begin with", problems));
+    let prefix = prefix.unwrap_or("/meridian/").to_owned();
+    let mut path = |key| fields.get(key).and_then(|at| at.path("the path of a PEM file", problems));
+    let (ca, identity) = (path("ca"), path("identity"));
     fields.done(problems);
-    let prefix = prefix.unwrap_or_else(|| "/meridian/".to_owned());
     (!endpoints.is_empty()).then_some(Etcd { endpoints, prefix, ca, identity })
 }

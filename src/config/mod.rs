@@ -76,8 +76,6 @@ pub struct Config {
     pub http: Http,
     /// Where places come from.
     pub geoip: GeoIp,
-    /// The same files, and where they are named.
-    pub geoip_files: Vec<Mention>,
     /// The regions, by id.
     pub regions: Vec<Region>,
     /// The services, by id.
@@ -116,6 +114,8 @@ pub struct Config {
     pub protection: Protection,
     /// Steered names that may go away: any other that is live must keep a record.
     pub retired: Vec<Name>,
+    /// The files that are read later, and where they are named.
+    pub named: Vec<Mention>,
     /// The zone files that were read.
     pub files: Vec<PathBuf>,
     /// What looks wrong, but can be served.
@@ -285,7 +285,7 @@ fn compile(
     let http = node::http(fields.get("http"), problems);
     let encrypted = node::encrypted(fields.get("tls"), &http, problems);
     let tcp = node::tcp(fields.get("tcp"), problems);
-    let (geoip, geoip_files) = places::geoip(fields.get("geoip"), problems);
+    let geoip = places::geoip(fields.get("geoip"), problems);
     let preferences = places::steering(fields.get("steering"), (&regions, &geoip), problems);
     let checks = checks::read(fields.get("checks"), problems);
     let (zones, services) = (fields.need("zones", problems), fields.need("services", problems));
@@ -325,7 +325,6 @@ fn compile(
         node: Node { tcp, encrypted, region, ..node },
         http,
         geoip,
-        geoip_files,
         regions: regions.list,
         services: services.list,
         zones,
@@ -346,6 +345,7 @@ fn compile(
         identity,
         protection,
         retired: retired.into_iter().map(|(name, _)| name).collect(),
+        named: std::mem::take(&mut problems.named),
         files,
         warnings: Vec::new(),
         hash: fnv1a(text.as_bytes()),

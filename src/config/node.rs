@@ -193,16 +193,8 @@ pub(super) fn encrypted(
         let what = "no address to answer on; expected one under `dot`, `doh` or `doq`";
         problems.error(at.place(), &at.key, what);
     }
-    let path = |at: Option<At<'_>>, problems: &mut Problems| {
-        at?.text("the path of a PEM file", problems).map(PathBuf::from)
-    };
-    Some(Encrypted {
-        certificate: path(certificate, problems)?,
-        key: path(key, problems)?,
-        dot,
-        doh,
-        doq,
-    })
+    let mut path = |at: Option<At<'_>>| at?.path("the path of a PEM file", problems);
+    Some(Encrypted { certificate: path(certificate)?, key: path(key)?, dot, doh, doq })
 }
 
 /// Where the dashboard, the API and the metrics are, and who may use them.
@@ -235,9 +227,9 @@ pub(super) fn http(at: Option<At<'_>>, problems: &mut Problems) -> Http {
         http.listen = if is_off { None } else { at.parsed(expected, problems) };
     }
     http.tls = fields.get("tls").and_then(|at| at.boolean(problems)).unwrap_or(false);
-    let mut path = |key, what| fields.get(key).and_then(|at| at.text(what, problems));
-    http.socket = path("socket", "the path of a socket").map(PathBuf::from);
-    http.tokens = path("tokens", "the path of a file").map(PathBuf::from);
+    let socket = fields.get("socket").and_then(|at| at.text("the path of a socket", problems));
+    http.socket = socket.map(PathBuf::from);
+    http.tokens = fields.get("tokens").and_then(|at| at.path("the path of a file", problems));
     if let Some(at) = fields.get("read") {
         match at.text("open or token", problems) {
             Some("open") | None => {}

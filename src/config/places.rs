@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::problem::{Mention, Place};
+use super::problem::Place;
 use super::read::{At, Problems};
 use super::subject::unsayable;
 use crate::geo::{Continent, Coordinates, Country, Preferences, Subdivision};
@@ -130,16 +130,9 @@ fn coordinates(at: &At<'_>, problems: &mut Problems) -> Option<Coordinates> {
 }
 
 /// `geoip`: the files that tell who is where.
-pub(super) fn geoip(at: Option<At<'_>>, problems: &mut Problems) -> (GeoIp, Vec<Mention>) {
-    let Some(mut fields) = at.and_then(|at| at.fields(problems)) else {
-        return (GeoIp::default(), Vec::new());
-    };
-    let mut mentions = Vec::new();
-    let mut path = |at: &At<'_>| {
-        let path = PathBuf::from(at.text("the path of a file", problems)?);
-        mentions.push(Mention { path: path.clone(), at: at.place(), key: at.key.clone() });
-        Some(path)
-    };
+pub(super) fn geoip(at: Option<At<'_>>, problems: &mut Problems) -> GeoIp {
+    let Some(mut fields) = at.and_then(|at| at.fields(problems)) else { return GeoIp::default() };
+    let mut path = |at: &At<'_>| at.path("the path of a file", problems);
     let mut paths = |at: Option<At<'_>>| -> Vec<PathBuf> {
         let items = at.map(|at| at.list()).unwrap_or_default();
         items.iter().filter_map(&mut path).collect()
@@ -148,7 +141,7 @@ pub(super) fn geoip(at: Option<At<'_>>, problems: &mut Problems) -> (GeoIp, Vec<
     let asns = paths(fields.get("asn"));
     let geofeed = fields.get("geofeed").and_then(|at| path(&at));
     fields.done(problems);
-    (GeoIp { databases, asns, geofeed }, mentions)
+    GeoIp { databases, asns, geofeed }
 }
 
 /// `steering`: what goes before distance, for all services.

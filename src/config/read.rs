@@ -2,10 +2,11 @@
 //! all problems are told at once.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::problem::{Place, Problem, nearest};
+use super::problem::{Mention, Place, Problem, nearest};
 use super::yaml::{Entry, Node, Value};
 use crate::time::Ttl;
 
@@ -14,12 +15,14 @@ use crate::time::Ttl;
 pub(crate) struct Problems {
     pub(crate) file: String,
     pub(crate) list: Vec<Problem>,
+    /// The files that were named: what is wrong with one that is not there is found later.
+    pub(super) named: Vec<Mention>,
 }
 
 impl Problems {
     /// None yet, in this file.
     pub(crate) fn of(file: &str) -> Self {
-        Self { file: file.to_owned(), list: Vec::new() }
+        Self { file: file.to_owned(), list: Vec::new(), named: Vec::new() }
     }
 
     pub(crate) fn error(&mut self, at: Place, key: &str, what: impl Into<String>) {
@@ -150,6 +153,14 @@ impl<'n> At<'n> {
                 None
             }
         }
+    }
+
+    /// The path of a file that is read later.
+    pub(super) fn path(&self, expected: &str, problems: &mut Problems) -> Option<PathBuf> {
+        let path = PathBuf::from(self.text(expected, problems)?);
+        let (at, key) = (self.place(), self.key.clone());
+        problems.named.push(Mention { path: path.clone(), at, key });
+        Some(path)
     }
 
     /// A URL of http or https, such as `example`.

@@ -24,8 +24,7 @@ pub(super) fn read(at: Option<At<'_>>, problems: &mut Problems) -> Vec<Webhook> 
         let mut fields = at.fields(problems)?;
         let url = fields.need("url", problems);
         let url = url.and_then(|at| at.url("https://alerts.example.com/meridian", problems));
-        let token = fields.get("token").and_then(|at| at.text("the path of a file", problems));
-        let token = token.map(PathBuf::from);
+        let token = fields.get("token").and_then(|at| at.path("the path of a file", problems));
         let listed = fields.get("kinds").map(|at| at.list()).unwrap_or_default();
         let kinds = listed.iter().filter_map(|at| kind(at, problems)).collect();
         fields.done(problems);

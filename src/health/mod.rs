@@ -38,7 +38,7 @@ mod watch;
 
 pub use check::{Check, DnsCheck, Expect, HttpCheck, StatusRange, TlsCheck};
 pub use monitor::{Change, Monitor, Order, Panel};
-pub use outcome::{Failure, Outcome, Report, Stage};
+pub use outcome::{Failure, Flaw, Outcome, Report, Stage};
 pub use quorum::{Belief, Electorate, Rule, Voters, Votes, WhenIsolated};
 pub use schedule::{Schedule, Timeout};
 pub use sight::would_blind;

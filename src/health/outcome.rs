@@ -34,8 +34,8 @@ pub enum Failure {
     TimedOut(Stage),
     /// The connection was closed or reset before the answer was complete.
     Closed(Stage),
-    /// The certificate is not valid for the name, or not trusted.
-    Certificate,
+    /// The certificate is not valid.
+    Certificate(Flaw),
     /// The certificate has expired, or does so within the time that is wanted.
     Expired,
     /// The TLS handshake failed for another reason.
@@ -61,6 +61,19 @@ pub enum Failure {
     /// The prober itself could not probe: out of sockets, memory or time. Says nothing of the
     /// target.
     Local,
+}
+
+/// Why a certificate is not valid.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Flaw {
+    /// It is for other names.
+    Name,
+    /// No CA that is trusted has signed it.
+    Issuer,
+    /// Its time has not come yet.
+    Early,
+    /// Something that seldom is.
+    Other,
 }
 
 /// How far a probe came.
@@ -96,7 +109,7 @@ impl Outcome {
             Self::Failure(Failure::Unreachable) => "unreachable",
             Self::Failure(Failure::TimedOut(_)) => "timeout",
             Self::Failure(Failure::Closed(_)) => "closed",
-            Self::Failure(Failure::Certificate) => "certificate",
+            Self::Failure(Failure::Certificate(_)) => "certificate",
             Self::Failure(Failure::Tls) => "tls",
             Self::Failure(Failure::Status(_)) => "status",
             Self::Failure(Failure::TextMissing) => "text_missing",
@@ -130,7 +143,7 @@ impl fmt::Display for Failure {
             Self::Unreachable => f.write_str("network unreachable"),
             Self::TimedOut(stage) => write!(f, "no answer in time, {stage}"),
             Self::Closed(stage) => write!(f, "connection closed, {stage}"),
-            Self::Certificate => f.write_str("certificate not valid"),
+            Self::Certificate(flaw) => write!(f, "certificate {flaw}"),
             Self::Tls => f.write_str("TLS handshake failed"),
             Self::Status(status) => write!(f, "unexpected status {status}"),
             Self::Expired => f.write_str("certificate expired, or about to"),
@@ -144,6 +157,17 @@ impl fmt::Display for Failure {
             Self::Untold => f.write_str("nobody tells its state"),
             Self::Local => f.write_str("this node could not probe"),
         }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "for another name",
+            Self::Issuer => "of no trusted CA",
+            Self::Early => "not valid yet",
+            Self::Other => "not valid",
+        })
     }
 }
 

@@ -197,8 +197,21 @@ impl Loader {
             watched.keep(std::mem::take(&mut self.watched));
         }
         self.watched = watched;
-        let mut config =
-            config.map_err(|problems| Refused { what: What::Configuration, problems })?;
+        let config = config.map_err(|problems| Refused { what: What::Configuration, problems })?;
+        let files = config.named.clone();
+        let loaded = self.read_others(config);
+        let named = |of: Vec<Problem>| of.into_iter().map(|of| self.named(of, &files)).collect();
+        match loaded {
+            Ok(mut loaded) => {
+                loaded.config.warnings = named(loaded.config.warnings);
+                Ok(loaded)
+            }
+            Err(Refused { what, problems }) => Err(Refused { what, problems: named(problems) }),
+        }
+    }
+
+    /// Reads what `config` names.
+    fn read_others(&mut self, mut config: Config) -> Result<Loaded, Refused> {
         let means = self.means(&config);
         let (key, etcd) =
             means.map_err(|problems| Refused { what: What::Configuration, problems })?;
@@ -218,8 +231,7 @@ impl Loader {
             Some(known) if known.is_of(&config.geoip, &self.folder) => Ok(known),
             known => Geography::read(&config.geoip, &self.folder).map_err(|problems| {
                 self.geography = known;
-                let problems = problems.into_iter().map(|of| self.named(of, &config.geoip_files));
-                Refused { what: What::GeoIp, problems: problems.collect() }
+                Refused { what: What::GeoIp, problems }
             }),
         };
         let geography = self.geography.insert(geography?);
@@ -331,7 +343,10 @@ impl Loader {
         let is_it = |of: &&Mention| self.folder.join(&of.path) == Path::new(&problem.file);
         let found = files.iter().find(is_it).filter(|_| problem.at.is_none());
         match found.filter(|of| fs::File::open(self.folder.join(&of.path)).is_err()) {
-            Some(found) => found.problem(&self.name(), problem.what),
+            Some(found) => {
+                let is_warning = problem.is_warning;
+                Problem { is_warning, ..found.problem(&self.name(), problem.what) }
+            }
             None => problem,
         }
     }
@@ -441,7 +456,8 @@ fn probes(
             Some(tls) => match clients.client(tls, is_h2, folder) {
                 Ok(client) => Some(client),
                 Err(reason) => {
-                    let file = tls.roots.clone().unwrap_or_default();
+                    let roots = tls.roots.as_ref();
+                    let file = roots.map(|file| folder.join(file)).unwrap_or_default();
                     let problem = Problem::of_file(&file.display().to_string(), reason);
                     if !problems.contains(&problem) {
                         problems.push(problem);

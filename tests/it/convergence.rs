@@ -100,6 +100,28 @@ fn a_wait_ends_when_time_runs_out_and_when_the_drain_is_undone() {
 }
 
 #[test]
+fn a_wait_goes_on_while_the_server_is_started_anew() {
+    let (server, [_us, eu]) = world(3, "convergence: { population: honest }");
+    assert_eq!(server.addresses("www.example.com"), [eu.address.to_string()]);
+    let socket = server.path("ctl.sock");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let there = ["ctl", "--socket", socket.to_str().unwrap()];
+            meridian(&[&there[..], &drain(&["--wait"])].concat())
+        });
+        wait_for("the drain", || server.ctl(&["overrides"]).1.contains("eu: drain").then_some(()));
+        let server = server.restart();
+        let (_, told) = ctl(&server, &["convergence"]);
+        assert!(told.starts_with("web/eu: NOT TO BE SWITCHED OFF\n  left      before "), "{told}");
+        let Output { status, stdout, stderr } = waiting.join().unwrap();
+        let told = String::from_utf8([stderr, stdout].concat()).unwrap();
+        assert_eq!(status.code(), Some(0), "{told}");
+        assert_eq!(told.matches("cannot reach").count(), 1, "{told}");
+        assert!(told.ends_with("\neu: may be switched off\n"), "{told}");
+    });
+}
+
+#[test]
 fn answers_that_named_a_region_are_known_when_it_is_no_longer_configured() {
     let port = free_port();
     let [us, eu] = [Nginx::start(port), Nginx::start(port)];

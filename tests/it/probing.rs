@@ -137,6 +137,16 @@ services:
     server.wait_for_endpoint(slow, "down", "right, but too slow");
 }
 
+/// A certificate that is valid for ten days more, and its key.
+fn ending_soon() -> (String, String) {
+    let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(240);
+    let ends = ends.to_zoned(jiff::tz::TimeZone::UTC);
+    let mut params = CertificateParams::new(["www.example.com".to_owned()]).unwrap();
+    params.not_after = date_time_ymd(ends.year().into(), ends.month() as u8, ends.day() as u8);
+    let key = KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
 #[test]
 fn certificates_are_verified_unless_told_otherwise() {
     let port = free_port();
@@ -149,16 +159,11 @@ fn certificates_are_verified_unless_told_otherwise() {
     let right = Nginx::start_tls(port, &ours, &our_key);
     let wrong = Nginx::start_tls(port, &theirs, &their_key);
     let plain = Nginx::start(port);
-    // Valid for ten days more.
-    let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(240);
-    let ends = ends.to_zoned(jiff::tz::TimeZone::UTC);
-    let mut params = CertificateParams::new(["www.example.com".to_owned()]).unwrap();
-    params.not_after = date_time_ymd(ends.year().into(), ends.month() as u8, ends.day() as u8);
-    let key = KeyPair::generate().unwrap();
-    let short = params.self_signed(&key).unwrap().pem();
-    let ending = Nginx::start_tls(port, &short, &key.serialize_pem());
+    let (short, short_key) = ending_soon();
+    let ending = Nginx::start_tls(port, &short, &short_key);
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("ca.pem"), ours.clone() + &short).unwrap();
+    std::fs::write(folder.path().join("theirs.pem"), theirs).unwrap();
     let service = |name: &str, check: &str, nginx: &Nginx| {
         format!(
             "  {name}: {{ names: [{name}.example.com], check: {check}, \
@@ -169,6 +174,7 @@ fn certificates_are_verified_unless_told_otherwise() {
     let services = [
         service("right", "strict", &right),
         service("wrong", "strict", &wrong),
+        service("other", "other", &wrong),
         service("plain", "strict", &plain),
         service("lax", "lax", &wrong),
         service("soon", "soon", &ending),
@@ -180,6 +186,7 @@ fn certificates_are_verified_unless_told_otherwise() {
             "regions: {{ here: {{ at: [0, 0] }} }}
 checks:
   strict: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem }}
+  other: {{ https: /healthz, port: {port}, host: www.example.com, ca: theirs.pem }}
   lax: {{ https: /healthz, port: {port}, host: www.example.com, verify: false }}
   soon: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem, warns_within: 30d }}
   late: {{ https: /healthz, port: {port}, host: www.example.com, ca: ca.pem, expires_within: 30d }}
@@ -191,7 +198,8 @@ services:
     );
     let expected = [
         ("up", "ok"),
-        ("down", "certificate not valid"),
+        ("down", "certificate of no trusted CA"),
+        ("down", "certificate for another name"),
         ("down", "TLS handshake failed"),
         ("up", "ok"),
         ("up", "ok; the certificate ends soon"),

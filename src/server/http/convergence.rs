@@ -18,7 +18,8 @@ use super::sent::Parameters;
 use super::{Refusal, Shared};
 use crate::config::Subject;
 use crate::convergence::{Lag, Population, Remaining, percent};
-use crate::steer::Service;
+use crate::ids::ServiceId;
+use crate::steer::{Service, Word};
 use crate::time::{Instant, TRAVEL, Ttl};
 
 /// A service's region, and who may still be sent there.
@@ -32,8 +33,8 @@ pub struct Leaving {
     pub in_answers: bool,
     /// Since when none does, or since this node looks.
     pub since: Option<String>,
-    /// The share of the service's clients that it had.
-    pub had: f64,
+    /// The share of the service's clients that it had; none: that was before this node looked.
+    pub had: Option<f64>,
     /// The longest TTL that its answers may be remembered with, in seconds.
     pub ttl: u32,
     /// How many answers of this node that name it may still be remembered.
@@ -126,7 +127,7 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
     let config = &view.loaded.config;
     let subject = asked.subject.as_deref().map(str::parse::<Subject>).transpose()?;
     let rows = match &subject {
-        None => left(view).collect(),
+        None => left(view),
         Some(subject) => about(view, subject)?,
     };
     let mut model = Model::new(&config.convergence.population);
@@ -146,10 +147,21 @@ fn leaving(view: &View, exposures: &Exposures, asked: &Asked) -> Result<Vec<Leav
 /// A service's region by their names, and what is known of it if no answer names it.
 type Row<'v> = (&'v str, &'v str, Option<&'v Absent>);
 
-/// Whatever has left the answers, whether it is still configured or not.
-fn left(view: &View) -> impl Iterator<Item = Row<'_>> {
-    let left = view.absent.iter().filter(|(_, absent)| absent.left);
-    left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent)))
+/// Whatever has left the answers, whether it is still configured or not, and what was taken out by
+/// somebody's word before this node looked.
+fn left(view: &View) -> Vec<Row<'_>> {
+    let plan = &view.loaded.plan;
+    let mut ids: Option<HashMap<&str, ServiceId>> = None;
+    let mut is_taken_out = |service: &str, region: &str| {
+        let named = || plan.ids().zip(&plan.services).map(|(id, of)| (of.name.as_str(), id));
+        let id = ids.get_or_insert_with(|| named().collect()).get(service).copied();
+        let word = id.zip(view.loaded.config.region(region));
+        // A word on a ramp reaches the clients in slot 0 first.
+        let word = word.and_then(|(id, region)| view.overrides.word(id, region, None, 0));
+        word.is_some_and(|word| word != Word::Up)
+    };
+    let left = view.absent.iter().filter(|((of, at), absent)| absent.left || is_taken_out(of, at));
+    left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent))).collect()
 }
 
 /// What `subject` is about: what is configured, what was when it left the answers, and what only
@@ -265,7 +277,7 @@ impl Leaving {
             region,
             in_answers: absent.is_none(),
             since: absent.map(|of| timestamp(of.since)),
-            had: absent.map_or(0.0, |of| of.was),
+            had: absent.filter(|of| of.left).map(|of| of.was),
             ttl: ttl.as_secs(),
             answers: remaining.answers,
             share: if all == 0 { 0.0 } else { remaining.answers as f64 / all as f64 },

@@ -30,7 +30,9 @@ use tokio_rustls::client::TlsStream;
 use super::arrivals::{Arrivals, Signal};
 use super::clock::Clock;
 use super::tls::Tls;
-use crate::health::{Check, Expect, Failure, HttpCheck, Order, Outcome, Report, Stage, TlsCheck};
+use crate::health::{
+    Check, Expect, Failure, Flaw, HttpCheck, Order, Outcome, Report, Stage, TlsCheck,
+};
 use crate::ids::TargetId;
 use crate::time::Instant;
 use command::Programs;
@@ -425,14 +427,24 @@ impl Broken {
     }
 }
 
+/// Why a certificate is not valid.
+fn not_valid(error: &CertificateError) -> Failure {
+    use CertificateError as Error;
+    Failure::Certificate(match error {
+        Error::Expired | Error::ExpiredContext { .. } => return Failure::Expired,
+        Error::NotValidForName | Error::NotValidForNameContext { .. } => Flaw::Name,
+        Error::NotValidYet | Error::NotValidYetContext { .. } => Flaw::Early,
+        // Somebody else may call itself as a trusted CA does.
+        Error::UnknownIssuer | Error::BadSignature => Flaw::Issuer,
+        _ => Flaw::Other,
+    })
+}
+
 /// What an error of the system or of TLS says of the target.
 fn failure(error: &io::Error, stage: Stage) -> Failure {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match tls {
-        Some(rustls::Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        )) => return Failure::Expired,
-        Some(rustls::Error::InvalidCertificate(_)) => return Failure::Certificate,
+        Some(rustls::Error::InvalidCertificate(error)) => return not_valid(error),
         Some(_) => return Failure::Tls,
         None => {}
     }
