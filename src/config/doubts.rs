@@ -1,12 +1,13 @@
-//! What of a service can be served, and is hardly meant: it is warned of.
+//! What can be served, and is hardly meant: it is warned of.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::read::{At, Problems};
 use crate::ids::RegionId;
-use crate::snapshot::Region;
-use crate::steer::{MinUp, Service};
+use crate::snapshot::{Region, leads_on};
+use crate::steer::{Address, MinUp, Service};
+use crate::zone::{Found, RecordType, Zones, has_hints};
 
 /// Warns of what is odd in a service as it stands `at` there.
 pub(super) fn of_service(
@@ -47,6 +48,58 @@ fn shared_addresses(service: &Service, at: &At<'_>, regions: &[Region], problems
                 let what = format!("the address {ip} is in the region {} too", name(first));
                 problems.warning(at.place(), &at.key, what);
             }
+        }
+    }
+}
+
+/// Warns of what is odd in `zones` for who is sent by `services`, which are `at` there.
+pub(super) fn of_zones(
+    at: Option<&At<'_>>,
+    services: &[Service],
+    zones: &Zones,
+    problems: &mut Problems,
+) {
+    if let Some(at) = at {
+        lost_aliases(at, services, zones, problems);
+        hints(at, services, zones, problems);
+    }
+}
+
+/// Aliases that lead to no address.
+fn lost_aliases(at: &At<'_>, services: &[Service], zones: &Zones, problems: &mut Problems) {
+    for service in services {
+        let endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
+        for endpoint in endpoints {
+            let Address::Alias(target) = &endpoint.address else { continue };
+            if !leads_on((zones, services), target, &service.names) {
+                let key = format!("{}.{}", at.key, service.name);
+                let what = format!("the alias {target} leads to no address");
+                problems.warning(at.place(), &key, what);
+            }
+        }
+    }
+}
+
+/// Addresses beside a steered name: clients may go there, wherever they are sent.
+fn hints(at: &At<'_>, services: &[Service], zones: &Zones, problems: &mut Problems) {
+    let names = services.iter().flat_map(|of| of.names.iter().map(move |name| (of, name)));
+    for (service, name) in names {
+        let lower = name.to_lower();
+        let Some(Found::Node(node) | Found::Steered(node, _)) =
+            zones.find(&lower).map(|zone| zone.find(&lower))
+        else {
+            continue;
+        };
+        let bindings = [RecordType::SVCB, RecordType::HTTPS].map(|rtype| node.set(rtype));
+        let mut bindings = bindings.into_iter().flatten().flat_map(|set| &set.rdata);
+        if bindings.any(|rdata| has_hints(rdata.as_wire()))
+            && let Some(at) = at.find(&[&service.name, "names"])
+        {
+            let what = format!(
+                "HTTPS or SVCB records of {name} have addresses in them (`ipv4hint`, `ipv6hint`), \
+                 which clients may go to wherever they are sent; leave these out"
+            );
+            problems.warning(at.place(), &at.key, what);
         }
     }
 }

@@ -314,7 +314,7 @@ fn compile(
     let files = zones.files.clone();
     let zones = Arc::new(zones.finish(problems));
     zones::still_served(&retired, &zones, &services.list, problems);
-    zones::lost_aliases(home.as_ref(), &services.list, &zones, problems);
+    doubts::of_zones(home.as_ref(), &services.list, &zones, problems);
     let (node, identity) = node?;
     let has_cluster = cluster.is_some();
     let cluster = cluster::read(cluster, &node, (&regions, &services.list), problems);

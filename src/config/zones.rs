@@ -7,8 +7,7 @@ use super::problem::{Place, Problem};
 use super::read::{At, Problems};
 use super::{Loader, defaults};
 use crate::ids::ServiceId;
-use crate::snapshot::leads_on;
-use crate::steer::{Address, Service};
+use crate::steer::Service;
 use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, Zones, parse};
 
 /// As many problems of a zone are told: with one wrong line on top, each name may have one.
@@ -96,27 +95,6 @@ impl Drafts {
             }
         }
         Zones::new(zones)
-    }
-}
-
-/// Warns of aliases in `zones` that lead to no address. `at` is where the services are.
-pub(super) fn lost_aliases(
-    at: Option<&At<'_>>,
-    services: &[Service],
-    zones: &Zones,
-    problems: &mut Problems,
-) {
-    let Some(at) = at else { return };
-    for service in services {
-        let endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
-        for endpoint in endpoints {
-            let Address::Alias(target) = &endpoint.address else { continue };
-            if !leads_on((zones, services), target, &service.names) {
-                let key = format!("{}.{}", at.key, service.name);
-                let what = format!("the alias {target} leads to no address");
-                problems.warning(at.place(), &key, what);
-            }
-        }
     }
 }
 

@@ -27,3 +27,4 @@ pub use lookup::{Cut, Found, Node, Records, Seek, Zone, Zones};
 pub use name::{LONGEST_NAME, Name, ParseNameError};
 pub use nodes::Fixed;
 pub use record::{CLASS_IN, Denial, Made, Part, Rdata, RecordType, RrSet};
+pub use wellformed::has_hints;

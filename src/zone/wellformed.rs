@@ -78,8 +78,14 @@ fn is_substitution(regexp: &[u8]) -> bool {
 /// By key.
 type Parameters<'w> = BTreeMap<SvcParamKey, &'w [u8]>;
 
-/// What was expected of the parameters of a service binding (RFC 9460 §2.2).
+/// What was expected of the parameters of a service binding.
 fn parameters(wire: &[u8]) -> Option<&'static str> {
+    let all = all_parameters(wire)?;
+    all.iter().find_map(|(key, value)| parameter(*key, value, &all))
+}
+
+/// The parameters of a service binding (RFC 9460 §2.2).
+fn all_parameters(wire: &[u8]) -> Option<Parameters<'_>> {
     let target = wire.get(2..)?;
     let mut rest = target.get(offsets(target).last()? + 1..)?;
     let mut all = Parameters::new();
@@ -89,7 +95,13 @@ fn parameters(wire: &[u8]) -> Option<&'static str> {
         all.insert(SvcParamKey::from_int(u16::from_be_bytes([*k0, *k1])), value);
         rest = behind;
     }
-    all.iter().find_map(|(key, value)| parameter(*key, value, &all))
+    Some(all)
+}
+
+/// Are there addresses in this service binding, which clients may go to (RFC 9460 §7.3)?
+pub fn has_hints(wire: &[u8]) -> bool {
+    let hints = [SvcParamKey::IPV4HINT, SvcParamKey::IPV6HINT];
+    all_parameters(wire).is_some_and(|all| hints.iter().any(|key| all.contains_key(key)))
 }
 
 /// The same of one of `all`.
