@@ -41,6 +41,8 @@ pub(crate) enum Kind {
 pub(crate) enum Setup {
     /// One worker, all else by default.
     One,
+    /// The same, by a ring shared with the kernel.
+    Ring,
     /// Past the kernel's stack too.
     Xdp,
     /// One worker, with the buffers that the kernel gives by itself.
@@ -57,6 +59,7 @@ impl Setup {
         match self {
             Self::One => ("0", "workers: 1", ""),
             Self::Xdp => ("0", "workers: 1", ", \"xdp:here\""),
+            Self::Ring => ("0", "workers: 1, io_uring: true", ""),
             Self::Small => ("0", "workers: 1, buffer: 212992", ""),
             Self::Two => ("0-1", "workers: 2", ""),
             Self::Pinned => ("0-1", "workers: 2, pin: true", ""),
@@ -71,6 +74,7 @@ impl Kind {
             Workload::Subnets | Workload::NoSubnets => &[
                 Self::Echo,
                 Self::Meridian(Setup::One),
+                Self::Meridian(Setup::Ring),
                 Self::Meridian(Setup::Small),
                 Self::Meridian(Setup::Two),
                 Self::Meridian(Setup::Pinned),
@@ -88,6 +92,7 @@ impl Kind {
             | Workload::Mixed(..) => &[
                 Self::Echo,
                 Self::Meridian(Setup::One),
+                Self::Meridian(Setup::Ring),
                 Self::Gdnsd,
                 Self::Knot,
                 Self::Nsd,
@@ -101,6 +106,7 @@ impl Kind {
         match self {
             Self::Echo => "echo (recvmmsg)",
             Self::Meridian(Setup::One) => "Meridian",
+            Self::Meridian(Setup::Ring) => "Meridian, io_uring",
             Self::Meridian(Setup::Xdp) => "Meridian, AF_XDP",
             Self::Meridian(Setup::Small) => "Meridian, 208 KiB",
             Self::Meridian(Setup::Two) => "Meridian, 2 workers",

@@ -65,7 +65,7 @@ use read::{At, Problems};
 pub type Loader<'l> = &'l mut dyn FnMut(&Path) -> Result<Vec<u8>, String>;
 
 /// Keys that are read at the start only, each with all that was under it.
-pub type AtStart = [(&'static str, String); 10];
+pub type AtStart = [(&'static str, String); 11];
 
 /// All that is to be served, and how.
 #[derive(Debug)]
@@ -246,6 +246,7 @@ impl Config {
             ("node.listen", format!("{:?} {:?}", node.listen, node.xdp)),
             ("node.workers", format!("{:?}", node.workers)),
             ("node.pin", format!("{:?}", node.pin)),
+            ("node.io_uring", format!("{:?}", node.io_uring)),
             ("node.buffer", format!("{:?}", node.buffer)),
             ("node.state", format!("{:?}", node.state)),
             ("tcp", format!("{:?}", node.tcp)),

@@ -26,6 +26,8 @@ pub struct Node {
     pub workers: Option<usize>,
     /// Whether each of them stays on a core of its own.
     pub pin: bool,
+    /// Whether they read and write by `io_uring`, where the kernel has it.
+    pub io_uring: bool,
     /// Octets that the kernel is asked to keep for each of their sockets, each way.
     pub buffer: usize,
     /// How long the first verdicts are waited for.
@@ -95,6 +97,7 @@ pub(super) fn read(
         xdp: Vec::new(),
         workers: None,
         pin: false,
+        io_uring: false,
         buffer: defaults::BUFFER,
         ready_within: defaults::READY_WITHIN,
         state: None,
@@ -121,6 +124,8 @@ pub(super) fn read(
     let workers = fields.get("workers").and_then(|at| at.number(1, 1024, problems));
     node.workers = workers.and_then(|workers| usize::try_from(workers).ok());
     node.pin = fields.get("pin").and_then(|at| at.boolean(problems)).unwrap_or(node.pin);
+    let io_uring = fields.get("io_uring").and_then(|at| at.boolean(problems));
+    node.io_uring = io_uring.unwrap_or(node.io_uring);
     let buffer = fields.get("buffer").and_then(|at| at.number(4096, 1 << 30, problems));
     node.buffer = buffer.and_then(|octets| usize::try_from(octets).ok()).unwrap_or(node.buffer);
     if let Some(at) = fields.get("ready_within") {

@@ -17,7 +17,7 @@ pub(super) const BATCH: usize = 32;
 
 /// The longest query that is read. One with every option there is has some 600 octets; what is
 /// longer is cut, and then malformed.
-const LONGEST: usize = 2048;
+pub(super) const LONGEST: usize = 2048;
 
 /// Room for one message that tells an address (`CMSG_SPACE` of the larger, IPv6, is 40), behind one
 /// that tells the time (32), as inherited sockets may; aligned as the kernel wants it.
@@ -125,9 +125,33 @@ impl Batch {
         })
     }
 
-    /// Sends the answers of the first `count` packets, each from the address that was asked: how
-    /// many could not be sent.
-    pub(super) fn send(&mut self, socket: &UdpSocket, count: usize) -> usize {
+    /// Takes a packet in another one's place, its sender and what the kernel tells of it: was there
+    /// room?
+    pub(super) fn put(&mut self, row: usize, [payload, name, control]: [&[u8]; 3]) -> bool {
+        let Some(packet) = self.packets.get_mut(row) else { return false };
+        let Some(room) = packet.control.0.get_mut(..control.len()) else { return false };
+        room.copy_from_slice(control);
+        packet.control_length = socklen(control.len());
+        packet.message.clear();
+        packet.message.extend_from_slice(payload);
+        let length = name.len().min(size_of::<libc::sockaddr_in6>());
+        // SAFETY: so many octets are there, and an address may consist of any.
+        unsafe {
+            packet.peer = zeroed();
+            let peer = (&raw mut packet.peer).cast::<u8>();
+            peer.copy_from_nonoverlapping(name.as_ptr(), length);
+        }
+        true
+    }
+
+    /// The answers of the first `count` packets, each from the address that was asked.
+    pub(super) fn answers(&mut self, count: usize) -> impl Iterator<Item = &libc::msghdr> {
+        let filled = self.fill(count);
+        self.headers.messages.iter().take(filled).map(|header| &header.msg_hdr)
+    }
+
+    /// Writes the headers of the answers of the first `count` packets: how many there are.
+    fn fill(&mut self, count: usize) -> usize {
         let answered = self.packets.iter_mut().take(count);
         let answered = answered.filter(|packet| !packet.message.is_empty());
         let Headers { messages: headers, buffers } = &mut *self.headers;
@@ -147,6 +171,14 @@ impl Batch {
             unsafe { keep_address(message) };
             filled += 1;
         }
+        filled
+    }
+
+    /// Sends the answers of the first `count` packets, each from the address that was asked: how
+    /// many could not be sent.
+    pub(super) fn send(&mut self, socket: &UdpSocket, count: usize) -> usize {
+        let filled = self.fill(count);
+        let headers = &mut self.headers.messages;
         let mut sent = 0;
         let mut failed = 0;
         while let Some(rest) =
@@ -167,6 +199,13 @@ impl Batch {
         }
         failed
     }
+}
+
+/// A header that says how much room there is for an address and for control messages.
+pub(super) fn message_header() -> libc::msghdr {
+    // SAFETY: all-zero is valid: no buffers, no addresses.
+    let header: libc::msghdr = unsafe { zeroed() };
+    libc::msghdr { msg_namelen: PEER, msg_controllen: size_of::<Control>(), ..header }
 }
 
 /// Of the control messages that came with a question, keeps the one for the answer: which address

@@ -83,6 +83,7 @@ mod prober;
 mod quic;
 mod reload;
 mod responder;
+mod ring;
 mod sample;
 mod seal;
 mod socket;
@@ -194,7 +195,8 @@ impl Server {
         let secure = TlsAcceptor::from(tls_config(&certificate, Spoken::Http)?);
         let sockets = limits::raise();
         let tcp = tcp::Room::new(loaded.config.node.tcp, sockets / 6);
-        let (interfaces, is_pinned) = (loaded.config.node.xdp.clone(), loaded.config.node.pin);
+        let node = &loaded.config.node;
+        let (interfaces, way) = (node.xdp.clone(), udp::Way::of(node));
         let rules = loaded.config.http.clone();
         let rules = (rules.tokens.map(|file| loaded.folder.join(file)), rules.open);
         waits(loaded.config.node.ready_within);
@@ -228,13 +230,8 @@ impl Server {
         handle.ready().await;
         let answers = handle.answers(clock);
         let stop = Arc::new(AtomicBool::new(false));
-        // Those of one address come one after the other, so that each core gets one of them.
-        let cores = if is_pinned { udp::cores() } else { Vec::new() };
-        let cores = cores.into_iter().cycle().map(Some).chain(repeat(None));
-        let workers = std::mem::take(&mut bound.udp).into_iter().zip(cores);
-        let workers =
-            workers.map(|(socket, core)| udp::spawn(socket, answers.clone(), stop.clone(), core));
-        let mut workers = workers.collect::<io::Result<Vec<_>>>()?;
+        let sockets = std::mem::take(&mut bound.udp);
+        let mut workers = udp::spawn_all(sockets, &answers, &stop, way)?;
         let (is_taken, taken) = watch::channel(false);
         let takeover = bound.takeover.take();
         let streams = serve_streams(bound, &mut tasks, &answers, (&tcp, &certificate))?;

@@ -62,7 +62,7 @@ pub(super) fn advice_on_path(error: &io::Error) -> &'static str {
 const DNS: u16 = 53;
 
 /// How long a worker waits for a packet before it looks whether it is to stop.
-const WAIT: Duration = Duration::from_millis(250);
+pub(super) const WAIT: Duration = Duration::from_millis(250);
 
 /// `workers` sockets on one address, with buffers of so many octets; the kernel spreads the clients
 /// among them (SO_REUSEPORT). Those that were inherited are all read, however many: what waits in
@@ -146,7 +146,7 @@ fn warn_of_small(socket: &Socket, address: SocketAddr, asked: usize) {
 
 /// Lets each packet tell the address it was sent to, from which the answer must leave: a resolver
 /// drops one from another address (RFC 2181 §4).
-fn tell_destination(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+pub(super) fn tell_destination(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     let (level, option) = match address {
         SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO),
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),

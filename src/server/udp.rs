@@ -1,6 +1,7 @@
 //! Queries over UDP: a thread a socket, a batch a turn; whichever way the datagrams come.
 
 use std::io;
+use std::iter::repeat;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,9 @@ use tracing::warn;
 
 use super::mmsg::Batch;
 use super::responder::{Answers, Responder, Rooms};
+use super::ring::Ring;
 use super::turns::answer_first;
+use crate::config::Node;
 use crate::query::Transport;
 
 /// How long what has come is answered after the end.
@@ -34,8 +37,11 @@ pub(super) trait Datagrams {
     /// not sent.
     fn packets(&mut self, count: usize) -> impl Iterator<Item = (SocketAddr, &mut Vec<u8>)>;
 
-    /// Sends their answers: how many could not be sent.
+    /// Sends their answers: how many could not be sent, now or before.
     fn send(&mut self, count: usize) -> usize;
+
+    /// Takes no more from where they come; what was taken is still to be received.
+    fn end(&mut self) {}
 }
 
 /// A socket, and the batch that it is read by.
@@ -61,26 +67,65 @@ impl Datagrams for Socket {
     }
 }
 
-/// Answers what comes in on `socket`, until `stop`; on this core, if it is told.
+/// How workers take what comes.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// Each stays on a core.
+    is_pinned: bool,
+    /// They share a ring with the kernel, where that has one.
+    has_ring: bool,
+}
+
+impl Way {
+    /// As it is configured.
+    pub(super) fn of(node: &Node) -> Self {
+        Self { is_pinned: node.pin, has_ring: node.io_uring }
+    }
+}
+
+/// Answers what comes in on these sockets, until `stop`.
 ///
 /// # Errors
-/// The system has no thread for it.
-pub(super) fn spawn(
-    socket: UdpSocket,
-    answers: Answers,
-    stop: Arc<AtomicBool>,
-    core: Option<usize>,
-) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("udp".to_owned()).spawn(move || {
-        if let Some(core) = core {
-            stay_on(core);
+/// The system has no threads for it.
+pub(super) fn spawn_all(
+    sockets: Vec<UdpSocket>,
+    answers: &Answers,
+    stop: &Arc<AtomicBool>,
+    Way { is_pinned, has_ring }: Way,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    // Those of one address come one after the other, so that each core gets one of them.
+    let cores = if is_pinned { cores() } else { Vec::new() };
+    let cores = cores.into_iter().cycle().map(Some).chain(repeat(None));
+    let spawn = |(socket, core)| {
+        let (answers, stop) = (answers.clone(), stop.clone());
+        thread::Builder::new().name("udp".to_owned()).spawn(move || {
+            if let Some(core) = core {
+                stay_on(core);
+            }
+            work(socket, answers, &stop, has_ring);
+        })
+    };
+    sockets.into_iter().zip(cores).map(spawn).collect()
+}
+
+/// Answers what comes in on `socket`, until `stop`.
+fn work(socket: UdpSocket, answers: Answers, stop: &AtomicBool, has_ring: bool) {
+    let by_calls = |socket| Socket { socket, batch: Batch::new() };
+    if !has_ring {
+        return serve(by_calls(socket), answers, stop);
+    }
+    // A ring is its thread's.
+    match Ring::new(socket) {
+        Ok(ring) => serve(ring, answers, stop),
+        Err((socket, error)) => {
+            warn!(%error, "no io_uring; UDP by recvmmsg and sendmmsg instead");
+            serve(by_calls(socket), answers, stop);
         }
-        serve(Socket { socket, batch: Batch::new() }, answers, &stop);
-    })
+    }
 }
 
 /// The cores that this process may use.
-pub(super) fn cores() -> Vec<usize> {
+fn cores() -> Vec<usize> {
     let allowed = sched_getaffinity(None).unwrap_or_default();
     (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect()
 }
@@ -106,6 +151,7 @@ pub(super) fn serve<D: Datagrams>(mut datagrams: D, answers: Answers, stop: &Ato
     while !stop.load(Ordering::Relaxed) {
         worker.turn(&mut datagrams);
     }
+    datagrams.end();
     let ended = worker.responder.now();
     while D::ENDS && worker.turn(&mut datagrams) > 0 {
         // Another server may have what sends them here, and have no use for them yet.

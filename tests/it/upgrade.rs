@@ -30,8 +30,41 @@ const DUBLIN: &str = "134.226.1.0/24";
 
 #[test]
 fn a_server_is_replaced_under_load_and_no_query_is_lost() {
+    replaced_under_load(&config());
+}
+
+#[test]
+fn nor_is_one_by_a_ring() {
+    replaced_under_load(&by_ring());
+}
+
+/// What the kernel has taken for a worker by then is that worker's alone.
+fn by_ring() -> String {
+    config().replace("node: {", "node: { io_uring: true,")
+}
+
+/// Runs a program, and has the kernel refuse it a ring: call 425, by EPERM.
+const FORBIDDING: &str = "import ctypes, os, struct, sys
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (6, 0, 0, 0x50001), (6, 0, 0, 0x7fff0000)]
+rules = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *of) for of in code))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(code), ctypes.addressof(rules)))
+call = ctypes.CDLL(None, use_errno=True).prctl
+assert call(38, 1, 0, 0, 0) == 0 and call(22, 2, program) == 0, ctypes.get_errno()
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+#[test]
+fn where_a_ring_is_forbidden_there_are_answers_without_one() {
+    let mut command = Command::new("python3");
+    command.args(["-c", FORBIDDING, env!("CARGO_BIN_EXE_meridian")]);
+    let server = Meridian::start_with(command, tempfile::tempdir().unwrap(), &by_ring());
+    assert_eq!(server.addresses("www.example.com"), ["192.0.2.10"]);
+    wait_until(&true, || server.logged("no io_uring") > 0);
+}
+
+fn replaced_under_load(config: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = Meridian::start(folder, &config());
+    let mut server = Meridian::start(folder, config);
     let (drained, told) = server.ctl(&["drain", "us", "--reason", "kernel upgrade"]);
     assert!(drained, "{told}");
     let mut asking: Vec<Asking> =
