@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::blocking::{Client, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -162,7 +163,10 @@ fn refused(response: Response) -> Failed {
     let status = response.status();
     let body: Result<serde_json::Value, _> = response.json();
     let reason = body.ok().and_then(|body| Some(as_option(body.get("error")?.as_str()?)));
-    Failed::new(format!("error: {}", reason.unwrap_or_else(|| format!("the server says {status}"))))
+    let told = reason.unwrap_or_else(|| format!("the server says {status}"));
+    // One that stops may be followed by another one.
+    let is_unheard = status == StatusCode::SERVICE_UNAVAILABLE;
+    Failed { is_unheard, ..Failed::new(format!("error: {told}")) }
 }
 
 /// A reason with the API's keys as the options that set them.

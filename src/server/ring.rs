@@ -1,6 +1,6 @@
-//! Datagrams by a ring that is shared with the kernel (`io_uring`): packets lie in buffers that it
-//! was given before, and what they are is told in a queue. A batch costs the copies of headers that
-//! `recvmmsg` and `sendmmsg` make for each packet, both ways, less than by those.
+//! Datagrams by a ring that is shared with the kernel (`io_uring`): packets lie in rooms that it
+//! was given before, and a queue tells what came. So the headers are not copied that `recvmmsg` and
+//! `sendmmsg` have for each packet, both ways.
 //!
 //! This file's unsafe code gives the kernel memory to write to, and addresses of answers to read.
 
