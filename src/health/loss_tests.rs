@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use super::tests::{MS, SILENT, UP, World, start, target};
+use super::tests::{MS, NO_WAY, SILENT, UP, World, start, target};
 use super::*;
 use crate::ids::TargetId;
 use crate::rng::Seed;
 use crate::time::Instant;
-
-/// The node's own system says so at once.
-const NO_WAY: Outcome = Outcome::Failure(Failure::Unreachable);
 
 /// Targets and canaries.
 const CASES: [(usize, usize); 7] = [(2, 0), (3, 0), (6, 0), (20, 0), (1, 1), (6, 1), (6, 3)];

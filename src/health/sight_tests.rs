@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use super::tests::{MS, REFUSED, SILENT, UP, World, start, target};
+use super::tests::{MS, NO_WAY, REFUSED, SILENT, UP, World, start, target};
 use super::*;
 use crate::ids::TargetId;
 use crate::time::Instant;
-
-/// The node's own system says so at once.
-const NO_WAY: Outcome = Outcome::Failure(Failure::Unreachable);
 
 fn fault() -> Instant {
     start() + Duration::from_secs(5)

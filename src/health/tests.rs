@@ -14,6 +14,8 @@ use crate::time::Instant;
 pub(super) const UP: Outcome = Outcome::Success;
 pub(super) const REFUSED: Outcome = Outcome::Failure(Failure::Refused);
 pub(super) const SILENT: Outcome = Outcome::Failure(Failure::TimedOut(Stage::Connect));
+/// The node's own system says so at once.
+pub(super) const NO_WAY: Outcome = Outcome::Failure(Failure::Unreachable);
 pub(super) const MS: Duration = Duration::from_millis(1);
 
 /// What a target does to a probe: the outcome, and after how long; one that is silent lets the
@@ -100,8 +102,7 @@ impl World {
 
     /// How often anything went down.
     pub(super) fn moves(&self) -> usize {
-        let changes = self.changes.iter();
-        changes.filter(|change| change.to == State::Down && change.from != State::Down).count()
+        self.downs().count()
     }
 
     /// Who went down, in turn.

@@ -233,6 +233,12 @@ impl InForce {
         Some((word, speaker?))
     }
 
+    /// Does a word take this region out of the service's answers, or begin to? One on a ramp
+    /// reaches the clients in slot 0 first.
+    pub fn takes_out(&self, service: ServiceId, region: RegionId) -> bool {
+        self.word(service, region, None, 0).is_some_and(|word| word != Word::Up)
+    }
+
     fn row(
         &self,
         service: ServiceId,

@@ -10,7 +10,7 @@ use crate::ids::{RegionId, RegionSet, ServiceId};
 use crate::server::arrivals::Signals;
 use crate::server::overrides::{FEWEST, shares};
 use crate::snapshot::{Plan, Snapshot};
-use crate::steer::{Address, Endpoint, Family, InForce, Pool, Word};
+use crate::steer::{Address, Endpoint, Family, InForce, Pool};
 use crate::time::{Instant, TRAVEL, Ttl};
 
 /// A service's region that no answer names.
@@ -171,9 +171,7 @@ impl Control {
         let mut begun = Begun::new();
         for (id, service) in plan.ids().zip(&plan.services) {
             for pool in &service.pools {
-                // A word on a ramp reaches the clients in slot 0 first.
-                let word = in_force.word(id, pool.region, None, 0);
-                if word.is_none_or(|word| word == Word::Up) {
+                if !in_force.takes_out(id, pool.region) {
                     continue;
                 }
                 let Some(name) = plan.names(id, pool.region) else { continue };

@@ -19,7 +19,7 @@ use super::{Refusal, Shared};
 use crate::config::Subject;
 use crate::convergence::{Lag, Population, Remaining, percent};
 use crate::ids::ServiceId;
-use crate::steer::{Service, Word};
+use crate::steer::Service;
 use crate::time::{Instant, TRAVEL, Ttl};
 
 /// A service's region, and who may still be sent there.
@@ -155,10 +155,8 @@ fn left(view: &View) -> Vec<Row<'_>> {
     let mut is_taken_out = |service: &str, region: &str| {
         let named = || plan.ids().zip(&plan.services).map(|(id, of)| (of.name.as_str(), id));
         let id = ids.get_or_insert_with(|| named().collect()).get(service).copied();
-        let word = id.zip(view.loaded.config.region(region));
-        // A word on a ramp reaches the clients in slot 0 first.
-        let word = word.and_then(|(id, region)| view.overrides.word(id, region, None, 0));
-        word.is_some_and(|word| word != Word::Up)
+        let found = id.zip(view.loaded.config.region(region));
+        found.is_some_and(|(id, region)| view.overrides.takes_out(id, region))
     };
     let left = view.absent.iter().filter(|((of, at), absent)| absent.left || is_taken_out(of, at));
     left.map(|((of, at), absent)| (of.as_str(), at.as_str(), Some(absent))).collect()
