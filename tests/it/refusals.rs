@@ -185,6 +185,19 @@ fn what_is_no_request_is_told_so_in_json_as_it_is_described() {
             "{path}: {status} {format} {told}"
         );
     }
+    // What a path does not take behind it is no wish that was followed.
+    for (path, methods) in api["paths"].as_object().unwrap() {
+        for (method, of) in methods.as_object().unwrap() {
+            let (status, _, told) =
+                send(&server, &method.to_uppercase(), &format!("{path}?dry_rnu=1"), &[]);
+            let error = told["error"].as_str().unwrap();
+            assert!(status == 400 && error.contains("`dry_rnu`"), "{method} {path}: {told}");
+            for known in of["parameters"].as_array().into_iter().flatten() {
+                let known = known["name"].as_str().unwrap();
+                assert!(error.contains(&format!("`{known}`")), "{method} {path}: {told}");
+            }
+        }
+    }
     // Reading needs a token too, where it is not open.
     for (path, methods) in api["paths"].as_object().unwrap() {
         for (method, of) in methods.as_object().unwrap() {

@@ -85,6 +85,7 @@ impl Wait {
 
 /// What is asked of `/api/v1/convergence`.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Asked {
     /// REGION or SERVICE/REGION; none: whatever has left the answers.
     subject: Option<String>,

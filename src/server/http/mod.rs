@@ -21,7 +21,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, StatusCode, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_extractor, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -35,7 +35,7 @@ use crate::config::Problem;
 use crate::query::{Question, explain};
 use crate::snapshot::Snapshot;
 use crate::steer::Facts;
-use sent::Parameters;
+use sent::{NoParameters, Parameters};
 
 pub(crate) use guard::SEND_TOKEN;
 
@@ -88,21 +88,22 @@ pub(super) fn router(
         }
     });
     Router::new()
-        .route("/", get(|| async { Html(PAGE) }))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(scrape))
         .route("/api/v1/status", get(status))
-        .route("/api/v1/explain", get(explanation))
-        .route("/api/v1/history", get(changes::history))
         .route("/api/v1/overrides", get(changes::said).put(changes::say).delete(changes::clear))
         .route("/api/v1/failback", axum::routing::post(changes::release))
         .route("/api/v1/nodes", get(nodes))
         .route("/api/v1/writers", get(writers::all).put(writers::hand_over))
-        .route("/api/v1/convergence", get(convergence::all))
         .route("/api/v1/convergence/fit", get(fit::proposed))
         .route("/api/v1/pushed", axum::routing::put(changes::push))
         .route("/api/v1/openapi.json", get(|| async { (JSON, OPENAPI) }))
+        .route_layer(from_extractor::<NoParameters>())
+        .route("/api/v1/explain", get(explanation))
+        .route("/api/v1/history", get(changes::history))
+        .route("/api/v1/convergence", get(convergence::all))
+        .route("/", get(|| async { Html(PAGE) }))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(scrape))
         .with_state(Shared { control, recorder })
         .layer(from_fn_with_state(Arc::new(Semaphore::new(pages::AT_ONCE)), pages::wait))
         .layer(from_fn_with_state(guard, guard::check))
@@ -226,6 +227,7 @@ const NO_TYPE: &str = "no record type; expected one such as A, AAAA or TYPE65280
 
 /// What is asked of `/api/v1/explain`.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Asked {
     name: String,
     from: String,

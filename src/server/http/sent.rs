@@ -35,6 +35,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     }
 }
 
+/// Nothing behind the path: who writes there what belongs into the body, `dry_run` above all, would
+/// otherwise be taken not to have said it.
+pub(super) struct NoParameters;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoParameters {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let Parameters(given): Parameters<Vec<(String, String)>> =
+            Parameters::from_request_parts(parts, state).await?;
+        let unknown = given.first().map(|(key, _)| {
+            Refusal::bad(format!("unknown parameter `{key}`; this path takes none behind it"))
+        });
+        unknown.map_or(Ok(Self), Err)
+    }
+}
+
 fn refusal(status: StatusCode, error: String) -> Refusal {
     Refusal { status, error }
 }
