@@ -19,7 +19,7 @@ use super::history::Record;
 use super::limiter::Limiter;
 use super::load::{Loaded, Refused, What};
 use super::overrides::{Impact, REMEMBERED, Said};
-use super::prober::{Prober, Pushed};
+use super::prober::{Complained, Prober, Pushed};
 use super::responder::{Answers, Published};
 use super::sample::Sample;
 use super::store::Store;
@@ -112,6 +112,8 @@ pub struct View {
     pub writers: Vec<WriterView>,
     /// Which services' regions are in no answer.
     pub absent: BTreeMap<(String, String), Absent>,
+    /// What programs said before they failed.
+    pub(super) complaints: Complained,
     /// What endpoints tell of themselves.
     pub signals: Signals,
     /// What the node thinks of itself.

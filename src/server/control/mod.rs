@@ -462,6 +462,7 @@ impl Control {
             is_isolated: self.is_isolated,
             writers: self.writers(),
             absent: self.absent(),
+            complaints: self.prober.complaints().all(),
             signals: self.prober.arrivals().at(self.clock.now()),
             condition: *self.told.borrow(),
             stale: self.monitor.stale(),
@@ -541,6 +542,7 @@ impl Control {
             self.monitor.forget(target);
         }
         self.prober.arrivals().keep(|target| loaded.probes.contains_key(&target));
+        self.prober.complaints().keep(|target| loaded.probes.contains_key(&target));
         self.held.set(config.held());
         self.webhooks.set(&config.node.name, &config.webhooks);
         self.applied = now;

@@ -10,6 +10,7 @@ use crate::health::{Change, State, Votes};
 use crate::ids::TargetId;
 use crate::server::history::{Kind, Level, Record};
 use crate::server::load::Loaded;
+use crate::server::prober::told;
 use crate::server::store::Kept;
 use crate::time::Instant;
 
@@ -58,7 +59,9 @@ impl Control {
             _ => Level::Info,
         };
         let health = self.monitor.table().get(change.target);
-        let last = health.last.map(|(_, report)| report.outcome.to_string());
+        let complaints = self.prober.complaints().all();
+        let told = |outcome| told(outcome, change.target, &complaints);
+        let last = health.last.map(|(_, report)| told(report.outcome));
         let why = match (&self.peers, last) {
             (None, last) => last.unwrap_or_default(),
             (Some(_), last) => {

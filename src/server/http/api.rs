@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::super::certificate;
 use super::super::control::{Listed, NodeView};
 use super::super::handle::View;
+use super::super::prober::told;
 use super::changes::{Happened, Standing};
 use super::convergence::{Leaving, Model};
 use super::writers::Writing;
@@ -497,15 +498,18 @@ fn endpoint_status(
     let seen = disputes.flat_map(|(_, sights)| sights);
     let seen = seen.map(|(node, state)| format!("{node}: {state}")).collect();
     // Of several checks the one that has most to tell.
-    let health = probed.map(|target| view.health.get(*target)).min_by_key(|health| {
-        let rank = match health.state {
-            State::Down => 0,
-            State::Up if health.suspected => 1,
-            State::Unknown => 2,
-            State::Up => 3,
-        };
-        (rank, std::cmp::Reverse(health.since))
-    });
+    let health = probed.map(|target| (*target, view.health.get(*target)));
+    let (target, health) = health
+        .min_by_key(|(_, health)| {
+            let rank = match health.state {
+                State::Down => 0,
+                State::Up if health.suspected => 1,
+                State::Unknown => 2,
+                State::Up => 3,
+            };
+            (rank, std::cmp::Reverse(health.since))
+        })
+        .unzip();
     let last = health.and_then(|health| health.last);
     EndpointStatus {
         region: view.snapshot.plan().region_name(pool.region).to_owned(),
@@ -514,7 +518,7 @@ fn endpoint_status(
         state: state_of(endpoint, &view.health).to_string(),
         suspected: health.is_some_and(|health| health.suspected),
         since: health.map(|health| timestamp(health.since)),
-        last: last.map(|(_, report)| report.outcome.to_string()),
+        last: last.zip(target).map(|((_, report), of)| told(report.outcome, of, &view.complaints)),
         last_at: last.map(|(at, _)| timestamp(at)),
         latency_ms: last.map(|(_, report)| millis(report.latency)),
         held_until: health.and_then(|health| health.held_until).map(timestamp),

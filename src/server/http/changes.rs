@@ -331,7 +331,7 @@ pub(super) fn are_fit(reason: &str, owner: &str) -> Result<(), String> {
 }
 
 /// Is it a control character, or one that parts lines or paragraphs?
-fn breaks_lines(of: char) -> bool {
+pub(in crate::server) fn breaks_lines(of: char) -> bool {
     of.is_control() || matches!(of, '\u{2028}' | '\u{2029}')
 }
 

@@ -1,27 +1,38 @@
 //! A command as a check: it is good when it ends with 0, in time.
 //!
 //! The command sees the address as `MERIDIAN_ADDRESS`. It runs in a process group of its own, which
-//! is killed as a whole when its time is over: what it started does not stay behind.
+//! is killed as a whole when its time is over: what it started does not stay behind. Of what it
+//! writes to its standard error the last line is told, if it fails.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Deadline;
+use super::complaints::Stderr;
 use crate::health::{Failure, Stage};
 
+/// How long what a program that has failed said is waited for: where what it started goes on,
+/// nobody knows whether more comes.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+
+/// Runs `command`; one that fails leaves its `complaint`.
 pub(super) async fn run(
     address: IpAddr,
     command: &[String],
     deadline: Deadline,
     programs: &Programs,
+    complaint: &mut Option<String>,
 ) -> Result<(), Failure> {
     let (program, arguments) = command.split_first().ok_or(Failure::Local)?;
     let child = Command::new(program)
@@ -29,19 +40,38 @@ pub(super) async fn run(
         .env("MERIDIAN_ADDRESS", address.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .process_group(0)
         .spawn();
     programs.tell(program, child.as_ref().err());
     // A program that is not there says nothing of the target.
     let mut child = Group(child.map_err(|_| Failure::Local)?);
-    let status = deadline.hold(Stage::Reply, child.0.wait()).await?;
-    // One that dies by a signal ends as shells tell it.
-    match status.code().or_else(|| Some(128 + status.signal()?)) {
-        Some(0) => Ok(()),
-        Some(code) => Err(Failure::Exit(code)),
-        None => Err(Failure::Local),
-    }
+    let mut stderr = Stderr::of(child.0.stderr.take());
+    let status = {
+        let mut wait = pin!(deadline.hold(Stage::Reply, child.0.wait()));
+        tokio::select! {
+            biased;
+            status = &mut wait => status,
+            () = stderr.listen() => wait.await,
+        }
+    };
+    let failure = match status.map(code) {
+        Ok(Some(0)) => return Ok(()),
+        Ok(code) => {
+            // All of it is there, unless something that goes on has more to say.
+            let _all = timeout(LAST_WORDS, stderr.listen()).await;
+            code.map_or(Failure::Local, Failure::Exit)
+        }
+        // Who is late is not waited for.
+        Err(failure) => failure,
+    };
+    *complaint = stderr.last();
+    Err(failure)
+}
+
+/// How it ended: one that died by a signal, as shells tell it.
+fn code(status: ExitStatus) -> Option<i32> {
+    status.code().or_else(|| Some(128 + status.signal()?))
 }
 
 /// The programs that cannot be run, and why: each is told once, not at each probe.

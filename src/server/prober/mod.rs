@@ -38,10 +38,12 @@ use crate::time::Instant;
 use command::Programs;
 use pushed::File;
 
+pub(in crate::server) use complaints::{Complained, Complaints, told};
 pub(in crate::server) use held::Held;
 pub(in crate::server) use pushed::{Files, Pushed, faults};
 
 mod command;
+mod complaints;
 mod dns;
 mod grpc;
 mod held;
@@ -78,6 +80,7 @@ pub(super) struct Prober {
     room: Arc<Semaphore>,
     commands: Arc<Semaphore>,
     programs: Programs,
+    complaints: Complaints,
     under_way: UnderWay,
     pushed: Pushed,
     arrivals: Arrivals,
@@ -96,6 +99,7 @@ impl Prober {
             room: Arc::new(Semaphore::new(sockets)),
             commands: Arc::new(Semaphore::new(COMMANDS)),
             programs: Programs::default(),
+            complaints: Complaints::default(),
             under_way: UnderWay::default(),
             pushed: Pushed::default(),
             arrivals: Arrivals::default(),
@@ -115,6 +119,11 @@ impl Prober {
     /// What endpoints tell of themselves.
     pub(super) fn arrivals(&self) -> &Arrivals {
         &self.arrivals
+    }
+
+    /// What programs said before they failed.
+    pub(super) fn complaints(&self) -> &Complaints {
+        &self.complaints
     }
 
     /// Carries `order` out. What others told is reported at once; else the report follows, however
@@ -140,13 +149,14 @@ impl Prober {
                 None => None,
             };
             let began = prober.clock.now();
-            let (outcome, signal) = match &probe {
+            let (outcome, heard) = match &probe {
                 // What waits for its turn needs no room for what it will need then.
                 Some(probe) => Box::pin(prober.carry_out(probe, order.timeout)).await,
-                None => (Outcome::Failure(Failure::Local), None),
+                None => (Outcome::Failure(Failure::Local), Heard::default()),
             };
             drop(permit);
-            if let Some((probe, signal)) = probe.zip(signal) {
+            prober.complaints.tell(order.target, heard.complaint);
+            if let Some((probe, signal)) = probe.zip(heard.signal) {
                 prober.arrivals.tell(prober.clock.now(), order.target, signal, probe.valid);
             }
             // Whoever hears the report may order the next one.
@@ -216,23 +226,32 @@ impl Deadline {
     }
 }
 
+/// What a probe hears beside what it sees.
+#[derive(Default)]
+struct Heard {
+    /// What the target told of itself, whether it is well or not.
+    signal: Option<Signal>,
+    /// What the program said that failed.
+    complaint: Option<String>,
+}
+
 /// How late a time-out may be noticed. Later than this the node itself was held up, so that it
 /// cannot tell who was late.
 const HELD_UP: Duration = Duration::from_millis(50);
 
 impl Prober {
-    /// What the probe saw, and what the target told of itself, whether it is well or not.
-    async fn carry_out(&self, probe: &Probe, within: Duration) -> (Outcome, Option<Signal>) {
+    /// What the probe saw, and what it heard beside it.
+    async fn carry_out(&self, probe: &Probe, within: Duration) -> (Outcome, Heard) {
         let deadline = Deadline(tokio::time::Instant::now() + within);
-        let mut signal = None;
-        let outcome = match self.attempt(probe, deadline, &mut signal).await {
+        let mut heard = Heard::default();
+        let outcome = match self.attempt(probe, deadline, &mut heard).await {
             Ok(outcome) => outcome,
             Err(Failure::TimedOut(_)) if tokio::time::Instant::now() > deadline.0 + HELD_UP => {
                 Outcome::Failure(Failure::Local)
             }
             Err(failure) => Outcome::Failure(failure),
         };
-        (outcome, signal)
+        (outcome, heard)
     }
 
     /// Does what the check says.
@@ -240,7 +259,7 @@ impl Prober {
         &self,
         probe: &Probe,
         deadline: Deadline,
-        signal: &mut Option<Signal>,
+        heard: &mut Heard,
     ) -> Result<Outcome, Failure> {
         let address = SocketAddr::new(probe.address, probe.check.port());
         let who = (address, &probe.agent);
@@ -248,11 +267,11 @@ impl Prober {
             Check::Tcp { .. } => drop(connect(address, deadline).await?),
             Check::Http { request, .. } => {
                 let stream = connect(address, deadline).await?;
-                ask(stream, who, request, deadline, signal).await?;
+                ask(stream, who, request, deadline, &mut heard.signal).await?;
             }
             Check::Https { request, tls, .. } => {
                 let (stream, outcome) = secure(address, probe, tls, deadline).await?;
-                ask(stream, who, request, deadline, signal).await?;
+                ask(stream, who, request, deadline, &mut heard.signal).await?;
                 return Ok(outcome);
             }
             Check::Grpc { service, tls, .. } => {
@@ -261,7 +280,8 @@ impl Prober {
             Check::Dns { query, .. } => dns::ask(address, query, deadline).await?,
             Check::Ping => ping::echo(probe.address, deadline).await?,
             Check::Command { command } => {
-                command::run(probe.address, command, deadline, &self.programs).await?;
+                let (programs, complaint) = (&self.programs, &mut heard.complaint);
+                command::run(probe.address, command, deadline, programs, complaint).await?;
             }
             Check::Pushed { .. } => {
                 let Some(file) = &probe.file else { return Ok(pushed::outcome(None)) };
