@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 
+use super::ctl::show;
 use super::server::Server;
 use super::{Failed, bar, print, print_error};
 use crate::convergence::{Kind, percent};
@@ -50,9 +51,10 @@ pub(super) fn ask(
     server.get("/api/v1/convergence", &query)
 }
 
-/// Waits until a drained region may be switched off.
+/// Waits until a drained region may be switched off. As JSON, what is known of it at the end is
+/// told, whichever that is.
 #[expect(clippy::disallowed_methods, reason = "a person waits")]
-pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
+pub(super) fn wait(server: &Server, json: bool, patience: &Patience) -> Result<(), Failed> {
     let Patience { subject, residual, timeout } = patience;
     let began = Instant::now();
     let (mut bar, mut heard) = (Bar::new(subject), began);
@@ -74,31 +76,44 @@ pub(super) fn wait(server: &Server, patience: &Patience) -> Result<(), Failed> {
                 answer.inspect_err(|_| bar.end())?
             }
         };
-        if told.is_empty() {
-            bar.end();
-            let what = format!("{subject}: {UNKNOWN}; do not take it for safe");
-            return Err(Failed::with(UNDONE, what));
-        }
         let blocked: Vec<&Leaving> = told.iter().filter(|of| !of.safe).collect();
-        if blocked.is_empty() {
-            bar.end();
-            print(&format!("{subject}: may be switched off"));
-            return Ok(());
+        let Some(end) = end(subject, (&told, &blocked), &said, is_over) else {
+            bar.show(began.elapsed(), &blocked);
+            std::thread::sleep(EVERY);
+            continue;
+        };
+        bar.end();
+        match &end {
+            _ if json => show(json, &told, |_| String::new())?,
+            Ok(what) => print(what),
+            Err(_) => {}
         }
-        let is_drained = |of: &Standing| of.subject == *subject && of.word != "up";
-        if !said.iter().any(is_drained) {
-            bar.end();
-            let what = format!("{subject}: is drained no longer; do not switch it off");
-            return Err(Failed::with(UNDONE, what));
-        }
-        if is_over {
-            bar.end();
-            let waits = blocked.into_iter().map(leaving_text).collect::<Vec<_>>();
-            let told = format!("{subject}: not to be switched off yet\n{}", waits.join("\n"));
-            return Err(Failed::with(TIMED_OUT, told));
-        }
-        bar.show(began.elapsed(), &blocked);
-        std::thread::sleep(EVERY);
+        return end.map(|_| ());
+    }
+}
+
+/// How a wait ends, if what is told of `subject` is its end: with what it may be, or what is not.
+fn end(
+    subject: &str,
+    (told, blocked): (&[Leaving], &[&Leaving]),
+    said: &[Standing],
+    is_over: bool,
+) -> Option<Result<String, Failed>> {
+    let is_drained = |of: &Standing| of.subject == subject && of.word != "up";
+    if told.is_empty() {
+        let what = format!("{subject}: {UNKNOWN}; do not take it for safe");
+        Some(Err(Failed::with(UNDONE, what)))
+    } else if blocked.is_empty() {
+        Some(Ok(format!("{subject}: may be switched off")))
+    } else if !said.iter().any(is_drained) {
+        let what = format!("{subject}: is drained no longer; do not switch it off");
+        Some(Err(Failed::with(UNDONE, what)))
+    } else if is_over {
+        let waits = blocked.iter().map(|of| leaving_text(of)).collect::<Vec<_>>();
+        let what = format!("{subject}: not to be switched off yet\n{}", waits.join("\n"));
+        Some(Err(Failed::with(TIMED_OUT, what)))
+    } else {
+        None
     }
 }
 

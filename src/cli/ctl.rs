@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use reqwest::blocking::Response;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::convergence::{self, Patience};
 use super::server::{Server, Whom};
@@ -23,7 +23,8 @@ use crate::server::http::writers::{Handover, Writing};
 pub(super) struct Ctl {
     #[command(flatten)]
     server: Whom,
-    /// Print JSON.
+    /// Print JSON: an object or a list, or with `drain --wait` one when it is drained and one at
+    /// the end.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -212,7 +213,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             if !wait {
                 return Ok(());
             }
-            convergence::wait(&server, &Patience { subject, residual, timeout })
+            convergence::wait(&server, json, &Patience { subject, residual, timeout })
         }
         Command::Convergence { of: None, subject, residual } => {
             let told = convergence::ask(&server, subject.as_deref(), residual)?;
@@ -227,10 +228,10 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Clear { subject, reason, owner } => {
             let told = format!("{subject}: cleared");
             let clearing = Clearing { subject, reason, owner };
-            done(server.send("DELETE", "/api/v1/overrides", &clearing), &told)
+            done(json, server.send("DELETE", "/api/v1/overrides", &clearing), &told)
         }
         Command::Failback { subject, reason, owner } => {
-            let_back(&server, &Clearing { subject, reason, owner })
+            let_back(&server, json, &Clearing { subject, reason, owner })
         }
         Command::Writers => {
             let writers: Vec<Writing> = server.get("/api/v1/writers", &[])?;
@@ -239,7 +240,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Writer { service, region, fenced, reason, owner } => {
             let told = format!("{service}: {region} is to write");
             let handover = Handover { service, region, fenced, reason, owner };
-            done(server.send("PUT", "/api/v1/writers", &handover), &told)
+            done(json, server.send("PUT", "/api/v1/writers", &handover), &told)
         }
         Command::Overrides => {
             let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
@@ -250,7 +251,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             let told = format!("{address}: {state}, as far as {check} goes");
             let for_seconds = seconds(span);
             let push = Push { check, address, up, for_seconds, requests, epoch };
-            done(server.send("PUT", "/api/v1/pushed", &push), &told)
+            done(json, server.send("PUT", "/api/v1/pushed", &push), &told)
         }
         Command::Nodes => {
             let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;
@@ -275,24 +276,23 @@ fn is_up(state: &str) -> Result<bool, Failed> {
 }
 
 /// Tells what was done, if it was.
-fn done(answer: Result<Response, Failed>, told: &str) -> Result<(), Failed> {
+fn done(is_json: bool, answer: Result<Response, Failed>, told: &str) -> Result<(), Failed> {
     answer?;
-    print(told);
-    Ok(())
+    show(is_json, &json!({ "done": true, "told": told }), |_| told.to_owned())
 }
 
 /// Each node knows for itself what was out: one lets back what it is told, and tells no other.
-fn let_back(server: &Server, clearing: &Clearing) -> Result<(), Failed> {
-    server.send("POST", "/api/v1/failback", clearing)?;
+fn let_back(server: &Server, json: bool, clearing: &Clearing) -> Result<(), Failed> {
+    let answer = server.send("POST", "/api/v1/failback", clearing)?;
     let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;
     let others = nodes.iter().filter(|node| !node.own).map(|node| node.name.as_str());
     let others = others.collect::<Vec<_>>().join(", ");
     let told = format!("{}: let back", clearing.subject);
-    print(&match others.as_str() {
+    let told = match others.as_str() {
         "" => told,
         others => format!("{told} at this node only; say it to {others} too"),
-    });
-    Ok(())
+    };
+    done(json, Ok(answer), &told)
 }
 
 fn say(server: &Server, json: bool, what: &str, word: Word) -> Result<(), Failed> {
@@ -312,7 +312,8 @@ fn say(server: &Server, json: bool, what: &str, word: Word) -> Result<(), Failed
     show(json, &effect, |effect| effect_text(&saying, effect))
 }
 
-fn show<T: Serialize + ?Sized>(
+/// Prints what is told, for programs or for people.
+pub(super) fn show<T: Serialize + ?Sized>(
     json: bool,
     value: &T,
     text: impl Fn(&T) -> String,

@@ -45,6 +45,15 @@ fn ctl(server: &Meridian, arguments: &[&str]) -> (Option<i32>, String) {
     (status.code(), String::from_utf8([stdout, stderr].concat()).unwrap())
 }
 
+/// What `ctl` prints for programs, and its exit code.
+fn json(server: &Meridian, arguments: &[&str]) -> (Option<i32>, Vec<serde_json::Value>) {
+    let socket = server.path("ctl.sock");
+    let all = [&["ctl", "--json", "--socket", socket.to_str().unwrap()], arguments].concat();
+    let Output { status, stdout, .. } = meridian(&all);
+    let read = serde_json::Deserializer::from_slice(&stdout).into_iter();
+    (status.code(), read.collect::<Result<_, _>>().unwrap())
+}
+
 #[test]
 fn a_drain_is_waited_for_until_no_resolver_remembers() {
     let (server, [us, eu]) = world(3, "convergence: { population: honest }");
@@ -84,11 +93,15 @@ fn a_wait_ends_when_time_runs_out_and_when_the_drain_is_undone() {
     assert!(told.contains("eu: not to be switched off yet\nweb/eu: NOT TO BE SWITCHED OFF\n"));
     let why = "WAIT      2.0 % of its clients are expected to go there still; 1.0 % may";
     assert!(told.contains(why), "{told}");
-    // As much may be left.
-    let (code, told) = ctl(&server, &drain(&["--wait", "--residual", "2%"]));
-    assert_eq!(code, Some(0), "{told}");
-
-    assert!(server.ctl(&["clear", "eu", "--owner", "bob"]).0);
+    // Programs read JSON to the end, whichever that is. As much may be left.
+    for (more, code, is_safe) in [(["--timeout", "0s"], 3, false), (["--residual", "2%"], 0, true)]
+    {
+        let (ended, told) = json(&server, &drain(&[&["--wait"], &more[..]].concat()));
+        assert_eq!(ended, Some(code), "{told:?}");
+        assert_eq!((&told[0]["done"], &told[1][0]["safe"]), (&true.into(), &is_safe.into()));
+    }
+    let (_, told) = json(&server, &["clear", "eu", "--owner", "bob"]);
+    assert_eq!(told, [serde_json::json!({ "done": true, "told": "eu: cleared" })]);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| ctl(&server, &drain(&["--wait"])));
         wait_for("the drain", || server.ctl(&["overrides"]).1.contains("eu: drain").then_some(()));
