@@ -12,9 +12,11 @@ use super::convergence::{self, Patience};
 use super::server::{Server, Whom};
 use super::{Failed, print};
 use crate::config::{self, RAMP, duration};
-use crate::convergence::percent;
+use crate::convergence::{percent, percent_said};
 use crate::server::http::api::NodeStatus;
-use crate::server::http::changes::{Clearing, Effect, Happened, Push, Saying, Standing, Steps};
+use crate::server::http::changes::{
+    Clearing, Effect, Happened, LONGEST_SPAN, Push, Saying, Standing, Steps,
+};
 use crate::server::http::fit::Fitting;
 use crate::server::http::writers::{Handover, Writing};
 
@@ -177,7 +179,9 @@ struct Word {
 }
 
 fn span(text: &str) -> Result<Duration, String> {
-    duration(text).ok_or_else(|| "expected a time such as 90s, 30m or 2h".to_owned())
+    let days = LONGEST_SPAN.as_secs() / 86_400;
+    let span = duration(text).filter(|span| *span <= LONGEST_SPAN);
+    span.ok_or_else(|| format!("expected a time such as 90s, 30m or 2h, of {days}d at most"))
 }
 
 /// A span as the server takes it, in whole seconds; a part of one counts as one.
@@ -442,7 +446,7 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
                 lines.push(format!(
                     "    two regions can be written to for {span}, if it ends now: until all but \
                      {} have moved",
-                    percent(rest)
+                    percent_said(rest)
                 ));
             }
             if let Some((conflicts, lost)) = of.conflicts.zip(of.lost) {

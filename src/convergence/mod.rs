@@ -43,7 +43,18 @@ pub use population::{Class, Layer, Population};
 pub use presets::{PRESETS, Preset};
 pub use returns::{Returns, Seen};
 
-/// A share, for people.
+/// A share, for people: in tenths of a percent, or what is less in two digits.
 pub fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
+    let percent = share * 100.0;
+    let digits = match percent {
+        0.01..0.1 => 3,
+        0.001..0.01 => 4,
+        _ => return format!("{percent:.1} %"),
+    };
+    format!("{} %", format!("{percent:.digits$}").trim_end_matches('0'))
+}
+
+/// A share as somebody has said it: `1 %`, `12.5 %`, `0.04 %`.
+pub fn percent_said(share: f64) -> String {
+    format!("{} %", (share * 1e8).round() / 1e6)
 }

@@ -38,6 +38,14 @@ fn curve(lag: &Lag, points: &[(f64, f64)]) {
 }
 
 #[test]
+fn shares_are_told_with_the_digits_that_they_need() {
+    let told = [1.0, 0.123_45, 0.000_999, 0.000_4, 0.000_05, 0.000_001, 0.0].map(percent);
+    assert_eq!(told, ["100.0 %", "12.3 %", "0.1 %", "0.04 %", "0.005 %", "0.0 %", "0.0 %"]);
+    let said = [1.0, 0.125, 0.01, 0.0004, 0.000_012_3].map(percent_said);
+    assert_eq!(said, ["100 %", "12.5 %", "1 %", "0.04 %", "0.00123 %"]);
+}
+
+#[test]
 fn a_cache_that_follows_the_ttl() {
     // How many lookups find the answer: λT/(1 + λT), which is who has it at the change.
     close(cache(1.0).lag(1.0).after(0.0), 0.500, 0.01);

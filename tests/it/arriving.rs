@@ -148,7 +148,7 @@ fn each_reason_is_told_first_those_that_no_time_ends() {
     let lines = [
         many,
         "answers that name it are remembered, until",
-        "100.0 % of its clients are expected to go there still; 1.0 % may, until",
+        "100.0 % of its clients are expected to go there still; 1 % may, until",
     ];
     let places = lines.map(|line| told.find(&format!("web/eu: {line}")));
     assert!(places.iter().all(|place| *place >= places[0] && place.is_some()), "{told}");

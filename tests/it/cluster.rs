@@ -450,7 +450,7 @@ fn who_answers_differently_is_told() {
     assert!(told.contains("ns3: heard") && told.contains("ANOTHER CONFIGURATION"), "{told}");
     assert!(told.contains("answers web (www.example.com.) differently since"), "{told}");
     assert!(told.contains("two regions can be written to for 1"), "{told}");
-    assert!(told.contains("if it ends now: until all but 1.0 % have moved"), "{told}");
+    assert!(told.contains("if it ends now: until all but 1 % have moved"), "{told}");
     let_pass(LONG);
     world.node(2).write("meridian.yaml", text.as_bytes());
     wait_until(&0.0, agrees);

@@ -91,7 +91,7 @@ fn a_wait_ends_when_time_runs_out_and_when_the_drain_is_undone() {
     let (code, told) = ctl(&server, &drain(&["--wait", "--timeout", "5s"]));
     assert_eq!(code, Some(3), "{told}");
     assert!(told.contains("eu: not to be switched off yet\nweb/eu: NOT TO BE SWITCHED OFF\n"));
-    let why = "WAIT      2.0 % of its clients are expected to go there still; 1.0 % may";
+    let why = "WAIT      2.0 % of its clients are expected to go there still; 1 % may";
     assert!(told.contains(why), "{told}");
     // Programs read JSON to the end, whichever that is. As much may be left.
     for (more, code, is_safe) in [(["--timeout", "0s"], 3, false), (["--residual", "2%"], 0, true)]

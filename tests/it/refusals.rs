@@ -126,14 +126,20 @@ fn what_may_be_left_of_a_region_is_a_share_or_nothing() {
 #[test]
 fn no_word_is_for_no_time_and_a_part_of_a_second_is_a_whole_one() {
     let server = Meridian::serve(PUSHED);
-    let pushed = json!({ "check": "told", "address": "192.0.2.1", "up": true, "for_seconds": 0 });
-    let drained = json!({
-        "subject": "eu", "word": "drain", "reason": "test", "owner": "alice", "for_seconds": 0,
-    });
-    for (path, body) in [("/api/v1/pushed", pushed), ("/api/v1/overrides", drained)] {
-        let (status, told) = say(&server, "PUT", path, &body);
-        let is_told = told.contains("`for_seconds: 0`") && told.contains("at least 1");
-        assert!(status == 400 && is_told, "{path}: {status} {told}");
+    let pushed = json!({ "check": "told", "address": "192.0.2.1", "up": true });
+    let drained = json!({ "subject": "eu", "word": "drain", "reason": "test", "owner": "alice" });
+    for (path, mut body) in [("/api/v1/pushed", pushed), ("/api/v1/overrides", drained)] {
+        for (seconds, expected) in [(0, "at least 1"), (315_360_001, "at most 315360000")] {
+            body["for_seconds"] = seconds.into();
+            let (status, told) = say(&server, "PUT", path, &body);
+            let is_told = told.contains(&format!("`for_seconds: {seconds}`"));
+            assert!(status == 400 && is_told && told.contains(expected), "{path}: {told}");
+        }
+    }
+    for wrong in ["3651d", "99999999d", "99999999999999999d"] {
+        let word = ["drain", "eu", "--reason", "test", "--dry-run", "--for", wrong];
+        let (fine, told) = server.ctl(&word);
+        assert!(!fine && told.contains("--for") && told.contains("of 3650d at most"), "{told}");
     }
     let (fine, told) = server.ctl(&["push", "told", "192.0.2.1", "up", "--for", "500ms"]);
     assert!(fine, "{told}");

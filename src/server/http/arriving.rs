@@ -10,7 +10,7 @@ use super::super::arrivals::Sight;
 use super::super::control::Absent;
 use super::super::handle::View;
 use super::api::timestamp;
-use crate::convergence::{Arrivals, Flow, Judged};
+use crate::convergence::{Arrivals, Flow, Judged, percent_said};
 use crate::ids::TargetId;
 use crate::steer::{Endpoint, Pool, Service};
 use crate::time::Instant;
@@ -135,7 +135,7 @@ impl Arriving {
             Judged::Few => None,
             Judged::Many => {
                 let many = if self.unexplained { UNEXPLAINED } else { "" };
-                let (rate, target) = (self.rate_text()?, percent(region.residual));
+                let (rate, target) = (self.rate_text()?, percent_said(region.residual));
                 Some((format!("{name} still receives {rate}; target {target}{many}"), None))
             }
             Judged::Quiet(seconds) => {

@@ -193,6 +193,9 @@ pub struct Happened {
     pub generation: u64,
 }
 
+/// For how long something may be said: ten years. What is to last is said without an end.
+pub const LONGEST_SPAN: Duration = Duration::from_secs(3650 * 86_400);
+
 /// How long a reason may be, and the name of who says so: nodes tell them to each other, too.
 const LONGEST_REASON: usize = 500;
 
@@ -336,12 +339,16 @@ pub(in crate::server) fn breaks_lines(of: char) -> bool {
 }
 
 /// For how long something is said: what were over at once would only take away what was said
-/// before.
+/// before, and what never ends is said so.
 fn lasting(seconds: u64) -> Result<Duration, String> {
     if seconds == 0 {
         return Err("`for_seconds: 0` is over at once; expected at least 1".to_owned());
     }
-    Ok(Duration::from_secs(seconds))
+    let (span, most) = (Duration::from_secs(seconds), LONGEST_SPAN.as_secs());
+    if span > LONGEST_SPAN {
+        return Err(format!("`for_seconds: {seconds}`; expected at most {most}, ten years"));
+    }
+    Ok(span)
 }
 
 fn moment(text: &str) -> Result<Instant, String> {

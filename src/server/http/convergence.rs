@@ -17,7 +17,7 @@ use super::arriving::{Answered, Arriving, Reason, Region, answered};
 use super::sent::Parameters;
 use super::{Refusal, Shared};
 use crate::config::Subject;
-use crate::convergence::{Lag, Population, Remaining, percent};
+use crate::convergence::{Lag, Population, Remaining, percent, percent_said};
 use crate::ids::ServiceId;
 use crate::steer::Service;
 use crate::time::{Instant, TRAVEL, Ttl};
@@ -256,7 +256,7 @@ impl Leaving {
             Some(_) => {}
         }
         if expected > residual && absent.is_some() {
-            let (is, may) = (percent(expected), percent(residual));
+            let (is, may) = (percent(expected), percent_said(residual));
             let why = format!("{is} of its clients are expected to go there still; {may} may");
             waits.push((why, lag.until(residual).and_then(after)));
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::convergence::{Parting, percent};
+use crate::convergence::{Parting, percent, percent_said};
 use crate::steer::Service;
 use crate::time::Ttl;
 
@@ -36,7 +36,7 @@ impl Over {
             true => String::new(),
             false => format!(
                 "; two regions could be written to for {window}, until all but {} had moved",
-                percent(config.convergence.residual)
+                percent_said(config.convergence.residual)
             ),
         };
         let writes = config.writes.get(service).filter(|_| !has_one_writer).map(|writes| {
@@ -80,7 +80,7 @@ services:
             let (span, ttl) = (Duration::from_secs(10), Ttl::from_secs(30));
             let told = Over { node, service, span, share: 0.5, ttl }.report(&config);
             assert_eq!(told.contains("two regions could be written to for"), is_told, "{told}");
-            assert_eq!(told.contains("until all but 1.0 % had moved"), is_told, "{told}");
+            assert_eq!(told.contains("until all but 1 % had moved"), is_told, "{told}");
         }
     }
 }
