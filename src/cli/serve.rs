@@ -34,12 +34,7 @@ pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
 /// Why a server does not start, as people read it.
 pub(super) fn told(failed: &StartError) -> Failed {
     match failed {
-        StartError::Problems(problems) => {
-            for problem in problems {
-                error!(%problem, "configuration");
-            }
-            Failed::refused(problems)
-        }
+        StartError::Problems(problems) => Failed::refused(problems),
         other => Failed::new(format!("error: {other}")),
     }
 }

@@ -84,6 +84,19 @@ fn an_address_that_is_named_twice_is_told_by_its_key() {
 }
 
 #[test]
+fn what_is_wrong_at_the_start_is_told_once() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("meridian.yaml");
+    std::fs::write(&file, "nonsense: 1\nzone: {}\n".to_owned() + WORLD).unwrap();
+    let (code, told) = run(&[], &["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{told}");
+    for key in ["nonsense", "zone"] {
+        let told = told.lines().filter(|line| line.contains(&format!("no key `{key}`")));
+        assert_eq!(told.count(), 1, "{key}");
+    }
+}
+
+#[test]
 fn a_second_server_with_the_same_state_does_not_start() {
     let server = Meridian::serve(WORLD);
     let (code, told) = second(&server, &NODE.replace("ctl.sock", "second.sock"));
