@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use super::serve::{told, until_stopped};
 use super::server::Server;
 use super::{Failed, log, print};
-use crate::server::demo::{Backends, Ports, configuration, guide};
+use crate::server::demo::{Backends, Ports, configuration, guide, socket};
 use crate::server::{self, Source, Start};
 
 /// What to show.
@@ -72,7 +72,10 @@ pub(super) fn run(demo: Demo) -> Result<(), Failed> {
         let program = std::env::args().next();
         let guide = guide(ports, program.as_deref().unwrap_or("meridian"));
         let start = server::Server::start(source, Start::Alone, |_| (), routes);
-        until_stopped(start, |_| print(&guide)).await
+        until_stopped(start, |_| print(&guide)).await?;
+        // A server leaves its own to the one that comes after it; nobody comes after a demo.
+        let _gone = std::fs::remove_file(socket(ports));
+        Ok(())
     })?
 }
 

@@ -77,7 +77,7 @@ pub fn configuration(ports: Ports) -> String {
 }
 
 /// The demo's Unix socket: for whoever started it.
-fn socket(ports: Ports) -> PathBuf {
+pub fn socket(ports: Ports) -> PathBuf {
     std::env::temp_dir().join(format!("meridian-demo-{}.sock", ports.http))
 }
 

@@ -39,6 +39,12 @@ fn a_region_is_killed_and_revived_from_the_command_line() {
     let wrong = meridian(&["demo", "--http-port", http, "kill", "atlantis"]);
     let told = String::from_utf8(wrong.stderr).unwrap();
     assert!(!wrong.status.success() && told.contains("no region `atlantis`"), "{told}");
+    // It leaves nothing behind.
+    let socket = std::env::temp_dir().join(format!("meridian-demo-{http}.sock"));
+    assert!(socket.exists());
+    process.signal("INT");
+    let ended = wait_for("its end", || process.ended());
+    assert!(ended.success() && !socket.exists());
 }
 
 #[test]
