@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::{Failed, print, print_error};
-use crate::config::Problem;
+use crate::config::{Problem, sort};
 use crate::server::{Loaded, Loader, Source};
 use crate::steer::Policy;
 
@@ -13,6 +13,7 @@ use crate::steer::Policy;
 pub(super) fn run(config: PathBuf, as_json: bool) -> Result<(), Failed> {
     let loaded = Loader::new(Source::File(config)).load().map(|mut loaded| {
         loaded.config.warnings.extend(loaded.wrong_states());
+        sort(&mut loaded.config.warnings, &loaded.file);
         loaded
     });
     match loaded {

@@ -54,7 +54,7 @@ pub use maintenance::Maintenance;
 pub(crate) use maintenance::{RAMP, ramp, steps};
 pub use node::{Encrypted, Http, Node, TcpLimits};
 pub use places::GeoIp;
-pub use problem::{Mention, Place, Problem};
+pub use problem::{Mention, Place, Problem, sort};
 pub use read::{duration, share};
 pub use subject::Subject;
 pub use webhooks::Webhook;
@@ -230,9 +230,7 @@ impl Config {
             _ => {
                 let mut all = errors;
                 all.extend(warnings);
-                all.sort_by(|a, b| {
-                    (a.file != file, &a.file, a.at).cmp(&(b.file != file, &b.file, b.at))
-                });
+                sort(&mut all, file);
                 Err(all)
             }
         }

@@ -37,6 +37,12 @@ impl Problem {
     }
 }
 
+/// Puts them into the order in which they are looked for: those of the configuration in `file`
+/// first, those of each file from its beginning on.
+pub fn sort(problems: &mut [Problem], file: &str) {
+    problems.sort_by(|a, b| (a.file != file, &a.file, a.at).cmp(&(b.file != file, &b.file, b.at)));
+}
+
 /// A file that the configuration names, and where it does.
 #[derive(Clone, Debug)]
 pub struct Mention {

@@ -63,12 +63,18 @@ const MOST: u64 = 100_000_000;
 
 fn limit(at: &At<'_>, problems: &mut Problems) -> Option<RateLimit> {
     let mut fields = at.fields(problems)?;
-    let same = fields.need("same", problems);
-    let mut number = |at: Option<At<'_>>, least| {
+    let (of_same, of_all) = (fields.need("same", problems), fields.get("all"));
+    let mut number = |at: Option<&At<'_>>, least| {
         at.and_then(|at| at.number(least, MOST, problems)).and_then(|of| u32::try_from(of).ok())
     };
-    let (same, all) = (number(same, 1), number(fields.get("all"), 1));
-    let slip = number(fields.get("slip"), 0).unwrap_or(SLIP);
+    let (same, all) = (number(of_same.as_ref(), 1), number(of_all.as_ref(), 1));
+    let slip = number(fields.get("slip").as_ref(), 0).unwrap_or(SLIP);
+    if let (Some(same), Some(all), Some(at)) = (same, all, of_all)
+        && all < same
+    {
+        let what = format!("{all} answers of all are fewer than {same} of the `same`");
+        problems.warning(at.place(), &at.key, format!("{what}, which then limits nothing"));
+    }
     let exempt = fields.get("exempt").map(|at| at.list()).unwrap_or_default();
     let exempt = exempt
         .iter()

@@ -181,6 +181,10 @@ fn draw(geoip: &GeoIp, folder: &Path) -> Result<Drawn, Vec<Problem>> {
             is_warning: true,
             ..problem(&file, doubt)
         }));
+        if feed.entries().next().is_none() {
+            let what = "there is no network in it, so it tells nothing of anybody";
+            warnings.push(Problem { is_warning: true, ..problem(&file, &what) });
+        }
         Some(feed)
     });
     if !problems.is_empty() {

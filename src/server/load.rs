@@ -23,7 +23,7 @@ use super::prober::{Files, Probe, faults};
 use super::seal::cookie_secret;
 use super::tls::Clients;
 use super::tokens::{NO_TOKEN, short, tokens};
-use crate::config::{Config, Mention, Place, Problem, Targets, defaults};
+use crate::config::{Config, Mention, Place, Problem, Targets, defaults, sort};
 use crate::health::Check;
 use crate::ids::TargetId;
 use crate::snapshot::{Plan, Protection, Secret};
@@ -200,7 +200,11 @@ impl Loader {
         let config = config.map_err(|problems| Refused { what: What::Configuration, problems })?;
         let files = config.named.clone();
         let loaded = self.read_others(config);
-        let named = |of: Vec<Problem>| of.into_iter().map(|of| self.named(of, &files)).collect();
+        let named = |of: Vec<Problem>| {
+            let mut all: Vec<Problem> = of.into_iter().map(|of| self.named(of, &files)).collect();
+            sort(&mut all, &self.name());
+            all
+        };
         match loaded {
             Ok(mut loaded) => {
                 loaded.config.warnings = named(loaded.config.warnings);

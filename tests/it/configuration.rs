@@ -189,6 +189,7 @@ regions: { us: { at: [39, -77] } }
 zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
 services: { web: { names: www.example.com, regions: { us: 192.0.2.10 } } }
 retired: [gone.example.com, WWW.example.com, example.com]
+rate_limit: { same: 10, all: 5 }
 ";
     let (file, key) = (place("a.yaml"), place("key"));
     fs::write(&file, text).unwrap();
@@ -205,12 +206,39 @@ retired: [gone.example.com, WWW.example.com, example.com]
         "a.yaml:7:24: warning: maintenance.never.at: such a time never comes",
         "a.yaml:12:29: warning: retired: WWW.example.com. is still a name of the service web",
         "a.yaml:12:46: warning: retired: example.com. is still a zone",
+        "a.yaml:13:30: warning: rate_limit.all: 5 answers of all are fewer than 10 of the `same`",
     ] {
         assert!(told.contains(expected), "{expected}\n{told}");
     }
+    let lines = told.lines().filter_map(|line| line.strip_prefix("a.yaml:")?.split(':').next());
+    let lines: Vec<usize> = lines.filter_map(|line| line.parse().ok()).collect();
+    assert!(lines.len() >= 8 && lines.is_sorted(), "{told}");
     for fine in ["`GB`", "maintenance.comes", "gone"] {
         assert!(!told.contains(fine), "{told}");
     }
+}
+
+#[test]
+fn what_is_missing_is_told_in_its_turn_and_so_is_an_empty_geofeed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let text = "http: { tokens: nobody }
+geoip: { geofeed: feed.csv }
+rate_limit: { same: 2, all: 1 }
+webhooks: { chat: { url: \"http://127.0.0.1:9/\", token: nothing } }
+regions: { here: { at: [39, -77] } }
+checks: { told: { pushed: states.txt } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
+services: { web: { names: www.example.com, check: told, regions: { here: 192.0.2.1 } } }
+";
+    fs::write(&file, text).unwrap();
+    fs::write(folder.path().join("feed.csv"), "# nothing yet\n").unwrap();
+    let (good, told) = check(&file);
+    assert!(good, "{told}");
+    let warnings = told.lines().filter(|line| line.contains(": warning: "));
+    let places: Vec<&str> = warnings.map(|line| line.split(": ").next().unwrap()).collect();
+    let expected = ["a.yaml:1:17", "a.yaml:3:29", "a.yaml:4:56", "a.yaml:6:27", "feed.csv"];
+    assert_eq!(places, expected, "{told}");
 }
 
 #[test]
