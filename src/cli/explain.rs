@@ -6,28 +6,50 @@ use super::server::Server;
 use super::{Explain, Failed, print};
 use crate::health::{HealthTable, State};
 use crate::query::{Explanation, Question, explain};
-use crate::server::{Loader, Source};
+use crate::server::{Loaded, Loader, Refused, Source, What};
 use crate::snapshot::Snapshot;
 use crate::steer::{Facts, InForce};
 
 /// Explains by a configuration, or asks a server to.
 pub(super) fn run(asked: Explain) -> Result<(), Failed> {
     let is_json = asked.json;
-    let explanation = match &asked.config {
-        Some(config) => by_config(config, &asked)?,
-        None => by_server(asked)?,
+    let (explanation, broken) = match &asked.config {
+        Some(config) => {
+            let (loaded, broken) = load(config)?;
+            (by_config(&loaded, &asked)?, broken)
+        }
+        None => (by_server(asked)?, None),
     };
     if is_json {
         print(&serde_json::to_string_pretty(&explanation)?);
     } else {
         print(&explanation.to_string());
     }
-    Ok(())
+    broken.map_or(Ok(()), Err)
 }
 
-fn by_config(config: &Path, asked: &Explain) -> Result<Explanation, Failed> {
-    let loaded = Loader::new(Source::File(config.to_owned())).load();
-    let loaded = loaded.map_err(|refused| Failed::refused(&refused.problems))?;
+/// What is to be said where the files that tell who is where are broken.
+const UNLOCATED: &str = "this is what a client gets whose place is not known; a running server \
+                         goes by the files as they were, and none starts with these";
+
+/// What `config` serves. Where the files that tell who is where are broken, so that nobody has a
+/// place, that is said too.
+fn load(config: &Path) -> Result<(Loaded, Option<Failed>), Failed> {
+    let refused = |refused: Refused| Failed::refused(&refused.problems);
+    let mut loader = Loader::new(Source::File(config.to_owned()));
+    match loader.load() {
+        Ok(loaded) => Ok((loaded, None)),
+        Err(Refused { what: What::GeoIp, problems }) => {
+            let loaded = loader.load_unlocated().map_err(refused)?;
+            let Failed { told, .. } = Failed::refused(&problems);
+            Ok((loaded, Some(Failed::new(format!("{told}\n{UNLOCATED}")))))
+        }
+        Err(other) => Err(refused(other)),
+    }
+}
+
+/// Explains with every endpoint up but those in `--down`.
+fn by_config(loaded: &Loaded, asked: &Explain) -> Result<Explanation, Failed> {
     let name = asked.name.parse()?;
     let rtype = asked.rtype.parse().map_err(|()| {
         let given = &asked.rtype;

@@ -78,6 +78,16 @@ impl Geography {
         Ok(Self { survey: survey.into(), databases, warnings, catchments: HashMap::new() })
     }
 
+    /// Nobody has a place, but for private addresses.
+    pub(super) fn nowhere(folder: &Path) -> Self {
+        let atlas = Atlas::build(Sources { places: &[], asns: &[], geofeed: None });
+        let drawn = Mutex::new(Some((atlas.into(), 0)));
+        let (geoip, folder) = (GeoIp::default(), folder.to_owned());
+        let survey = Survey { geoip, folder, prints: Prints::new(), drawn };
+        let (databases, warnings, catchments) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { survey: survey.into(), databases, warnings, catchments }
+    }
+
     /// Is this what reading the files of `geoip` again would give?
     pub(super) fn is_of(&self, geoip: &GeoIp, folder: &Path) -> bool {
         self.survey.geoip == *geoip && self.survey.prints == prints(geoip, folder)

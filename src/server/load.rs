@@ -142,6 +142,8 @@ pub struct Loader {
     watched: Watched,
     /// What tells of targets.
     states: Files,
+    /// Whether nobody is to have a place, and the files that tell of places are not read.
+    is_unlocated: bool,
     /// The secret of cookies, if there is no other.
     drawn: Option<Secret>,
     /// By how many seconds the clock on the wall is ahead of ours.
@@ -158,6 +160,7 @@ impl Loader {
             geography: None,
             watched: Watched::default(),
             states: Files::default(),
+            is_unlocated: false,
             drawn: drawn(),
             ahead: Arc::default(),
         }
@@ -185,6 +188,16 @@ impl Loader {
             let problems = vec![Problem::of_file(&self.name(), what.to_owned())];
             Err(Refused { what: What::Configuration, problems })
         })
+    }
+
+    /// The same without the files that tell who is where, which may be broken: no client has a
+    /// place. To look into it, not to serve it.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_unlocated(&mut self) -> Result<Loaded, Refused> {
+        self.is_unlocated = true;
+        self.load()
     }
 
     fn read_all(&mut self) -> Result<Loaded, Refused> {
@@ -232,6 +245,7 @@ impl Loader {
         let probes = probes(&config, &self.folder, &mut self.states)
             .map_err(|problems| Refused { what: What::Certificate, problems })?;
         let geography = match self.geography.take() {
+            _ if self.is_unlocated => Ok(Geography::nowhere(&self.folder)),
             Some(known) if known.is_of(&config.geoip, &self.folder) => Ok(known),
             known => Geography::read(&config.geoip, &self.folder).map_err(|problems| {
                 self.geography = known;

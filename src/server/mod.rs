@@ -33,7 +33,7 @@ use crate::rng::Seed;
 
 pub use bind::Addresses;
 pub use handle::{Handle, Unheard, View};
-pub use load::{Loaded, Loader, Source, What};
+pub use load::{Loaded, Loader, Refused, Source, What};
 pub use overrides::Said;
 pub use socket::BindError;
 pub use takeover::GRACE;

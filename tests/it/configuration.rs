@@ -70,6 +70,21 @@ fn weights_are_told_where_they_decide() {
     assert!(told.contains("by weight: us-east 95, us-west 5\n"), "{told}");
 }
 
+#[test]
+fn without_places_all_else_is_explained() {
+    let file = folder("tests/config/geoip-missing.yaml");
+    let (file, more) = (file.to_str().unwrap(), ["--from", "134.226.1.7", "--json"]);
+    let output = meridian(&[&["explain", "www.example.com", "--config", file], &more[..]].concat());
+    let told = String::from_utf8(output.stderr).unwrap();
+    for part in [":1:20: error: geoip.database: there is no file ", "wrong.csv:1:1: error: "] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert!(told.ends_with("and none starts with these\n"), "{told}");
+    let explained: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(explained["answer"][0], "192.0.2.10", "{explained}");
+    assert!(!output.status.success());
+}
+
 /// The annotated example leaves out no key: those that it comments out load too.
 #[test]
 fn the_annotated_example_shows_every_key() {
