@@ -123,16 +123,20 @@ struct Bar {
     is_seen: bool,
     /// The reasons that stood when it was last asked.
     said: BTreeSet<String>,
+    /// It was told that nobody is heard.
+    is_unheard: bool,
 }
 
 impl Bar {
     fn new(subject: &str) -> Self {
         let bar = bar(1000, "{prefix} [{bar:30}] {percent} %  {wide_msg}");
         bar.set_prefix(subject.to_owned());
-        Self { bar, is_seen: std::io::stderr().is_terminal(), said: BTreeSet::new() }
+        let is_seen = std::io::stderr().is_terminal();
+        Self { bar, is_seen, said: BTreeSet::new(), is_unheard: false }
     }
 
     fn show(&mut self, waited: Duration, blocked: &[&Leaving]) {
+        self.is_unheard = false;
         let of_region = |of: &Leaving, wait: &Wait| {
             format!("{}/{}: {}", of.service, of.region, wait_text(wait))
         };
@@ -165,13 +169,14 @@ impl Bar {
         self.bar.set_message(at);
     }
 
-    /// Tells why there is nothing to show, once until there is.
+    /// Tells why there is nothing to show, once until there is: a server that is started anew does
+    /// first not answer and then not listen.
     fn tell(&mut self, why: &str) {
         if self.is_seen {
             self.bar.set_message(why.to_owned());
-        } else if !self.said.contains(why) {
+        } else if !std::mem::replace(&mut self.is_unheard, true) {
             print_error(why);
-            self.said = BTreeSet::from([why.to_owned()]);
+            self.said.clear();
         }
     }
 
