@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::read::{At, Problems};
-use crate::ids::RegionId;
+use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Region, leads_on};
-use crate::steer::{Address, MinUp, Service};
+use crate::steer::{Address, MinUp, Scope, Service};
 use crate::zone::{Found, RecordType, Zones, has_hints};
 
 /// Warns of what is odd in a service as it stands `at` there.
@@ -49,6 +49,29 @@ fn shared_addresses(service: &Service, at: &At<'_>, regions: &[Region], problems
                 problems.warning(at.place(), &at.key, what);
             }
         }
+    }
+}
+
+/// Warns of services that a maintenance of `scope`, which is `at` there, leaves nothing of.
+pub(super) fn of_maintenance(
+    scope: Scope,
+    at: &At<'_>,
+    services: &[Service],
+    problems: &mut Problems,
+) {
+    let is_lost = |(row, service): &(usize, &Service)| {
+        ServiceId::from_index(*row).is_some_and(|id| scope.is_all_of(id, &service.pools))
+    };
+    let mut lost = services.iter().enumerate().filter(is_lost).map(|(_, service)| &service.name);
+    if let Some(first) = lost.next() {
+        let more = match lost.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let what = format!(
+            "the service {first}{more} has nothing else: its clients are sent there meanwhile, too"
+        );
+        problems.warning(at.place(), &at.key, what);
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cronexpr::{Crontab, MakeTimestamp, parse_crontab};
 use jiff::Timestamp;
 
+use super::doubts;
 use super::problem::Problem;
 use super::read::{At, Problems, duration};
 use super::subject::Subject;
@@ -74,8 +75,11 @@ pub(super) fn read(
         let subject = subject.and_then(|at| {
             let text = at.text("REGION, SERVICE/REGION or an address", problems)?;
             let subject: Result<Subject, String> = text.parse();
-            match subject.and_then(|of| of.among(regions, services).map(|_| of)) {
-                Ok(subject) => Some(subject),
+            match subject.and_then(|of| Ok((of.among(regions, services)?, of))) {
+                Ok((scope, subject)) => {
+                    doubts::of_maintenance(scope, &at, services, problems);
+                    Some(subject)
+                }
                 Err(what) => {
                     problems.error(at.place(), &at.key, what);
                     None

@@ -73,9 +73,19 @@ impl Scope {
 
     /// Is it about any endpoint of `service`?
     pub fn is_in(self, service: ServiceId, pools: &[Pool]) -> bool {
-        pools.iter().any(|pool| {
-            let mut endpoints = pool.endpoints.iter();
-            endpoints.any(|of| self.is_about(service, pool.region, of.address.ip()))
+        self.marked(service, pools).any(|is_about| is_about)
+    }
+
+    /// Is it about every endpoint of `service`?
+    pub fn is_all_of(self, service: ServiceId, pools: &[Pool]) -> bool {
+        self.marked(service, pools).all(|is_about| is_about)
+    }
+
+    /// For each endpoint of `service`, whether it is about that.
+    fn marked(self, service: ServiceId, pools: &[Pool]) -> impl Iterator<Item = bool> {
+        pools.iter().flat_map(move |pool| {
+            let endpoints = pool.endpoints.iter();
+            endpoints.map(move |of| self.is_about(service, pool.region, of.address.ip()))
         })
     }
 }

@@ -199,10 +199,13 @@ cluster: { key: key, nodes: { meridian: \"192.0.2.1:8054\", other: \"192.0.2.2:8
 maintenance:
   past: { of: us, at: 2020-01-31T02:00:00Z, for: 1h }
   never: { of: us, at: \"0 2 31 2 * UTC\", for: 1h }
-  comes: { of: us, at: \"0 2 * * SUN UTC\", for: 1h }
-regions: { us: { at: [39, -77] } }
+  comes: { of: web/eu, at: \"0 2 * * SUN UTC\", for: 1h }
+regions: { us: { at: [39, -77] }, eu: {} }
 zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
-services: { web: { names: www.example.com, regions: { us: 192.0.2.10 } } }
+services:
+  web: { names: www.example.com, regions: { us: 192.0.2.10, eu: 192.0.2.20 } }
+  api: { names: api.example.com, regions: { us: 192.0.2.11 } }
+  old: { names: old.example.com, regions: { us: 192.0.2.12 } }
 retired: [gone.example.com, WWW.example.com, example.com]
 rate_limit: { same: 10, all: 5 }
 ";
@@ -219,9 +222,10 @@ rate_limit: { same: 10, all: 5 }
         "a.yaml:4:29: warning: cluster.nodes: two nodes can only agree or stand still",
         "a.yaml:6:23: warning: maintenance.past.at: it is over, and nothing is drained",
         "a.yaml:7:24: warning: maintenance.never.at: such a time never comes",
-        "a.yaml:12:29: warning: retired: WWW.example.com. is still a name of the service web",
-        "a.yaml:12:46: warning: retired: example.com. is still a zone",
-        "a.yaml:13:30: warning: rate_limit.all: 5 answers of all are fewer than 10 of the `same`",
+        "a.yaml:6:15: warning: maintenance.past.of: the service api (and 1 more) has nothing else",
+        "a.yaml:15:29: warning: retired: WWW.example.com. is still a name of the service web",
+        "a.yaml:15:46: warning: retired: example.com. is still a zone",
+        "a.yaml:16:30: warning: rate_limit.all: 5 answers of all are fewer than 10 of the `same`",
     ] {
         assert!(told.contains(expected), "{expected}\n{told}");
     }
