@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use reqwest::blocking::Response;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -232,7 +231,8 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Clear { subject, reason, owner } => {
             let told = format!("{subject}: cleared");
             let clearing = Clearing { subject, reason, owner };
-            done(json, server.send("DELETE", "/api/v1/overrides", &clearing), &told)
+            server.send("DELETE", "/api/v1/overrides", &clearing)?;
+            done(json, &told)
         }
         Command::Failback { subject, reason, owner } => {
             let_back(&server, json, &Clearing { subject, reason, owner })
@@ -244,18 +244,19 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
         Command::Writer { service, region, fenced, reason, owner } => {
             let told = format!("{service}: {region} is to write");
             let handover = Handover { service, region, fenced, reason, owner };
-            done(json, server.send("PUT", "/api/v1/writers", &handover), &told)
+            server.send("PUT", "/api/v1/writers", &handover)?;
+            done(json, &told)
         }
         Command::Overrides => {
             let said: Vec<Standing> = server.get("/api/v1/overrides", &[])?;
             show(json, &said, |said| overrides_text(said))
         }
         Command::Push { check, address, state, span, requests, epoch } => {
-            let up = is_up(&state)?;
+            let (up, for_seconds) = (is_up(&state)?, seconds(span));
             let told = format!("{address}: {state}, as far as {check} goes");
-            let for_seconds = seconds(span);
             let push = Push { check, address, up, for_seconds, requests, epoch };
-            done(json, server.send("PUT", "/api/v1/pushed", &push), &told)
+            server.send("PUT", "/api/v1/pushed", &push)?;
+            done(json, &told)
         }
         Command::Nodes => {
             let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;
@@ -279,15 +280,14 @@ fn is_up(state: &str) -> Result<bool, Failed> {
     }
 }
 
-/// Tells what was done, if it was.
-fn done(is_json: bool, answer: Result<Response, Failed>, told: &str) -> Result<(), Failed> {
-    answer?;
-    show(is_json, &json!({ "done": true, "told": told }), |_| told.to_owned())
+/// Tells what was done.
+fn done(json: bool, told: &str) -> Result<(), Failed> {
+    show(json, &json!({ "done": true, "told": told }), |_| told.to_owned())
 }
 
 /// Each node knows for itself what was out: one lets back what it is told, and tells no other.
 fn let_back(server: &Server, json: bool, clearing: &Clearing) -> Result<(), Failed> {
-    let answer = server.send("POST", "/api/v1/failback", clearing)?;
+    server.send("POST", "/api/v1/failback", clearing)?;
     let nodes: Vec<NodeStatus> = server.get("/api/v1/nodes", &[])?;
     let others = nodes.iter().filter(|node| !node.own).map(|node| node.name.as_str());
     let others = others.collect::<Vec<_>>().join(", ");
@@ -296,7 +296,7 @@ fn let_back(server: &Server, json: bool, clearing: &Clearing) -> Result<(), Fail
         "" => told,
         others => format!("{told} at this node only; say it to {others} too"),
     };
-    done(json, Ok(answer), &told)
+    done(json, &told)
 }
 
 fn say(server: &Server, json: bool, what: &str, word: Word) -> Result<(), Failed> {

@@ -121,26 +121,27 @@ fn a_command_decides_by_how_it_ends_and_leaves_nothing_behind() {
     let server = Meridian::serve(&config(&check, address));
     server.wait_for_endpoint(address, "up", "ok");
     wait_until(&format!("{address} word\n"), || std::fs::read_to_string(&seen).unwrap());
-    script("exit 3");
-    server.wait_for_endpoint(address, "down", "exit status 3");
+    let ends = |text: &str, state: &str, last: &str| {
+        script(text);
+        server.wait_for_endpoint(address, state, last);
+    };
+    ends("exit 3", "down", "exit status 3");
     // One that dies by a signal, as shells tell it.
-    script("kill -9 $$");
-    server.wait_for_endpoint(address, "down", "exit status 137");
-    script("exit 0");
-    server.wait_for_endpoint(address, "up", "ok");
+    ends("kill -9 $$", "down", "exit status 137");
+    ends("exit 0", "up", "ok");
     // What it says last is told with it, in the history too; it may say more than anybody hears.
-    script("yes | head -c 9000000 >&2; printf 'first\\n\\033[1mno answer\\n' >&2; exit 4");
-    server.wait_for_endpoint(address, "down", "exit status 4: \u{fffd}[1mno answer");
+    ends(
+        "yes | head -c 9000000 >&2; printf 'first\\n\\033[1mno answer\\n' >&2; exit 4",
+        "down",
+        "exit status 4: \u{fffd}[1mno answer",
+    );
     wait_until(&"exit status 4: \u{fffd}[1mno answer".to_owned(), || {
         server.status()["events"][0]["why"].as_str().unwrap().to_owned()
     });
-    script("echo asking >&2; exec yes >&2");
-    server.wait_for_endpoint(address, "down", "no answer in time, nothing came back: y");
+    ends("echo asking >&2; exec yes >&2", "down", "no answer in time, nothing came back: y");
     // One that says nothing more itself, and what it started may.
-    script("sleep 5 & echo left >&2; exit 5");
-    server.wait_for_endpoint(address, "down", "exit status 5: left");
-    script("echo nothing wrong >&2");
-    server.wait_for_endpoint(address, "up", "ok");
+    ends("sleep 5 & echo left >&2; exit 5", "down", "exit status 5: left");
+    ends("echo nothing wrong >&2", "up", "ok");
     // One that hangs, with a child that would stay.
     script(&format!("sleep 1234 & echo $! >> {}; wait", started.display()));
     wait_until(&"down".to_owned(), || server.endpoint(address).0);

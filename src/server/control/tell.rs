@@ -59,9 +59,8 @@ impl Control {
             _ => Level::Info,
         };
         let health = self.monitor.table().get(change.target);
-        let complaints = self.prober.complaints().all();
-        let told = |outcome| told(outcome, change.target, &complaints);
-        let last = health.last.map(|(_, report)| told(report.outcome));
+        let said = self.prober.complaints().of(change.target);
+        let last = health.last.map(|(_, report)| told(report.outcome, said.as_ref()));
         let why = match (&self.peers, last) {
             (None, last) => last.unwrap_or_default(),
             (Some(_), last) => {

@@ -510,6 +510,7 @@ fn endpoint_status(
             (rank, std::cmp::Reverse(health.since))
         })
         .unzip();
+    let complaint = target.and_then(|target| view.complaints.get(&target));
     let last = health.and_then(|health| health.last);
     EndpointStatus {
         region: view.snapshot.plan().region_name(pool.region).to_owned(),
@@ -518,7 +519,7 @@ fn endpoint_status(
         state: state_of(endpoint, &view.health).to_string(),
         suspected: health.is_some_and(|health| health.suspected),
         since: health.map(|health| timestamp(health.since)),
-        last: last.zip(target).map(|((_, report), of)| told(report.outcome, of, &view.complaints)),
+        last: last.map(|(_, report)| told(report.outcome, complaint)),
         last_at: last.map(|(at, _)| timestamp(at)),
         latency_ms: last.map(|(_, report)| millis(report.latency)),
         held_until: health.and_then(|health| health.held_until).map(timestamp),

@@ -39,15 +39,20 @@ impl Complaints {
         all.retain(|target, _| is_kept(*target));
     }
 
+    /// What `target`'s program said.
+    pub(in crate::server) fn of(&self, target: TargetId) -> Option<Arc<str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&target).cloned()
+    }
+
     /// All of it, as it is now.
     pub(in crate::server) fn all(&self) -> Complained {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What a probe of `target` saw, with what the program said of it.
-pub(in crate::server) fn told(outcome: Outcome, target: TargetId, said: &Complained) -> String {
-    match (outcome, said.get(&target)) {
+/// What a probe saw, with what the program said of it.
+pub(in crate::server) fn told(outcome: Outcome, said: Option<&Arc<str>>) -> String {
+    match (outcome, said) {
         (Outcome::Failure(failure), Some(said)) => format!("{failure}: {said}"),
         _ => outcome.to_string(),
     }
