@@ -9,9 +9,7 @@ fuzz_target!(|text: &[u8]| {
     let origin = "example.com".parse().unwrap();
     let mut builder = ZoneBuilder::new("example.com".parse().unwrap());
     let mut include = |_: &str| Ok(b"included A 192.0.2.1\n".to_vec());
-    let mut take = |record: FileRecord<'_>| {
-        builder.add(&record.owner, record.ttl, record.rtype, record.data);
-    };
+    let mut take = |record: FileRecord<'_>| builder.add_read(&record);
     match parse("fuzzed", text, &origin, &mut include, &mut take) {
         Ok(()) => {
             if let Err(problems) = builder.finish() {

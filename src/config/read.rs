@@ -55,7 +55,7 @@ impl Problems {
         Problem { file, at: Some(at), key, what, suggestion: None, is_warning: true }
     }
 
-    fn push(
+    pub(super) fn push(
         &mut self,
         at: Place,
         key: &str,

@@ -8,7 +8,7 @@ use super::read::{At, Problems};
 use super::{Loader, defaults};
 use crate::ids::ServiceId;
 use crate::steer::Service;
-use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, Zones, parse};
+use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, ZoneProblem, Zones, parse};
 
 /// As many problems of a zone are told: with one wrong line on top, each name may have one.
 const MOST: usize = 100;
@@ -29,8 +29,6 @@ struct Draft {
     key: String,
     /// Where names were first mentioned, to tell where a conflict is.
     mentions: HashMap<Name, Place>,
-    /// The file and the line of the first names that are not in the zone.
-    strays: HashMap<Name, (String, usize)>,
     /// It could not be read, which has been told.
     is_broken: bool,
 }
@@ -68,33 +66,44 @@ impl Drafts {
     /// The zones; tells what is wrong with them.
     pub(super) fn finish(self, problems: &mut Problems) -> Zones {
         let mut zones = Vec::new();
-        for draft in self.list {
-            for doubt in draft.builder.doubts().take(if draft.is_broken { 0 } else { MOST }) {
-                let at = draft.mentions.get(&doubt.owner).unwrap_or(&draft.at);
-                problems.warning(*at, &draft.key, doubt.to_string());
+        for Draft { builder, at, key, mentions, is_broken, .. } in self.list {
+            let place = |owner: &Name| (*mentions.get(owner).unwrap_or(&at), key.as_str());
+            for doubt in builder.doubts().take(if is_broken { 0 } else { MOST }) {
+                problems.of_zone(&doubt, place(&doubt.owner), true);
             }
-            match draft.builder.finish() {
+            match builder.finish() {
                 Ok(zone) => zones.push(zone),
                 // What is missing from a zone that could not be read is no news.
-                Err(_) if draft.is_broken => {}
+                Err(_) if is_broken => {}
                 Err(found) => {
                     for problem in found.iter().take(MOST) {
-                        if let Some((file, line)) = draft.strays.get(&problem.owner) {
-                            let (file, at) = (file.clone(), Some((*line, 1)));
-                            let what = problem.to_string();
-                            problems.list.push(told(FileProblem { file, at, what }));
-                            continue;
-                        }
-                        let at = draft.mentions.get(&problem.owner).unwrap_or(&draft.at);
-                        problems.error(*at, &draft.key, problem.to_string());
+                        problems.of_zone(problem, place(&problem.owner), false);
                     }
                     if let Some(more) = found.len().checked_sub(MOST).filter(|more| *more > 0) {
-                        problems.error(draft.at, &draft.key, format!("and {more} more like these"));
+                        problems.error(at, &key, format!("and {more} more like these"));
                     }
                 }
             }
         }
         Zones::new(zones)
+    }
+}
+
+impl Problems {
+    /// What is wrong in a zone: told where its file has it, or, if a service has a part in it or
+    /// no file has, at this place of the configuration.
+    fn of_zone(&mut self, found: &ZoneProblem, (at, key): (Place, &str), is_warning: bool) {
+        let what = found.to_string();
+        match &found.at {
+            Some((file, line)) if !found.fault.is_of_service() => {
+                let problem = FileProblem { file: file.clone(), at: Some((*line, 1)), what };
+                self.list.push(Problem { is_warning, ..told(problem) });
+            }
+            Some((file, line)) => {
+                self.push(at, key, format!("{what} ({file}:{line})"), None, is_warning)
+            }
+            None => self.push(at, key, what, None, is_warning),
+        }
     }
 }
 
@@ -120,7 +129,6 @@ pub(super) fn read(at: Option<At<'_>>, load: Loader<'_>, problems: &mut Problems
             at: place,
             key: zone.key.clone(),
             mentions: HashMap::new(),
-            strays: HashMap::new(),
             is_broken: false,
         };
         let before = problems.list.iter().filter(|problem| !problem.is_warning).count();
@@ -261,14 +269,8 @@ fn from_file(
         files.push(included);
         Ok(text)
     };
-    let Draft { builder, strays, origin, .. } = draft;
-    let mut take = |record: FileRecord<'_>| {
-        if strays.len() < MOST && !record.owner.is_at_or_below(origin) {
-            let (file, line) = record.at;
-            strays.entry(record.owner.clone()).or_insert((file.to_owned(), line));
-        }
-        builder.add(&record.owner, record.ttl, record.rtype, record.data);
-    };
+    let Draft { builder, origin, .. } = draft;
+    let mut take = |record: FileRecord<'_>| builder.add_read(&record);
     if let Err(faults) = parse(path, &text, origin, &mut include, &mut take) {
         problems.list.extend(faults.into_iter().map(told));
     }

@@ -1,13 +1,14 @@
 //! Zones are built whole: from records and steered names, with every conflict or none.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::iter::{repeat_n, successors};
 use std::num::NonZeroU32;
 
 use foldhash::fast::RandomState;
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
+use super::file::FileRecord;
 use super::lookup::{Node, Zone};
 use super::name::{LONGEST_NAME, Name, is_wildcard, offsets};
 use super::nodes::Nodes;
@@ -25,7 +26,10 @@ pub struct ZoneBuilder {
     records: Vec<Record>,
     /// The data of all records, one after the other.
     data: Vec<u8>,
-    problems: HashSet<ZoneProblem>,
+    /// The names of the files that they are from.
+    files: IndexSet<String, RandomState>,
+    /// What is wrong, and where that stands.
+    problems: HashMap<(Name, Fault), Option<Spot>>,
     /// Room for a name in lower case.
     lower: Vec<u8>,
 }
@@ -44,9 +48,15 @@ struct Record {
     /// Where its data begins.
     start: usize,
     length: usize,
+    /// Where it stands: the row of its file, and a line, which is 0 where it is in no file.
+    file: u16,
+    line: u32,
     /// The one before that is at the same name.
     before: Option<Row>,
 }
+
+/// A million records are no larger for knowing where they stand.
+const _: () = assert!(size_of::<Record>() == 32);
 
 /// The row of a record, and one.
 type Row = NonZeroU32;
@@ -63,12 +73,26 @@ pub enum Steered {
 }
 
 /// What keeps a zone from being served.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ZoneProblem {
     /// The name that has it.
     pub owner: Name,
     /// What it is.
     pub fault: Fault,
+    /// The file and the line of the record that is at fault, if one is, and is from a file.
+    pub at: Option<Spot>,
+}
+
+/// A file and a line in it; the first is 1.
+pub type Spot = (String, usize);
+
+/// The parts of a problem: what tells it from others comes first.
+type Told = ((Name, Fault), Option<Spot>);
+
+impl From<Told> for ZoneProblem {
+    fn from(((owner, fault), at): Told) -> Self {
+        Self { owner, fault, at }
+    }
 }
 
 /// What can be wrong with a zone.
@@ -145,6 +169,59 @@ pub enum Fault {
     SteeredCut,
 }
 
+impl Fault {
+    /// Is it a matter of what the zone has and of what services steer?
+    pub fn is_of_service(&self) -> bool {
+        match self {
+            Self::AlsoSteered(_)
+            | Self::SteeredTwice
+            | Self::AliasBesideRecords
+            | Self::BelowCut(_)
+            | Self::SteeredCut => true,
+            Self::OutOfZone(_)
+            | Self::NoSoa
+            | Self::SecondSoa
+            | Self::NoNs
+            | Self::BesideCname
+            | Self::Dname
+            | Self::Meta(_)
+            | Self::Signed(_)
+            | Self::TooLarge(..)
+            | Self::NoGlue(_)
+            | Self::NoAddress(_)
+            | Self::ServerIsAlias(_)
+            | Self::NoMailHost(_)
+            | Self::WildcardCut
+            | Self::NoRoom => false,
+        }
+    }
+
+    /// Is it about a record of this type, which names `target`, at the name that has it?
+    fn is_about(&self, rtype: RecordType, target: Option<&[u8]>) -> bool {
+        let names = |host: &Name| target.is_some_and(|of| of.eq_ignore_ascii_case(host.as_wire()));
+        match self {
+            Self::SecondSoa => rtype == RecordType::SOA,
+            Self::BesideCname => rtype == RecordType::CNAME,
+            Self::Dname => rtype == RecordType::DNAME,
+            Self::WildcardCut | Self::SteeredCut => rtype == RecordType::NS,
+            Self::Meta(of) | Self::Signed(of) | Self::TooLarge(of, _) | Self::AlsoSteered(of) => {
+                rtype == *of
+            }
+            Self::NoGlue(host) | Self::NoAddress(host) | Self::ServerIsAlias(host) => {
+                rtype == RecordType::NS && names(host)
+            }
+            Self::NoMailHost(host) => rtype == RecordType::MX && names(host),
+            Self::AliasBesideRecords => true,
+            Self::OutOfZone(_)
+            | Self::NoSoa
+            | Self::NoNs
+            | Self::NoRoom
+            | Self::SteeredTwice
+            | Self::BelowCut(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for ZoneProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.owner, self.fault)
@@ -154,9 +231,9 @@ impl fmt::Display for ZoneProblem {
 impl ZoneBuilder {
     /// An empty zone at `origin`.
     pub fn new(origin: Name) -> Self {
-        let (drafts, problems) = (IndexMap::default(), HashSet::new());
+        let (drafts, files, problems) = (IndexMap::default(), IndexSet::default(), HashMap::new());
         let (records, data, lower) = (Vec::new(), Vec::new(), Vec::new());
-        Self { origin, drafts, records, data, problems, lower }
+        Self { origin, drafts, records, data, files, problems, lower }
     }
 
     /// Adds the SOA and NS records that a zone needs, for one that is written without them:
@@ -165,7 +242,7 @@ impl ZoneBuilder {
         let origin = self.origin.clone();
         let Some(primary) = servers.first() else { return };
         if origin.as_wire().len() > LONGEST_NAME - MAILBOX.len() {
-            self.problem(&origin, Fault::NoRoom);
+            self.problem(&origin, Fault::NoRoom, None);
         }
         let mut soa = primary.as_wire().to_vec();
         soa.extend_from_slice(MAILBOX);
@@ -179,19 +256,42 @@ impl ZoneBuilder {
     /// Adds a record with `data` in wire format. One that is there already is there once
     /// (RFC 2181 §5); of different TTLs in a set the least counts, which is safe for each (§5.2).
     pub fn add(&mut self, owner: &Name, ttl: Ttl, rtype: RecordType, data: &[u8]) {
+        self.enter(owner, (ttl, rtype, data), None);
+    }
+
+    /// The same of a record that is read from a file.
+    pub fn add_read(&mut self, FileRecord { owner, ttl, rtype, data, at }: &FileRecord<'_>) {
+        self.enter(owner, (*ttl, *rtype, data), Some(*at));
+    }
+
+    fn enter(
+        &mut self,
+        owner: &Name,
+        (ttl, rtype, data): (Ttl, RecordType, &[u8]),
+        at: Option<(&str, usize)>,
+    ) {
         let row = u32::try_from(self.records.len()).ok().and_then(|row| Row::MIN.checked_add(row));
-        let Some(draft) = self.draft(owner) else { return };
+        let Some(draft) = self.draft(owner, at) else { return };
         let before = std::mem::replace(&mut draft.last, row);
         let (start, length) = (self.data.len(), data.len());
         self.data.extend_from_slice(data);
-        self.records.push(Record { rtype, ttl, start, length, before });
+        let (file, line) =
+            at.map_or((0, 0), |(file, line)| (self.file(file), u32::try_from(line).unwrap_or(0)));
+        self.records.push(Record { rtype, ttl, start, length, file, line, before });
+    }
+
+    /// The row of a file's name.
+    fn file(&mut self, name: &str) -> u16 {
+        let known = self.files.get_index_of(name);
+        let row = known.unwrap_or_else(|| self.files.insert_full(name.to_owned()).0);
+        u16::try_from(row).unwrap_or(u16::MAX)
     }
 
     /// Lets `service` answer at `name`.
     pub fn steer(&mut self, name: &Name, service: ServiceId, kind: Steered) {
-        let Some(draft) = self.draft(name) else { return };
+        let Some(draft) = self.draft(name, None) else { return };
         if draft.steered.replace((service, kind)).is_some() {
-            self.problem(name, Fault::SteeredTwice);
+            self.problem(name, Fault::SteeredTwice, None);
         }
     }
 
@@ -212,18 +312,17 @@ impl ZoneBuilder {
             let lame = servers.filter_map(move |server| {
                 if is_apex { builder.lame(server) } else { builder.without_glue(lower, server) }
             });
-            faults
-                .chain(lame)
-                .filter_map(|fault| Some(ZoneProblem { owner: Name::from_wire(lower)?, fault }))
+            faults.chain(lame).filter_map(|fault| builder.told(lower, draft, fault))
         });
-        let faults: Vec<ZoneProblem> = faults.collect();
+        let faults: Vec<_> = faults.collect();
         self.problems.extend(faults);
         let soa = apex.into_iter().find(|set| set.rtype == RecordType::SOA);
         let soa = soa.filter(|_| self.problems.is_empty());
         let Some((soa, data)) =
             soa.as_ref().and_then(|soa| Some((soa.clone(), soa.rdata.first()?)))
         else {
-            let mut problems: Vec<ZoneProblem> = self.problems.into_iter().collect();
+            let problems = self.problems.into_iter().map(ZoneProblem::from);
+            let mut problems: Vec<ZoneProblem> = problems.collect();
             problems.sort_by_cached_key(ToString::to_string);
             return Err(problems);
         };
@@ -260,7 +359,7 @@ impl ZoneBuilder {
         Ok(Zone { origin: self.origin, soa, negative_ttl, denial, is_plain, size, nodes })
     }
 
-    fn draft(&mut self, name: &Name) -> Option<&mut Draft> {
+    fn draft(&mut self, name: &Name, at: Option<(&str, usize)>) -> Option<&mut Draft> {
         self.lower.clear();
         self.lower.extend(name.as_wire().iter().map(u8::to_ascii_lowercase));
         // Files have the records of a name together.
@@ -272,15 +371,33 @@ impl ZoneBuilder {
                 self.drafts.insert_full(self.lower.as_slice().into(), Draft::default()).0
             }
             None => {
-                self.problem(name, Fault::OutOfZone(self.origin.clone()));
+                let at = at.map(|(file, line)| (file.to_owned(), line));
+                self.problem(name, Fault::OutOfZone(self.origin.clone()), at);
                 return None;
             }
         };
         self.drafts.get_index_mut(row).map(|(_, draft)| draft)
     }
 
-    fn problem(&mut self, owner: &Name, fault: Fault) {
-        self.problems.insert(ZoneProblem { owner: owner.clone(), fault });
+    fn problem(&mut self, owner: &Name, fault: Fault, at: Option<Spot>) {
+        self.problems.entry((owner.clone(), fault)).or_insert(at);
+    }
+
+    /// A fault of the name `lower`, with the place of the last record that has it.
+    fn told(&self, lower: &[u8], draft: &Draft, fault: Fault) -> Option<Told> {
+        let at = self.spot(draft, &fault);
+        Some(((Name::from_wire(lower)?, fault), at))
+    }
+
+    /// Where the last record stands that has this fault.
+    fn spot(&self, draft: &Draft, fault: &Fault) -> Option<Spot> {
+        let record = self.records(draft).find(|record| {
+            let data = Rdata::new(record.rtype, self.data(record));
+            fault.is_about(record.rtype, data.target())
+        });
+        let record = record.filter(|record| record.line > 0)?;
+        let file = self.files.get_index(record.file.into())?;
+        Some((file.clone(), record.line as usize))
     }
 
     /// The records at a name, the last first.
@@ -326,12 +443,16 @@ impl ZoneBuilder {
         let of = |rtype| sets.iter().find(|set| set.rtype == rtype).map(|set| set.rdata.len());
         let origin = self.origin.clone();
         match of(RecordType::SOA) {
-            None => self.problem(&origin, Fault::NoSoa),
+            None => self.problem(&origin, Fault::NoSoa, None),
             Some(1) => {}
-            Some(_) => self.problem(&origin, Fault::SecondSoa),
+            Some(_) => {
+                let apex = self.drafts.get(&origin.to_lower());
+                let at = apex.and_then(|apex| self.spot(apex, &Fault::SecondSoa));
+                self.problem(&origin, Fault::SecondSoa, at);
+            }
         }
         if of(RecordType::NS).is_none() {
-            self.problem(&origin, Fault::NoNs);
+            self.problem(&origin, Fault::NoNs, None);
         }
     }
 
@@ -424,9 +545,8 @@ impl ZoneBuilder {
         self.drafts.iter().flat_map(move |(lower, draft)| {
             let hosts = self.targets(draft, RecordType::MX);
             let faults = hosts.filter(move |host| self.has_nothing(host)).map(Fault::NoMailHost);
-            faults.filter_map(move |fault| {
-                Some(ZoneProblem { owner: Name::from_wire(lower)?, fault })
-            })
+            let told = faults.filter_map(move |fault| self.told(lower, draft, fault));
+            told.map(ZoneProblem::from)
         })
     }
 
