@@ -299,4 +299,45 @@ mod tests {
         // Neither a SOA record nor name servers are there either.
         assert_eq!(last.unwrap().what, "and 19902 more like these");
     }
+
+    #[test]
+    fn a_fault_of_a_zone_is_told_where_its_file_has_it() {
+        let zone = "$TTL 60
+@ SOA ns1.example.net. host.example.net. 1 2 3 4 5
+@ NS ns1.example.net.
+@ NS ns2
+a A 192.0.2.1
+a CNAME b
+$INCLUDE more
+www A 192.0.2.9
+b MX 10 nothing
+";
+        let text = "regions: { us: {} }
+checks: { web: { tcp: 443 } }
+zones: { example.com: { file: zone } }
+services:
+  web:
+    names: [www.example.com]
+    check: web
+    regions: { us: 192.0.2.10 }
+";
+        let mut load = |path: &std::path::Path| {
+            let is_zone = path.to_str() == Some("zone");
+            Ok(if is_zone { zone } else { "; included\nc CNAME b\nc TXT x\n" }.into())
+        };
+        let told = Config::load("test", text, &mut Targets::default(), &mut load).unwrap_err();
+        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+        for expected in [
+            "zone:4:1: error: example.com.: its name server ns2.example.com. has no address",
+            "zone:6:1: error: a.example.com.: a CNAME record beside other records",
+            "more:2:1: error: c.example.com.: a CNAME record beside other records",
+            "zone:9:1: warning: b.example.com.: mail goes to nothing.example.com.",
+        ] {
+            assert!(told.iter().any(|told| told.starts_with(expected)), "{expected}: {told:?}");
+        }
+        // Where the two do not go together, one of both places is told with the other.
+        let both = told.iter().find(|told| told.contains("www.example.com.: A records")).unwrap();
+        assert!(both.starts_with("test:6:13: error: zones.example.com: "), "{both}");
+        assert!(both.ends_with("remove one of the two (zone:8)"), "{both}");
+    }
 }

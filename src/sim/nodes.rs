@@ -128,7 +128,8 @@ impl Node {
         };
         let (out, held) = (parts(kept.out), parts(kept.kept));
         holds.recall(now, Moves { out, kept: held, left: kept.left });
-        holds.follow(now, &stage.plan.services, stage.plan.ids(), monitor.table());
+        let known = (monitor.table(), InForce::NONE);
+        holds.follow(now, &stage.plan.services, stage.plan.ids(), known);
         let facts = Facts { holds: &holds, ..Facts::of(monitor.table()) };
         let snapshot =
             Arc::new(Snapshot::compile(stage.plan.clone(), &facts, None, None, 1).drawn());
@@ -231,7 +232,8 @@ impl Node {
         let services = &stage.plan.services;
         self.holds.rekey(services, Some, |id| stage.config.service(name(id)?));
         self.service = service;
-        self.holds.follow(now, services, stage.plan.ids(), self.monitor.table());
+        let known = (self.monitor.table(), &self.in_force);
+        self.holds.follow(now, services, stage.plan.ids(), known);
         let generation = self.snapshot.generation() + 1;
         let before = self.snapshot.clone();
         let facts = self.facts();
@@ -466,7 +468,8 @@ impl Node {
         if self.holds.counts_traffic() && !which.is_empty() {
             self.holds.measure(self.traffic(clients));
         }
-        affected.extend(self.holds.follow(now, &plan.services, which, self.monitor.table()));
+        let known = (self.monitor.table(), &self.in_force);
+        affected.extend(self.holds.follow(now, &plan.services, which, known));
         self.follow_named(now);
         let in_force = self.overrides.at(now);
         let is_isolated = self.monitor.is_isolated();

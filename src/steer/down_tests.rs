@@ -58,7 +58,12 @@ fn of_a_region_that_is_kept_who_is_up_is_answered_first() {
         ("uuddu", [vec![0, 1], vec![2]]),
     ] {
         let health = health(states);
-        holds.follow(Instant::default(), std::slice::from_ref(&service), [web()], &health);
+        holds.follow(
+            Instant::default(),
+            std::slice::from_ref(&service),
+            [web()],
+            (&health, InForce::NONE),
+        );
         let facts = Facts { holds: &holds, ..Facts::of(&health) };
         let usable = usable((web(), &service), Family::V4, &facts, 0, None);
         assert_eq!((usable.basis, &*usable.endpoints), (Basis::Up, &expected[..]), "{states}");

@@ -6,13 +6,15 @@
 //! out ─ well ──────→ back       held, until the failback lets it in
 //! ```
 //!
-//! Answers of each family are steered for themselves, and so are held. Health alone counts here: an
-//! operator's word goes over all of it.
+//! Answers of each family are steered for themselves, and so are held. Only who is in can leave:
+//! what was never well, and what an operator has taken out, is out without a move that counts.
+//! Otherwise health alone counts here: an operator's word goes over all of it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::{Family, Pool, Service, state_of};
+use super::weighted::SLOTS;
+use super::{Family, InForce, Pool, Service, Word, state_of};
 use crate::health::{HealthTable, State};
 use crate::ids::{RegionId, ServiceId};
 use crate::time::Instant;
@@ -46,9 +48,10 @@ pub enum Hold {
     Kept,
 }
 
-/// The course of a family of a service's region that is not simply in.
+/// The course of a family of a service's region, once it was well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Course {
+    In,
     /// It is out, and well since then, if it is.
     Out(Option<Instant>),
     Kept,
@@ -138,8 +141,11 @@ impl Holds {
     pub fn moves(&self) -> Moves {
         let mut moves = Moves { left: self.left.iter().copied().collect(), ..Moves::default() };
         for (key, course) in &self.courses {
-            let of = if *course == Course::Kept { &mut moves.kept } else { &mut moves.out };
-            of.insert(*key);
+            match course {
+                Course::In => continue,
+                Course::Out(_) => moves.out.insert(*key),
+                Course::Kept => moves.kept.insert(*key),
+            };
         }
         moves
     }
@@ -185,21 +191,21 @@ impl Holds {
             |family: &Family| matches!(self.of(service, region, *family), Some(Hold::Back(_)));
         let back: Vec<Family> = Family::ALL.into_iter().filter(is_back).collect();
         for family in &back {
-            self.courses.remove(&(service, region, *family));
+            self.courses.insert((service, region, *family), Course::In);
             self.held.remove(&(service, region, *family));
         }
         self.is_other |= !back.is_empty();
         !back.is_empty()
     }
 
-    /// Follows health at `now`, for all services or these; returns those for which something is
-    /// held otherwise than before.
+    /// Follows health at `now`, for all services or these, where `words` are in force; returns
+    /// those for which something is held otherwise than before.
     pub fn follow(
         &mut self,
         now: Instant,
         services: &[Service],
         which: impl IntoIterator<Item = ServiceId>,
-        health: &HealthTable,
+        (health, words): (&HealthTable, &InForce),
     ) -> Vec<ServiceId> {
         let mut changed = Vec::new();
         for id in which {
@@ -209,20 +215,20 @@ impl Holds {
             for (pool, family) in parts {
                 let Some(wellness) = wellness(service, pool, family, health) else { continue };
                 let key = (id, pool.region, family);
-                let course = self.next(now, key, wellness, service.failback);
+                let is_taken = || is_taken(id, pool, family, words);
+                let course = self.next(now, key, wellness, service.failback, is_taken);
                 let hold = match course {
                     Some(Course::Kept) => Some(Hold::Kept),
                     Some(Course::Out(Some(since))) => Some(Hold::Back(match service.failback {
                         Failback::After(span) => Some(since + span),
                         Failback::Manual => None,
                     })),
-                    Some(Course::Out(None)) | None => None,
+                    Some(Course::In | Course::Out(None)) | None => None,
                 };
-                let before = match course {
-                    Some(course) => self.courses.insert(key, course),
-                    None => self.courses.remove(&key),
+                let before = course.and_then(|course| self.courses.insert(key, course));
+                let is_kept = |of: Option<Course>| {
+                    of.filter(|of| *of != Course::In).map(|of| of == Course::Kept)
                 };
-                let is_kept = |of: Option<Course>| of.map(|of| of == Course::Kept);
                 self.is_other |= is_kept(before) != is_kept(course);
                 is_other |= hold != self.held.get(&key).copied();
                 match hold {
@@ -237,31 +243,42 @@ impl Holds {
         changed
     }
 
-    /// Where a family of a service's region is next.
+    /// Where a family of a service's region is next; `None`: it was never in.
     fn next(
         &mut self,
         now: Instant,
         key: Key,
         wellness: State,
         failback: Failback,
+        is_taken: impl Fn() -> bool,
     ) -> Option<Course> {
-        let course = self.courses.get(&key).copied();
-        match (course, wellness) {
-            (None | Some(Course::Kept), State::Down) => {
-                let may_leave = self.may_leave(now, key.1);
-                Some(if may_leave { Course::Out(None) } else { Course::Kept })
+        let Some(course) = self.courses.get(&key) else {
+            // What is down from the beginning waits for its failback as what went down does.
+            return match wellness {
+                State::Up => Some(Course::In),
+                State::Down => Some(Course::Out(None)),
+                State::Unknown => None,
+            };
+        };
+        Some(match (*course, wellness) {
+            (Course::In | Course::Kept, State::Down) => {
+                if is_taken() || self.may_leave(now, key.1) {
+                    Course::Out(None)
+                } else {
+                    Course::Kept
+                }
             }
-            (None | Some(Course::Kept), _) => None,
-            (Some(Course::Out(since)), State::Up) => {
+            (Course::In | Course::Kept, _) => Course::In,
+            (Course::Out(since), State::Up) => {
                 let since = since.unwrap_or(now);
                 let is_over = match failback {
                     Failback::After(span) => now >= since + span,
                     Failback::Manual => false,
                 };
-                (!is_over).then_some(Course::Out(Some(since)))
+                if is_over { Course::In } else { Course::Out(Some(since)) }
             }
-            (Some(Course::Out(_)), _) => Some(Course::Out(None)),
-        }
+            (Course::Out(_), _) => Course::Out(None),
+        })
     }
 
     /// May a region leave now? If so, it counts, once for all services and families. One of which
@@ -294,6 +311,15 @@ impl Holds {
         });
         back.min()
     }
+}
+
+/// Has an operator taken a family of a service's region out, for all clients?
+fn is_taken(service: ServiceId, pool: &Pool, family: Family, words: &InForce) -> bool {
+    let mut endpoints = pool.endpoints.iter().filter(|of| of.address.family() == family);
+    endpoints.all(|of| {
+        let word = words.word(service, pool.region, of.address.ip(), SLOTS - 1);
+        word.is_some_and(|word| word != Word::Up)
+    })
 }
 
 /// Is a family of a service's region well: are enough of its endpoints up? `None`: it has none.

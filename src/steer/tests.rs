@@ -237,7 +237,7 @@ fn a_region_that_was_out_waits_for_its_failback() {
     let services = two_services(Failback::After(Duration::from_secs(60)));
     let mut holds = Holds::default();
     let follow = |holds: &mut Holds, second, table: &str| {
-        holds.follow(at(second), &services, [id(0), id(1)], &states(table));
+        holds.follow(at(second), &services, [id(0), id(1)], (&states(table), InForce::NONE));
         holds.of(id(0), region(0), Family::V4)
     };
     assert_eq!(follow(&mut holds, 0, "uuuuuu"), None, "never out");
@@ -271,7 +271,7 @@ fn a_region_that_leaves_a_service_waits_for_nothing_there() {
     let services = two_services(Failback::After(Duration::from_secs(60)));
     let mut holds = Holds::default();
     for (second, table) in [(0, "duuduu"), (1, "uuuuuu")] {
-        holds.follow(at(second), &services, [id(0), id(1)], &states(table));
+        holds.follow(at(second), &services, [id(0), id(1)], (&states(table), InForce::NONE));
     }
     let back = Some(Hold::Back(Some(at(61))));
     assert_eq!([0, 1].map(|row| holds.of(id(row), region(0), Family::V4)), [back; 2]);
@@ -282,7 +282,7 @@ fn a_region_that_leaves_a_service_waits_for_nothing_there() {
     holds.rekey(&services, Some, |of| Some(id(1 - of.index())));
     assert_eq!([0, 1].map(|row| holds.of(id(row), region(0), Family::V4)), [back, None]);
     assert_eq!(holds.moves().out, [(id(0), region(0), Family::V4)].into());
-    holds.follow(at(61), &services, [id(0), id(1)], &states("uuuuuu"));
+    holds.follow(at(61), &services, [id(0), id(1)], (&states("uuuuuu"), InForce::NONE));
     assert_eq!(holds.next_change(), None);
 }
 
@@ -291,19 +291,19 @@ fn a_manual_failback_waits_for_the_operator() {
     let services = two_services(Failback::Manual);
     let mut holds = Holds::default();
     for (second, table) in [(0, "uuuuuu"), (1, "duuuuu"), (2, "uuuuuu"), (9999, "uuuuuu")] {
-        holds.follow(at(second), &services, [id(0), id(1)], &states(table));
+        holds.follow(at(second), &services, [id(0), id(1)], (&states(table), InForce::NONE));
     }
     assert_eq!(holds.of(id(0), region(0), Family::V4), Some(Hold::Back(None)));
     assert!(!holds.release(id(1), region(0)), "that one does not wait");
     assert!(holds.release(id(0), region(0)));
-    holds.follow(at(10_000), &services, [id(0), id(1)], &states("uuuuuu"));
+    holds.follow(at(10_000), &services, [id(0), id(1)], (&states("uuuuuu"), InForce::NONE));
     assert_eq!(holds.of(id(0), region(0), Family::V4), None);
     // What an earlier process knew to be out waits too.
     let mut later = Holds::default();
     let mut moves = holds.moves();
     moves.out.insert((id(1), region(2), Family::V4));
     later.recall(at(0), moves);
-    later.follow(at(0), &services, [id(0), id(1)], &states("uuuuuu"));
+    later.follow(at(0), &services, [id(0), id(1)], (&states("uuuuuu"), InForce::NONE));
     assert_eq!(later.of(id(1), region(2), Family::V4), Some(Hold::Back(None)));
 }
 
@@ -332,7 +332,7 @@ fn one_family_of_a_region_waits_for_its_failback() {
     let services = [dual_stack(Failback::Manual)];
     let mut holds = Holds::default();
     let mut follow = |second, table: &str| {
-        holds.follow(at(second), &services, [web()], &states(table));
+        holds.follow(at(second), &services, [web()], (&states(table), InForce::NONE));
         regions_of(&services[0], &holds, table)
     };
     let [us, eu] = [0, 1].map(|row| vec![region(row)]);
@@ -342,7 +342,7 @@ fn one_family_of_a_region_waits_for_its_failback() {
     // The next process knows which family is out.
     let mut later = Holds::default();
     later.recall(at(0), holds.moves());
-    later.follow(at(0), &services, [web()], &states("uuuuuu"));
+    later.follow(at(0), &services, [web()], (&states("uuuuuu"), InForce::NONE));
     assert_eq!(later.all().collect::<Vec<_>>(), [(web(), region(0), Hold::Back(None))]);
     assert_eq!(later.of(web(), region(0), Family::V6), None);
     assert!(holds.release(web(), region(0)));
@@ -361,10 +361,11 @@ fn regions_of_which_one_family_leaves_are_counted() {
     let within = Duration::from_secs(300);
     holds.limit(Some(MaxMoves { regions: Some(1), percent: None, within }));
     let mut follow = |second, table: &str| {
-        holds.follow(at(second), &services, [web()], &states(table));
+        holds.follow(at(second), &services, [web()], (&states(table), InForce::NONE));
         (regions_of(&services[0], &holds, table), holds.all().collect::<Vec<_>>())
     };
     let [us, eu] = [0, 1].map(|row| vec![region(row)]);
+    assert_eq!(follow(0, "uuuuuu"), ([us.clone(), us.clone()], vec![]));
     assert_eq!(follow(1, "duuuuu"), ([eu.clone(), us.clone()], vec![]));
     // The second one stays; the other family of the first may follow.
     let kept = vec![(web(), region(1), Hold::Kept)];
@@ -382,9 +383,9 @@ fn no_more_of_the_traffic_leaves_than_may() {
         let mut holds = Holds::default();
         holds.limit(Some(limit));
         holds.measure((0..3).map(region).zip(shares).collect());
-        for (second, table) in tables.into_iter().enumerate() {
+        for (second, table) in ["uuuuuu"].into_iter().chain(tables).enumerate() {
             let now = at(u64::try_from(second).unwrap());
-            holds.follow(now, &services, [id(0), id(1)], &states(table));
+            holds.follow(now, &services, [id(0), id(1)], (&states(table), InForce::NONE));
         }
         holds.all().filter(|(.., hold)| *hold == Hold::Kept).count()
     };
@@ -399,10 +400,13 @@ fn no_more_of_the_traffic_leaves_than_may() {
 fn one_kept(services: &[Service], limit: MaxMoves) -> Holds {
     let mut holds = Holds::default();
     holds.limit(Some(limit));
-    for (second, table, shares) in [(1, "duuuuu", [0.3, 0.3, 0.4]), (2, "dduuuu", [0.0, 0.5, 0.5])]
-    {
+    for (second, table, shares) in [
+        (0, "uuuuuu", [0.3, 0.3, 0.4]),
+        (1, "duuuuu", [0.3, 0.3, 0.4]),
+        (2, "dduuuu", [0.0, 0.5, 0.5]),
+    ] {
         holds.measure((0..3).map(region).zip(shares).collect());
-        holds.follow(at(second), services, [id(0), id(1)], &states(table));
+        holds.follow(at(second), services, [id(0), id(1)], (&states(table), InForce::NONE));
     }
     assert_eq!(holds.of(id(0), region(1), Family::V4), Some(Hold::Kept));
     let (service, health) = ((id(0), &services[0]), states("dduuuu"));
@@ -429,7 +433,7 @@ fn what_is_kept_stays_over_a_reload() {
         }
         holds.rekey(&turned, |of| Some(region([1, 0, 2][of.index()])), Some);
         let follow = |holds: &mut Holds, second| {
-            holds.follow(at(second), &turned, [id(0), id(1)], &states("dduuuu"));
+            holds.follow(at(second), &turned, [id(0), id(1)], (&states("dduuuu"), InForce::NONE));
             [1, 0].map(|row| holds.of(id(0), region(row), Family::V4))
         };
         assert_eq!(follow(&mut holds, 300), [None, Some(Hold::Kept)], "{limit:?}");
@@ -450,7 +454,12 @@ fn what_is_kept_stays_over_a_start_and_no_longer_than_it_would() {
             later.limit(Some(limit));
             later.recall(at(start), moves);
             let mut follow = |second, table: &str| {
-                later.follow(at(second), &services, [id(0), id(1)], &states(table));
+                later.follow(
+                    at(second),
+                    &services,
+                    [id(0), id(1)],
+                    (&states(table), InForce::NONE),
+                );
                 (later.of(id(0), region(1), Family::V4), later.next_change())
             };
             let kept = (Some(Hold::Kept), Some(at(until)));
@@ -459,6 +468,39 @@ fn what_is_kept_stays_over_a_start_and_no_longer_than_it_would() {
             assert_eq!(follow(until - 1, "dduuuu"), kept, "{limit:?}, {start}");
             assert_eq!(follow(until, "dduuuu"), (None, None), "{limit:?}, {start}");
         }
+    }
+}
+
+#[test]
+fn what_was_never_in_or_was_taken_out_leaves_nothing() {
+    let services = two_services(Failback::After(Duration::ZERO));
+    let drained: Overrides = [Override {
+        scope: Scope::Pool(id(0), region(1)),
+        word: Word::Drain,
+        since: at(0),
+        until: None,
+        ramp: None,
+        ahead: Duration::ZERO,
+    }]
+    .into_iter()
+    .collect();
+    let drained = drained.at(at(0));
+    for limit in LIMITS.map(limit) {
+        // Region 1 of the first service is down after these, and then region 0 dies.
+        let kept = |tables: [&str; 2], words: &InForce| {
+            let mut holds = Holds::default();
+            holds.limit(Some(limit));
+            holds.measure((0..3).map(region).zip([0.3, 0.4, 0.3]).collect());
+            for (second, table) in (0..).zip(tables.into_iter().chain(["dduuuu"])) {
+                holds.follow(at(second), &services, [id(0), id(1)], (&states(table), words));
+            }
+            holds.all().map(|(service, region, _)| (service, region)).collect::<Vec<_>>()
+        };
+        let left_first = vec![(id(0), region(0))];
+        assert_eq!(kept(["uuuuuu", "uduuuu"], InForce::NONE), left_first, "{limit:?}");
+        assert_eq!(kept(["uduuuu", "uduuuu"], InForce::NONE), [], "never in: {limit:?}");
+        assert_eq!(kept(["u?uuuu", "uduuuu"], InForce::NONE), [], "never in: {limit:?}");
+        assert_eq!(kept(["uuuuuu", "uduuuu"], &drained), [], "taken out: {limit:?}");
     }
 }
 
@@ -473,7 +515,7 @@ fn no_more_regions_leave_than_may() {
     }));
     let follow = |holds: &mut Holds, second, table: &str| {
         let table = states(table);
-        holds.follow(at(second), &services, [id(0), id(1)], &table);
+        holds.follow(at(second), &services, [id(0), id(1)], (&table, InForce::NONE));
         let facts = Facts { holds, ..Facts::of(&table) };
         let standing = |of: usize, row: usize| {
             facts.standing(id(of), region(row), &services[of].pools[row].endpoints[0], 0)

@@ -21,7 +21,7 @@ mod tests;
 mod wellformed;
 mod words;
 
-pub use builder::{Fault, Steered, ZoneBuilder, ZoneProblem};
+pub use builder::{Fault, Spot, Steered, ZoneBuilder, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
 pub use lookup::{Cut, Found, Node, Records, Seek, Zone, Zones};
 pub use name::{LONGEST_NAME, Name, ParseNameError};

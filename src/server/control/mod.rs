@@ -339,7 +339,8 @@ impl Control {
         }
         self.measure();
         let services = &self.loaded.plan.services;
-        let changed = self.holds.follow(now, services, which, self.monitor.table());
+        let known = (self.monitor.table(), &self.in_force);
+        let changed = self.holds.follow(now, services, which, known);
         self.keep_moves();
         for id in &changed {
             let kept = self.holds.all().filter(|(of, _, hold)| of == id && *hold == Hold::Kept);
@@ -525,10 +526,11 @@ impl Control {
         self.holds.limit(config.max_moves);
         self.measure();
         self.holds.rekey(&plan.services, region, service);
-        self.holds.follow(now, &plan.services, plan.ids(), self.monitor.table());
         self.planned = overrides::planned(config, now);
         self.overrides = overrides::resolve(&self.said, &self.planned, config);
         self.in_force = self.overrides.at(now);
+        let known = (self.monitor.table(), &self.in_force);
+        self.holds.follow(now, &plan.services, plan.ids(), known);
         self.exposure.open(now, plan);
         self.writing.in_force = self.writing.in_force.rekeyed(region, service);
         self.loaded = loaded.clone();

@@ -10,7 +10,7 @@ use crate::rng::Seed;
 use crate::server::load::Loaded;
 use crate::server::overrides::{self, Said};
 use crate::server::store::{Kept, Moves, Recalled};
-use crate::steer::{self, Family, Holds, Left, Scope};
+use crate::steer::{self, Family, Holds, InForce, Left, Scope};
 use crate::time::Instant;
 
 impl Control {
@@ -69,7 +69,8 @@ pub(super) fn hold(monitor: &Monitor, loaded: &Loaded, recalled: &Recalled, now:
     let Moves { out, kept, left: gone } = &recalled.moves;
     let left = gone.iter().filter_map(left).collect();
     holds.recall(now, steer::Moves { out: all(out), kept: all(kept), left });
-    holds.follow(now, &loaded.plan.services, loaded.plan.ids(), monitor.table());
+    let known = (monitor.table(), InForce::NONE);
+    holds.follow(now, &loaded.plan.services, loaded.plan.ids(), known);
     holds
 }
 
