@@ -229,12 +229,16 @@ async fn grant_all(
 /// Does what an operator wants.
 async fn grant(store: &Gateway, contest: &Contest, naming: &Naming) -> Result<(), Unheard> {
     if !naming.fenced {
-        return store.want(&contest.service, &naming.region).await.map_err(Unheard::from);
+        return store.want(&contest.service, &naming.region).await;
     }
     let found = store.find(&contest.service).await.map_err(Unheard::Unkept)?;
     let named = store.name(contest, &found, &naming.region, true).await?;
-    let faster = || Unheard::Unkept("somebody else was faster; look again".to_owned());
     named.map(drop).ok_or_else(faster)
+}
+
+/// What is said to an operator whose word came after another one.
+fn faster() -> Unheard {
+    Unheard::Unkept("somebody else was faster; look again".to_owned())
 }
 
 /// Why etcd did not do what it was told.
@@ -392,13 +396,30 @@ impl Gateway {
         Ok(duration(&self.ask::<Kept>("lease/keepalive", &body).await?.result.ttl))
     }
 
-    /// An operator wants this region next.
-    async fn want(&self, service: &str, region: &str) -> Result<(), Undone> {
-        let body = json!({
-            "key": self.key(service, "wanted"),
-            "value": BASE64_STANDARD.encode(region),
+    /// An operator wants this region next, unless another one is wanted since that was looked up: a
+    /// member that was told and did not answer may do it yet, after what is said next. So however
+    /// many members are told, it is done once; who is told that it cannot be looks it up, as it may
+    /// be done already by one that did not answer.
+    async fn want(&self, service: &str, region: &str) -> Result<(), Unheard> {
+        let found = self.find(service).await.map_err(Unheard::Unkept)?;
+        let key = self.key(service, "wanted");
+        let put = json!({ "key": key, "value": BASE64_STANDARD.encode(region) });
+        let words = json!({
+            "compare": [unchanged(&key, found.wanted_revision)],
+            "success": [{ "request_put": put }],
         });
-        self.ask::<Value>("kv/put", &body).await.map(drop)
+        let told = self.ask::<Done>("kv/txn", &words).await;
+        if told.as_ref().is_ok_and(|done| done.succeeded) {
+            return Ok(());
+        }
+        // Where it was wanted before, a word that is on its way yet may still be done after it.
+        let is_done = |is: Found| {
+            is.wanted_revision > found.wanted_revision && is.wanted.as_deref() == Some(region)
+        };
+        if self.find(service).await.is_ok_and(is_done) {
+            return Ok(());
+        }
+        Err(told.map_or_else(Unheard::from, |_| faster()))
     }
 
     /// Names the next writer, unless somebody has since `found`, or wants another one since;
@@ -420,14 +441,10 @@ impl Gateway {
         let value = serde_json::to_string(&written).map_err(|error| unsaid(error.to_string()))?;
         let value = BASE64_STANDARD.encode(value);
         let key = |what| self.key(&contest.service, what);
-        let unchanged = |what, revision: i64| {
-            json!({
-                "key": key(what), "target": "MOD", "result": "EQUAL",
-                "mod_revision": revision.to_string(),
-            })
-        };
-        let mut unless =
-            vec![unchanged("last", found.revision), unchanged("wanted", found.wanted_revision)];
+        let mut unless = vec![
+            unchanged(&key("last"), found.revision),
+            unchanged(&key("wanted"), found.wanted_revision),
+        ];
         if !instead {
             unless.push(json!({
                 "key": key("writer"), "target": "VERSION", "result": "EQUAL", "version": "0",
@@ -465,6 +482,13 @@ impl Gateway {
         let why = format!("etcd does not answer: {}", unanswered.why);
         is_ours.then_some(true).ok_or(Undone { why, is_open })
     }
+}
+
+/// That a key still has the value of this revision; 0: it still has none.
+fn unchanged(key: &str, revision: i64) -> Value {
+    json!({
+        "key": key, "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string(),
+    })
 }
 
 /// etcd writes 64-bit numbers as text, and leaves out those that are 0.

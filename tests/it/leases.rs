@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -232,4 +232,47 @@ fn what_an_operator_wants_while_a_writer_is_named_is_not_lost() {
     wait_until(&vec!["192.0.2.2".to_owned()], || server.addresses("w0.example.com"));
     let (_, told) = server.ctl(&["writers"]);
     assert!(told.contains("eu writes, epoch 1"), "{told}");
+}
+
+#[test]
+fn a_word_that_a_member_passes_on_too_late_replaces_none_that_was_said_since() {
+    let etcd = Etcd::start();
+    let is_next = Arc::new(AtomicBool::new(false));
+    let (frozen, passed) = mpsc::channel();
+    let member = || {
+        let (is_next, frozen) = (is_next.clone(), frozen.clone());
+        way(&etcd, move |piece| {
+            // `/meridian/w0/wanted`: what the first word is told by goes no further.
+            let is_word = String::from_utf8_lossy(piece).contains("L21lcmlkaWFuL3cwL3dhbnRlZA==");
+            if is_word && is_next.swap(false, Ordering::Relaxed) {
+                frozen.send(piece.to_vec()).unwrap();
+                loop {
+                    thread::park();
+                }
+            }
+        })
+    };
+    let members = [member(), member()];
+    let server = serve_by(&members, &numbered(1), 60);
+    wait_until(&vec![US.to_owned()], || server.addresses("w0.example.com"));
+    is_next.store(true, Ordering::Relaxed);
+    let say = |region: &str| {
+        let word = ["writer", "w0", region, "--reason", "test", "--owner", "alice"];
+        let (fine, told) = server.ctl(&word);
+        assert!(fine, "{told}");
+    };
+    // Another member is asked, and does it.
+    say("eu");
+    say("us");
+    let word = passed.recv_timeout(Duration::from_secs(10)).unwrap();
+    let mut stream = TcpStream::connect(etcd.url.trim_start_matches("http://")).unwrap();
+    stream.write_all(&word).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let key = "{\"key\": \"L21lcmlkaWFuL3cwL3dhbnRlZA==\"}";
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-d", key, &format!("{}/v3/kv/range", etcd.url)]);
+    let wanted = String::from_utf8(curl.output().unwrap().stdout).unwrap();
+    assert!(wanted.contains("\"value\":\"dXM=\""), "`us` was said last: {wanted}");
 }
