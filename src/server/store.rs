@@ -154,7 +154,8 @@ impl Store {
         self.ask(move |database| database.say(&said))
     }
 
-    /// Keeps who is to write for a service, the same way.
+    /// Keeps who is to write for a service, the same way, unless it is a word of a later epoch that
+    /// is on disk: how far a word has come may be written after the next one was.
     ///
     /// # Errors
     /// Why it is not kept.
@@ -442,6 +443,13 @@ impl Database {
     }
 
     fn name(&self, service: &str, named: &Named) -> rusqlite::Result<()> {
+        let sql = "SELECT named FROM writers WHERE service = ?1";
+        let kept = self.0.query_row(sql, [service], |row| row.get(0)).optional()?;
+        // What cannot be read is replaced.
+        let kept = kept.and_then(|kept: String| serde_json::from_str::<Named>(&kept).ok());
+        if kept.is_some_and(|kept| kept.outlasts(named)) {
+            return Ok(());
+        }
         let sql = "INSERT OR REPLACE INTO writers VALUES (?1, ?2)";
         // Text and numbers can always be written.
         let named = serde_json::to_string(named).unwrap_or_default();

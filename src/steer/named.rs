@@ -168,8 +168,19 @@ impl Named {
     #[must_use]
     pub fn recalled(self, now: Instant) -> Self {
         let begun = self.from.filter(|from| *from > 0).map(|_| (now + self.wait()).as_nanos());
-        // An earlier version believed others any epoch.
-        Self { from: begun.or(self.from), epoch: self.epoch.min(TOO_HIGH / 2), ..self }
+        Self { from: begun.or(self.from), epoch: self.kept_epoch(), ..self }
+    }
+
+    /// The epoch by which a process goes that finds this on its disk: an earlier version believed
+    /// others any.
+    fn kept_epoch(&self) -> u64 {
+        self.epoch.min(TOO_HIGH / 2)
+    }
+
+    /// Does this stay on the disk where it is, when `other` is to be kept? How far the same word
+    /// has come is kept in its place.
+    pub fn outlasts(&self, other: &Self) -> bool {
+        self.kept_epoch() > other.epoch
     }
 
     /// Is the wait over, and was not known to be? Then that is to be kept.

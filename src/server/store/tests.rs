@@ -51,6 +51,35 @@ fn a_stamp_that_makes_no_sense_costs_no_word_and_leaves_room_for_the_next() {
     assert!(Said::told("eu", &said().spoken()).is_some());
 }
 
+/// Who is to write, and from when on it is answered.
+fn named(epoch: u64, region: &str, from: Option<u64>) -> Named {
+    let word = serde_json::json!({
+        "region": region, "epoch": epoch, "ttl": 10, "wait": 14_100, "reason": "test",
+        "owner": "alice", "from": from,
+    });
+    serde_json::from_value(word).unwrap()
+}
+
+#[test]
+fn how_far_a_writer_has_come_is_kept_but_not_over_the_next_one() {
+    let database = Database::of(Connection::open_in_memory()).unwrap();
+    let kept = || database.recall().unwrap().named.remove("web").unwrap();
+    let now = Instant::from_nanos(1 << 40);
+    for named in [named(1, "eu", None), named(1, "eu", Some(7)), named(2, "us", None)] {
+        database.name("web", &named).unwrap();
+        assert_eq!(kept(), named);
+    }
+    // The wait of the first ends before the second is followed.
+    database.name("web", &named(1, "eu", Some(0))).unwrap();
+    assert_eq!(kept(), named(2, "us", None));
+    // Of an epoch in which an earlier version believed others there is a next one.
+    database.name("web", &named(u64::MAX, "eu", None)).unwrap();
+    let believed = kept().recalled(now).end().0;
+    let next = named(believed + 1, "us", None);
+    database.name("web", &next).unwrap();
+    assert_eq!(kept(), next);
+}
+
 #[test]
 fn a_word_waits_for_a_few_syncs_however_much_has_happened() {
     let (jobs, taken) = channel();
