@@ -4,7 +4,8 @@
 //! in one transaction, as each transaction waits for the disk: words wait for no history. What an
 //! operator is told is kept has been written and synced before. Health and history are written
 //! soon after, and what cannot be written is counted and lost: a full disk stops no failover, and
-//! no start. A file that is no database is put aside, and costs what was in it and nothing else.
+//! no start. A file that is no database is put aside, and costs what was in it and nothing else; a
+//! row that cannot be read is passed over, and costs no other.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -14,6 +15,7 @@ use std::thread;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use super::history::{Kind, Record};
 use super::overrides::Said;
@@ -88,6 +90,8 @@ pub(super) struct Recalled {
     pub pushed: Vec<Pushing>,
     /// What is wrong with the file: nothing of all that is known, or nothing more is kept.
     pub lost: Option<String>,
+    /// The rows that cannot be read, and are passed over: the table, and what it is of.
+    pub unread: Vec<String>,
 }
 
 /// What part of the history is asked for: the newest first.
@@ -134,6 +138,9 @@ impl Store {
         };
         let (database, lost, fault) = opened?;
         let recalled = database.recall().map_err(|error| error.to_string())?;
+        for row in &recalled.unread {
+            warn!(row, "a part of the state cannot be read, and is passed over");
+        }
         let recalled = Recalled { lost, ..recalled };
         let (jobs, taken) = channel();
         let thread = thread::Builder::new().name("store".to_owned());
@@ -337,59 +344,87 @@ const UNDONE: &str = "something else could not be written, and this was undone w
 
 impl Database {
     fn recall(&self) -> rusqlite::Result<Recalled> {
-        let mut statement = self.0.prepare("SELECT subject, said FROM overrides")?;
-        let said = statement.query_map([], |row| {
+        let mut unread = Vec::new();
+        let said = self.readable(&mut unread, "overrides", "subject, said", |row| {
             let (subject, text) = (row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
             Said::recalled(subject, text).ok_or(rusqlite::Error::InvalidQuery)
         })?;
-        let said = said.collect::<Result<Vec<_>, _>>()?;
-        let mut statement = self.0.prepare("SELECT target, state, since FROM states")?;
-        let kept = |row: &Row<'_>| {
+        let states = self.readable(&mut unread, "states", "target, state, since", |row| {
             let state = match row.get_ref(1)?.as_str()? {
                 "up" => State::Up,
                 "down" => State::Down,
                 _ => State::Unknown,
             };
             Ok(Kept { target: row.get(0)?, state, since: moment(row.get(2)?) })
-        };
-        let states = statement.query_map([], kept)?.collect::<Result<Vec<_>, _>>()?;
+        })?;
         let alive = self.0.query_row("SELECT at FROM alive", [], |row| row.get(0));
         let alive: Option<i64> = alive.optional()?;
         let last = self.0.query_row("SELECT number FROM incarnation", [], |row| row.get(0));
         let incarnation: Option<i64> = last.optional()?;
         let incarnation = incarnation.map_or(0, i64::unsigned_abs);
+        // All of them or none: fewer would be another majority.
         let mut statement = self.0.prepare("SELECT name FROM nodes ORDER BY name")?;
         let nodes = statement.query_map([], |row| row.get(0))?;
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
         let nodes = Some(nodes).filter(|nodes| !nodes.is_empty());
-        let mut statement = self.0.prepare("SELECT service, named FROM writers")?;
-        let named = statement.query_map([], |row| {
+        let named = self.readable(&mut unread, "writers", "service, named", |row| {
             let named = serde_json::from_str(row.get_ref(1)?.as_str()?);
             Ok((row.get(0)?, named.map_err(|_| rusqlite::Error::InvalidQuery)?))
         })?;
-        let named = named.collect::<Result<_, _>>()?;
-        let mut statement = self.0.prepare("SELECT service, ttl, until FROM given")?;
-        let given = |row: &Row<'_>| {
+        let named = named.into_iter().collect();
+        let given = self.readable(&mut unread, "given", "service, ttl, until", |row| {
             let until = row.get::<_, Option<i64>>(2)?.map(moment);
             Ok(Given { service: row.get(0)?, ttl: Ttl::from_secs(row.get(1)?), until })
-        };
-        let given = statement.query_map([], given)?.collect::<Result<Vec<_>, _>>()?;
+        })?;
         let alive = alive.map(moment);
-        let moves = self.recall_moves()?;
-        let (pushed, lost) = (self.recall_pushed()?, None);
-        Ok(Recalled { nodes, named, said, states, alive, moves, incarnation, given, pushed, lost })
+        let moves = self.recall_moves(&mut unread)?;
+        let (pushed, lost) = (self.recall_pushed(&mut unread)?, None);
+        Ok(Recalled {
+            nodes,
+            named,
+            said,
+            states,
+            alive,
+            moves,
+            incarnation,
+            given,
+            pushed,
+            lost,
+            unread,
+        })
     }
 
-    fn recall_moves(&self) -> rusqlite::Result<Moves> {
-        let pools = |sql| {
-            let mut statement = self.0.prepare(sql)?;
-            statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
-        };
-        let mut statement = self.0.prepare("SELECT region, at, share FROM moved")?;
-        let left = |row: &Row<'_>| Ok((row.get(0)?, moment(row.get(1)?), row.get(2)?));
-        let left = statement.query_map([], left)?.collect::<Result<_, _>>()?;
-        let [out, kept] = [pools("SELECT pool FROM out")?, pools("SELECT pool FROM kept")?];
+    fn recall_moves(&self, unread: &mut Vec<String>) -> rusqlite::Result<Moves> {
+        let left = self.readable(unread, "moved", "region, at, share", |row| {
+            Ok((row.get(0)?, moment(row.get(1)?), row.get(2)?))
+        })?;
+        let out = self.readable(unread, "out", "pool", |row| row.get(0))?;
+        let kept = self.readable(unread, "kept", "pool", |row| row.get(0))?;
         Ok(Moves { out, kept, left })
+    }
+
+    /// What can be read of a table. A row that makes no sense here, as a newer version may have
+    /// written it, costs what is in it and stays where it is: it is `unread`, by its first column.
+    fn readable<T>(
+        &self,
+        unread: &mut Vec<String>,
+        table: &str,
+        columns: &str,
+        read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        let mut statement = self.0.prepare(&format!("SELECT {columns} FROM {table}"))?;
+        let mut rows = statement.query([])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            match read(row) {
+                Ok(one) => all.push(one),
+                Err(_) => {
+                    let of = row.get(0).unwrap_or_else(|_| "?".to_owned());
+                    unread.push(format!("{table}: {of}"));
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Does what waits, once something does; `false`: nobody can ask any more.

@@ -130,12 +130,20 @@ fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
     if !is_broken {
         return Err(reason.to_string());
     }
-    for tail in ["", "-wal", "-shm"] {
-        let named = |end: &str| PathBuf::from(format!("{}{tail}{end}", file.display()));
-        if named("").exists() {
-            fs::rename(named(""), named(".broken")).map_err(|error| error.to_string())?;
+    let named = |tail: &str, end: &str| PathBuf::from(format!("{}{tail}{end}", file.display()));
+    let tails = ["", "-wal", "-shm"];
+    // What was put aside before is not written over: it may be all that is left of what was said.
+    let is_taken = |end: &String| tails.iter().any(|tail| named(tail, end).exists());
+    let (mut end, mut number) = (".broken".to_owned(), 1);
+    while is_taken(&end) {
+        number += 1;
+        end = format!(".broken.{number}");
+    }
+    for tail in tails {
+        if named(tail, "").exists() {
+            fs::rename(named(tail, ""), named(tail, &end)).map_err(|error| error.to_string())?;
         }
     }
     counter!("meridian_state_lost_total").increment(1);
-    Ok(format!("{LOST}: {reason}; what was there is in {}.broken", file.display()))
+    Ok(format!("{LOST}: {reason}; what was there is in {}{end}", file.display()))
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Row, params};
+use rusqlite::params;
 
 use super::{Database, Store, moment, number};
 use crate::time::Instant;
@@ -68,15 +68,15 @@ impl Database {
         Ok(())
     }
 
-    pub(super) fn recall_pushed(&self) -> rusqlite::Result<Vec<Pushing>> {
+    pub(super) fn recall_pushed(&self, unread: &mut Vec<String>) -> rusqlite::Result<Vec<Pushing>> {
         // A file of an earlier version that cannot be written has no such table.
-        let known = self.0.prepare("SELECT name, address, up, until FROM pushed");
-        let Ok(mut statement) = known else { return Ok(Vec::new()) };
-        let pushing = |row: &Row<'_>| {
+        if !self.0.table_exists(None, "pushed")? {
+            return Ok(Vec::new());
+        }
+        self.readable(unread, "pushed", "name, address, up, until", |row| {
             let address = row.get_ref(1)?.as_str()?.parse();
             let address = address.map_err(|_| rusqlite::Error::InvalidQuery)?;
             Ok(((row.get(0)?, address), (row.get(2)?, moment(row.get(3)?))))
-        };
-        statement.query_map([], pushing)?.collect()
+        })
     }
 }

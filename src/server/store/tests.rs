@@ -80,6 +80,50 @@ fn how_far_a_writer_has_come_is_kept_but_not_over_the_next_one() {
     assert_eq!(kept(), next);
 }
 
+#[tokio::test]
+async fn a_row_that_cannot_be_read_costs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open(Some(folder.path())).unwrap();
+    let (store, _) = open();
+    store.incarnation(100).await.unwrap();
+    store.say(said()).await.unwrap();
+    store.name("web".to_owned(), named(1, "eu", None)).await.unwrap();
+    // As a newer version may have written them.
+    let newer = |database: &Database| {
+        database.0.execute_batch(
+            "INSERT INTO overrides SELECT 'us', replace(said, 'drain', 'halve') FROM overrides;
+             INSERT INTO writers VALUES ('api', '{\"regions\": []}');
+             INSERT INTO given VALUES ('api', -1, NULL);
+             INSERT INTO pushed VALUES ('own', '192.0.2.0/24', 1, 1);",
+        )
+    };
+    store.ask(newer).await.unwrap();
+    for _ in 0..2 {
+        let (_, recalled) = open();
+        assert_eq!((recalled.incarnation, recalled.lost), (100, None));
+        assert_eq!(recalled.said, [said()]);
+        assert_eq!(recalled.named, [("web".to_owned(), named(1, "eu", None))].into());
+        let rows = ["overrides: us", "writers: api", "given: api", "pushed: own"];
+        assert_eq!(recalled.unread, rows, "they stay");
+    }
+    store.name("api".to_owned(), named(1, "eu", None)).await.unwrap();
+    assert_eq!(open().1.named.len(), 2, "what cannot be read is replaced by what is said next");
+}
+
+#[test]
+fn what_was_put_aside_is_never_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    for (aside, text) in [("meridian.db.broken", "one"), ("meridian.db.broken.2", "other")] {
+        let text = text.repeat(1_000);
+        std::fs::write(file("meridian.db"), &text).unwrap();
+        let lost = Database::in_folder(folder.path()).unwrap().1.unwrap();
+        assert!(lost.ends_with(aside), "{lost}");
+        assert_eq!(std::fs::read_to_string(file(aside)).unwrap(), text);
+    }
+    assert!(std::fs::read_to_string(file("meridian.db.broken")).unwrap().starts_with("one"));
+}
+
 #[test]
 fn a_word_waits_for_a_few_syncs_however_much_has_happened() {
     let (jobs, taken) = channel();
