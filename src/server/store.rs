@@ -7,7 +7,7 @@
 //! no start. A file that is no database is put aside, and costs what was in it and nothing else; a
 //! row that cannot be read is passed over, and costs no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::iter;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -195,6 +195,11 @@ impl Store {
     /// Keeps what is believed now, soon.
     pub(super) fn keep(&self, states: Vec<Kept>) {
         self.soon(move |database| database.keep(&states));
+    }
+
+    /// These targets are configured, and no others: the last states of others are forgotten, soon.
+    pub(super) fn only(&self, targets: HashSet<String>) {
+        self.soon(move |database| database.forget_but(&targets));
     }
 
     /// These are out, kept and have left, and no others.
@@ -496,6 +501,16 @@ impl Database {
         for kept in states {
             let state = kept.state.to_string();
             self.0.execute(sql, params![kept.target, state, number(kept.since)])?;
+        }
+        Ok(())
+    }
+
+    fn forget_but(&self, targets: &HashSet<String>) -> rusqlite::Result<()> {
+        let mut statement = self.0.prepare("SELECT target FROM states")?;
+        let kept =
+            statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+        for target in kept.iter().filter(|kept| !targets.contains(*kept)) {
+            self.0.execute("DELETE FROM states WHERE target = ?1", [target])?;
         }
         Ok(())
     }

@@ -229,6 +229,7 @@ impl Control {
         self.sample.turn_to(&self.loaded.plan);
         self.note_absent(&self.published.load_full(), None);
         self.tell_lost();
+        self.forget_states();
         self.keep_moves();
         loop {
             self.turn();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Control;
-use crate::config::Config;
+use crate::config::{Config, Target};
 use crate::health::Monitor;
 use crate::ids::{RegionId, ServiceId};
 use crate::rng::Seed;
@@ -20,6 +20,12 @@ impl Control {
         if self.holds.take_other() {
             self.store.moves(self.moves());
         }
+    }
+
+    /// Forgets the last states of what is configured no more: where endpoints come and go, they
+    /// would be more and more.
+    pub(super) fn forget_states(&self) {
+        self.store.only(self.loaded.config.targets.iter().map(Target::key).collect());
     }
 
     /// What is out, kept and has left, as it is kept for the next process: `web/eu AAAA`, `eu`.

@@ -17,7 +17,7 @@ use crate::rng::Seed;
 use crate::server::control::{Control, Peers};
 use crate::server::load::{Loader, Source};
 use crate::server::prober::Prober;
-use crate::server::store::{Page, Recalled};
+use crate::server::store::{Kept, Page, Recalled};
 use crate::steer::{Family, TtlReason, Word};
 
 const CONFIG: &str = "regions: { us: {}, eu: {} }
@@ -98,6 +98,23 @@ async fn what_others_tell_waits_until_it_is_known_which_process_serves() {
         let told = handle.push((check.to_owned(), address), signal, PATIENCE).await;
         assert!(matches!(told, Err(Unheard::Senseless(_))), "{wrong:?}");
     }
+}
+
+#[tokio::test]
+async fn the_last_states_of_what_is_configured_no_more_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let handle = deciding(folder.path(), true);
+    let targets = handle.view().await.unwrap().loaded.config.targets.clone();
+    let kept = |target| Kept { target, state: State::Up, since: Instant::default() };
+    let configured: Vec<Kept> = targets.iter().map(|of| kept(of.key())).collect();
+    assert!(!configured.is_empty());
+    handle.store.keep([&configured[..], &[kept("192.0.2.9 gone".to_owned())]].concat());
+    let before = on_disk(&handle, folder.path()).await.states;
+    assert_eq!(before.len(), configured.len() + 1);
+    // The next process forgets them before it is asked anything.
+    let next = deciding(folder.path(), true);
+    next.view().await.unwrap();
+    assert_eq!(on_disk(&next, folder.path()).await.states, configured);
 }
 
 fn said(word: Word, reason: &str) -> Said {
