@@ -36,6 +36,8 @@ mod leases;
 mod named;
 mod overrides;
 #[cfg(test)]
+mod overrides_tests;
+#[cfg(test)]
 mod tests;
 pub mod weighted;
 mod words;

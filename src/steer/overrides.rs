@@ -62,6 +62,16 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// All that is about an endpoint of `service` in `region`, the narrowest first.
+    fn all_about(
+        service: ServiceId,
+        region: RegionId,
+        address: Option<IpAddr>,
+    ) -> impl Iterator<Item = Self> {
+        let wider = [Self::Pool(service, region), Self::Region(region)];
+        address.map(Self::Address).into_iter().chain(wider)
+    }
+
     /// Is it about an endpoint of `service` in `region`?
     fn is_about(self, service: ServiceId, region: RegionId, address: Option<IpAddr>) -> bool {
         match self {
@@ -151,7 +161,7 @@ impl Override {
     }
 }
 
-/// All words that stand.
+/// All words that stand, in the order of their scopes; of two on the same scope the first counts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Overrides {
     list: Vec<Override>,
@@ -159,7 +169,9 @@ pub struct Overrides {
 
 impl FromIterator<Override> for Overrides {
     fn from_iter<I: IntoIterator<Item = Override>>(list: I) -> Self {
-        Self { list: list.into_iter().collect() }
+        let mut list: Vec<Override> = list.into_iter().collect();
+        list.sort_by_key(|one| one.scope);
+        Self { list }
     }
 }
 
@@ -167,9 +179,7 @@ impl Overrides {
     /// What is in force at `now`.
     pub fn at(&self, now: Instant) -> InForce {
         let reaching = self.list.iter().map(|one| (one.scope, one.word, one.reach(now)));
-        let mut rows: Vec<_> = reaching.filter(|(.., reach)| *reach > 0).collect();
-        // The narrowest first.
-        rows.sort_by_key(|(scope, ..)| std::cmp::Reverse(*scope));
+        let rows = reaching.filter(|(.., reach)| *reach > 0).collect();
         let ahead = self.list.iter().filter(|one| one.is_ahead(now));
         InForce { rows, ahead: ahead.map(|one| one.scope).collect(), speakers: Vec::new() }
     }
@@ -180,12 +190,12 @@ impl Overrides {
     }
 }
 
-/// The words that are in force at one moment, the narrowest first, each with the number of slots
-/// that it reaches.
+/// The words that are in force at one moment, each with the number of slots that it reaches.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct InForce {
+    /// In the order of their scopes: there may be thousands, and every endpoint is looked up.
     rows: Vec<(Scope, Word, usize)>,
-    /// What a word will be about soon.
+    /// What a word will be about soon, in the same order.
     ahead: Vec<Scope>,
     /// Who speaks of these, if it is no operator; `None`: nobody does, it is only assumed.
     speakers: Vec<(Scope, Option<String>)>,
@@ -256,23 +266,30 @@ impl InForce {
         address: Option<IpAddr>,
         slot: usize,
     ) -> Option<(Scope, Word)> {
-        let mut words = self
-            .rows
-            .iter()
-            .filter(|(scope, _, reach)| scope.is_about(service, region, address) && slot < *reach);
-        words.next().map(|(scope, word, _)| (*scope, *word))
+        let mut words = Scope::all_about(service, region, address).flat_map(|of| self.rows_of(of));
+        let (scope, word, _) = words.find(|(.., reach)| slot < *reach)?;
+        Some((*scope, *word))
+    }
+
+    /// What is said of exactly this.
+    fn rows_of(&self, scope: Scope) -> impl Iterator<Item = &(Scope, Word, usize)> {
+        let first = self.rows.partition_point(|(of, ..)| *of < scope);
+        self.rows.iter().skip(first).take_while(move |(of, ..)| *of == scope)
     }
 
     /// Will a word soon be about an endpoint?
     pub fn is_ahead(&self, service: ServiceId, region: RegionId, address: Option<IpAddr>) -> bool {
-        self.ahead.iter().any(|scope| scope.is_about(service, region, address))
+        Scope::all_about(service, region, address).any(|of| self.ahead.binary_search(&of).is_ok())
     }
 
     /// The slots at which the clients of a service part: everybody from one of these up to the
     /// next is told the same. The first is 0.
     pub fn bands(&self, service: ServiceId, pools: &[Pool]) -> Vec<usize> {
-        let is_about = |(scope, ..): &&(Scope, Word, usize)| scope.is_in(service, pools);
-        let ends = self.rows.iter().filter(is_about).map(|(.., reach)| *reach);
+        let scopes = pools.iter().flat_map(|pool| {
+            let endpoints = pool.endpoints.iter();
+            endpoints.flat_map(|of| Scope::all_about(service, pool.region, of.address.ip()))
+        });
+        let ends = scopes.flat_map(|scope| self.rows_of(scope)).map(|(.., reach)| *reach);
         let mut bands: Vec<usize> = ends.filter(|end| *end < SLOTS).chain([0]).collect();
         bands.sort_unstable();
         bands.dedup();
