@@ -19,6 +19,7 @@ use super::etcd::Gateway;
 use super::files::{Print, read};
 use super::geoip::{Databases, Geography, Survey};
 use super::memory;
+use super::overrides::{Meanings, meanings};
 use super::prober::{Files, Probe, faults};
 use super::seal::cookie_secret;
 use super::tls::Clients;
@@ -63,6 +64,8 @@ pub struct Loaded {
     pub config: Config,
     /// What snapshots are compiled from.
     pub plan: Arc<Plan>,
+    /// What operators can speak of.
+    pub(super) meanings: Meanings,
     /// Where clients are.
     pub survey: Arc<Survey>,
     /// What the databases that tell it say of themselves.
@@ -270,6 +273,7 @@ impl Loader {
             file: self.name(),
             folder: self.folder.clone(),
             plan: Arc::new(plan),
+            meanings: meanings(&config),
             survey,
             databases,
             config,

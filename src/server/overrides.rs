@@ -36,6 +36,10 @@ pub struct Said {
     pub stamp: Stamp,
 }
 
+/// What can be spoken of in a configuration: what that is, and the longest TTL of the services that
+/// have a part in it. Very many words are looked up in it, again for each that is said.
+pub(super) type Meanings = HashMap<Subject, (Scope, Ttl)>;
+
 /// How long it is remembered that a word was taken back, or has ended, so that a node that was away
 /// does not bring an earlier one again.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
@@ -132,10 +136,10 @@ impl Said {
     pub(super) fn takes_out(
         &self,
         (service, pool): (ServiceId, &Pool),
-        config: &Config,
+        meanings: &Meanings,
         now: Instant,
     ) -> bool {
-        let out = self.resolve(config).filter(|of| of.word != Word::Up && of.reach(now) > 0);
+        let out = self.resolve(meanings).filter(|of| of.word != Word::Up && of.reach(now) > 0);
         out.is_some_and(|of| of.scope.is_in(service, slice::from_ref(pool)))
     }
 
@@ -188,41 +192,41 @@ impl Said {
 
     /// Does it take fewer clients away at `now` than `before` did, though it takes some? They would
     /// be back until its ramp reaches them.
-    pub(super) fn falls_short_of(&self, before: &Self, config: &Config, now: Instant) -> bool {
+    pub(super) fn falls_short_of(&self, before: &Self, meanings: &Meanings, now: Instant) -> bool {
         let reach = |of: &Self| {
             let takes_away = of.word != Some(Word::Up);
-            of.resolve(config).filter(|_| takes_away).map_or(0, |of| of.reach(now))
+            of.resolve(meanings).filter(|_| takes_away).map_or(0, |of| of.reach(now))
         };
         (1..reach(before)).contains(&reach(self))
     }
 
-    /// What it means in `config`; `None`: nothing, as it names nothing there.
-    fn resolve(&self, config: &Config) -> Option<Override> {
+    /// What it means among `meanings`; `None`: nothing, as it names nothing there.
+    fn resolve(&self, meanings: &Meanings) -> Option<Override> {
         let Self { since, until, ramp, .. } = *self;
-        let (word, scope) = (self.word?, scope(&self.subject, config).ok()?);
-        let of = config.services.iter().zip(0..).filter(|(service, row)| {
-            ServiceId::from_index(*row).is_some_and(|id| scope.is_in(id, &service.pools))
-        });
+        let (word, (scope, longest)) = (self.word?, *meanings.get(&self.subject)?);
         // By then the last answer with the whole TTL is forgotten.
-        let ahead = of.map(|(service, _)| service.ttl).max().map_or(Duration::ZERO, Ttl::duration);
-        Some(Override { scope, word, since, until, ramp, ahead })
+        Some(Override { scope, word, since, until, ramp, ahead: longest.duration() })
     }
 }
 
-/// What all of `said` and `planned` means in `config`. Of two on the same subject what is said
+/// What all of `said` and `planned` means among `meanings`. Of two on the same subject what is said
 /// counts.
-pub(super) fn resolve(said: &[Said], planned: &[Said], config: &Config) -> Overrides {
-    said.iter().chain(planned).filter_map(|said| said.resolve(config)).collect()
+pub(super) fn resolve<'s>(
+    said: impl IntoIterator<Item = &'s Said>,
+    planned: &'s [Said],
+    meanings: &Meanings,
+) -> Overrides {
+    said.into_iter().chain(planned).filter_map(|said| said.resolve(meanings)).collect()
 }
 
 /// Who speaks, of what no operator speaks of at `now` and the configuration does: to be shown.
 pub(super) fn speakers(
     said: &[Said],
     planned: &[Said],
-    config: &Config,
+    meanings: &Meanings,
     now: Instant,
 ) -> Vec<(Scope, Option<String>)> {
-    let in_force = |of: &Said| Some(of.resolve(config).filter(|of| of.reach(now) > 0)?.scope);
+    let in_force = |of: &Said| Some(of.resolve(meanings).filter(|of| of.reach(now) > 0)?.scope);
     // Few are planned; of the very many that may be said only those on the same subject are read.
     let is_said = |planned: &Said| {
         said.iter().any(|of| of.subject == planned.subject && in_force(of).is_some())
@@ -247,6 +251,31 @@ pub(super) fn planned(config: &Config, now: Instant) -> Vec<Said> {
         })
     };
     config.maintenance.iter().filter_map(said).collect()
+}
+
+/// What can be spoken of in `config`: what [`scope`] finds, all at once.
+pub(super) fn meanings(config: &Config) -> Meanings {
+    let regions = config.regions.iter().zip((0..).map_while(RegionId::from_index));
+    let regions = regions.map(|(of, id)| (Subject::Region(of.name.clone()), Scope::Region(id)));
+    let mut meanings: Meanings = regions.map(|(of, scope)| (of, (scope, Ttl::default()))).collect();
+    let services = config.services.iter().zip((0..).map_while(ServiceId::from_index));
+    for (service, id) in services {
+        for pool in &service.pools {
+            let name = config.regions.get(pool.region.index()).map(|of| of.name.clone());
+            let wider = name.into_iter().flat_map(|name| {
+                let of_pool = Subject::Pool(service.name.clone(), name.clone());
+                let of_region = (Subject::Region(name), Scope::Region(pool.region));
+                [(of_pool, Scope::Pool(id, pool.region)), of_region]
+            });
+            let addresses = pool.endpoints.iter().filter_map(|of| of.address.ip());
+            let addresses = addresses.map(|of| (Subject::Address(of), Scope::Address(of)));
+            for (subject, scope) in wider.chain(addresses) {
+                let (_, longest) = meanings.entry(subject).or_insert((scope, service.ttl));
+                *longest = service.ttl.max(*longest);
+            }
+        }
+    }
+    meanings
 }
 
 /// What `subject` is in `config`.

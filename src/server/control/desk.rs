@@ -100,9 +100,8 @@ impl Control {
 
     /// Finds out what is meant by what is said and planned.
     pub(super) fn resolve(&mut self) {
-        let config = &self.loaded.config;
-        self.planned = overrides::planned(config, self.clock.now());
-        self.overrides = overrides::resolve(&self.said, &self.planned, config);
+        self.planned = overrides::planned(&self.loaded.config, self.clock.now());
+        self.overrides = overrides::resolve(&self.said, &self.planned, &self.loaded.meanings);
     }
 
     /// Ends what was said until a moment that has passed, and plans what is next.
@@ -184,17 +183,17 @@ impl Control {
 
     /// What `said` would do, once it has reached everybody.
     pub(super) fn weigh(&self, said: Said) -> Result<(Said, Impact), String> {
-        let config = &self.loaded.config;
+        let meanings = &self.loaded.meanings;
         // What names nothing any more can still be taken back.
         if said.word.is_some() {
-            overrides::scope(&said.subject, config)?;
+            overrides::scope(&said.subject, &self.loaded.config)?;
         }
         let now = self.clock.now();
         if said.until.is_some_and(|until| until <= now) {
             return Err("it would be over already".to_owned());
         }
         let before = self.said.iter().find(|other| other.subject == said.subject);
-        if before.is_some_and(|before| said.falls_short_of(before, config, now)) {
+        if before.is_some_and(|before| said.falls_short_of(before, meanings, now)) {
             let what = "the ramp begins with fewer clients than the word that stands has reached, \
                         and the others would be back at once; expected a first step that is no \
                         smaller, or no ramp";
@@ -211,8 +210,8 @@ impl Control {
         let said = Said { stamp, ..said };
         let whole = Said { ramp: None, until: None, since: now, ..said.clone() };
         let others = self.said.iter().filter(|other| other.subject != whole.subject);
-        let all: Vec<Said> = others.cloned().chain([whole.clone()]).collect();
-        let in_force = overrides::resolve(&all, &self.planned, config).at(now);
+        let all = others.chain([&whole]);
+        let in_force = overrides::resolve(all, &self.planned, meanings).at(now);
         let facts = Facts { overrides: &in_force, ..self.facts() };
         Ok((said, {
             let clients = self.sample.clients(&self.loaded.plan);

@@ -154,7 +154,7 @@ impl Control {
         loaded.certificate.iter().for_each(|newest| certificate.set(newest.clone()));
         let holds = hold(&monitor, &loaded, &recalled, now);
         let [said, planned] = [said(&recalled, now), overrides::planned(&loaded.config, now)];
-        let overrides = overrides::resolve(&said, &planned, &loaded.config);
+        let overrides = overrides::resolve(&said, &planned, &loaded.meanings);
         let in_force = overrides.at(now);
         let facts = Facts { overrides: &in_force, holds: &holds, ..Facts::of(monitor.table()) };
         let first = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
@@ -442,7 +442,7 @@ impl Control {
 
     fn view(&self) -> View {
         let now = self.clock.now();
-        let speakers = overrides::speakers(&self.said, &self.planned, &self.loaded.config, now);
+        let speakers = overrides::speakers(&self.said, &self.planned, &self.loaded.meanings, now);
         View {
             now,
             started: self.begins.at,
@@ -528,7 +528,7 @@ impl Control {
         self.measure();
         self.holds.rekey(&plan.services, region, service);
         self.planned = overrides::planned(config, now);
-        self.overrides = overrides::resolve(&self.said, &self.planned, config);
+        self.overrides = overrides::resolve(&self.said, &self.planned, &loaded.meanings);
         self.in_force = self.overrides.at(now);
         let known = (self.monitor.table(), &self.in_force);
         self.holds.follow(now, &plan.services, plan.ids(), known);

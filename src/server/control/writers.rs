@@ -333,7 +333,7 @@ impl Control {
 
     /// What is to be done so that another region writes.
     pub(super) fn next_writer(&self, naming: &Naming) -> Result<Next, String> {
-        let config = &self.loaded.config;
+        let Loaded { config, meanings, .. } = &*self.loaded;
         let id = self.loaded.plan.service_named(&naming.service);
         let found = id.and_then(|id| Some((id, config.services.get(id.index())?)));
         let (id, found) = found.ok_or_else(|| format!("no service `{}`", naming.service))?;
@@ -342,7 +342,7 @@ impl Control {
         let out = |at| {
             let mut words = self.said.iter().chain(&self.planned);
             let pool = found.pools.iter().find(|pool| pool.region == at)?;
-            words.find(|said| said.takes_out((id, pool), config, now)).map(Said::keeps_out)
+            words.find(|said| said.takes_out((id, pool), meanings, now)).map(Said::keeps_out)
         };
         if let Lease::Kept(_) = naming.makes_sense((id, found), region, &self.facts(), out)? {
             let wishes = self.writing.wishes.clone();
