@@ -15,18 +15,42 @@ use crate::time::Instant;
 use super::Control;
 
 impl Control {
-    /// Follows an operator's word, or follows it no more.
-    pub(super) fn say(&mut self, said: Said, who: String) {
-        let told = (said.subject.to_string(), said.verb());
-        let (why, level) = (said.reason.clone(), said.word.map_or(Level::Info, |_| Level::Warn));
-        self.latest = self.latest.max(said.stamp.at);
-        self.put(said);
+    /// Decides by these words, which are put: by all at once, as each decision is one on all
+    /// services.
+    pub(super) fn follow_words(&mut self, words: Vec<(Said, String)>) {
+        if words.is_empty() {
+            return;
+        }
         self.resolve();
         self.heed(Vec::new());
-        self.tell(level, Kind::Override, told, (why, who), None);
+        for (said, who) in words {
+            let told = (said.subject.to_string(), said.verb());
+            let level = said.word.map_or(Level::Info, |_| Level::Warn);
+            self.tell(level, Kind::Override, told, (said.reason, who), None);
+        }
     }
 
-    /// The same, said here, and tells whether it is followed. Another node's word may have come
+    /// An operator has said something at another node: that, and who said it, if it counts.
+    pub(super) fn hear_word(&mut self, name: &str, theirs: Said) -> Option<(Said, String)> {
+        let now = self.clock.now();
+        self.latest = self.latest.max(theirs.stamp.at);
+        let theirs = theirs.heard(now);
+        if theirs.until.is_some_and(|until| now >= until) {
+            return None;
+        }
+        if self.said_of(&theirs.subject).is_some_and(|ours| theirs.is_end_of(ours)) {
+            return None;
+        }
+        let who = format!("{} at {name}", theirs.owner);
+        let merged = self.weigh_against_ours(&theirs, (false, &who));
+        matches!(merged, Merged::Theirs | Merged::ConflictTheirs).then(|| {
+            self.keep(theirs.clone());
+            self.put(theirs.clone());
+            (theirs, who)
+        })
+    }
+
+    /// Follows an operator's word, said here, and tells whether it is followed. Another node's word may have come
     /// while this one was written to disk, and been written after it.
     pub(super) fn say_here(
         &mut self,
@@ -35,7 +59,7 @@ impl Control {
         reply: oneshot::Sender<Result<(), String>>,
     ) {
         let merged = self.weigh_against_ours(&said, (true, &who));
-        let ours = self.said.iter().find(|ours| ours.subject == said.subject);
+        let ours = self.said_of(&said.subject);
         // Else the end of what was here may have been written after it.
         let is_newest = match ours {
             Some(ours) => merged == Merged::Theirs && ours.word.is_some(),
@@ -46,7 +70,8 @@ impl Control {
             _ => (said.clone(), Ok(())),
         };
         if done.is_ok() {
-            self.say(said, who);
+            self.put(said.clone());
+            self.follow_words(vec![(said, who)]);
         }
         if is_newest {
             let _gone = reply.send(done);
@@ -68,7 +93,7 @@ impl Control {
         theirs: &Said,
         (is_here, who): (bool, &str),
     ) -> Merged {
-        let Some(ours) = self.said.iter().find(|said| said.subject == theirs.subject) else {
+        let Some(ours) = self.said_of(&theirs.subject) else {
             return Merged::Theirs;
         };
         let merged = merge((ours.stamp, ours.safety()), (theirs.stamp, theirs.safety()));
@@ -83,14 +108,21 @@ impl Control {
         merged
     }
 
+    /// What is said of a subject.
+    fn said_of(&self, subject: &Subject) -> Option<&Said> {
+        let row = self.said.binary_search_by(|said| said.subject.cmp(subject)).ok()?;
+        self.said.get(row)
+    }
+
     /// Puts a word in the place of what was said of its subject, here and at the others.
     fn put(&mut self, said: Said) {
         if let Some(peers) = &self.peers {
             peers.say(format!("w/{}", said.subject), Some(said.spoken()));
         }
-        self.said.retain(|other| other.subject != said.subject);
-        self.said.push(said);
-        self.said.sort_by(|one, other| one.subject.cmp(&other.subject));
+        self.latest = self.latest.max(said.stamp.at);
+        let row = self.said.binary_search_by(|other| other.subject.cmp(&said.subject));
+        let (from, to) = row.map_or_else(|row| (row, row), |row| (row, row + 1));
+        self.said.splice(from..to, [said]);
     }
 
     /// Keeps a word that nobody waits for.
@@ -192,7 +224,7 @@ impl Control {
         if said.until.is_some_and(|until| until <= now) {
             return Err("it would be over already".to_owned());
         }
-        let before = self.said.iter().find(|other| other.subject == said.subject);
+        let before = self.said_of(&said.subject);
         if before.is_some_and(|before| said.falls_short_of(before, meanings, now)) {
             let what = "the ramp begins with fewer clients than the word that stands has reached, \
                         and the others would be back at once; expected a first step that is no \

@@ -104,6 +104,7 @@ pub(super) struct Control {
     store: Store,
     /// Why nothing is known of what was kept before the start.
     lost: Option<String>,
+    /// In the order of subjects.
     said: Vec<Said>,
     /// The maintenance that is on, or comes next.
     planned: Vec<Said>,
@@ -252,7 +253,7 @@ impl Control {
                 Some((target, report)) = self.reports.recv() => self.take(target, report),
                 Some(target) = self.hints.recv() => self.monitor.hint(self.clock.now(), target),
                 request = self.requests.recv() => match request {
-                    Some(request) => self.serve(request),
+                    Some(request) => self.serve_next(request),
                     None => return,
                 },
                 () = wait => {}
@@ -392,6 +393,20 @@ impl Control {
         self.writing.decided(plan, changed);
         self.note_absent(&previous, changed);
         self.replaced.push(previous);
+    }
+
+    /// Serves a request. What others say comes in many small parts: all that has come is heard
+    /// before what it changes is published.
+    fn serve_next(&mut self, request: Request) {
+        let (mut next, mut heard) = (Some(request), Vec::new());
+        while heard.len() < BURST
+            && let Some(Request::Heard(more)) = next
+        {
+            heard.extend(more);
+            next = self.requests.try_recv().ok();
+        }
+        self.hear(heard);
+        next.into_iter().for_each(|request| self.serve(request));
     }
 
     fn serve(&mut self, request: Request) {

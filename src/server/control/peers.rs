@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::warn;
 
-use crate::cluster::{FRESH, Heard, Lists, Merged};
+use crate::cluster::{FRESH, Heard, Lists};
 use crate::config::{Cluster, Member};
 use crate::health::State;
 use crate::ids::{NodeId, ServiceId, TargetId};
@@ -467,6 +467,7 @@ impl Control {
     /// Others say something.
     pub(super) fn hear(&mut self, heard: Vec<Heard>) {
         let now = self.clock.now();
+        let mut words = Vec::new();
         for heard in heard {
             let Some(peers) = &mut self.peers else { return };
             match heard {
@@ -491,7 +492,10 @@ impl Control {
                         peers.compare(now, node, service);
                     }
                     (Some(("w", subject)), Some(value)) => match Said::told(subject, &value) {
-                        Some(said) => self.hear_word(node, said),
+                        Some(said) => {
+                            let name = peers.name(node);
+                            words.extend(self.hear_word(&name, said));
+                        }
                         None => warn!(subject, "a word of another node makes no sense"),
                     },
                     (Some(("e", service)), Some(value)) => match serde_json::from_str(&value) {
@@ -509,6 +513,7 @@ impl Control {
                 },
             }
         }
+        self.follow_words(words);
     }
 
     fn hear_opinion(&mut self, node: NodeId, key: String, value: Option<&str>) {
@@ -527,27 +532,6 @@ impl Control {
             Some(state) => of_node.insert(key, state),
             None => of_node.remove(&key),
         };
-    }
-
-    /// An operator has said something at another node.
-    fn hear_word(&mut self, node: NodeId, theirs: Said) {
-        let now = self.clock.now();
-        self.latest = self.latest.max(theirs.stamp.at);
-        let theirs = theirs.heard(now);
-        if theirs.until.is_some_and(|until| now >= until) {
-            return;
-        }
-        let ours = self.said.iter().find(|said| said.subject == theirs.subject);
-        if ours.is_some_and(|ours| theirs.is_end_of(ours)) {
-            return;
-        }
-        let name = self.peers.as_ref().map(|peers| peers.name(node)).unwrap_or_default();
-        let who = format!("{} at {name}", theirs.owner);
-        let merged = self.weigh_against_ours(&theirs, (false, &who));
-        if matches!(merged, Merged::Theirs | Merged::ConflictTheirs) {
-            self.keep(theirs.clone());
-            self.say(theirs, who);
-        }
     }
 
     /// These other nodes are heard.

@@ -57,10 +57,12 @@ fn parts(told: &str, config: &Config) -> Vec<(ServiceId, RegionId, Family)> {
     families.into_iter().filter(has).map(|family| (service, region, family)).collect()
 }
 
-/// What operators said to an earlier process, as it counts at `now`.
+/// What operators said to an earlier process, as it counts at `now`, in the order of subjects.
 pub(super) fn said(recalled: &Recalled, now: Instant) -> Vec<Said> {
     let said = recalled.said.iter().cloned();
-    said.map(|said| said.resumed(now, recalled.alive)).collect()
+    let mut said: Vec<Said> = said.map(|said| said.resumed(now, recalled.alive)).collect();
+    said.sort_by(|one, other| one.subject.cmp(&other.subject));
+    said
 }
 
 /// What is held back or kept, after what an earlier process knew of it.

@@ -107,6 +107,46 @@ async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
 }
 
 #[tokio::test]
+async fn what_others_say_at_once_is_published_once() {
+    let addresses: Vec<String> = (1..=40).map(|row| format!("192.0.2.{row}")).collect();
+    let us = addresses.join(", ");
+    let names = "names: [www.example.com], regions";
+    let mut world = world(&format!("  web: {{ {names}: {{ us: [{us}], eu: 192.0.2.99 }} }}"));
+    let _said = world.join();
+    let (control, other) = (&mut world.control, NodeId::from_index(1).unwrap());
+    let since = control.clock.now();
+    let heard = |subject: &String| {
+        let said = Said {
+            subject: subject.parse().unwrap(),
+            word: Some(Word::Down),
+            reason: "power".to_owned(),
+            owner: "alice".to_owned(),
+            since,
+            until: None,
+            ramp: None,
+            stamp: Stamp::next(since, None, 0),
+        };
+        Heard::Entry(other, format!("w/{subject}"), Some(said.spoken()))
+    };
+    // They come in small parts, and somebody asks for something else meanwhile.
+    let mut parts =
+        addresses.chunks(5).map(|part| Request::Heard(part.iter().map(&heard).collect()));
+    let first = parts.next().unwrap();
+    parts.for_each(|part| world._handle.requests.try_send(part).unwrap());
+    let (reply, view) = tokio::sync::oneshot::channel();
+    world._handle.requests.try_send(Request::View(reply)).unwrap();
+    let before = control.published.load().generation();
+    control.serve_next(first);
+    assert_eq!(control.published.load().generation(), before + 1);
+    assert_eq!((control.said.len(), control.events.len()), (40, 40));
+    let View { snapshot, overrides, .. } = view.await.unwrap();
+    assert_eq!(snapshot.generation(), before + 1);
+    let (service, us) = (ServiceId::from_index(0).unwrap(), RegionId::from_index(0).unwrap());
+    let word = |of: &String| overrides.word(service, us, Some(of.parse().unwrap()), 0);
+    assert!(addresses.iter().all(|of| word(of) == Some(Word::Down)));
+}
+
+#[tokio::test]
 async fn what_only_another_node_answers_with_is_known_until_it_is_forgotten() {
     const WEB: &str = "  web: { names: [www.example.com], regions: { us: 192.0.2.1 } }\n";
     const API: &str = "  api: { names: [api.example.com], regions: { us: 192.0.2.1 } }\n";
