@@ -8,7 +8,7 @@ use crate::health::{HealthTable, State};
 use crate::query::{Explanation, Question, explain};
 use crate::server::{Loaded, Loader, Refused, Source, What};
 use crate::snapshot::Snapshot;
-use crate::steer::{Facts, InForce};
+use crate::steer::Facts;
 
 /// Explains by a configuration, or asks a server to.
 pub(super) fn run(asked: Explain) -> Result<(), Failed> {
@@ -69,8 +69,7 @@ fn by_config(loaded: &Loaded, asked: &Explain) -> Result<Explanation, Failed> {
         .targets
         .iter()
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Up));
-    let overrides = InForce::NONE.assuming_down(&down);
-    let facts = Facts { overrides: &overrides, ..Facts::of(&all_up) };
+    let facts = Facts { down: &down, ..Facts::of(&all_up) };
     let snapshot = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
     let question = Question { name, rtype, client: asked.from };
     let atlas = loaded.survey.atlas().map_err(|problems| Failed::refused(&problems))?;

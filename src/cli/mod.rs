@@ -77,7 +77,7 @@ struct Explain {
     /// The record type that is asked for.
     #[arg(long = "type", value_name = "TYPE", default_value = "A")]
     rtype: String,
-    /// Take this region for down; may be given again.
+    /// Assume that all in this region is down, and that operators' words stand; may be given again.
     #[arg(long, value_name = "REGION")]
     down: Vec<String>,
     /// Decide by this configuration, with every endpoint up but those in `--down`.

@@ -13,9 +13,7 @@ use super::resolve::parent_side;
 use crate::geo::Atlas;
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Body, LONGEST_CHAIN, Plan, Ready, Selector, Snapshot};
-use crate::steer::{
-    Basis, Endpoint, Facts, Family, Policy, Service, Standing, Word, ramp_slot, state_of,
-};
+use crate::steer::{Basis, Endpoint, Facts, Family, Policy, Service, Standing, Word, ramp_slot};
 use crate::time::Instant;
 use crate::zone::{Found, Name, RecordType};
 
@@ -357,9 +355,10 @@ impl<'f> Counted<'f> {
         let targets = endpoint.probed.iter().flat_map(|probed| &probed.targets);
         let health = targets.map(|target| facts.health.get(*target));
         let held = health.filter(|of| of.failing_since.is_none()).filter_map(|of| of.held_until);
-        let held = held.max().filter(|_| standing == Standing::Down && said.is_none());
+        let is_seen = !facts.down.contains(&region) && said.is_none();
+        let held = held.max().filter(|_| standing == Standing::Down && is_seen);
         let probes = match &endpoint.probed {
-            Some(_) => state_of(endpoint, facts.health).to_string(),
+            Some(_) => facts.seen(region, endpoint).to_string(),
             None => "none".to_owned(),
         };
         Self { standing, said, probes, held }

@@ -140,11 +140,11 @@ impl View {
     /// What the snapshot was compiled from.
     pub fn facts(&self) -> Facts<'_> {
         Facts {
-            health: &self.health,
             overrides: &self.overrides,
             holds: &self.holds,
             writers: &self.writing,
             is_isolated: self.is_isolated,
+            ..Facts::of(&self.health)
         }
     }
 

@@ -225,14 +225,14 @@ pub(super) fn speakers(
     planned: &[Said],
     meanings: &Meanings,
     now: Instant,
-) -> Vec<(Scope, Option<String>)> {
+) -> Vec<(Scope, String)> {
     let in_force = |of: &Said| Some(of.resolve(meanings).filter(|of| of.reach(now) > 0)?.scope);
     // Few are planned; of the very many that may be said only those on the same subject are read.
     let is_said = |planned: &Said| {
         said.iter().any(|of| of.subject == planned.subject && in_force(of).is_some())
     };
     let unsaid = planned.iter().filter(|of| !is_said(of));
-    unsaid.filter_map(|of| Some((in_force(of)?, Some(of.reason.clone())))).collect()
+    unsaid.filter_map(|of| Some((in_force(of)?, of.reason.clone()))).collect()
 }
 
 /// What the maintenance of `config` says at `now`, and will say next.

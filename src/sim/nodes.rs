@@ -495,11 +495,11 @@ impl Node {
 
     fn facts(&self) -> Facts<'_> {
         Facts {
-            health: self.monitor.table(),
             overrides: &self.in_force,
             holds: &self.holds,
             writers: &self.writing,
             is_isolated: self.is_isolated,
+            ..Facts::of(self.monitor.table())
         }
     }
 

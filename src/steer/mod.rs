@@ -257,13 +257,20 @@ pub struct Facts<'f> {
     pub writers: &'f Writers,
     /// Whether this node hears too few others to decide.
     pub is_isolated: bool,
+    /// Regions that are assumed to be down, whatever the probes say: to be shown.
+    pub down: &'f [RegionId],
 }
 
 impl<'f> Facts<'f> {
     /// Health alone.
     pub fn of(health: &'f HealthTable) -> Self {
         let (overrides, holds, writers) = (InForce::NONE, Holds::none(), Writers::none());
-        Self { health, overrides, holds, writers, is_isolated: false }
+        Self { health, overrides, holds, writers, is_isolated: false, down: &[] }
+    }
+
+    /// What the probes say of an endpoint in `region`, or are assumed to say.
+    pub fn seen(&self, region: RegionId, endpoint: &Endpoint) -> State {
+        if self.down.contains(&region) { State::Down } else { state_of(endpoint, self.health) }
     }
 
     /// What an endpoint of `service` in `region` counts as, for the clients in `slot` of a ramp.
@@ -274,7 +281,7 @@ impl<'f> Facts<'f> {
         endpoint: &Endpoint,
         slot: usize,
     ) -> Standing {
-        let by_health = match state_of(endpoint, self.health) {
+        let by_health = match self.seen(region, endpoint) {
             State::Up => Standing::Up,
             State::Unknown => Standing::Unknown,
             State::Down => Standing::Down,

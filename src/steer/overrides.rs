@@ -197,8 +197,8 @@ pub struct InForce {
     rows: Vec<(Scope, Word, usize)>,
     /// What a word will be about soon, in the same order.
     ahead: Vec<Scope>,
-    /// Who speaks of these, if it is no operator; `None`: nobody does, it is only assumed.
-    speakers: Vec<(Scope, Option<String>)>,
+    /// Who speaks of these, if it is no operator.
+    speakers: Vec<(Scope, String)>,
 }
 
 impl InForce {
@@ -208,24 +208,8 @@ impl InForce {
 
     /// The same, to be shown: of these it is no operator who speaks.
     #[must_use]
-    pub fn spoken_by(self, speakers: Vec<(Scope, Option<String>)>) -> Self {
+    pub fn spoken_by(self, speakers: Vec<(Scope, String)>) -> Self {
         Self { speakers, ..self }
-    }
-
-    /// The same, with every one of `regions` down.
-    #[must_use]
-    pub fn assuming_down(&self, regions: &[RegionId]) -> Self {
-        let down = regions.iter().map(|region| (Scope::Region(*region), Word::Down, SLOTS));
-        let others = self.rows.iter().filter(|(scope, ..)| match scope {
-            Scope::Region(region) | Scope::Pool(_, region) => !regions.contains(region),
-            Scope::Address(_) => true,
-        });
-        let assumed = regions.iter().map(|region| (Scope::Region(*region), None));
-        Self {
-            rows: others.copied().chain(down).collect(),
-            ahead: self.ahead.clone(),
-            speakers: assumed.chain(self.speakers.iter().cloned()).collect(),
-        }
     }
 
     /// What counts for an endpoint, for the clients in `slot`.
@@ -239,7 +223,7 @@ impl InForce {
         self.row(service, region, address, slot).map(|(_, word)| word)
     }
 
-    /// The same, and who says it; nothing that is only assumed.
+    /// The same, and who says it.
     pub fn told(
         &self,
         service: ServiceId,
@@ -249,8 +233,7 @@ impl InForce {
     ) -> Option<(Word, &str)> {
         let (scope, word) = self.row(service, region, address, slot)?;
         let speaker = self.speakers.iter().find(|(of, _)| *of == scope);
-        let speaker = speaker.map_or(Some("an operator"), |(_, speaker)| speaker.as_deref());
-        Some((word, speaker?))
+        Some((word, speaker.map_or("an operator", |(_, speaker)| speaker)))
     }
 
     /// Does a word take this region out of the service's answers, or begin to? One on a ramp

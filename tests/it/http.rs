@@ -157,6 +157,12 @@ fn explain_tells_the_whole_decision() {
     let (_, told) = explain(&["--down", "eu"]);
     assert!(told.contains(&format!("answer     {}", us.address)), "{told}");
     assert!(told.contains("eu") && told.contains("down"), "{told}");
+    // What is said of it stands when it goes down.
+    assert!(server.ctl(&["up", "web/eu", "--reason", "test"]).0);
+    let (_, told) = explain(&["--down", "eu"]);
+    assert!(told.contains(&format!("answer     {}", eu.address)), "{told}");
+    assert!(told.contains("said to be up by an operator (probes: down)"), "{told}");
+    assert!(server.ctl(&["clear", "web/eu"]).0);
     let (_, told) = explain(&["--json"]);
     assert!(serde_json::from_str::<Value>(&told).is_ok(), "{told}");
     let (good, _) = explain(&["--down", "nowhere"]);

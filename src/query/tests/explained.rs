@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::ids::{RegionId, TargetId};
+use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::steer::{InForce, Override, Overrides, Scope, Word};
 use crate::time::Instant;
 use crate::zone::RecordType;
@@ -72,9 +72,8 @@ services:
     let in_force = |said: &[Override]| -> InForce {
         said.iter().copied().collect::<Overrides>().at(Instant::default())
     };
-    let named = vec![(region(0), Some("maintenance kernel".to_owned()))];
+    let named = vec![(region(0), "maintenance kernel".to_owned())];
     let drained = in_force(&[said(region(0), Word::Drain)]);
-    let assumed = InForce::NONE.assuming_down(&[RegionId::from_index(0).unwrap()]);
     for (state, overrides, expected) in [
         (
             State::Down,
@@ -93,7 +92,6 @@ services:
             in_force(&[said(address, Word::Down)]),
             "1 of 2 endpoints up; 1 said to be down by an operator (probes: up)",
         ),
-        (State::Up, assumed, "down"),
         (State::Down, InForce::default(), "down"),
     ] {
         let targets = (0..3).map(|row| TargetId::from_index(row).unwrap());
@@ -106,6 +104,78 @@ services:
         let Explained::Steered(steering) = explained else { panic!("{explained:?}") };
         let us = steering.regions.into_iter().find(|of| of.region == "us").unwrap();
         assert_eq!(us.why.trim_end_matches("; not needed"), expected);
+    }
+}
+
+#[test]
+fn what_is_assumed_to_be_down_is_answered_as_what_is_down() {
+    let text = "regions: { us: { at: [39, -77] }, eu: { at: [53, -6] } }
+checks: { web: { http: / } }
+zones: { example.com: { ns: [ns.example.net, ns2.example.net] } }
+services:
+  web: { names: [www.example.com], check: web, steer: failover,
+         regions: { us: [192.0.2.10, 192.0.2.11], eu: 192.0.2.20 } }
+";
+    let plan = compiled(text, &[]).plan().clone();
+    let atlas = Atlas::build(Sources::default());
+    let table = |states: &[State]| {
+        let targets = (0..).map_while(TargetId::from_index).zip(states);
+        targets.fold(HealthTable::default(), |table, (of, state)| table.assuming(of, *state))
+    };
+    let (us, eu) = (RegionId::from_index(0).unwrap(), RegionId::from_index(1).unwrap());
+    let explained = |facts: &Facts<'_>| {
+        let snapshot = Snapshot::compile(plan.clone(), facts, None, None, 1);
+        let (name, client) = ("www.example.com".parse().unwrap(), IpAddr::from([192, 0, 2, 1]));
+        let question = Question { name, rtype: RecordType::A, client };
+        match explain(&snapshot, &atlas, facts, &question).outcome {
+            Explained::Steered(steering) => steering,
+            other => panic!("{other:?}"),
+        }
+    };
+    let pool = Scope::Pool(ServiceId::from_index(0).unwrap(), us);
+    let address = Scope::Address("192.0.2.11".parse().unwrap());
+    let (up, down) = (State::Up, State::Down);
+    for (said, assumed, answer, why) in [
+        (None, vec![us], vec!["192.0.2.20"], "down"),
+        (
+            Some((pool, Word::Up)),
+            vec![us],
+            vec!["192.0.2.10", "192.0.2.11"],
+            "said to be up by an operator (probes: down)",
+        ),
+        (
+            Some((address, Word::Up)),
+            vec![us],
+            vec!["192.0.2.11"],
+            "1 of 2 endpoints up; 1 said to be up by an operator (probes: down)",
+        ),
+        (
+            Some((Scope::Region(us), Word::Drain)),
+            vec![us],
+            vec!["192.0.2.20"],
+            "drained by an operator (probes: down)",
+        ),
+        (
+            Some((address, Word::Down)),
+            vec![us, eu],
+            vec!["192.0.2.10"],
+            "down; 1 said to be down by an operator (probes: down)",
+        ),
+    ] {
+        let (since, until, ramp) = (Instant::default(), None, None);
+        let word =
+            |(scope, word)| Override { scope, word, since, until, ramp, ahead: Duration::ZERO };
+        let overrides = said.map(word).into_iter().collect::<Overrides>().at(since);
+        let all_up = table(&[up; 3]);
+        let is_down = table(&[down, down, if assumed.len() == 2 { down } else { up }]);
+        let told =
+            explained(&Facts { overrides: &overrides, down: &assumed, ..Facts::of(&all_up) });
+        let happens = explained(&Facts { overrides: &overrides, ..Facts::of(&is_down) });
+        assert_eq!(told, happens);
+        assert_eq!(
+            (told.answer, &*told.regions[0].why),
+            (answer.into_iter().map(String::from).collect(), why)
+        );
     }
 }
 

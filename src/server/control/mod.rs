@@ -375,11 +375,11 @@ impl Control {
 
     fn facts(&self) -> Facts<'_> {
         Facts {
-            health: self.monitor.table(),
             overrides: &self.in_force,
             holds: &self.holds,
             writers: &self.writing.in_force,
             is_isolated: self.is_isolated,
+            ..Facts::of(self.monitor.table())
         }
     }
 

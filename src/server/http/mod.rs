@@ -233,7 +233,7 @@ struct Asked {
     from: String,
     #[serde(rename = "type")]
     rtype: Option<String>,
-    /// Regions that are taken for down, separated by commas.
+    /// Regions that are assumed to be down, separated by commas.
     down: Option<String>,
 }
 
@@ -262,8 +262,7 @@ async fn explanation(
         if down.is_empty() {
             return Ok(explain(&view.snapshot, &atlas, &view.facts(), &question));
         }
-        let overrides = view.overrides.assuming_down(&down);
-        let facts = Facts { overrides: &overrides, ..view.facts() };
+        let facts = Facts { down: &down, ..view.facts() };
         let (plan, now) = (view.snapshot.plan().clone(), view.snapshot.generation());
         let snapshot = Snapshot::compile(plan, &facts, Some(&view.snapshot), None, now);
         Ok(explain(&snapshot, &atlas, &facts, &question))
