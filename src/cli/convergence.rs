@@ -99,7 +99,7 @@ fn end(
     said: &[Standing],
     is_over: bool,
 ) -> Option<Result<String, Failed>> {
-    let is_drained = |of: &Standing| of.subject == subject && of.word != "up";
+    let is_drained = |of: &Standing| of.subject == subject && of.word != "up" && !of.planned;
     if told.is_empty() {
         let what = format!("{subject}: {UNKNOWN}; do not take it for safe");
         Some(Err(Failed::with(UNDONE, what)))

@@ -82,7 +82,10 @@ fn a_wait_ends_when_time_runs_out_and_when_the_drain_is_undone() {
     let pinned = "convergence:
   population: { most: { share: 98%, hold: 1s }, pools: { share: 2%, pinned: true } }
 ";
-    let (server, _regions) = world(1, pinned);
+    // What is planned is no drain yet.
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let planned = format!("maintenance: {{ kernel: {{ of: eu, at: \"{later}\", for: 2h }} }}");
+    let (server, _regions) = world(1, &format!("{pinned}{planned}"));
     assert_eq!(
         ctl(&server, &["convergence", "eu"]).1,
         "web/eu: in the answers\n  answers   0 that name it may be remembered, 0.0 % of the \
@@ -103,8 +106,9 @@ fn a_wait_ends_when_time_runs_out_and_when_the_drain_is_undone() {
     let (_, told) = json(&server, &["clear", "eu", "--owner", "bob"]);
     assert_eq!(told, [serde_json::json!({ "done": true, "told": "eu: cleared" })]);
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| ctl(&server, &drain(&["--wait"])));
-        wait_for("the drain", || server.ctl(&["overrides"]).1.contains("eu: drain").then_some(()));
+        let waiting = scope.spawn(|| ctl(&server, &drain(&["--wait", "--timeout", "1m"])));
+        let is_drained = || server.ctl(&["overrides"]).1.contains("eu: drain since");
+        wait_for("the drain", || is_drained().then_some(()));
         assert!(server.ctl(&["clear", "eu", "--owner", "bob"]).0);
         let (code, told) = waiting.join().unwrap();
         assert_eq!(code, Some(4), "{told}");
