@@ -2,7 +2,8 @@
 //!
 //! Each probe is a connection of its own, so that it sees what a new client would see. It is
 //! closed by a reset, which leaves no port waiting behind (10,000 targets at two probes a second
-//! would use up all ports within seconds). Whatever a target does ends at the probe's timeout.
+//! would use up all ports within seconds); an HTTP answer is read before, but no verdict waits for
+//! that. Whatever a target does ends at the probe's timeout.
 
 use std::collections::HashSet;
 use std::io;
@@ -10,16 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper::header::HeaderValue;
 use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
@@ -30,9 +25,7 @@ use tokio_rustls::client::TlsStream;
 use super::arrivals::{Arrivals, Signal};
 use super::clock::Clock;
 use super::tls::Tls;
-use crate::health::{
-    Check, Expect, Failure, Flaw, HttpCheck, Order, Outcome, Report, Stage, TlsCheck,
-};
+use crate::health::{Check, Failure, Flaw, Order, Outcome, Report, Stage, TlsCheck};
 use crate::ids::TargetId;
 use crate::time::Instant;
 use command::Programs;
@@ -47,6 +40,7 @@ mod complaints;
 mod dns;
 mod grpc;
 mod held;
+mod http;
 mod orca;
 mod ping;
 mod pushed;
@@ -154,7 +148,6 @@ impl Prober {
                 Some(probe) => Box::pin(prober.carry_out(probe, order.timeout)).await,
                 None => (Outcome::Failure(Failure::Local), Heard::default()),
             };
-            drop(permit);
             prober.complaints.tell(order.target, heard.complaint);
             if let Some((probe, signal)) = probe.zip(heard.signal) {
                 prober.arrivals.tell(prober.clock.now(), order.target, signal, probe.valid);
@@ -163,6 +156,10 @@ impl Prober {
             drop(entry);
             // The receiver is gone only when the server ends.
             let _ended = prober.reports.send((order.target, prober.report(order, began, outcome)));
+            if let Some(rest) = heard.rest {
+                rest.read().await;
+            }
+            drop(permit);
         });
         None
     }
@@ -233,6 +230,8 @@ struct Heard {
     signal: Option<Signal>,
     /// What the program said that failed.
     complaint: Option<String>,
+    /// What of an answer is still to be read.
+    rest: Option<http::Rest>,
 }
 
 /// How late a time-out may be noticed. Later than this the node itself was held up, so that it
@@ -267,11 +266,11 @@ impl Prober {
             Check::Tcp { .. } => drop(connect(address, deadline).await?),
             Check::Http { request, .. } => {
                 let stream = connect(address, deadline).await?;
-                ask(stream, who, request, deadline, &mut heard.signal).await?;
+                http::ask(stream, who, request, deadline, heard).await?;
             }
             Check::Https { request, tls, .. } => {
                 let (stream, outcome) = secure(address, probe, tls, deadline).await?;
-                ask(stream, who, request, deadline, &mut heard.signal).await?;
+                http::ask(stream, who, request, deadline, heard).await?;
                 return Ok(outcome);
             }
             Check::Grpc { service, tls, .. } => {
@@ -341,76 +340,6 @@ async fn serving(
     grpc::ask(stream, who, service, deadline).await?;
     Ok(outcome)
 }
-
-/// One HTTP request, and whether its answer is what is expected.
-async fn ask(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    (address, agent): (SocketAddr, &HeaderValue),
-    check: &HttpCheck,
-    deadline: Deadline,
-    signal: &mut Option<Signal>,
-) -> Result<(), Failure> {
-    let handshake = http1::Builder::new()
-        .max_buf_size(LARGEST_HEAD)
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream));
-    let (mut sender, connection) = deadline.hold(Stage::Head, handshake).await?;
-    let host = check.host.clone().unwrap_or_else(|| address.to_string());
-    let request = Request::get(&check.path)
-        .header(HOST, host)
-        .header(USER_AGENT, agent)
-        .header(CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|_| Failure::Local)?;
-    let exchange = async {
-        let response = deadline.hold(Stage::Head, sender.send_request(request)).await?;
-        *signal = orca::heard(response.headers());
-        judge(response, &check.expect, deadline).await
-    };
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        biased;
-        outcome = &mut exchange => return outcome,
-        // The connection's end is told to the exchange too, behind all that came before it.
-        _end = connection => {}
-    }
-    exchange.await
-}
-
-async fn judge(
-    response: Response<Incoming>,
-    expect: &Expect,
-    deadline: Deadline,
-) -> Result<(), Failure> {
-    let status = response.status().as_u16();
-    if !expect.accepts(status) {
-        return Err(Failure::Status(status));
-    }
-    let Some(wanted) = expect.contains.as_deref().map(str::as_bytes) else { return Ok(()) };
-    let mut body = response.into_body();
-    let mut seen: Vec<u8> = Vec::new();
-    let mut next = async || match body.frame().await {
-        Some(frame) => frame.map(Some),
-        None => Ok(None),
-    };
-    while let Some(frame) = deadline.hold(Stage::Body, next()).await? {
-        let Ok(data) = frame.into_data() else { continue };
-        // What was looked through is not looked through again, but for what may straddle.
-        let from = seen.len().saturating_sub(wanted.len());
-        seen.extend_from_slice(&data);
-        seen.truncate(Expect::BODY_LIMIT);
-        let fresh = seen.get(from..).unwrap_or(&[]);
-        if wanted.is_empty() || fresh.windows(wanted.len()).any(|window| window == wanted) {
-            return Ok(());
-        }
-        if seen.len() == Expect::BODY_LIMIT {
-            break;
-        }
-    }
-    Err(Failure::TextMissing)
-}
-
-/// More than any health page's header has, and little enough for ten thousand at once.
-const LARGEST_HEAD: usize = 16 * 1024;
 
 /// What went wrong underneath a probe.
 enum Broken {
