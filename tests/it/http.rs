@@ -12,11 +12,12 @@ fn world() -> (Meridian, [Nginx; 2]) {
     let regions = [Nginx::start(port), Nginx::start(port)];
     let [us, eu] = regions.each_ref().map(|region| region.address);
     let server = Meridian::serve(&format!(
-        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }} }}
+        "regions: {{ us: {{ at: [39, -77] }}, eu: {{ at: [53, -6] }}, cdn: {{ at: [53, -6] }} }}
 checks: {{ web: {{ http: /healthz, port: {port} }} }}
 zones: {{ example.com: {{ ns: [ns1.example.net, ns2.example.net] }} }}
 services:
   web: {{ names: [www.example.com], check: web, regions: {{ us: {us}, eu: {eu} }} }}
+  blog: {{ names: [blog.example.com], regions: {{ cdn: 192.0.2.7 }} }}
 "
     ));
     (server, regions)
@@ -86,6 +87,9 @@ fn prometheus_reads_the_metrics() {
         us.address
     );
     assert_eq!(server.metric(&state), 1.0);
+    let unchecked = "meridian_endpoint_state{service=\"blog\",region=\"cdn\",\
+                     endpoint=\"192.0.2.7\",unchecked=\"yes\"}";
+    assert_eq!(server.metric(unchecked), 1.0);
     assert!(
         server.metric("meridian_geoip_build_timestamp_seconds{database=\"in_the_box\"}") > 1.7e9
     );

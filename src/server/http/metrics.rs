@@ -125,8 +125,10 @@ pub(super) fn now(view: &View) -> String {
                     State::Unknown => -1,
                 };
                 let (service, region) = (escaped(&service.name), escaped(region));
+                // It says nothing of its region, which may be down.
+                let unchecked = if endpoint.probed.is_some() { "" } else { ",unchecked=\"yes\"" };
                 let labels = format!(
-                    "service=\"{service}\",region=\"{region}\",endpoint=\"{}\"",
+                    "service=\"{service}\",region=\"{region}\",endpoint=\"{}\"{unchecked}",
                     endpoint.address
                 );
                 let _fine = writeln!(out, "meridian_endpoint_state{{{labels}}} {state}");
