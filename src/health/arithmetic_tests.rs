@@ -209,3 +209,12 @@ fn a_run_of_failures_takes_as_many_probes_as_the_arithmetic_says() {
     }
     within(f64::from(probes) / f64::from(runs), 155.0, 0.03);
 }
+
+#[test]
+fn the_longest_detection_is_that_of_the_formula() {
+    let limit = |timeout| Schedule { timeout, ..Schedule::default() }.longest_detection();
+    let least = Duration::from_millis(300);
+    assert_eq!(limit(Timeout::Fixed(least)), Duration::from_millis(1975));
+    let auto = Timeout::Auto { min: least, max: Duration::from_secs(1) };
+    assert_eq!(limit(auto), Duration::from_millis(4775));
+}

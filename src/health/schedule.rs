@@ -80,11 +80,33 @@ impl Schedule {
 impl Schedule {
     /// How long what a probe saw may be believed: two intervals, and the probe itself.
     pub fn validity(&self) -> Duration {
-        let longest = match self.timeout {
+        self.interval * 2 + self.longest_timeout()
+    }
+
+    /// From a target's last answer to its verdict, if the interval, all timeouts and all gaps are
+    /// as long as they may be.
+    pub fn longest_detection(&self) -> Duration {
+        let gap = self.reprobe_gap + self.reprobe_gap * Self::REPROBE_JITTER_PERCENT / 100;
+        let probes = self.longest_timeout().saturating_mul(self.reprobes.saturating_add(1));
+        self.longest_interval() + probes + gap.saturating_mul(self.reprobes)
+    }
+
+    /// From a target's first answer to the verdict that it is back, if it is held down for as long
+    /// as after its fourth return.
+    pub fn longest_return(&self) -> Duration {
+        let one = self.longest_interval() + self.longest_timeout();
+        one.saturating_mul(self.rise) + self.hold(4)
+    }
+
+    fn longest_timeout(&self) -> Duration {
+        match self.timeout {
             Timeout::Auto { max, .. } => max,
             Timeout::Fixed(timeout) => timeout,
-        };
-        self.interval * 2 + longest
+        }
+    }
+
+    fn longest_interval(&self) -> Duration {
+        self.interval + self.interval * self.jitter_percent.min(100) / 100
     }
 
     /// How many quick probes follow where this node's network loses many: at 30 % loss four in a
@@ -96,8 +118,7 @@ impl Schedule {
     /// For how long after a target's first failure others may have failed of the same cause and
     /// not been probed since: an interval, as far as it goes beside the usual one.
     pub(super) fn wave(&self) -> Duration {
-        let jitter = self.interval * self.jitter_percent.min(100) / 100;
-        (self.interval + jitter + self.reprobe_gap).min(Self::LONGEST_WAVE)
+        (self.longest_interval() + self.reprobe_gap).min(Self::LONGEST_WAVE)
     }
 
     /// How long a target is held down that went down `flaps` times soon after it had come back.

@@ -76,6 +76,10 @@ impl World<'_> {
             Act::Reload(stage) => {
                 let Some(stage) = self.input.reloads.get(*stage) else { return };
                 self.stage = *stage;
+                if let Some(of) = self.input.plan.services.get(self.input.scenario.service.index())
+                {
+                    self.checks.serve(stage.paces(&of.name));
+                }
                 let targets = self.target_ids();
                 for row in 0..self.nodes.len() {
                     if let Some(node) = self.nodes.get_mut(row).and_then(Option::as_mut) {

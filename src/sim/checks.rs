@@ -35,8 +35,11 @@ pub(super) struct Checks {
 }
 
 /// A region, as the checks know it.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Watched {
+    name: String,
+    /// How it is probed, if the service has something there.
+    pace: Option<Pace>,
     /// Something was done to it that may move its clients, ever.
     touched: bool,
     drained: bool,
@@ -48,16 +51,28 @@ struct Watched {
     remembered: Instant,
 }
 
-/// From a failure to the last answer with it: two seconds, a lost packet, and a message between
-/// nodes on two sides of the world.
-const FAILOVER: Duration = Duration::from_secs(3);
+/// How soon probes tell what has become of a region, at worst.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Pace {
+    /// From its death to the verdict.
+    pub(super) down: Duration,
+    /// From its return to the verdict.
+    pub(super) up: Duration,
+}
 
-/// From a node's start to its verdict of what is silent: four probes of a second each.
+/// From the verdict to the last answer without it: a lost packet, and a message between nodes on
+/// two sides of the world.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// From a node's start to its verdict of what is silent: at least four probes of a second each.
 const FIRST_VERDICT: Duration = Duration::from_secs(5);
 
-/// From calm to answers as before: ten probes, a hold-down that has doubled a few times, and a
-/// minute to spare.
+/// From calm to answers as before: at least this, for the usual ten probes, a hold-down that has
+/// doubled a few times, and a minute to spare.
 const CALM: Duration = Duration::from_secs(180);
+
+/// What is to spare where probes are rare.
+const SPARE: Duration = Duration::from_secs(60);
 
 /// From a word that fences to the last node that hears of it, besides what its lease takes.
 const NEWS: Duration = Duration::from_secs(2);
@@ -76,19 +91,47 @@ fn forgotten(now: Instant, ttl: Duration) -> Instant {
 }
 
 impl Checks {
-    pub(super) fn new(regions: usize, now: Instant, single: Option<Duration>) -> Self {
+    /// The checks of a service that has these regions; of one writer at a time, if nodes may name it
+    /// for so long.
+    pub(super) fn new(
+        regions: Vec<(String, Option<Pace>)>,
+        now: Instant,
+        single: Option<(Duration, &str)>,
+    ) -> Self {
+        let watched = |(name, pace)| Watched { name, pace, ..Watched::default() };
         Self {
             violations: Vec::new(),
-            regions: vec![Watched::default(); regions],
+            regions: regions.into_iter().map(watched).collect(),
             agreed: Vec::new(),
             calm: Some(now),
             lossy: false,
             steady: now,
-            single,
+            single: single.map(|(span, _)| span),
             epochs: BTreeMap::new(),
             fenced: None,
             vouched: None,
         }
+    }
+
+    /// What the service has in each region, from now on.
+    pub(super) fn serve(&mut self, regions: Vec<(String, Option<Pace>)>) {
+        for (of, (_, pace)) in self.regions.iter_mut().zip(regions) {
+            of.pace = pace;
+        }
+    }
+
+    fn name(&self, region: RegionId) -> &str {
+        self.regions.get(region.index()).map_or("", |of| of.name.as_str())
+    }
+
+    /// How long it takes until what happened last to any region is known.
+    fn longest(&self, of: fn(Pace) -> Duration) -> Duration {
+        self.regions.iter().filter_map(|region| region.pace.map(of)).max().unwrap_or_default()
+    }
+
+    /// From calm to answers as before.
+    fn calm_after(&self) -> Duration {
+        CALM.max(self.longest(|pace| pace.up) + SPARE)
     }
 
     fn broken(&mut self, now: Instant, what: String) {
@@ -150,18 +193,22 @@ impl Checks {
         let Some((told, _)) = told else {
             return self.broken(now, "an answer without an address".to_owned());
         };
-        let watched = |region: RegionId| self.regions.get(region.index()).copied();
+        let watched = |region: RegionId| self.regions.get(region.index());
         let agrees = self.agreed.get(node).copied().unwrap_or(false);
-        let dead = watched(told).and_then(|of| of.dead);
-        if agrees && dead.is_some_and(|since| now.since(since) > FAILOVER) {
-            let what = format!("region {} is named long after it died", told.index());
+        let dead = watched(told).and_then(|of| of.dead.zip(of.pace));
+        if let Some((since, Pace { down, .. })) = dead.filter(|_| agrees)
+            && now.since(since) > down + SPREAD
+        {
+            let (name, limit) = (self.name(told), (down + SPREAD).as_secs_f64());
+            let what = format!("region {name} is named more than {limit:.1} s after it died");
             return self.broken(now, what);
         }
         if let Some(base) = base.filter(|base| *base != told)
             && watched(base).is_some_and(|of| !of.touched)
             && !self.lossy
         {
-            let what = format!("clients of region {} are moved, which is well", base.index());
+            let name = self.name(base);
+            let what = format!("clients of region {name} are moved, which is well");
             self.broken(now, what);
         }
     }
@@ -177,8 +224,8 @@ impl Checks {
             return;
         }
         let mut others = self.regions.iter().enumerate().filter(|(row, _)| *row != told.index());
-        if let Some((row, _)) = others.find(|(_, of)| of.remembered > now) {
-            let what = format!("regions {row} and {} write at once", told.index());
+        if let Some((_, other)) = others.find(|(_, of)| of.remembered > now) {
+            let what = format!("regions {} and {} write at once", other.name, self.name(told));
             self.broken(now, what);
         }
         if let Some(of) = self.regions.get_mut(told.index()) {
@@ -190,8 +237,8 @@ impl Checks {
     pub(super) fn writes(&mut self, now: Instant, (region, epoch): (RegionId, u64)) {
         let of = *self.epochs.entry(epoch).or_insert(region);
         if of != region {
-            let what =
-                format!("regions {} and {} write in epoch {epoch}", of.index(), region.index());
+            let (of, name) = (self.name(of), self.name(region));
+            let what = format!("regions {of} and {name} write in epoch {epoch}");
             self.broken(now, what);
         }
     }
@@ -227,12 +274,16 @@ impl Checks {
             of.touched |= *fails > 0.0;
         }
         // What has just come back need not be believed yet.
+        let calm_after = self.calm_after();
         let others_serve = |row: usize| {
             let rest = self.regions.iter().enumerate().filter(|(other, _)| *other != row);
-            let serves = |of: &Watched| of.well.is_some_and(|since| now.since(since) > CALM);
-            rest.into_iter().any(|(_, of)| (!of.touched || serves(of)) && !of.drained)
+            let serves = |of: &Watched| of.well.is_some_and(|since| now.since(since) > calm_after);
+            rest.into_iter()
+                .filter(|(_, of)| of.pace.is_some())
+                .any(|(_, of)| (!of.touched || serves(of)) && !of.drained)
         };
         let serve: Vec<bool> = (0..conditions.len()).map(others_serve).collect();
+        let first_verdict = FIRST_VERDICT.max(self.longest(|pace| pace.down));
         for (row, (of, (condition, _))) in self.regions.iter_mut().zip(conditions).enumerate() {
             let Some(region) = RegionId::from_index(row) else { continue };
             // What most nodes cannot reach is down for them, whatever it is.
@@ -240,7 +291,7 @@ impl Checks {
             of.touched |= reach * 2 <= all;
             let is_dead = matches!(condition, Condition::Crashed | Condition::Stalled);
             // A node that loses most of what it sees doubts itself, and rightly so.
-            let is_steady = now.since(self.steady) > FIRST_VERDICT;
+            let is_steady = now.since(self.steady) > first_verdict;
             let is_plain = is_steady && silent * 2 < conditions.len() && !is_cut && !self.lossy;
             let counts =
                 is_dead && is_plain && agreed.len() * 2 > all && serve.get(row) == Some(&true);
@@ -254,7 +305,7 @@ impl Checks {
 
     /// The end: clients who follow TTLs, and are not where they were when all was well.
     pub(super) fn end(&mut self, now: Instant, ttl: Duration, strays: usize) {
-        let is_calm = self.calm.is_some_and(|since| now.since(since) > CALM + ttl);
+        let is_calm = self.calm.is_some_and(|since| now.since(since) > self.calm_after() + ttl);
         if is_calm && strays > 0 {
             let what = format!("{strays} clients are not where they were, long after all is calm");
             self.broken(now, what);

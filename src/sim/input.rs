@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::checks::Pace;
 use super::scenario::{LEASE, Scenario, WORD};
 use crate::cluster::FRESH;
-use crate::config::Config;
+use crate::config::{Config, Target};
 use crate::geo::Atlas;
 use crate::ids::{RegionId, TargetId};
 use crate::snapshot::Plan;
@@ -59,6 +60,30 @@ impl Input<'_> {
             Policy::SingleWriter(_, Lease::Manual) => Some((FRESH, WORD)),
             _ => None,
         }
+    }
+}
+
+impl Stage<'_> {
+    /// The regions, and how each is probed in which the service has an address that can be answered.
+    pub(super) fn paces(&self, service: &str) -> Vec<(String, Option<Pace>)> {
+        let mut paces = vec![None; self.config.regions.len()];
+        let target = |id: &TargetId| self.config.targets.iter().find(|of| of.id == *id);
+        let services = self.plan.services.iter().filter(|of| of.name == service);
+        for pool in services.flat_map(|service| &service.pools) {
+            let Some(slot) = paces.get_mut(pool.region.index()) else { continue };
+            for endpoint in &pool.endpoints {
+                if !matches!(endpoint.address, Address::Ip(IpAddr::V4(_))) {
+                    continue;
+                }
+                let pace: &mut Pace = slot.get_or_insert_default();
+                let targets = endpoint.probed.iter().flat_map(|of| &of.targets);
+                for Target { schedule, .. } in targets.filter_map(target) {
+                    pace.down = pace.down.max(schedule.longest_detection());
+                    pace.up = pace.up.max(schedule.longest_return());
+                }
+            }
+        }
+        self.config.regions.iter().map(|of| of.name.clone()).zip(paces).collect()
     }
 }
 

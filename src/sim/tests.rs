@@ -206,7 +206,7 @@ fn a_minority_that_decides_is_found_out() {
     any.config.cluster = Some(any_node_decides());
     let bad = played(&any, 60, honest, lossy);
     let found = bad.violations.first().map(|(_, what)| what.as_str());
-    assert_eq!(found, Some("clients of region 1 are moved, which is well"));
+    assert_eq!(found, Some("clients of region eu are moved, which is well"));
 }
 
 fn any_node_decides() -> crate::config::Cluster {
@@ -230,7 +230,26 @@ fn a_dead_region_that_goes_on_being_named_is_found_out() {
     let crash = "events: [{ at: 10s, crash: eu }]";
     let outcome = played(&blind, 30, population(&[cache(0.0)]), crash);
     let found = outcome.violations.first().map(|(_, what)| what.as_str());
-    assert_eq!(found, Some("region 1 is named long after it died"));
+    assert_eq!(found, Some("region eu is named more than 1.0 s after it died"));
+}
+
+#[test]
+fn a_dead_region_is_named_for_as_long_as_its_probes_take_and_where_there_is_no_other() {
+    let stall = "events: [{ at: 10s, stall: eu }]";
+    for (from, to) in [
+        ("port: 80", "port: 80, interval: 30s"),
+        ("port: 80", "port: 80, timeout: 3s"),
+        ("us: 192.0.2.1, eu: 192.0.2.2, asia: 192.0.2.3", "eu: 192.0.2.2"),
+    ] {
+        let text = HEAD.replace(from, to) + "    ttl: 5s\n";
+        let fine = Loader::new(Source::Text("test".to_owned(), text)).load().unwrap();
+        let outcome = played(&fine, 90, population(&[cache(0.0)]), stall);
+        assert_eq!(outcome.violations, [], "{to}");
+    }
+}
+
+pub(super) fn two_regions() -> Vec<(String, Option<checks::Pace>)> {
+    ["eu", "us"].map(|name| (name.to_owned(), None)).into()
 }
 
 #[test]
@@ -242,7 +261,7 @@ fn two_writers_that_are_remembered_at_once_are_found_out() {
     let [first, second] = [0, 1].map(|row| RegionId::from_index(row).unwrap());
     let now = Instant::default();
     let (ttl, whole) = (Duration::from_secs(10), Duration::from_secs(11));
-    let mut checks = Checks::new(2, now, Some(ttl));
+    let mut checks = Checks::new(two_regions(), now, Some((ttl, "")));
     checks.answered(now + Duration::from_millis(1), 0, Some((first, ttl)), None);
     // That nobody writes for a while is no fault.
     checks.answered(now + ttl / 2, 0, None, None);
@@ -251,7 +270,7 @@ fn two_writers_that_are_remembered_at_once_are_found_out() {
     assert!(checks.violations.is_empty());
     checks.answered(now + whole * 2 - Duration::from_millis(1), 0, Some((first, ttl)), None);
     let found: Vec<&str> = checks.violations.iter().map(|(_, what)| what.as_str()).collect();
-    assert_eq!(found, ["regions 1 and 0 write at once"]);
+    assert_eq!(found, ["regions us and eu write at once"]);
 }
 
 #[test]

@@ -212,7 +212,7 @@ impl<'i> World<'i> {
             chains,
             is_replaced: true,
             stores,
-            checks: Checks::new(regions, BEGINNING, input.one_writer().map(|(span, _)| span)),
+            checks: Checks::new(stage.paces(&service.name), BEGINNING, input.one_writer()),
             dice,
             query: query(name.as_wire()),
             out: Vec::new(),

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::checks::Checks;
-use super::tests::{HEAD, cache, loaded, played, played_by, population};
+use super::tests::{HEAD, cache, loaded, played, played_by, population, two_regions};
 use super::*;
 use crate::ids::RegionId;
 use crate::server::{Loaded, Loader, Source};
@@ -131,14 +131,14 @@ fn a_word_outlives_the_node_that_heard_it() {
 fn two_writers_are_found_out_by_epoch_and_forgiven_as_long_as_an_operator_vouches() {
     let [first, second] = [0, 1].map(|row| RegionId::from_index(row).unwrap());
     let (now, span) = (Instant::default(), Duration::from_secs(10));
-    let mut checks = Checks::new(2, now, Some(span));
+    let mut checks = Checks::new(two_regions(), now, Some((span, "")));
     checks.writes(now, (first, 1));
     checks.writes(now, (second, 2));
     assert!(checks.violations.is_empty());
     checks.writes(now, (first, 2));
     assert_eq!(checks.violations.len(), 1);
 
-    let mut checks = Checks::new(2, now, Some(span));
+    let mut checks = Checks::new(two_regions(), now, Some((span, "")));
     checks.answered(now, 0, Some((first, span)), None);
     checks.act(now, &Act::Name(Wish { region: second, fenced: true, node: None }));
     checks.answered(now, 1, Some((second, span * 10)), None);
