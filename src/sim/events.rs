@@ -100,8 +100,34 @@ impl Regions<'_> {
         })
     }
 
+    /// What `events` says, in order of time, in a scenario that takes so long.
+    pub(super) fn timeline(
+        &self,
+        events: Option<At<'_>>,
+        length: Option<Duration>,
+        who: (&[(String, RegionId)], &[RegionId]),
+        problems: &mut Problems,
+    ) -> Vec<(Duration, Act)> {
+        let mut all = Vec::new();
+        for at in events.map(|at| at.list()).unwrap_or_default() {
+            let events = self.events(&at, who, problems);
+            let last = events.iter().map(|(at, _)| *at).max();
+            if let Some((last, length)) = last.zip(length).filter(|(last, length)| last > length) {
+                let what = format!(
+                    "at {} s, after the end: `for` is {} s",
+                    last.as_secs_f64(),
+                    length.as_secs_f64()
+                );
+                problems.error(at.place(), &at.key, what);
+            }
+            all.extend(events);
+        }
+        all.sort_by_key(|(at, _)| *at);
+        all
+    }
+
     /// What one entry of `events` says; some say it again and again.
-    pub(super) fn events(
+    fn events(
         &self,
         at: &At<'_>,
         (nodes, members): (&[(String, RegionId)], &[RegionId]),

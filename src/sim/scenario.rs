@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use super::events::Regions;
-use crate::config::Config;
-use crate::config::Problem;
 use crate::config::read::{At, Fields, Problems};
-use crate::config::{population, yaml};
+use crate::config::{Config, Problem, population, sort, yaml};
 use crate::convergence::{Policy, Population, Writes};
 use crate::geo::Country;
 use crate::ids::{RegionId, ServiceId};
@@ -174,7 +172,10 @@ impl Draft {
         let scenario = read(&root, config, &self.reloads(), &mut problems);
         match scenario.filter(|_| problems.list.is_empty()) {
             Some(scenario) => Ok(scenario),
-            None => Err(problems.list),
+            None => {
+                sort(&mut problems.list, &self.file);
+                Err(problems.list)
+            }
         }
     }
 }
@@ -261,10 +262,7 @@ fn read(
         Some(at) => regions.writing(&at, problems),
         None => declared(),
     };
-    let listed = events.map(|at| at.list()).unwrap_or_default();
-    let mut events: Vec<(Duration, Act)> =
-        listed.iter().flat_map(|at| regions.events(at, (&nodes, &members), problems)).collect();
-    events.sort_by_key(|(at, _)| *at);
+    let events = regions.timeline(events, length, (&nodes, &members), problems);
     Some(Scenario {
         about,
         service,

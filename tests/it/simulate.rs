@@ -115,4 +115,20 @@ fn what_is_wrong_with_a_scenario_is_told() {
     let world = scenario("world.yaml");
     let told = write(&format!("config: {world}\nfor: 10m\nevents: [{{ at: 1m, crahs: eu-west }}]"));
     assert!(told.contains("no key `crahs`") && told.contains("did you mean `crash`?"), "{told}");
+    // All that is wrong, in the order of lines.
+    let told = write(&format!(
+        "config: {world}\nfor: 5m\nevents:
+  - {{ at: 5m, crash: eu-west }}
+  - {{ at: 9m, crash: eu-west }}
+  - {{ at: 1m, every: 1m, times: 6, revive: eu-west }}\nloud: 1\n"
+    ));
+    let expected = [
+        (5, "at 540 s, after the end: `for` is 300 s"),
+        (6, "at 360 s, after the end: `for` is 300 s"),
+        (7, "no key `loud`"),
+    ];
+    assert_eq!(told.lines().count(), expected.len(), "{told}");
+    for (line, (number, what)) in told.lines().zip(expected) {
+        assert!(line.contains(&format!(".yaml:{number}:")) && line.contains(what), "{line}");
+    }
 }
