@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -99,7 +100,8 @@ enum Command {
         check: String,
         /// The address.
         address: IpAddr,
-        /// `up` or `down`.
+        /// What it is.
+        #[arg(value_parser = ["up", "down"])]
         state: String,
         /// For how long that is to be believed, such as 90s.
         #[arg(long = "for", value_name = "TIME", value_parser = span)]
@@ -125,13 +127,13 @@ enum Command {
         #[arg(long)]
         fenced: bool,
         /// Why: whoever is paged next wants to know.
-        #[arg(long)]
+        #[arg(long, value_parser = said)]
         reason: String,
         /// Who says so.
-        #[arg(long, env = "USER", default_value = "unknown")]
+        #[arg(long, env = "USER", default_value = "unknown", value_parser = said)]
         owner: String,
     },
-    /// Tell what happened, the newest last.
+    /// Tell what happened, the newest last; with --json the newest first, as the API does.
     History {
         /// At most so many.
         #[arg(long, default_value_t = 30)]
@@ -155,16 +157,16 @@ struct Word {
     /// What it is about: REGION, SERVICE/REGION or an address.
     subject: String,
     /// Why: whoever is paged next wants to know.
-    #[arg(long)]
+    #[arg(long, value_parser = said)]
     reason: String,
     /// Who says so.
-    #[arg(long, env = "USER", default_value = "unknown")]
+    #[arg(long, env = "USER", default_value = "unknown", value_parser = said)]
     owner: String,
     /// For how long, such as 90s, 30m or 2h.
     #[arg(long = "for", value_name = "TIME", value_parser = span, conflicts_with = "until")]
     span: Option<Duration>,
     /// Until when, such as 2030-01-31T12:00:00Z.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<String>,
     /// A share of the clients at a time, such as 10%/30s; the same clients on every node.
     #[arg(long, value_name = "SHARE/TIME", value_parser = steps)]
@@ -181,6 +183,22 @@ fn span(text: &str) -> Result<Duration, String> {
     let days = LONGEST_SPAN.as_secs() / 86_400;
     let span = duration(text).filter(|span| *span <= LONGEST_SPAN);
     span.ok_or_else(|| format!("expected a time such as 90s, 30m or 2h, of {days}d at most"))
+}
+
+/// A time that is to come, as it is written.
+fn moment(text: &str) -> Result<String, String> {
+    let read: Result<Timestamp, _> = text.parse();
+    match read {
+        Err(_) => Err("expected a time such as 2030-01-31T12:00:00Z".to_owned()),
+        Ok(moment) if moment <= Timestamp::now() => Err("it would be over already".to_owned()),
+        Ok(_) => Ok(text.to_owned()),
+    }
+}
+
+/// A text that says something.
+fn said(text: &str) -> Result<String, String> {
+    let is_said = !text.trim().is_empty();
+    is_said.then(|| text.to_owned()).ok_or_else(|| "expected a text that says something".to_owned())
 }
 
 /// A span as the server takes it, in whole seconds; a part of one counts as one.
@@ -252,7 +270,7 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             show(json, &said, |said| overrides_text(said))
         }
         Command::Push { check, address, state, span, requests, epoch } => {
-            let (up, for_seconds) = (is_up(&state)?, seconds(span));
+            let (up, for_seconds) = (state == "up", seconds(span));
             let told = format!("{address}: {state}, as far as {check} goes");
             let push = Push { check, address, up, for_seconds, requests, epoch };
             server.send("PUT", "/api/v1/pushed", &push)?;
@@ -269,14 +287,6 @@ pub(super) fn run(ctl: Ctl) -> Result<(), Failed> {
             let happened: Vec<Happened> = server.get("/api/v1/history", &query)?;
             show(json, &happened, |happened| history_text(happened))
         }
-    }
-}
-
-fn is_up(state: &str) -> Result<bool, Failed> {
-    match state {
-        "up" => Ok(true),
-        "down" => Ok(false),
-        _ => Err(Failed::new(format!("error: `{state}`; expected up or down"))),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::query::{Explanation, Question, explain};
 use crate::server::{Loaded, Loader, Refused, Source, What};
 use crate::snapshot::Snapshot;
 use crate::steer::Facts;
+use crate::zone::RecordType;
 
 /// Explains by a configuration, or asks a server to.
 pub(super) fn run(asked: Explain) -> Result<(), Failed> {
@@ -48,15 +49,13 @@ fn load(config: &Path) -> Result<(Loaded, Option<Failed>), Failed> {
     }
 }
 
+/// A record type, as it is given.
+pub(super) fn rtype(text: &str) -> Result<RecordType, String> {
+    text.parse().map_err(|()| "expected a record type such as A or TYPE65280".to_owned())
+}
+
 /// Explains with every endpoint up but those in `--down`.
 fn by_config(loaded: &Loaded, asked: &Explain) -> Result<Explanation, Failed> {
-    let name = asked.name.parse()?;
-    let rtype = asked.rtype.parse().map_err(|()| {
-        let given = &asked.rtype;
-        Failed::new(format!(
-            "error: `{given}` is no record type; expected one such as A or TYPE65280"
-        ))
-    })?;
     let down = asked.down.iter().map(|name| {
         let known = loaded.config.regions.iter().map(|region| region.name.as_str());
         let known = known.collect::<Vec<_>>().join(", ");
@@ -71,13 +70,15 @@ fn by_config(loaded: &Loaded, asked: &Explain) -> Result<Explanation, Failed> {
         .fold(HealthTable::default(), |table, target| table.assuming(target.id, State::Up));
     let facts = Facts { down: &down, ..Facts::of(&all_up) };
     let snapshot = Snapshot::compile(loaded.plan.clone(), &facts, None, None, 1);
-    let question = Question { name, rtype, client: asked.from };
+    let question = Question { name: asked.name.clone(), rtype: asked.rtype, client: asked.from };
     let atlas = loaded.survey.atlas().map_err(|problems| Failed::refused(&problems))?;
     Ok(explain(&snapshot, &atlas, &facts, &question))
 }
 
 fn by_server(asked: Explain) -> Result<Explanation, Failed> {
-    let (from, down) = (asked.from.to_string(), asked.down.join(","));
-    let query = [("name", &*asked.name), ("from", &from), ("type", &asked.rtype), ("down", &down)];
+    let Explain { name, from, rtype, down, .. } = &asked;
+    let (name, from, rtype) = (name.to_string(), from.to_string(), rtype.to_string());
+    let down = down.join(",");
+    let query = [("name", &*name), ("from", &from), ("type", &rtype), ("down", &down)];
     Server::of(asked.server)?.get("/api/v1/explain", &query)
 }

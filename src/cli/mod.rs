@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Problem;
 use crate::server::Start;
+use crate::zone::{Name, RecordType};
 use server::Whom;
 
 mod check;
@@ -70,13 +71,13 @@ enum Command {
 #[derive(clap::Args)]
 struct Explain {
     /// The name that is asked for.
-    name: String,
+    name: Name,
     /// The client's address.
     #[arg(long, value_name = "ADDRESS")]
     from: IpAddr,
     /// The record type that is asked for.
-    #[arg(long = "type", value_name = "TYPE", default_value = "A")]
-    rtype: String,
+    #[arg(long = "type", value_name = "TYPE", default_value = "A", value_parser = explain::rtype)]
+    rtype: RecordType,
     /// Assume that all in this region is down, and that operators' words stand; may be given again.
     #[arg(long, value_name = "REGION")]
     down: Vec<String>,

@@ -53,6 +53,24 @@ fn a_server_that_is_no_url_is_told_so() {
 }
 
 #[test]
+fn arguments_without_sense_are_refused_before_anybody_is_asked() {
+    let word = ["ctl", "drain", "eu", "--owner", "alice"];
+    let why = ["--reason", "power"];
+    let explain = ["explain", "--from", "192.0.2.1"];
+    for (command, more, expected) in [
+        (&word[..], &["--reason", " "][..], "a text that says something"),
+        (&word, &[&why[..], &["--until", "tomorrow"]].concat(), "such as 2030-01-31T12:00:00Z"),
+        (&word, &[&why[..], &["--until", "2020-01-01T00:00:00Z"]].concat(), "be over already"),
+        (&["ctl", "push", "load", "127.0.1.1", "--for", "9s"], &["yes"], "values: up, down"),
+        (&explain, &["--type", "FOO", "www.example.com"], "a record type such as A"),
+        (&explain, &["www..example.com"], "www..example.com"),
+    ] {
+        let (code, told) = run(&[], &[command, more].concat());
+        assert!(code == Some(2) && told.contains(expected), "{more:?}: {told}");
+    }
+}
+
+#[test]
 fn a_unix_socket_that_another_server_has_is_told_with_what_to_do() {
     let server = Meridian::serve(WORLD);
     let (code, told) = second(&server, &NODE.replace("state: state", "state: second"));
