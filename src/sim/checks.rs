@@ -91,8 +91,8 @@ fn forgotten(now: Instant, ttl: Duration) -> Instant {
 }
 
 impl Checks {
-    /// The checks of a service that has these regions; of one writer at a time, if nodes may name it
-    /// for so long.
+    /// The checks of a service that has these regions; of one writer at a time, if nodes may name
+    /// it for so long.
     pub(super) fn new(
         regions: Vec<(String, Option<Pace>)>,
         now: Instant,

@@ -64,7 +64,7 @@ impl Input<'_> {
 }
 
 impl Stage<'_> {
-    /// The regions, and how each is probed in which the service has an address that can be answered.
+    /// The regions, and how each is probed in which the service has an address that can be told.
     pub(super) fn paces(&self, service: &str) -> Vec<(String, Option<Pace>)> {
         let mut paces = vec![None; self.config.regions.len()];
         let target = |id: &TargetId| self.config.targets.iter().find(|of| of.id == *id);
