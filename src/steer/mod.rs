@@ -32,6 +32,8 @@ pub use writers::{Lease, Writer, Writers, is_down, is_well};
 mod down_tests;
 mod family;
 mod holds;
+#[cfg(test)]
+mod holds_tests;
 mod leases;
 mod named;
 mod overrides;

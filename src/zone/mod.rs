@@ -11,6 +11,7 @@
 //! names and has neither. Look-ups are ours, for they are the answer path.
 
 mod builder;
+mod faults;
 mod file;
 mod lookup;
 mod name;
@@ -21,7 +22,8 @@ mod tests;
 mod wellformed;
 mod words;
 
-pub use builder::{Fault, Spot, Steered, ZoneBuilder, ZoneProblem};
+pub use builder::{Steered, ZoneBuilder};
+pub use faults::{Fault, Spot, ZoneProblem};
 pub use file::{FileProblem, FileRecord, parse};
 pub use lookup::{Cut, Found, Node, Records, Seek, Zone, Zones};
 pub use name::{LONGEST_NAME, Name, ParseNameError};

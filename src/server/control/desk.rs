@@ -41,7 +41,7 @@ impl Control {
         if self.said_of(&theirs.subject).is_some_and(|ours| theirs.is_end_of(ours)) {
             return None;
         }
-        let who = format!("{} at {name}", theirs.owner);
+        let who = format!("{}, heard from {name}", theirs.owner);
         let merged = self.weigh_against_ours(&theirs, (false, &who));
         matches!(merged, Merged::Theirs | Merged::ConflictTheirs).then(|| {
             self.keep(theirs.clone());

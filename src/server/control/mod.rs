@@ -241,8 +241,7 @@ impl Control {
             let alive = Some(self.alive_at);
             let alone = self.alone_from();
             let wakes = [self.monitor.poll_timeout(), deadline, word, hold, writer, alive, alone];
-            let wake = wakes.into_iter().flatten().min();
-            let wake = wake.map(|moment| self.clock.on_tokio(moment));
+            let wake = wakes.into_iter().flatten().min().map(|at| self.clock.on_tokio(at));
             let wait = async {
                 match wake {
                     Some(moment) => sleep_until(moment).await,
@@ -332,8 +331,8 @@ impl Control {
     fn follow(&mut self, affected: &[ServiceId]) -> Vec<ServiceId> {
         let now = self.clock.now();
         let is_due = self.holds.next_change().is_some_and(|at| now >= at);
-        let timed = self.holds.all().filter(|_| is_due).map(|(service, ..)| service);
-        let mut which: Vec<ServiceId> = timed.chain(affected.iter().copied()).collect();
+        let mut which = affected.to_vec();
+        which.extend(self.holds.all().filter(|_| is_due).map(|(service, ..)| service));
         which.sort_unstable();
         which.dedup();
         if which.is_empty() {
@@ -347,9 +346,8 @@ impl Control {
         for id in &changed {
             let kept = self.holds.all().filter(|(of, _, hold)| of == id && *hold == Hold::Kept);
             for (service, region, _) in kept.collect::<Vec<_>>() {
-                let subject = self.loaded.plan.pool_name(service, region);
+                let what = (self.loaded.plan.pool_name(service, region), "kept".to_owned());
                 let why = "down, but `max_moves` regions have left already".to_owned();
-                let what = (subject, "kept".to_owned());
                 self.tell(Level::Error, Kind::State, what, (why, String::new()), None);
             }
         }
@@ -596,8 +594,7 @@ impl Control {
         }
         for what in What::ALL {
             let is_refused = self.refused.iter().any(|(refused, ..)| *refused == what);
-            let value = if is_refused { 1.0 } else { 0.0 };
-            gauge!("meridian_reload_refused", "what" => what.label()).set(value);
+            gauge!("meridian_reload_refused", "what" => what.label()).set(u8::from(is_refused));
         }
     }
 }
