@@ -24,12 +24,14 @@ use crate::steer::Named;
 use crate::time::{Instant, Ttl};
 
 use fault::Fault;
+use place::Place;
 pub(super) use pushed::Pushing;
 use pushed::Waiting;
 
 mod fault;
 mod history;
 mod opened;
+mod place;
 mod pushed;
 #[cfg(test)]
 mod tests;
@@ -136,7 +138,8 @@ impl Store {
             Some(folder) => Database::in_folder(folder)
                 .map_err(|reason| format!("{}: {reason}", folder.display())),
         };
-        let (database, lost, fault) = opened?;
+        let (mut database, lost, fault) = opened?;
+        let mut place = folder.and_then(Place::of);
         let recalled = database.recall().map_err(|error| error.to_string())?;
         for row in &recalled.unread {
             warn!(row, "a part of the state cannot be read, and is passed over");
@@ -144,7 +147,9 @@ impl Store {
         let recalled = Recalled { lost, ..recalled };
         let (jobs, taken) = channel();
         let thread = thread::Builder::new().name("store".to_owned());
-        thread.spawn(move || while database.take(&taken) {}).map_err(|error| error.to_string())?;
+        thread
+            .spawn(move || while database.take(place.as_mut(), &taken) {})
+            .map_err(|error| error.to_string())?;
         Ok((Self { jobs, fault, waiting: Waiting::default() }, recalled))
     }
 
@@ -433,12 +438,13 @@ impl Database {
     }
 
     /// Does what waits, once something does; `false`: nobody can ask any more.
-    fn take(&self, jobs: &Receiver<Job>) -> bool {
+    fn take(&mut self, place: Option<&mut Place>, jobs: &Receiver<Job>) -> bool {
         let Ok(first) = jobs.recv() else { return false };
+        let held = place.map_or(Ok(()), |place| place.hold(self));
         // At once, as another process may have the same database.
-        let begun = Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate);
-        let begun = begun.map_err(|error| error.to_string());
-        let way = begun.as_ref().map(|_| self).map_err(Clone::clone);
+        let begin = || Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate);
+        let begun = held.and_then(|()| begin().map_err(|error| error.to_string()));
+        let way = begun.as_ref().map(|_| &*self).map_err(Clone::clone);
         let jobs = iter::once(first).chain(jobs.try_iter()).take(MOST_AT_ONCE);
         let told: Vec<Told> = jobs.map(|job| job(way.clone())).collect();
         let kept = begun.and_then(|begun| {

@@ -234,6 +234,27 @@ fn what_an_operator_wants_while_a_writer_is_named_is_not_lost() {
     assert!(told.contains("eu writes, epoch 1"), "{told}");
 }
 
+/// `/meridian/w0/wanted`, as etcd is told of it.
+const WANTED: &str = "L21lcmlkaWFuL3cwL3dhbnRlZA==";
+
+#[test]
+fn a_word_that_is_not_answered_is_not_said_to_be_undone() {
+    let etcd = Etcd::start();
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let lost = is_lost.clone();
+    let member = way(&etcd, move |piece| {
+        while lost.load(Ordering::Relaxed) && String::from_utf8_lossy(piece).contains(WANTED) {
+            thread::park();
+        }
+    });
+    let server = serve_by(&[member], &numbered(1), 60);
+    wait_until(&vec![US.to_owned()], || server.addresses("w0.example.com"));
+    is_lost.store(true, Ordering::Relaxed);
+    let word = ["writer", "w0", "eu", "--reason", "test", "--owner", "alice"];
+    let (is_done, told) = server.ctl(&word);
+    assert!(!is_done && told.contains("it is not known whether it was done"), "{told}");
+}
+
 #[test]
 fn a_word_that_a_member_passes_on_too_late_replaces_none_that_was_said_since() {
     let etcd = Etcd::start();
@@ -242,8 +263,8 @@ fn a_word_that_a_member_passes_on_too_late_replaces_none_that_was_said_since() {
     let member = || {
         let (is_next, frozen) = (is_next.clone(), frozen.clone());
         way(&etcd, move |piece| {
-            // `/meridian/w0/wanted`: what the first word is told by goes no further.
-            let is_word = String::from_utf8_lossy(piece).contains("L21lcmlkaWFuL3cwL3dhbnRlZA==");
+            // What the first word is told by goes no further.
+            let is_word = String::from_utf8_lossy(piece).contains(WANTED);
             if is_word && is_next.swap(false, Ordering::Relaxed) {
                 frozen.send(piece.to_vec()).unwrap();
                 loop {
@@ -270,9 +291,9 @@ fn a_word_that_a_member_passes_on_too_late_replaces_none_that_was_said_since() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
-    let key = "{\"key\": \"L21lcmlkaWFuL3cwL3dhbnRlZA==\"}";
+    let key = format!("{{\"key\": \"{WANTED}\"}}");
     let mut curl = Command::new("curl");
-    curl.args(["-s", "-d", key, &format!("{}/v3/kv/range", etcd.url)]);
+    curl.args(["-s", "-d", &key, &format!("{}/v3/kv/range", etcd.url)]);
     let wanted = String::from_utf8(curl.output().unwrap().stdout).unwrap();
     assert!(wanted.contains("\"value\":\"dXM=\""), "`us` was said last: {wanted}");
 }

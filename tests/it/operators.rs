@@ -118,7 +118,7 @@ fn senseless_words_are_refused_with_what_there_is() {
         (&["drain", "192.0.2.1"], "no endpoint has 192.0.2.1"),
         (&["drain", "/eu"], "expected REGION, SERVICE/REGION or an address"),
         (&["drain", "eu", "--until", "2001-01-01T00:00:00Z"], "it would be over already"),
-        (&["drain", "eu", "--until", "tomorrow"], "`tomorrow` is no time"),
+        (&["drain", "eu", "--until", "tomorrow"], "expected a time such as 2030-01-31T12:00:00Z"),
         (&["drain", "eu", "--ramp", "fast"], "expected a share of the clients and a time"),
         (&["drain", "eu", "--ramp", "0%/30s"], "expected a share of the clients and a time"),
         (&["drain", "eu", "--for", "long"], "expected a time such as 90s, 30m or 2h"),

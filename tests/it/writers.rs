@@ -363,11 +363,11 @@ fn by_a_lease_no_two_regions_write_within_the_time_of_an_answer() {
         assert!(history.contains(told), "{history}");
     }
 
-    // What etcd may have been told is not said to be undone.
+    // Before etcd was told anything.
     etcd.process.signal("STOP");
     let word = ["writer", "web", "us", "--reason", "test", "--owner", "bob"];
     let (is_done, told) = world.node(1).ctl(&word);
-    assert!(!is_done && told.contains("it is not known whether it was done"), "{told}");
+    assert!(!is_done && told.contains("so it is not followed: etcd does not answer"), "{told}");
     etcd.process.signal("CONT");
 }
 

@@ -50,8 +50,8 @@ impl Control {
         })
     }
 
-    /// Follows an operator's word, said here, and tells whether it is followed. Another node's word may have come
-    /// while this one was written to disk, and been written after it.
+    /// Follows an operator's word, said here, and tells whether it is followed. Another node's word
+    /// may have come while this one was written to disk, and been written after it.
     pub(super) fn say_here(
         &mut self,
         said: Said,

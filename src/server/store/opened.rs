@@ -36,11 +36,19 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS told (webhook TEXT PRIMARY KEY, until INTEGER NOT NULL) STRICT;
 ";
 
+/// What the database is called in its folder.
+pub(super) const FILE: &str = "meridian.db";
+
+/// The file beside `file` whose name has this at its end.
+pub(super) fn beside(file: &Path, tail: &str) -> PathBuf {
+    PathBuf::from(format!("{}{tail}", file.display()))
+}
+
 impl Database {
     /// The one in `folder`, and why it knows nothing of before, if it could not be read.
     pub(super) fn in_folder(folder: &Path) -> Result<(Self, Option<String>, Fault), String> {
         fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-        let file = folder.join("meridian.db");
+        let file = folder.join(FILE);
         let error = match Self::of(Connection::open(&file)) {
             Ok(database) => return Ok((database, None, Fault::seen(folder))),
             Err(error) => error,
@@ -130,7 +138,7 @@ fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
     if !is_broken {
         return Err(reason.to_string());
     }
-    let named = |tail: &str, end: &str| PathBuf::from(format!("{}{tail}{end}", file.display()));
+    let named = |tail: &str, end: &str| beside(file, &format!("{tail}{end}"));
     let tails = ["", "-wal", "-shm"];
     // What was put aside before is not written over: it may be all that is left of what was said.
     let is_taken = |end: &String| tails.iter().any(|tail| named(tail, end).exists());

@@ -133,9 +133,9 @@ fn a_word_waits_for_a_few_syncs_however_much_has_happened() {
     }
     let mut kept = Box::pin(store.say(said()));
     drop(store);
-    let database = Database::of(Connection::open_in_memory()).unwrap();
+    let mut database = Database::of(Connection::open_in_memory()).unwrap();
     let mut transactions = 0;
-    while database.take(&taken) {
+    while database.take(None, &taken) {
         transactions += 1;
     }
     assert!(transactions < 20, "{transactions}");
@@ -190,8 +190,8 @@ fn what_is_undone_with_something_else_is_told_so() {
     tell(&store, |database| database.0.execute_batch("ROLLBACK; INSERT INTO nowhere VALUES (1)"));
     tell(&store, |database| database.say(&said()));
     drop(store);
-    let database = Database::of(Connection::open_in_memory()).unwrap();
-    assert!(database.take(&taken));
+    let mut database = Database::of(Connection::open_in_memory()).unwrap();
+    assert!(database.take(None, &taken));
     let told = told.lock().unwrap();
     assert!(told[0].contains(UNDONE) && told[2].contains(UNDONE), "{told:?}");
     assert!(told[1].contains("no such table"), "{told:?}");
@@ -240,4 +240,28 @@ async fn of_what_was_told_of_an_address_the_latest_is_kept_until_it_is_over() {
     let mut kept = open().1.pushed;
     kept.sort_by_key(|(_, (_, until))| *until);
     assert_eq!(kept, [told("b", 1, true, 30), told("a", 1, false, 40)]);
+}
+
+#[tokio::test]
+async fn what_is_removed_while_it_is_open_is_written_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("state");
+    let store = Store::open(Some(&folder)).unwrap().0;
+    let of = |subject: &str| Said { subject: subject.parse().unwrap(), ..said() };
+    let recalled = || Store::open(Some(&folder)).unwrap().1.said;
+    store.say(of("eu")).await.unwrap();
+    let file = folder.join("meridian.db");
+    // The file alone, and all that is there.
+    std::fs::remove_file(&file).unwrap();
+    store.say(of("us")).await.unwrap();
+    assert_eq!(recalled(), [of("eu"), of("us")]);
+    std::fs::remove_dir_all(&folder).unwrap();
+    store.say(of("asia")).await.unwrap();
+    assert_eq!(recalled(), [of("eu"), of("us"), of("asia")]);
+    // Somebody's backup is not written over.
+    std::fs::rename(&file, home.path().join("before")).unwrap();
+    std::fs::copy(home.path().join("before"), &file).unwrap();
+    let refused = store.say(of("africa")).await.unwrap_err();
+    assert!(refused.contains("is not the file that was opened; start"), "{refused}");
+    assert_eq!(store.fault(), Some(refused));
 }
