@@ -473,10 +473,12 @@ fn nodes_text(nodes: &[NodeStatus]) -> String {
 fn history_text(happened: &[Happened]) -> String {
     let line = |of: &Happened| {
         let Happened { at, kind, subject, what, why, who, .. } = of;
-        let took =
-            of.took_ms.map_or(String::new(), |ms| format!(", {ms:.0} ms after its first sign"));
-        let who = if who.is_empty() { String::new() } else { format!(", by {who}") };
-        format!("{at}  {kind:<8}  {subject}: {what} ({why}{took}{who})")
+        let took = of.took_ms.map(|ms| format!("{ms:.0} ms after its first sign"));
+        let who = Some(format!("by {who}")).filter(|_| !who.is_empty());
+        let why = Some(why.clone()).filter(|why| !why.is_empty());
+        let more: Vec<String> = why.into_iter().chain(took).chain(who).collect();
+        let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join(", ")) };
+        format!("{at}  {kind:<8}  {subject}: {what}{more}")
     };
     happened.iter().rev().map(line).collect::<Vec<_>>().join("\n")
 }

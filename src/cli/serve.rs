@@ -40,8 +40,16 @@ pub(super) fn told(failed: &StartError) -> Failed {
 }
 
 fn announce(addresses: &Addresses) {
-    let Addresses { dns, dot, doh, doq, http } = addresses;
-    info!(?dns, ?dot, ?doh, ?doq, ?http, "ready");
+    let [dns, dot, doh, doq, http] = [
+        &*addresses.dns,
+        &*addresses.dot,
+        &*addresses.doh,
+        &*addresses.doq,
+        addresses.http.as_slice(),
+    ]
+    .map(|of| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    .map(|listed| Some(listed).filter(|listed| !listed.is_empty()));
+    info!(dns, dot, doh, doq, http, "ready");
 }
 
 /// Starts a server, says that it is ready and runs it until SIGTERM or SIGINT, or until another

@@ -179,12 +179,7 @@ impl Meridian {
             let logs = logs.lock().unwrap();
             logs.iter().find(|line| line["message"] == "ready").cloned()
         });
-        let first = |key: &str| {
-            let listed = ready[key].as_str()?.trim_start_matches("Some(").trim_matches(['[', ')']);
-            // `[[::1]:53, …` begins with the bracket of the address too.
-            let listed = if listed.starts_with(':') { format!("[{listed}") } else { listed.into() };
-            listed.split(',').next()?.trim_end_matches(']').parse().ok()
-        };
+        let first = |key: &str| ready[key].as_str()?.split(", ").next()?.parse().ok();
         let (dns, http) = (first("dns").unwrap(), first("http").unwrap());
         let (dot, doh, doq) = (first("dot"), first("doh"), first("doq"));
         Self { process, folder, dns, dot, doh, doq, http, logs }
