@@ -105,7 +105,10 @@ impl<'t> Tree<'t> {
             Some(Err(error)) => {
                 let marker = error.marker();
                 let at = Place { line: marker.line(), column: marker.col() + 1 };
-                Err(Fault { at, what: format!("not YAML: {}", error.info()) })
+                Err(match error.info() {
+                    info if info.ends_with("unknown anchor") => fault(at, ALIAS),
+                    info => Fault { at, what: format!("not YAML: {info}") },
+                })
             }
             None => Ok((Event::StreamEnd, Place { line: 1, column: 1 })),
         }
@@ -127,10 +130,8 @@ impl<'t> Tree<'t> {
                 }
             }
             Event::MappingStart(0, None) => self.map(depth)?,
-            Event::Alias(_)
-            | Event::Scalar(..)
-            | Event::SequenceStart(..)
-            | Event::MappingStart(..) => {
+            Event::Alias(_) => return Err(fault(at, ALIAS)),
+            Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) => {
                 return Err(fault(at, "anchors, aliases and tags are not read; write it out"));
             }
             _ => return Err(fault(at, "the text ends within a value")),
@@ -171,6 +172,9 @@ fn scalar(text: &str, style: ScalarStyle) -> Value {
 fn place(span: &Span) -> Place {
     Place { line: span.start.line(), column: span.start.col() + 1 }
 }
+
+const ALIAS: &str = "`*` begins an alias in YAML, and none are read; write it out, and a name such \
+                     as '*.example.com' in quotes";
 
 fn fault(at: Place, what: &str) -> Fault {
     Fault { at, what: what.to_owned() }

@@ -8,7 +8,9 @@ use super::read::{At, Problems};
 use super::{Loader, defaults};
 use crate::ids::ServiceId;
 use crate::steer::Service;
-use crate::zone::{FileProblem, FileRecord, Name, Steered, ZoneBuilder, ZoneProblem, Zones, parse};
+use crate::zone::{
+    FileProblem, FileRecord, Name, RecordType, Steered, ZoneBuilder, ZoneProblem, Zones, parse,
+};
 
 /// As many problems of a zone are told: with one wrong line on top, each name may have one.
 const MOST: usize = 100;
@@ -231,8 +233,16 @@ fn inline(
     };
     match parse("", line.as_bytes(), &draft.origin, &mut no_include, take) {
         Ok(()) if one_line && records.len() == 1 => {
-            for (owner, ttl, rtype, data) in records {
-                draft.builder.add(&owner, ttl, rtype, &data);
+            for (owner, ttl, rtype, wire) in records {
+                let count = if rtype == RecordType::TXT { texts(&wire) } else { 1 };
+                if count > 1 && !data.contains('"') && !data.starts_with(r"\#") {
+                    let what = format!(
+                        "`{data}` is {count} texts, which are joined without blanks where they are \
+                         read; for one text write '\"{data}\"', with both kinds of quotes"
+                    );
+                    problems.warning(at, key, what);
+                }
+                draft.builder.add(&owner, ttl, rtype, &wire);
                 draft.mentions.entry(owner).or_insert(at);
             }
         }
@@ -243,6 +253,15 @@ fn inline(
             problems.error(at, key, what);
         }
     }
+}
+
+/// How many texts the data of a TXT record has (RFC 1035 §3.3.14).
+fn texts(wire: &[u8]) -> usize {
+    let (mut count, mut rest) = (0, wire);
+    while let Some((length, behind)) = rest.split_first() {
+        (count, rest) = (count + 1, behind.get(usize::from(*length)..).unwrap_or(&[]));
+    }
+    count
 }
 
 fn from_file(

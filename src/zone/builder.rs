@@ -236,8 +236,8 @@ impl ZoneBuilder {
     /// Where the last record stands that has this fault.
     fn spot(&self, draft: &Draft, fault: &Fault) -> Option<Spot> {
         let record = self.records(draft).find(|record| {
-            let data = Rdata::new(record.rtype, self.data(record));
-            fault.is_about(record.rtype, data.target())
+            let target = target(record.rtype, self.data(record));
+            fault.is_about(record.rtype, target.as_ref().map(Name::as_wire))
         });
         let record = record.filter(|record| record.line > 0)?;
         let file = self.files.get_index(record.file.into())?;
@@ -328,13 +328,10 @@ impl ZoneBuilder {
         large.chain(strange)
     }
 
-    /// What the records of a type name: the last name in their data.
+    /// What the records of a type lead to.
     fn targets(&self, draft: &Draft, rtype: RecordType) -> impl Iterator<Item = Name> {
         let records = self.records(draft).filter(move |record| record.rtype == rtype);
-        records.filter_map(move |record| {
-            let data = Rdata::new(rtype, self.data(record));
-            Name::from_wire(data.target()?)
-        })
+        records.filter_map(move |record| target(rtype, self.data(record)))
     }
 
     /// A server of a zone delegated at `cut` that is below it, and has no address.
@@ -388,14 +385,20 @@ impl ZoneBuilder {
     pub fn doubts(&self) -> impl Iterator<Item = ZoneProblem> {
         self.drafts.iter().flat_map(move |(lower, draft)| {
             let hosts = self.targets(draft, RecordType::MX);
-            let faults = hosts.filter(move |host| self.has_nothing(host)).map(Fault::NoMailHost);
+            let lost = hosts.filter(move |host| self.has_no_address(host)).map(Fault::NoMailHost);
+            let dead = [RecordType::CNAME, RecordType::SRV].into_iter().flat_map(move |rtype| {
+                let targets = self.targets(draft, rtype);
+                let targets = targets.filter(|target| matches!(self.answering(target), Some(None)));
+                targets.map(move |target| Fault::NoTarget(rtype, target))
+            });
+            let faults = lost.chain(dead);
             let told = faults.filter_map(move |fault| self.told(lower, draft, fault));
             told.map(ZoneProblem::from)
         })
     }
 
     /// Is `name` in the zone, with neither an address nor an alias?
-    fn has_nothing(&self, name: &Name) -> bool {
+    fn has_no_address(&self, name: &Name) -> bool {
         matches!(self.lame(name.clone()), Some(Fault::NoAddress(_)))
     }
 
@@ -436,6 +439,15 @@ impl ZoneBuilder {
                 .filter(move |rtype| self.has(draft, **rtype))
                 .map(|rtype| Fault::AlsoSteered(*rtype)),
         )
+    }
+}
+
+/// The name that data of a type leads to, if it does.
+fn target(rtype: RecordType, data: &[u8]) -> Option<Name> {
+    match rtype {
+        // RFC 2782: behind priority, weight and port, and never compressed.
+        RecordType::SRV => Name::from_wire(data.get(6..)?),
+        _ => Name::from_wire(Rdata::new(rtype, data).target()?),
     }
 }
 

@@ -75,8 +75,17 @@ pub enum Fault {
     #[error("its name server {0} is an alias; a name server has addresses of its own")]
     ServerIsAlias(Name),
     /// Mail for the name goes to a host without an address.
-    #[error("mail goes to {0}, which has no address here; add its A or AAAA records")]
+    #[error(
+        "mail goes to {0}, which has no address here; add its A or AAAA records, or end a name of \
+             another zone with a dot"
+    )]
     NoMailHost(Name),
+    /// A record leads to a name of the zone that does not exist.
+    #[error(
+        "a {0} record leads to {1}, and nothing is there; add it, or end a name of another zone \
+             with a dot"
+    )]
+    NoTarget(RecordType, Name),
     /// A wildcard has NS records.
     #[error("NS records at a wildcard, which mean nothing; delegate names one by one")]
     WildcardCut,
@@ -125,6 +134,7 @@ impl Fault {
             | Self::NoAddress(_)
             | Self::ServerIsAlias(_)
             | Self::NoMailHost(_)
+            | Self::NoTarget(..)
             | Self::WildcardCut
             | Self::NoRoom => false,
         }
@@ -145,6 +155,7 @@ impl Fault {
                 rtype == RecordType::NS && names(host)
             }
             Self::NoMailHost(host) => rtype == RecordType::MX && names(host),
+            Self::NoTarget(of, target) => rtype == *of && names(target),
             Self::AliasBesideRecords => true,
             Self::OutOfZone(_)
             | Self::NoSoa

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::iter::Peekable;
+use std::vec;
 
 use bytes::Bytes;
 use domain::base::ParsedName;
@@ -15,7 +17,7 @@ use domain::zonefile::inplace::{Entry, ScannedRecord, Zonefile};
 use super::name::Name;
 use super::record::{RecordType, minimum};
 use super::wellformed::expected;
-use super::words::{UNSAID, prepared};
+use super::words::{UNSAID, end_of_words, next_owner, prepared};
 use crate::time::Ttl;
 
 /// A record of a zone file.
@@ -66,8 +68,8 @@ const MOST_PROBLEMS: usize = 100;
 /// `include` gives the text of a file that it names.
 ///
 /// # Errors
-/// In each file, the first place that cannot be read; at most a hundred in all, with which reading
-/// ends. What was handed on before is not the whole.
+/// All entries that cannot be read, but for those without an owner of their own behind one; at most
+/// a hundred, with which reading ends. What was handed on is not the whole then.
 pub fn parse(
     file: &str,
     text: &[u8],
@@ -119,18 +121,47 @@ impl Ttls {
     }
 }
 
+/// A file that is read.
+struct Source<'t> {
+    name: &'t str,
+    text: &'t [u8],
+    /// What each `$TTL` says that is not read yet, and where.
+    defaults: Peekable<vec::IntoIter<(usize, u32)>>,
+    lines: Lines<'t>,
+    /// How many files include it, each in the next one.
+    depth: usize,
+}
+
 impl Reading<'_> {
-    fn file(&mut self, file: &str, text: &[u8], origin: &Name, depth: usize) {
+    fn file(&mut self, name: &str, text: &[u8], origin: &Name, depth: usize) {
         let text = match prepared(text) {
             Ok(text) => text,
             Err((at, what)) => {
-                let (file, what) = (file.to_owned(), what.to_owned());
+                let (file, what) = (name.to_owned(), what.to_owned());
                 self.problems.push(FileProblem { file, at: Some(at), what });
                 return;
             }
         };
-        let mut defaults = text.defaults.into_iter().peekable();
-        let text = text.octets.as_ref();
+        let origin = domain::base::Name::from_octets(Bytes::copy_from_slice(origin.as_wire()));
+        let Ok(mut origin) = origin else { return };
+        let (defaults, text) = (text.defaults.into_iter().peekable(), text.octets.as_ref());
+        let lines = Lines { text, offset: 0, line: 1 };
+        let mut source = Source { name, text, defaults, lines, depth };
+        let mut next = Some(0);
+        while let Some(start) = next {
+            next = self.entries(&mut source, start, &mut origin);
+        }
+    }
+
+    /// Reads entries from an offset on: to the end, or to one that cannot be read. Then it tells
+    /// where the next one begins with which reading goes on.
+    fn entries(
+        &mut self,
+        source: &mut Source<'_>,
+        start: usize,
+        origin: &mut domain::base::Name<Bytes>,
+    ) -> Option<usize> {
+        let text = source.text.get(start..)?;
         let head = format!("$TTL {UNSAID}\n");
         let mut zonefile = Zonefile::with_capacity(head.len() + text.len() + 1);
         zonefile.extend_from_slice(head.as_bytes());
@@ -139,55 +170,49 @@ impl Reading<'_> {
         zonefile.extend_from_slice(b"\n");
         // Of any other class the reader tells that it is another.
         zonefile.set_default_class(Class::IN);
-        let Ok(parsed) = domain::base::Name::from_octets(Bytes::copy_from_slice(origin.as_wire()))
-        else {
-            return;
-        };
-        zonefile.set_origin(parsed);
-        let mut lines = Lines { text, offset: 0, line: 1 };
+        zonefile.set_origin(origin.clone());
+        let above = source.lines.above(start);
+        let mut done = 0;
         while self.problems.len() < MOST_PROBLEMS {
             let entry = zonefile.next_entry();
             // Behind the last record, the reader does not tell what it has passed over.
             let is_over = matches!(entry, Ok(None));
             let read = zonefile.current_offset().saturating_sub(head.len());
-            let offset = if is_over { text.len() } else { read };
-            let line = lines.at(offset);
-            while let Some((_, ttl)) = defaults.next_if(|(at, _)| *at < offset) {
+            let offset = start + if is_over { text.len() } else { read };
+            let line = source.lines.at(offset);
+            while let Some((_, ttl)) = source.defaults.next_if(|(at, _)| *at < offset) {
                 self.ttls.default = Some(ttl);
             }
+            if let Ok(now) = zonefile.origin() {
+                *origin = now;
+            }
             match entry {
-                Ok(None) => return,
-                Ok(Some(Entry::Record(record))) => self.record(file, line, record),
+                Ok(None) => return None,
+                Ok(Some(Entry::Record(record))) => self.record(source.name, line, record),
                 Ok(Some(Entry::Include { path, origin: below })) => {
                     // RFC 1035 §5.1: without one, the origin is what it is now.
-                    let below = below.or_else(|| zonefile.origin().ok());
-                    let below = below.and_then(|name| Name::from_wire(name.as_slice()));
-                    let origin = below.as_ref().unwrap_or(origin);
-                    self.include(file, line, path.as_ref(), origin, depth);
+                    let below = below.unwrap_or_else(|| origin.clone());
+                    let below = Name::from_wire(below.as_slice())?;
+                    self.include(source, line, path.as_ref(), &below);
                 }
                 Err(error) => {
-                    // The reader tells `line:column: what`.
-                    let told = error.to_string();
-                    let mut fields = told.splitn(3, ':');
-                    let mut number = || fields.next().and_then(|field| field.trim().parse().ok());
-                    let at = number().zip(number()).and_then(|(line, column)| {
-                        Some(end_of_token(text, (usize::checked_sub(line, 1)?, column)))
-                    });
-                    let word = at.map_or("".into(), |at| last_word(text, at));
-                    let told = fields.next().unwrap_or("").trim();
-                    // Of some types it has read the first of the data by then.
-                    let rtype = at.filter(|_| told == NOT_READ).and_then(|at| last_type(text, at));
-                    let what = explained(told, &rtype.map_or(word, Into::into));
-                    self.problems.push(FileProblem { file: file.to_owned(), at, what });
-                    return;
+                    let (at, what) = unread(text, &error.to_string());
+                    let file = source.name.to_owned();
+                    let place = at.map(|(line, column)| (above + line, column));
+                    self.problems.push(FileProblem { file, at: place, what });
+                    // It may have been the first one with a TTL.
+                    self.ttls.default.get_or_insert(0);
+                    return next_owner(text, done, offset_of(text, at?)).map(|next| start + next);
                 }
             }
+            done = read;
         }
+        None
     }
 
-    fn include(&mut self, file: &str, line: usize, path: &str, origin: &Name, depth: usize) {
+    fn include(&mut self, from: &Source<'_>, line: usize, path: &str, origin: &Name) {
         self.included += 1;
-        let text = if depth >= DEEPEST_INCLUDE {
+        let text = if from.depth >= DEEPEST_INCLUDE {
             Err(format!("files include each other more than {DEEPEST_INCLUDE} deep"))
         } else if self.included > MOST_INCLUDES {
             Err(format!("more than {MOST_INCLUDES} files are included in all"))
@@ -195,9 +220,9 @@ impl Reading<'_> {
             (self.include)(path)
         };
         match text {
-            Ok(text) => self.file(path, &text, origin, depth + 1),
+            Ok(text) => self.file(path, &text, origin, from.depth + 1),
             Err(reason) => self.problems.push(FileProblem {
-                file: file.to_owned(),
+                file: from.name.to_owned(),
                 at: Some((line, 1)),
                 what: format!("cannot include `{path}`: {reason}"),
             }),
@@ -251,12 +276,33 @@ fn is_of_type(rtype: Rtype, wire: &[u8]) -> bool {
     matches!(composed, Some(Ok(()))) && again == wire
 }
 
-/// Where the last token that was read ends. The reader passes over the end of a line with it, and
-/// then tells the beginning of the next line.
+/// What the reader tells of `text`, as `line:column: what`: where the last token ends that it has
+/// read, and what was wrong with it. Above the text it has a line of its own.
+fn unread(text: &[u8], told: &str) -> (Option<(usize, usize)>, String) {
+    let mut fields = told.splitn(3, ':');
+    let mut number = || fields.next().and_then(|field| field.trim().parse().ok());
+    let at = number().zip(number()).and_then(|(line, column)| {
+        Some(end_of_token(text, (usize::checked_sub(line, 1)?, column)))
+    });
+    let word = at.map_or("".into(), |at| last_word(text, at));
+    let told = fields.next().unwrap_or("").trim();
+    // Of some types it has read the first of the data by then.
+    let rtype = at.filter(|_| told == NOT_READ).and_then(|at| last_type(text, at));
+    (at, explained(told, &rtype.map_or(word, Into::into)))
+}
+
+/// The octet at a line and column.
+fn offset_of(text: &[u8], (line, column): (usize, usize)) -> usize {
+    let before = text.split_inclusive(|octet| *octet == b'\n').take(line.saturating_sub(1));
+    before.map(<[u8]>::len).sum::<usize>() + column.saturating_sub(1)
+}
+
+/// Where the last token that was read ends. The reader passes over what is behind the last one of a
+/// line with it, and then tells the beginning of the next line.
 fn end_of_token(text: &[u8], (line, column): (usize, usize)) -> (usize, usize) {
     let before = (column == 1).then(|| line.checked_sub(2)).flatten();
     match before.and_then(|before| text.split(|octet| *octet == b'\n').nth(before)) {
-        Some(ended) => (line - 1, ended.len() + 1),
+        Some(ended) => (line - 1, end_of_words(ended) + 1),
         None => (line, column),
     }
 }
@@ -313,11 +359,17 @@ struct Lines<'t> {
 impl Lines<'_> {
     /// The line of the entry that ends before `offset`, which only grows.
     fn at(&mut self, offset: usize) -> usize {
+        let above = self.above(offset);
+        let ended = self.offset > 0 && self.text.get(self.offset - 1) == Some(&b'\n');
+        above + 1 - usize::from(ended)
+    }
+
+    /// How many lines end before `offset`, which only grows.
+    fn above(&mut self, offset: usize) -> usize {
         let offset = offset.min(self.text.len());
         let passed = self.text.get(self.offset..offset).unwrap_or(&[]);
         self.line += passed.iter().filter(|octet| **octet == b'\n').count();
         self.offset = self.offset.max(offset);
-        let ended = self.offset > 0 && self.text.get(self.offset - 1) == Some(&b'\n');
-        self.line - usize::from(ended)
+        self.line - 1
     }
 }

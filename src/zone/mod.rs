@@ -12,6 +12,8 @@
 
 mod builder;
 mod faults;
+#[cfg(test)]
+mod faults_tests;
 mod file;
 mod lookup;
 mod name;

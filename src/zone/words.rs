@@ -67,7 +67,7 @@ pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, ((usize, usize), &'stati
                 return Ok(());
             }
         };
-        let begins_line = range.start == 0 || text.get(range.start - 1) == Some(&b'\n');
+        let begins_line = begins_line(text, range.start);
         let marks = usize::from(is_quoted);
         let word = text.get(range.start + marks..range.end - marks).unwrap_or(&[]);
         let (role, next) = field.take(word, begins_line);
@@ -78,6 +78,44 @@ pub(super) fn prepared(text: &[u8]) -> Result<Text<'_>, ((usize, usize), &'stati
         Ok(()) => Ok(rewriting.finish()),
         Err((at, what)) => Err((place(text, at), what)),
     }
+}
+
+/// Where behind an octet the first entry begins that has an owner of its own or is a directive.
+/// Some entry ends at `from`, before the octet.
+pub(super) fn next_owner(text: &[u8], from: usize, behind: usize) -> Option<usize> {
+    let rest = text.get(from..)?;
+    let mut is_first = true;
+    let found = pieces(rest, |piece| {
+        let is_end = matches!(piece, Piece::End);
+        match piece {
+            Piece::Word(range) | Piece::Quoted(range)
+                if is_first && begins_line(rest, range.start) && from + range.start > behind =>
+            {
+                return Err((from + range.start, ""));
+            }
+            _ => is_first = is_end,
+        }
+        Ok(())
+    });
+    found.err().map(|(at, _)| at)
+}
+
+/// Where the last word of a line ends: blanks and a comment may be behind it.
+pub(super) fn end_of_words(line: &[u8]) -> usize {
+    let mut end = 0;
+    let take = |piece| {
+        if let Piece::Word(range) | Piece::Quoted(range) = piece {
+            end = range.end;
+        }
+        Ok(())
+    };
+    // What is open may be closed in another line.
+    let _open = pieces(line, take);
+    end
+}
+
+fn begins_line(text: &[u8], at: usize) -> bool {
+    at == 0 || text.get(at - 1) == Some(&b'\n')
 }
 
 /// The line and column of an octet.
