@@ -6,6 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Method;
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use rustls::pki_types::ServerName;
 
 use super::defaults;
@@ -327,9 +332,57 @@ fn http<'n>(
         Some(items) => items.iter().filter_map(|item| statuses(item, problems)).collect(),
         None => vec![StatusRange { first: defaults::EXPECT.0, last: defaults::EXPECT.1 }],
     };
-    let contains = fields.get("contains").and_then(|at| at.text("a text", problems));
+    let method = fields.get("method").and_then(|at| method(&at, problems)).unwrap_or_default();
+    let headers = fields.get("headers").map(|at| headers(&at, problems)).unwrap_or_default();
+    let contains = fields.get("contains");
+    if let Some(at) = contains.as_ref().filter(|_| method == Method::HEAD) {
+        problems.error(at.place(), &at.key, "an answer to HEAD has no body; ask by GET");
+    }
+    let contains = contains.and_then(|at| at.text("a text", problems));
     let expect = Expect { statuses, contains: contains.map(str::to_owned) };
-    Some((port, HttpCheck { path: text.to_owned(), host, expect }, at))
+    Some((port, HttpCheck { method, path: text.to_owned(), host, headers, expect }, at))
+}
+
+/// `method`: one that changes nothing at the target.
+fn method(at: &At<'_>, problems: &mut Problems) -> Option<Method> {
+    match at.text("GET or HEAD", problems)? {
+        "GET" => Some(Method::GET),
+        "HEAD" => Some(Method::HEAD),
+        _ => {
+            at.wrong("GET or HEAD", problems);
+            None
+        }
+    }
+}
+
+/// Fields of the header that the probe has of its own, or that say how a body comes.
+const OWN: [HeaderName; 8] =
+    [HOST, CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// `headers`: fields of the request's header by their names.
+fn headers(at: &At<'_>, problems: &mut Problems) -> Vec<(HeaderName, HeaderValue)> {
+    let mut read = Vec::new();
+    for (name, place, value) in at.named(problems) {
+        let Some(text) = value.text("a text", problems) else { continue };
+        let Ok(field) = name.parse() else {
+            // What stands there may be all of a header, and secret.
+            let what = "no name of a header; expected one such as Authorization, and its value";
+            problems.error(place, &at.key, what);
+            continue;
+        };
+        let what = match HeaderValue::from_str(text) {
+            _ if field == HOST => "it has a key of its own: `host`, beside `headers`",
+            _ if OWN.contains(&field) => "the probe itself says it",
+            Ok(mut value) => {
+                value.set_sensitive(true);
+                read.push((field, value));
+                continue;
+            }
+            Err(_) => "a header's value is one line of printable ASCII",
+        };
+        problems.error(place, &value.key, what);
+    }
+    read
 }
 
 const HOSTS: &str = "www.example.com, 192.0.2.1 or [2001:db8::1], with a port or without";

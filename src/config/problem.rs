@@ -1,6 +1,6 @@
 //! What is wrong with a configuration: where, what, and what to write instead.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 /// A place in a file; the first line and column are 1.
@@ -62,14 +62,23 @@ impl Mention {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file)?;
+        // What a file has in it is not to speak to a terminal.
+        let shown = |text: &str, f: &mut fmt::Formatter<'_>| {
+            text.chars().try_for_each(|of| match of {
+                '\n' => f.write_char(of),
+                of if of.is_control() => write!(f, "{}", of.escape_default()),
+                of => f.write_char(of),
+            })
+        };
         if let Some(Place { line, column }) = self.at {
             write!(f, ":{line}:{column}")?;
         }
         f.write_str(if self.is_warning { ": warning: " } else { ": error: " })?;
         if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+            shown(&self.key, f)?;
+            f.write_str(": ")?;
         }
-        f.write_str(&self.what)?;
+        shown(&self.what, f)?;
         match &self.suggestion {
             Some(suggestion) => write!(f, "; did you mean `{suggestion}`?"),
             None => Ok(()),

@@ -90,8 +90,19 @@ impl<'n> At<'n> {
     }
 
     pub(super) fn wrong(&self, expected: &str, problems: &mut Problems) {
-        let what = format!("{} given; expected {expected}", self.node.kind());
-        problems.error(self.node.at, &self.key, what);
+        let given = match &self.node.value {
+            Value::Text(_) if self.may_be_secret() => "a text".to_owned(),
+            _ => self.node.kind(),
+        };
+        problems.error(self.node.at, &self.key, format!("{given} given; expected {expected}"));
+    }
+
+    /// May a secret stand here, or have been written here instead of the name of its file? What is
+    /// refused is logged, and shown to whoever may read.
+    fn may_be_secret(&self) -> bool {
+        const PARTS: [&str; 7] =
+            ["webhooks", "etcd", "headers", "cookies", "key", "tokens", "identity"];
+        self.key.split('.').any(|part| PARTS.contains(&part))
     }
 
     /// A map with known keys; nothing is an empty one.
@@ -170,7 +181,7 @@ impl<'n> At<'n> {
         let parsed = reqwest::Url::parse(text);
         let is_good = parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
         if !is_good {
-            problems.error(self.place(), &self.key, format!("`{text}` given; expected {expected}"));
+            self.wrong(&expected, problems);
         }
         is_good.then_some(text)
     }
@@ -217,7 +228,8 @@ impl<'n> At<'n> {
         problems: &mut Problems,
     ) -> Option<Duration> {
         let (from, to) = (written(least), written(most));
-        let expected = format!("a time from {from} to {to}, such as 500ms, 30s or 5m");
+        let short = if least < Duration::from_secs(1) { "500ms, " } else { "" };
+        let expected = format!("a time from {from} to {to}, such as {short}30s or 5m");
         let span = self.text(&expected, problems).and_then(duration);
         let span = span.filter(|span| (least..=most).contains(span));
         if span.is_none() && matches!(self.node.value, Value::Text(_)) {

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Method;
+use hyper::header::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
+
+use crate::rng::fnv1a;
 
 /// How an endpoint is probed, at its own address. Equal checks of one address, by one schedule,
 /// share a probe.
@@ -82,10 +86,14 @@ pub struct DnsCheck {
 /// 3xx is a status.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct HttpCheck {
+    /// GET; or HEAD, whose answer has no body.
+    pub method: Method,
     /// The request's path and query.
     pub path: String,
     /// The Host field; `None`: the endpoint's address.
     pub host: Option<String>,
+    /// What else is in the request's header. It may be secret.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// What the answer must be.
     pub expect: Expect,
 }
@@ -209,9 +217,15 @@ impl fmt::Display for Check {
 
 impl fmt::Display for HttpCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.method != Method::GET {
+            write!(f, "{} ", self.method)?;
+        }
         write!(f, "{}", self.path)?;
         if let Some(host) = &self.host {
             write!(f, " host {host}")?;
+        }
+        for (name, value) in &self.headers {
+            write!(f, " {name} {:016x}", fnv1a(value.as_bytes()))?;
         }
         for StatusRange { first, last } in &self.expect.statuses {
             write!(f, " expect {first}-{last}")?;

@@ -80,6 +80,23 @@ fn grpc_servers_tell_whether_they_serve() {
 }
 
 #[test]
+fn a_request_has_the_method_and_the_headers_that_are_said() {
+    let nginx = Nginx::start(free_port());
+    let port = nginx.port;
+    let is = |check: &str, state: &str, last: &str| {
+        let check = format!("http: /guarded, port: {port}{check}");
+        let server = Meridian::serve(&config(&check, nginx.address));
+        server.wait_for_endpoint(nginx.address, state, last);
+        let (_, told) = server.get("/api/v1/status");
+        assert!(!told.contains("own/1"), "{told}");
+    };
+    let headers = "headers: { X-Probe: \"yes\", User-Agent: own/1 }";
+    is(&format!(", method: HEAD, {headers}"), "up", "ok");
+    is(&format!(", {headers}"), "down", "unexpected status 403");
+    is(", method: HEAD, headers: { x-probe: \"yes\" }", "down", "unexpected status 403");
+}
+
+#[test]
 fn name_servers_are_asked_for_a_name() {
     let (address, port) = (own_address(), free_port());
     let mut command = Command::new("dnsmasq");
@@ -142,9 +159,12 @@ fn a_command_decides_by_how_it_ends_and_leaves_nothing_behind() {
     // One that says nothing more itself, and what it started may.
     ends("sleep 5 & echo left >&2; exit 5", "down", "exit status 5: left");
     ends("echo nothing wrong >&2", "up", "ok");
-    // One that hangs, with a child that would stay.
-    script(&format!("sleep 1234 & echo $! >> {}; wait", started.display()));
-    wait_until(&"down".to_owned(), || server.endpoint(address).0);
+    // One that is good, and one that hangs, with a child that would stay.
+    let stays = format!("sleep 1234 & echo $! >> {}", started.display());
+    ends(&format!("{stays}; exit 0"), "up", "ok");
+    ends(&format!("{stays}; exit 6"), "down", "exit status 6");
+    script(&format!("{stays}; wait"));
+    wait_until(&true, || server.endpoint(address).1.starts_with("no answer in time"));
     script("exit 0");
     server.wait_for_endpoint(address, "up", "ok");
     let children = std::fs::read_to_string(&started).unwrap();

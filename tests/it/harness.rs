@@ -516,6 +516,11 @@ impl Nginx {
                    if (-f {path}/fail) {{ return 500; }}
                    return 200 \"ok\\n\";
                  }}
+                 location = /guarded {{
+                   set $told \"$request_method $http_x_probe $http_user_agent\";
+                   if ($told != \"HEAD yes own/1\") {{ return 403; }}
+                   return 200;
+                 }}
                  location / {{ return 200 \"{address}\\n\"; }}
                }}
              }}"

@@ -33,12 +33,16 @@ pub(super) async fn ask(
     let mut connection = JoinSet::new();
     connection.spawn(driven);
     let host = check.host.clone().unwrap_or_else(|| address.to_string());
-    let request = Request::get(&check.path)
+    let request = Request::builder()
+        .method(&check.method)
+        .uri(&check.path)
         .header(HOST, host)
         .header(USER_AGENT, agent)
-        .header(CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|_| Failure::Local)?;
+        .header(CONNECTION, "close");
+    let mut request = request.body(Empty::new()).map_err(|_| Failure::Local)?;
+    for (name, value) in &check.headers {
+        request.headers_mut().insert(name, value.clone());
+    }
     let response = deadline.hold(Stage::Head, sender.send_request(request)).await?;
     let (head, body) = response.into_parts();
     heard.signal = orca::heard(&head.headers);
@@ -110,6 +114,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use hyper::Method;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc::unbounded_channel;
@@ -127,7 +132,9 @@ mod tests {
         let prober = Prober::new(Clock::start(), 1, sender);
         let statuses = vec![StatusRange { first: 200, last: 299 }];
         let expect = Expect { statuses, contains: None };
-        let request = Arc::new(HttpCheck { path: "/".to_owned(), host: None, expect });
+        let (path, headers) = ("/".to_owned(), Vec::new());
+        let request = HttpCheck { method: Method::GET, path, host: None, headers, expect };
+        let request = Arc::new(request);
         let probe = Probe {
             address: IpAddr::from([127, 0, 0, 1]),
             check: Check::Http { port: listener.local_addr().unwrap().port(), request },
