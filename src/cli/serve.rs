@@ -28,7 +28,9 @@ pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
         }
     };
     let start = Server::start(Source::File(config), start, waits, |_| Router::new());
-    server::run(until_stopped(start, |server| announce(server.addresses())))?
+    let ended = server::run(until_stopped(start, |server| announce(server.addresses())));
+    log::end();
+    ended?
 }
 
 /// Why a server does not start, as people read it.
@@ -62,9 +64,13 @@ pub(super) async fn until_stopped(
     // Nobody who asks for a reload early is to end the process instead, as the system would.
     let mut hangup = signal(SignalKind::hangup())?;
     let mut upgrade = signal(SignalKind::user_defined2())?;
-    let server = start.await.map_err(|failed| told(&failed))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = tokio::select! {
+        started = start => started.map_err(|failed| told(&failed))?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     ready(&server);
     // Of those that serve in turn, systemd watches over the last.
     tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);

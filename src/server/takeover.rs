@@ -62,6 +62,9 @@ const KEPT_WITHIN: Duration = Duration::from_secs(1);
 /// somebody else may come after them.
 const GREETING_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the next one waits after one that was refused.
+const REFUSED: Duration = Duration::from_millis(100);
+
 /// How long the next one waits for each socket: longer than the one that serves may have to wait
 /// before, for somebody who says nothing and for a word on its way to the disk.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -200,6 +203,8 @@ impl Place {
                     Ok(()) => break,
                     Err(reason) => warn!(%reason, "nobody took this server's place; it serves on"),
                 }
+                // Where no more files may be open, whoever waits there waits on.
+                thread::park_timeout(REFUSED);
             }
         })?;
         Ok(())

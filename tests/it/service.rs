@@ -1,5 +1,6 @@
 //! As a service of a host: readiness, watchdog, signals, addresses that are taken.
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
@@ -180,4 +181,23 @@ services:
     let [ended, _stays] = targets;
     drop(ended);
     wait_until(&vec![far.to_string()], &mut answered);
+}
+
+/// A log driver on a slow disk, a terminal that was stopped.
+#[test]
+fn a_log_that_is_not_read_holds_nothing_up() {
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let config = CONFIG.replace("PORT", &port.to_string());
+    std::fs::write(folder.path().join("meridian.yaml"), config).unwrap();
+    let (_unread, mut pipe) = std::io::pipe().unwrap();
+    // All that a pipe takes (pipe(7)).
+    pipe.write_all(&[b'x'; 65_536]).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meridian"));
+    command.current_dir(folder.path()).args(["serve", "--config", "meridian.yaml"]).stderr(pipe);
+    let mut server = Process::start(&mut command);
+    let asked = SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!(data(&ask(asked, "www.example.com", RecordType::A, None)), ["192.0.2.1"]);
+    server.signal("TERM");
+    let ended = wait_for("its end", || server.ended());
+    assert!(ended.success(), "{ended}");
 }

@@ -1,8 +1,8 @@
 //! A command as a check: it is good when it ends with 0, in time.
 //!
 //! The command sees the address as `MERIDIAN_ADDRESS`. It runs in a process group of its own, which
-//! is killed as a whole when its time is over: what it started does not stay behind. Of what it
-//! writes to its standard error the last line is told, if it fails.
+//! is killed as a whole when it ends or its time is over: what it started does not stay behind. Of
+//! what it writes to its standard error the last line is told, if it fails.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,9 +13,12 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group, waitid, waitpgid,
+};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::Deadline;
@@ -35,7 +38,12 @@ pub(super) async fn run(
     complaint: &mut Option<String>,
 ) -> Result<(), Failure> {
     let (program, arguments) = command.split_first().ok_or(Failure::Local)?;
-    let child = Command::new(program)
+    let mut child = Command::new(program);
+    // What is between this process and systemd.
+    for name in SYSTEMD {
+        child.env_remove(name);
+    }
+    let child = child
         .args(arguments)
         .env("MERIDIAN_ADDRESS", address.to_string())
         .stdin(Stdio::null())
@@ -48,7 +56,7 @@ pub(super) async fn run(
     let mut child = Group(child.map_err(|_| Failure::Local)?);
     let mut stderr = Stderr::of(child.0.stderr.take());
     let status = {
-        let mut wait = pin!(deadline.hold(Stage::Reply, child.0.wait()));
+        let mut wait = pin!(deadline.hold(Stage::Reply, child.wait()));
         tokio::select! {
             biased;
             status = &mut wait => status,
@@ -68,6 +76,17 @@ pub(super) async fn run(
     *complaint = stderr.last();
     Err(failure)
 }
+
+/// Variables that systemd talks to its service by.
+const SYSTEMD: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "CREDENTIALS_DIRECTORY",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+];
 
 /// How it ended: one that died by a signal, as shells tell it.
 fn code(status: ExitStatus) -> Option<i32> {
@@ -108,16 +127,58 @@ fn is_want(error: &io::Error) -> bool {
 /// A process and all that it started.
 struct Group(Child);
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Once it was waited for, its id may be somebody else's.
-        let id = self.0.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(group) = id.and_then(Pid::from_raw) {
-            // Else it has ended by itself.
-            let _gone = kill_process_group(group, Signal::KILL);
+impl Group {
+    /// Waits for the process that was started first, and ends all that it has left.
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        if let Some(id) = self.id() {
+            let mut ended = signal(SignalKind::child())?;
+            // It is left to be asked how it ended: until then its id is its own.
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+            while waitid(WaitId::Pid(id), look)?.is_none() {
+                ended.recv().await;
+            }
+        }
+        self.kill();
+        self.0.wait().await
+    }
+
+    /// The id of all of them, before the first one was waited for: then it may be somebody else's.
+    fn id(&self) -> Option<Pid> {
+        Pid::from_raw(i32::try_from(self.0.id()?).ok()?)
+    }
+
+    fn kill(&self) {
+        let Some(group) = self.id() else { return };
+        // Else all have ended by themselves.
+        let _gone = kill_process_group(group, Signal::KILL);
+        // Whoever is first in a container inherits what they leave, and has to bury it.
+        if getpid().is_init() {
+            tokio::spawn(bury(group));
         }
     }
 }
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits for the processes of a group that have nobody else to do it.
+async fn bury(group: Pid) {
+    // What was killed has ended soon, but for what waits for a disk.
+    for _ in 0..MOST_LOOKS {
+        sleep(LOOKED_EVERY).await;
+        while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
+        if waitpgid(group, WaitOptions::NOHANG).is_err() {
+            return;
+        }
+    }
+}
+
+/// How often is looked for processes that have ended, and how many times.
+const LOOKED_EVERY: Duration = Duration::from_millis(100);
+const MOST_LOOKS: usize = 100;
 
 #[cfg(test)]
 mod tests {
