@@ -60,6 +60,8 @@ pub(super) fn tls_config(
         .map_err(io::Error::other)?
         .with_no_client_auth()
         .with_cert_resolver(certificate.clone());
+    // Sessions are their clients' to remember: here there would be room for the last few only.
+    config.ticketer = ring::Ticketer::new().map_err(io::Error::other)?;
     config.alpn_protocols = spoken.names().iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
 }

@@ -4,21 +4,22 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use domain::base::Message;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
@@ -48,6 +49,13 @@ const WINDOW: u32 = 1 << 17;
 /// than by itself.
 const FIELDS: u32 = 16 << 10;
 
+/// What one connection's answers may take up until its client takes them, in octets: two of the
+/// largest. More are not given.
+const UNTAKEN: usize = 1 << 17;
+
+/// So much of each answer is on its way at a time.
+const PIECE: usize = 1 << 10;
+
 /// Answers one connection's requests until it ends, or is idle: no whole query came for so long.
 pub(super) async fn converse(
     stream: TlsStream<TcpStream>,
@@ -57,9 +65,9 @@ pub(super) async fn converse(
 ) -> io::Result<()> {
     let is_2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
     let (told, heard) = watch::channel(());
-    let told = Arc::new(told);
+    let (told, untaken) = (Arc::new(told), Arc::new(Semaphore::new(UNTAKEN)));
     let service = service_fn(|request: Request<Incoming>| {
-        let (answers, told) = (answers.clone(), told.clone());
+        let (answers, told, untaken) = (answers.clone(), told.clone(), untaken.clone());
         let is_head = request.method() == Method::HEAD;
         async move {
             let message = timeout(idle, message(request)).await;
@@ -67,12 +75,16 @@ pub(super) async fn converse(
             let response = match message {
                 Ok(message) => {
                     told.send_replace(());
-                    respond(&answers, &message, peer)
+                    respond(&answers, &message, peer, &untaken)
                 }
                 Err((status, why)) => refused(status, why),
             };
             // RFC 9110 §9.3.2. Over HTTP/2, a body would be an error of the connection.
-            Ok::<_, Infallible>(if is_head { response.map(|_| Full::default()) } else { response })
+            Ok::<_, Infallible>(if is_head {
+                response.map(|_| Answer::default())
+            } else {
+                response
+            })
         }
     });
     let stream = TokioIo::new(stream);
@@ -87,6 +99,8 @@ pub(super) async fn converse(
     } else {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(FIELDS as usize);
+        // Who has asked all that it wants may end its side.
+        http.half_close(true);
         let mut connection = pin!(http.serve_connection(stream, service));
         while_in_use(connection.as_mut(), heard, idle).await?;
         connection.as_mut().graceful_shutdown();
@@ -163,14 +177,55 @@ fn given(request: &Request<Incoming>) -> Result<Option<Vec<u8>>, Refused> {
     }
 }
 
+/// A body that is handed out piece by piece, as its client takes it.
+#[derive(Default)]
+struct Answer {
+    rest: Bytes,
+    /// What it takes up of what one connection's may.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.rest.len().min(PIECE);
+        // Copied: a part of it, however short, would hold on to all of it.
+        let piece = Bytes::copy_from_slice(&self.rest.split_to(piece));
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.rest.len() as u64)
+    }
+}
+
 /// The answer to a message.
-fn respond(answers: &Answers, message: &[u8], peer: Peer) -> Response<Full<Bytes>> {
+fn respond(
+    answers: &Answers,
+    message: &[u8],
+    peer: Peer,
+    untaken: &Arc<Semaphore>,
+) -> Response<Answer> {
     let out = answers.answer(message, peer);
     if out.is_empty() {
         return refused(StatusCode::BAD_REQUEST, "this is no DNS query");
     }
+    let length = u32::try_from(out.len()).unwrap_or(u32::MAX);
+    let Ok(room) = untaken.clone().try_acquire_many_owned(length) else {
+        let why = "first take the answers that there are";
+        return refused(StatusCode::SERVICE_UNAVAILABLE, why);
+    };
     let fresh = format!("private, max-age={}", freshness(&out));
-    let mut response = Response::new(Full::new(out.into()));
+    let mut response = Response::new(Answer { rest: out.into(), _room: Some(room) });
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MESSAGE));
     if let Ok(fresh) = HeaderValue::try_from(fresh) {
         response.headers_mut().insert(CACHE_CONTROL, fresh);
@@ -187,8 +242,9 @@ fn freshness(answer: &[u8]) -> u32 {
     ttls.min().unwrap_or(0)
 }
 
-fn refused(status: StatusCode, why: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(why.as_bytes())));
+fn refused(status: StatusCode, why: &'static str) -> Response<Answer> {
+    let rest = Bytes::from_static(why.as_bytes());
+    let mut response = Response::new(Answer { rest, _room: None });
     *response.status_mut() = status;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, text);

@@ -6,7 +6,7 @@
 //! ```
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use domain::base::Message;
@@ -118,7 +118,7 @@ fn welcome(incoming: Incoming, unproven: &Arc<Semaphore>, answers: &Answers, roo
             }
         };
         match taken {
-            Ok(taken) => converse(&connection, address, &answers, &taken).await,
+            Ok(taken) => converse(&connection, &answers, &taken).await,
             Err(reason) => connection.close(EXCESSIVE_LOAD, reason.as_bytes()),
         }
     });
@@ -133,8 +133,7 @@ enum Entry {
 }
 
 /// Answers one connection's queries until it ends, or is idle: no whole query came for so long.
-async fn converse(connection: &Connection, address: SocketAddr, answers: &Answers, taken: &Taken) {
-    let peer = Peer { address, transport: Transport::Quic };
+async fn converse(connection: &Connection, answers: &Answers, taken: &Taken) {
     let (idle, (told, mut heard)) = (taken.idle(), watch::channel(()));
     let (told, mut streams) = (Arc::new(told), JoinSet::new());
     let mut deadline = Instant::now() + idle;
@@ -152,6 +151,9 @@ async fn converse(connection: &Connection, address: SocketAddr, answers: &Answer
                 continue;
             }
         };
+        // It may have moved since the last one (RFC 9000 §9).
+        let address = as_itself(connection.remote_address());
+        let peer = Peer { address, transport: Transport::Quic };
         let (connection, answers, told) = (connection.clone(), answers.clone(), told.clone());
         streams.spawn(async move {
             let error = match timeout(idle, answer((&mut send, receive), peer, &answers)).await {

@@ -7,7 +7,8 @@
 //! A client may send many messages at once and any part of one. Nothing more is read from one
 //! that does not take its answers, and of no message is more kept than a query has, so it can fill
 //! no memory but its own. A connection lives as long as whole queries come; half a query, or none,
-//! ends it after the idle time.
+//! ends it after the idle time, and many messages that are no queries end it at once. Whoever sends
+//! much lets others go first after each part that was read.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,6 +21,7 @@ use metrics::{counter, gauge};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
@@ -124,6 +126,10 @@ const READ: usize = 8 * 1024;
 /// client that sends many and takes nothing has the server keep this and one answer.
 const WRITE: usize = 16 * 1024;
 
+/// As many messages of one connection may get no answer, as they have no header or are responses:
+/// no client sends such, and whoever sends nothing else is no client.
+const MOST_STRANGE: usize = 16;
+
 /// The longest query that is read, by whatever carries streams, in octets: a message may have
 /// 65,535, and of many that are only begun nobody could keep so much. One with every option there
 /// is has some 600, and padding comes in blocks of 128 (RFC 8467 §4.1). What is longer is cut here,
@@ -139,8 +145,8 @@ async fn converse(
 ) -> io::Result<()> {
     let (mut pending, mut chunk, mut written) = (Vec::new(), vec![0; READ], Vec::new());
     let mut deadline = Instant::now() + idle;
-    // What is still to come of a message that was cut.
-    let mut rest = 0;
+    // What is still to come of a message that was cut; and how many were no queries.
+    let (mut rest, mut strange) = (0, 0);
     loop {
         let count = timeout_at(deadline, stream.read(&mut chunk)).await??;
         let Some(read) = chunk.get(..count).filter(|read| !read.is_empty()) else {
@@ -150,7 +156,8 @@ async fn converse(
         rest -= passed;
         pending.extend_from_slice(read.get(passed..).unwrap_or(&[]));
         loop {
-            let taken = answer(&answers, peer, &pending, &mut written);
+            let (taken, count) = answer(&answers, peer, &pending, &mut written);
+            strange += count;
             if taken == 0 {
                 break;
             }
@@ -160,7 +167,11 @@ async fn converse(
                 // A client may take its time.
                 deadline = write(&mut stream, &mut written, idle).await?;
             }
+            if strange > MOST_STRANGE {
+                return Ok(());
+            }
         }
+        yield_now().await;
         for room in [&mut pending, &mut written] {
             room.shrink_to(WRITE);
         }
@@ -168,9 +179,10 @@ async fn converse(
 }
 
 /// Answers whole messages at the beginning of `pending`, until there is enough to write, and tells
-/// how many octets they have there. Between them, nothing is held that is answered from.
-fn answer(answers: &Answers, peer: Peer, pending: &[u8], written: &mut Vec<u8>) -> usize {
-    let (mut taken, mut answer, mut responder) = (0, Vec::new(), None);
+/// how many octets they have there, and how many of them get no answer. Between them, nothing is
+/// held that is answered from.
+fn answer(answers: &Answers, peer: Peer, pending: &[u8], written: &mut Vec<u8>) -> (usize, usize) {
+    let (mut taken, mut strange, mut answer, mut responder) = (0, 0, Vec::new(), None);
     while written.len() < WRITE
         && let Some((message, length)) = next_message(pending.get(taken..).unwrap_or(&[]))
     {
@@ -181,9 +193,11 @@ fn answer(answers: &Answers, peer: Peer, pending: &[u8], written: &mut Vec<u8>) 
         if let Some(length) = u16::try_from(answer.len()).ok().filter(|length| *length > 0) {
             written.extend_from_slice(&length.to_be_bytes());
             written.extend_from_slice(&answer);
+        } else {
+            strange += 1;
         }
     }
-    taken
+    (taken, strange)
 }
 
 /// Writes answers in the time that a client has to take them, and tells until when it may ask
