@@ -257,8 +257,21 @@ impl Cluster {
         }
     }
 
-    /// Speaks again after another process spoke for this node, whose word was the newer one.
+    /// Speaks after another process spoke for this node: its word was the newer one, and what it
+    /// heard and kept counts here too. Others count on that.
     async fn speak_again(&mut self) {
+        let why = match timeout(KEPT_WITHIN, self.store.again()).await {
+            Ok(Ok(known)) => {
+                // Nobody is left to be told when the server ends.
+                let _ended = self.control.send(Request::Recalled(Box::new(known))).await;
+                None
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some("the disk hangs".to_owned()),
+        };
+        if let Some(why) = why {
+            warn!(why, "what the process before has heard cannot be read");
+        }
         self.incarnation = incarnation(&self.store, self.clock, self.incarnation).await;
         if self.seal.renew(self.incarnation) {
             self.gossip.renew(self.incarnation);

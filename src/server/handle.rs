@@ -22,7 +22,7 @@ use super::overrides::{Impact, REMEMBERED, Said};
 use super::prober::{Complained, Prober, Pushed};
 use super::responder::{Answers, Published};
 use super::sample::Sample;
-use super::store::Store;
+use super::store::{Recalled, Store};
 use super::takeover::Desk;
 use crate::cluster::{Heard, LONGEST_PART, Stamp};
 use crate::config::Subject;
@@ -49,6 +49,8 @@ pub(super) enum Request {
     Loaded(oneshot::Sender<(Instant, Arc<Loaded>)>),
     /// Other nodes say something.
     Heard(Vec<Heard>),
+    /// This process speaks for the node now, and this is what the one that did has kept.
+    Recalled(Box<Recalled>),
     /// Who is heard is not who was before.
     Peers(Hearing),
     /// Tell what an operator's word would do, once it has reached everybody.
@@ -96,8 +98,10 @@ pub struct View {
     pub health: HealthTable,
     /// Why nothing is known of what was kept before the start.
     pub lost: Option<String>,
-    /// Why what happened last could not be kept, and where.
+    /// Why what happened last could not be kept, or is not yet, and where.
     pub unkept: Option<String>,
+    /// For how long what is to be kept has been waiting for the disk.
+    pub unkept_for: Duration,
     /// What operators have said.
     pub said: Vec<Said>,
     /// What of that is in force.

@@ -334,7 +334,12 @@ async fn decide(
     let prober = Prober::new(clock, sockets / 2, reports_in);
     let (hints_in, hints) = tokio::sync::mpsc::unbounded_channel();
     let held = Prober::held(sockets / 4, hints_in);
-    let store = Store::open(loaded.state().as_deref()).map_err(StartError::State)?;
+    let folder = loaded.state();
+    if let Some(folder) = &folder {
+        // A disk that hangs holds up the start here.
+        info!(folder = %folder.display(), "reads what is kept");
+    }
+    let store = Store::open(folder.as_deref()).map_err(StartError::State)?;
     let etcd = loaded.etcd.take();
     let cluster = match cluster {
         Some(socket) => {

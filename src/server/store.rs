@@ -12,6 +12,7 @@ use std::iter;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::oneshot;
@@ -133,7 +134,7 @@ impl Store {
     pub(super) fn open(folder: Option<&Path>) -> Result<(Self, Recalled), String> {
         let opened = match folder {
             None => Database::of(Connection::open_in_memory())
-                .map(|database| (database, None, Fault::default()))
+                .map(|database| (database, None, Fault::none()))
                 .map_err(|error| error.to_string()),
             Some(folder) => Database::in_folder(folder)
                 .map_err(|reason| format!("{}: {reason}", folder.display())),
@@ -147,15 +148,29 @@ impl Store {
         let recalled = Recalled { lost, ..recalled };
         let (jobs, taken) = channel();
         let thread = thread::Builder::new().name("store".to_owned());
+        let seen = fault.clone();
         thread
-            .spawn(move || while database.take(place.as_mut(), &taken) {})
+            .spawn(move || while database.take(place.as_mut(), &taken, &seen) {})
             .map_err(|error| error.to_string())?;
         Ok((Self { jobs, fault, waiting: Waiting::default() }, recalled))
     }
 
-    /// Why the last thing that was to be kept could not be, and where.
+    /// Why the last thing that was to be kept could not be, or is not yet, and where.
     pub(super) fn fault(&self) -> Option<String> {
         self.fault.told()
+    }
+
+    /// For how long what is being written has been waiting for the disk.
+    pub(super) fn waiting(&self) -> Duration {
+        self.fault.waiting()
+    }
+
+    /// What is kept by now, as another process may have the same database.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub(super) fn again(&self) -> impl Future<Output = Result<Recalled, String>> + use<> {
+        self.ask(Database::recall)
     }
 
     /// Keeps an operator's word: it is on disk when this returns.
@@ -438,8 +453,9 @@ impl Database {
     }
 
     /// Does what waits, once something does; `false`: nobody can ask any more.
-    fn take(&mut self, place: Option<&mut Place>, jobs: &Receiver<Job>) -> bool {
+    fn take(&mut self, place: Option<&mut Place>, jobs: &Receiver<Job>, fault: &Fault) -> bool {
         let Ok(first) = jobs.recv() else { return false };
+        fault.set_writing(true);
         let held = place.map_or(Ok(()), |place| place.hold(self));
         // At once, as another process may have the same database.
         let begin = || Transaction::new_unchecked(&self.0, TransactionBehavior::Immediate);
@@ -453,6 +469,7 @@ impl Database {
             }
             begun.commit().map_err(|error| error.to_string())
         });
+        fault.set_writing(false);
         told.into_iter().for_each(|told| told(kept.clone(), self));
         true
     }

@@ -50,6 +50,15 @@ impl Control {
         })
     }
 
+    /// Follows what another process, which spoke for this node, has kept since this one read it.
+    pub(super) fn recall_words(&mut self, kept: Vec<Said>) {
+        let words: Vec<_> = kept
+            .into_iter()
+            .filter_map(|said| self.hear_word("the process before", said))
+            .collect();
+        self.follow_words(words);
+    }
+
     /// Follows an operator's word, said here, and tells whether it is followed. Another node's word
     /// may have come while this one was written to disk, and been written after it.
     pub(super) fn say_here(

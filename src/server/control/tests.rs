@@ -6,7 +6,7 @@ use super::peers::NodeWord;
 use super::*;
 use crate::cluster::{Heard, Lists, Stamp};
 use crate::config::Cluster;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, RegionId};
 use crate::server::cluster::{Hearing, Saying};
 use crate::server::load::{Loader, Source};
 use crate::server::takeover::GRACE;
@@ -340,4 +340,43 @@ async fn what_was_said_while_the_clock_was_ahead_is_in_force_after_the_start() {
         let left = said[0].until.unwrap().since(clock.now());
         assert!(left <= minutes(90 - stood) && left > minutes(89 - stood), "{left:?}");
     }
+}
+
+/// A service of which one region writes, by operators' word.
+fn written(name: &str) -> String {
+    format!(
+        "  {name}: {{ names: [www.example.com], steer: single-writer, lease: manual, \
+         regions: {{ us: 192.0.2.1, eu: 192.0.2.2 }} }}"
+    )
+}
+
+#[tokio::test]
+async fn what_another_process_kept_for_this_node_counts_when_this_one_speaks() {
+    let mut world = world(&written("web"));
+    let named = |epoch: u64, region: &str| {
+        let word = serde_json::json!({
+            "region": region, "epoch": epoch, "ttl": 10, "wait": 14_100, "reason": "test",
+            "owner": "alice", "from": 0,
+        });
+        [("web".to_owned(), serde_json::from_value(word).unwrap())].into()
+    };
+    let drain = r#"{"word":"drain","reason":"test","owner":"alice","since":0,"at":1,"saw":0}"#;
+    world.control.recall_words(vec![Said::recalled("eu", drain).unwrap()]);
+    assert!(world.control.said.iter().any(|said| said.subject.to_string() == "eu"));
+    // What it knows by now is newer.
+    for (epoch, region) in [(2, "us"), (1, "eu")] {
+        world.control.recall_writers(named(epoch, region));
+        world.control.turn();
+        let writer = world.control.writers()[0].writer.clone();
+        assert_eq!(writer, Some(("us".to_owned(), 2)));
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_one_region_writes_does_not_change_its_name() {
+    let mut world = world(&written("web"));
+    world.loader.turn_to(source(&written("shop")));
+    let loaded = world.loader.load().map_err(|refused| refused.problems).unwrap();
+    let told = world.control.apply(loaded).unwrap_err().problems;
+    assert!(told[0].to_string().contains("services.shop: it has names of web"), "{told:?}");
 }

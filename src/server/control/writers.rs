@@ -319,6 +319,23 @@ impl Control {
             let is = loaded.plan.services.get(loaded.plan.service_named(&was.name)?.index())?;
             (lease_of(is)? != lease_of(was)?).then_some(was)
         });
+        let renamed = self.loaded.plan.single_writers().filter_map(|(_, was)| {
+            let has_its_name = |of: &&Service| {
+                let is_other = of.name != was.name && of.has_one_writer();
+                is_other && of.names.iter().any(|name| was.names.contains(name))
+            };
+            Some((was, loaded.plan.services.iter().find(has_its_name)?))
+        });
+        let renamed = renamed.map(|(was, is)| {
+            let what = format!(
+                "services.{}: it has names of {}, of which one region writes, and knows neither \
+                 that region nor its epoch: two writers could be answered; keep the service's \
+                 name, or take {1} out on all nodes (its names under `retired`), wait for its \
+                 longest TTL, and put it in again by the new one",
+                is.name, was.name
+            );
+            Problem::of_file(&loaded.file, what)
+        });
         let problem = |of: &Service| {
             let what = format!(
                 "services.{0}.lease: changed between `manual` and etcd while {0} is served, where \
@@ -328,7 +345,7 @@ impl Control {
             );
             Problem::of_file(&loaded.file, what)
         };
-        changed.map(problem).collect()
+        changed.map(problem).chain(renamed).collect()
     }
 
     /// What is to be done so that another region writes.
@@ -373,6 +390,19 @@ impl Control {
         self.writing.named.insert(service.clone(), named);
         self.tell_writer(&service);
         self.tell(Level::Warn, Kind::Override, told, why, None);
+    }
+
+    /// Follows what another process, which spoke for this node, has kept since this one read it.
+    pub(super) fn recall_writers(&mut self, kept: BTreeMap<String, Named>) {
+        let now = self.clock.now();
+        for (service, named) in kept {
+            if self.writing.named.get(&service).is_none_or(|ours| named.outlasts(ours)) {
+                self.writing.unkept.remove(&service);
+                let who = named.owner.clone();
+                self.name_writer(service, named.recalled(now), who);
+            }
+        }
+        self.see_standing();
     }
 
     /// The same, said here. Another node's word may have come while this one was written to disk.

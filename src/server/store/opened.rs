@@ -1,6 +1,8 @@
 //! How the database is opened, whatever is in its place.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,13 +46,23 @@ pub(super) fn beside(file: &Path, tail: &str) -> PathBuf {
     PathBuf::from(format!("{}{tail}", file.display()))
 }
 
+/// Makes a folder for what is kept, which is nobody else's to read: reasons, owners, history.
+pub(super) fn create(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 impl Database {
     /// The one in `folder`, and why it knows nothing of before, if it could not be read.
     pub(super) fn in_folder(folder: &Path) -> Result<(Self, Option<String>, Fault), String> {
-        fs::create_dir_all(folder).map_err(|error| error.to_string())?;
+        create(folder).map_err(|error| error.to_string())?;
         let file = folder.join(FILE);
+        // To SQLite that is a new one. None of ours is left so.
+        let is_empty = fs::metadata(&file).is_ok_and(|of| of.len() == 0);
         let error = match Self::of(Connection::open(&file)) {
-            Ok(database) => return Ok((database, None, Fault::seen(folder))),
+            Ok(database) => {
+                let lost = is_empty.then(|| lost(&format!("{} was empty", file.display())));
+                return Ok((database, lost, Fault::seen(folder)));
+            }
             Err(error) => error,
         };
         if is_full(&error) {
@@ -152,6 +164,11 @@ fn put_aside(file: &Path, reason: &rusqlite::Error) -> Result<String, String> {
             fs::rename(named(tail, ""), named(tail, &end)).map_err(|error| error.to_string())?;
         }
     }
+    Ok(lost(&format!("{reason}; what was there is in {}{end}", file.display())))
+}
+
+/// Counts that all is lost, and tells why.
+fn lost(why: &str) -> String {
     counter!("meridian_state_lost_total").increment(1);
-    Ok(format!("{LOST}: {reason}; what was there is in {}{end}", file.display()))
+    format!("{LOST}: {why}")
 }

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use tracing::warn;
 
 use super::Database;
-use super::opened::{FILE, beside};
+use super::opened::{FILE, beside, create};
 
 /// The database's file, as it was when it was opened.
 pub(super) struct Place {
@@ -53,7 +53,7 @@ impl Place {
 
     fn restore(&mut self, database: &mut Database) -> Result<(), Box<dyn std::error::Error>> {
         let (folder, copy) = (self.file.with_file_name(""), beside(&self.file, "-new"));
-        fs::create_dir_all(&folder)?;
+        create(&folder)?;
         remove(&copy)?;
         database.0.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
         // SQLite removes the log by its name when it closes a file, and would go by one that is

@@ -1,5 +1,6 @@
 //! What is kept outlives whoever kept it.
 
+use super::super::clock::Clock;
 use super::*;
 use crate::cluster::Stamp;
 
@@ -16,7 +17,31 @@ async fn each_process_speaks_in_a_higher_incarnation_whatever_its_clock_says() {
 }
 
 fn of(jobs: Sender<Job>) -> Store {
-    Store { jobs, fault: Fault::default(), waiting: Waiting::default() }
+    Store { jobs, fault: Fault::none(), waiting: Waiting::default() }
+}
+
+/// Where `so` is true once, within the time for which a database that another one has is waited.
+fn see(so: impl Fn() -> bool) {
+    let clock = Clock::start();
+    let late = clock.now() + Duration::from_secs(60);
+    while !so() {
+        assert!(clock.now() < late, "never seen");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn what_waits_for_the_disk_is_seen_to_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(Some(folder.path())).unwrap();
+    assert_eq!(store.waiting(), Duration::ZERO);
+    let other = Connection::open(folder.path().join("meridian.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    store.alive(Instant::default());
+    see(|| store.waiting() > Duration::ZERO);
+    assert_eq!(store.fault(), None, "it may come in time");
+    other.execute_batch("COMMIT").unwrap();
+    see(|| store.waiting() == Duration::ZERO);
 }
 
 fn record(what: &str) -> Record {
@@ -125,6 +150,17 @@ fn what_was_put_aside_is_never_written_over() {
 }
 
 #[test]
+fn a_file_that_was_emptied_is_told_and_a_new_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let lost = || Database::in_folder(folder.path()).unwrap().1;
+    assert_eq!(lost(), None);
+    assert_eq!(lost(), None);
+    std::fs::write(folder.path().join("meridian.db"), "").unwrap();
+    assert!(lost().unwrap().ends_with("meridian.db was empty"));
+    assert_eq!(lost(), None, "it was told, and the file is ours again");
+}
+
+#[test]
 fn a_word_waits_for_a_few_syncs_however_much_has_happened() {
     let (jobs, taken) = channel();
     let store = of(jobs);
@@ -135,7 +171,7 @@ fn a_word_waits_for_a_few_syncs_however_much_has_happened() {
     drop(store);
     let mut database = Database::of(Connection::open_in_memory()).unwrap();
     let mut transactions = 0;
-    while database.take(None, &taken) {
+    while database.take(None, &taken, &Fault::none()) {
         transactions += 1;
     }
     assert!(transactions < 20, "{transactions}");
@@ -191,7 +227,7 @@ fn what_is_undone_with_something_else_is_told_so() {
     tell(&store, |database| database.say(&said()));
     drop(store);
     let mut database = Database::of(Connection::open_in_memory()).unwrap();
-    assert!(database.take(None, &taken));
+    assert!(database.take(None, &taken, &Fault::none()));
     let told = told.lock().unwrap();
     assert!(told[0].contains(UNDONE) && told[2].contains(UNDONE), "{told:?}");
     assert!(told[1].contains("no such table"), "{told:?}");
