@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::convergence::{self, Patience};
@@ -382,17 +382,19 @@ fn overrides_text(said: &[Standing]) -> String {
     if said.is_empty() {
         return "nothing is overridden".to_owned();
     }
-    let line = |said: &Standing| {
-        let until =
-            said.until.as_ref().map_or("until cleared".to_owned(), |of| format!("until {of}"));
-        let ramp = said.ramp.map_or(String::new(), |Steps { percent, every_seconds }| {
-            format!(", {percent} %/{every_seconds} s")
-        });
-        let Standing { subject, word, reason, owner, since, .. } = said;
-        let from = if said.planned { "from" } else { "since" };
-        format!("{subject}: {word}{ramp} {from} {since} {until}, by {owner}: {reason}")
-    };
-    said.iter().map(line).collect::<Vec<_>>().join("\n")
+    said.iter().map(override_text).collect::<Vec<_>>().join("\n")
+}
+
+fn override_text(said: &Standing) -> String {
+    let until = said.until.as_ref().map_or("until cleared".to_owned(), |of| format!("until {of}"));
+    let ramp = said.ramp.map_or(String::new(), |Steps { percent, every_seconds }| {
+        let so_far =
+            said.reached_percent.filter(|_| !said.planned).map(|of| format!(" ({of} % so far)"));
+        format!(", {percent} %/{every_seconds} s{}", so_far.unwrap_or_default())
+    });
+    let Standing { subject, word, reason, owner, since, .. } = said;
+    let from = if said.planned { "from" } else { "since" };
+    format!("{subject}: {word}{ramp} {from} {since} {until}, by {owner}: {reason}")
 }
 
 fn writers_text(writers: &[Writing]) -> String {
@@ -503,14 +505,8 @@ fn status_text(status: &Value) -> String {
     for alarm in list(&status["alarms"]) {
         lines.push(format!("  ALARM     {}", text(&alarm)));
     }
-    for said in list(&status["overrides"]) {
-        let (subject, word) = (text(&said["subject"]), text(&said["word"]));
-        let (owner, reason) = (text(&said["owner"]), text(&said["reason"]));
-        let is_planned = said["planned"].as_bool() == Some(true);
-        let planned =
-            if is_planned { format!(" from {}", text(&said["since"])) } else { String::new() };
-        lines.push(format!("  override  {subject}: {word}{planned}, by {owner}: {reason}"));
-    }
+    let said: Vec<Standing> = Deserialize::deserialize(&status["overrides"]).unwrap_or_default();
+    lines.extend(said.iter().map(|said| format!("  override  {}", override_text(said))));
     for writer in list(&status["writers"]) {
         let (service, region) = (text(&writer["service"]), text(&writer["region"]));
         let writes = match region.as_str() {
@@ -545,13 +541,14 @@ fn endpoint_text(endpoint: &Value, now: &Value) -> String {
     let seen = endpoint["seen"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let seen = Some(seen.collect::<Vec<_>>().join(", ")).filter(|seen| !seen.is_empty());
     let hold = endpoint["hold"].as_str().map(str::to_owned);
-    let known = said.or(hold).or(seen).or(held).map(|known| format!(" [{known}]"));
+    let is = |key: &'static str| endpoint[key].as_bool().filter(|is| *is).map(|_| key.to_owned());
+    let known = [is("suspected"), is("stale"), said, hold, seen, held];
+    let known: String = known.into_iter().flatten().map(|known| format!(" [{known}]")).collect();
     format!(
-        "    {:<16} {:<24} {:<8} {}{}",
+        "    {:<16} {:<24} {:<8} {}{known}",
         text("region"),
         text("address"),
         text("state"),
         text("last"),
-        known.unwrap_or_default(),
     )
 }

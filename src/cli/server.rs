@@ -4,8 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::StatusCode;
 use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -122,13 +122,32 @@ impl Server {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        let response = request.send().map_err(|error| self.unreachable(url, error))?;
+        let (client, request) = request.build_split();
+        let request = request?;
+        let is_change = *request.method() != Method::GET;
+        let response = client.execute(request);
+        let response = response.map_err(|error| self.unreachable(url, is_change, error))?;
         if response.status().is_success() { Ok(response) } else { Err(refused(response)) }
     }
 
     /// Nobody answers there, and why.
-    fn unreachable(&self, url: &str, error: reqwest::Error) -> Failed {
+    fn unreachable(&self, url: &str, is_change: bool, error: reqwest::Error) -> Failed {
         let at = self.socket.as_ref().map_or(url.to_owned(), |socket| socket.display().to_string());
+        if !error.is_connect() && (error.is_timeout() || is_change) {
+            let then = match is_change {
+                true => {
+                    "; whether it was done, or will be, is not known: see `meridian ctl overrides` \
+                     and `ctl writers` before it is said again"
+                }
+                false => "",
+            };
+            let why = match error.is_timeout() {
+                true => format!("within {} s", PATIENCE.as_secs()),
+                false => format!("({})", causes(&error.without_url())),
+            };
+            let told = format!("error: {at} is there, and has not answered {why}{then}");
+            return Failed { is_unheard: true, ..Failed::new(told) };
+        }
         let why = causes(&error.without_url());
         let told = advice(&why)
             .unwrap_or_else(|| format!("{why}; is Meridian running there? {}", self.other));

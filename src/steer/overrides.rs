@@ -109,6 +109,19 @@ pub struct Ramp {
     pub every: Duration,
 }
 
+impl Ramp {
+    /// How many percent of the clients it has reached, so long after it began.
+    pub fn reached(&self, span: Duration) -> u8 {
+        let percent = u128::from(self.percent) * (self.steps(span) + 1);
+        u8::try_from(percent.min(100)).unwrap_or(100)
+    }
+
+    /// How many steps have followed the first.
+    fn steps(&self, span: Duration) -> u128 {
+        span.as_nanos() / self.every.as_nanos().max(1)
+    }
+}
+
 /// A word that stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Override {
@@ -133,13 +146,7 @@ impl Override {
             return 0;
         }
         let Some(ramp) = self.ramp else { return SLOTS };
-        let percent = u128::from(ramp.percent) * (self.steps(ramp, now) + 1);
-        usize::try_from(percent.min(100)).map_or(SLOTS, |percent| SLOTS * percent / 100)
-    }
-
-    /// How many steps have followed the first.
-    fn steps(&self, ramp: Ramp, now: Instant) -> u128 {
-        now.since(self.since).as_nanos() / ramp.every.as_nanos().max(1)
+        SLOTS * usize::from(ramp.reached(now.since(self.since))) / 100
     }
 
     /// Does it begin soon?
@@ -153,7 +160,7 @@ impl Override {
             return Some(if self.is_ahead(now) { self.since } else { self.since - self.ahead });
         }
         let step = self.ramp.filter(|_| (1..SLOTS).contains(&self.reach(now))).and_then(|ramp| {
-            let steps = u32::try_from(self.steps(ramp, now) + 1).ok()?;
+            let steps = u32::try_from(ramp.steps(now.since(self.since)) + 1).ok()?;
             Some(self.since + ramp.every.saturating_mul(steps))
         });
         let end = self.until.filter(|until| *until > now);

@@ -16,6 +16,13 @@ impl fmt::Display for Policy {
     }
 }
 
+impl Basis {
+    /// Is nothing up for those who get such an answer?
+    pub fn is_down(self) -> bool {
+        matches!(self, Self::AsIfUp | Self::LastGood | Self::Fixed | Self::NoData | Self::ServFail)
+    }
+}
+
 impl fmt::Display for Basis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

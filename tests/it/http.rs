@@ -124,6 +124,12 @@ webhooks: { chat: { url: \"http://127.0.0.1:9/\" } }
         "meridian_state_lost_total 0",
         "meridian_unsent_total 0",
         "meridian_tcp_refused_total{reason=\"connections\"} 0",
+        "meridian_tcp_connections 0",
+        "meridian_truncated_total{transport=\"udp\"} 0",
+        "meridian_silent_total{reason=\"too_short\"} 0",
+        "meridian_limited_total{how=\"dropped\"} 0",
+        "meridian_reloads_total{what=\"configuration\",outcome=\"refused\"} 0",
+        "meridian_reload_refused{what=\"geoip\"} 0",
         "meridian_probes_total{outcome=\"local\"} 0",
         "meridian_webhook_events_total{webhook=\"chat\",outcome=\"lost\"} 0",
         "meridian_probe_lag_seconds_bucket{le=\"+Inf\"} 0",
@@ -132,6 +138,9 @@ webhooks: { chat: { url: \"http://127.0.0.1:9/\" } }
     ] {
         assert!(first.lines().any(|told| told == line), "{line}: {first}");
     }
+    let memory = server.metric("process_resident_memory_bytes");
+    assert!(memory > 5e6, "{memory}: {first}");
+    assert!(server.metric("process_open_fds") > 5.0, "{first}");
     let alerts = include_str!("../../deploy/prometheus/alerts.yml");
     let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
     let words = alerts.split(|c| !is_part(c)).filter(|word| word.starts_with("meridian_"));

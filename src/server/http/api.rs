@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::super::certificate;
-use super::super::control::{Listed, NodeView};
+use super::super::control::NodeView;
 use super::super::handle::View;
 use super::super::prober::told;
+use super::alarms::alarms;
 use super::changes::{Happened, Standing};
 use super::convergence::{Leaving, Model};
 use super::writers::Writing;
@@ -226,6 +226,8 @@ pub struct Served {
     pub ttl: u32,
     /// What it rests on.
     pub basis: String,
+    /// Nothing is up for them.
+    pub down: bool,
     /// The share of all IPv4 addresses whose clients get it.
     pub share: f64,
 }
@@ -329,119 +331,9 @@ pub(super) fn nodes(view: &View) -> Vec<NodeStatus> {
 }
 
 /// Do packets come from where a node is, that the key does not open?
-fn is_unopened(view: &View, node: &NodeView) -> bool {
+pub(super) fn is_unopened(view: &View, node: &NodeView) -> bool {
     let mut members = view.loaded.config.cluster.iter().flat_map(|of| &of.nodes);
     members.any(|of| of.name == node.name && view.unopened.contains(&of.address))
-}
-
-/// What somebody should look at now.
-fn alarms(view: &View, leaving: &[Leaving]) -> Vec<String> {
-    let mut alarms = Vec::new();
-    for of in leaving.iter().filter(|of| of.arriving.unexplained) {
-        let Leaving { service, region, .. } = of;
-        let rate = of.arriving.rate_text().unwrap_or_default();
-        let what = "more than three times what caches explain";
-        alarms.push(format!("{service}/{region} left the answers and receives {rate}: {what}"));
-    }
-    if !view.ready {
-        let what = "first verdicts, or who writes, are awaited";
-        alarms.push(format!("not ready: {what}; no query is answered yet"));
-    }
-    alarms.extend(view.lost.clone());
-    if let Some(why) = &view.unkept {
-        let then = "until it is, operators' words are refused";
-        alarms.push(format!("what happened last could not be kept: {why}; {then}"));
-    }
-    if !view.refused.is_empty() {
-        alarms.push("the newest files are refused; what was good before serves on".to_owned());
-    }
-    let condition = view.condition;
-    if condition.abstains {
-        let why = "most targets are silent at once, or all canaries fail";
-        alarms.push(format!("this node abstains: {why}; what was believed stands"));
-    }
-    if condition.loses {
-        let then = "it calls a silent target down some three seconds later than usual";
-        alarms.push(format!("many probes of this node get lost on their way: {then}"));
-    }
-    let end = view.loaded.certificate_ends();
-    alarms.extend(end.and_then(|end| certificate::told(end, view.now)));
-    if condition.isolated {
-        alarms.push("this node hears too few others for a quorum".to_owned());
-    }
-    if condition.is_unwatched {
-        let what = "of those who watch some targets (`vantages`) no majority is heard";
-        alarms.push(format!("{what}; what was believed of these stands"));
-    }
-    for node in view.nodes.iter().filter(|node| !node.fresh) {
-        let unopened = ": packets come from there that `cluster.key` does not open";
-        let what = if is_unopened(view, node) { unopened } else { "" };
-        alarms.push(format!("the node {} is not heard{what}", node.name));
-    }
-    for node in view.nodes.iter().filter(|node| node.list == Listed::Another) {
-        let what = "goes by another list of nodes (`cluster.nodes`) than this one";
-        alarms.push(format!("the node {} {what}", node.name));
-    }
-    if view.stale > 0 {
-        let targets = if view.stale == 1 { "target is" } else { "targets are" };
-        let why = "no probe comes back or can be made, or nobody tells the state";
-        alarms.push(format!("{} {targets} stale: {why}", view.stale));
-    }
-    // A second may be a leap second.
-    if view.clock_off.abs() >= 2.0 {
-        let what = "the clock was set since the start, and times of day are still by the old one";
-        alarms.push(format!("{what}, {:+.0} s off; restart this node", -view.clock_off));
-    }
-    alarms.extend(alarms_of_writers(view));
-    alarms.extend(alarms_of_services(view));
-    alarms
-}
-
-/// The same of who writes.
-fn alarms_of_writers(view: &View) -> Vec<String> {
-    let mut alarms = Vec::new();
-    for writer in &view.writers {
-        let name = &writer.service;
-        if let Some(problem) = &writer.problem {
-            alarms.push(format!("{name}: {problem}"));
-        }
-        if writer.writer.is_none() {
-            let wait = writer.next_from.filter(|from| *from > view.now);
-            let next = wait.map(|from| format!("; the next one from {} on", timestamp(from)));
-            alarms.push(format!("{name}: no region writes{}", next.unwrap_or_default()));
-        }
-        if let (true, Some((region, _))) = (writer.is_down, &writer.writer) {
-            let then = match writer.leased {
-                true => "when its lease has run out, the next one is named",
-                false => "`ctl writer` names another",
-            };
-            alarms.push(format!("{name}: its writer {region} is down; {then}"));
-        }
-    }
-    alarms
-}
-
-/// The same of what is probed and answered.
-fn alarms_of_services(view: &View) -> Vec<String> {
-    let mut alarms = Vec::new();
-    for target in view.ending() {
-        alarms.push(format!("{}: its certificate ends soon", target.address));
-    }
-    for (service, region, hold) in view.holds.all() {
-        let name = view.snapshot.plan().pool_name(service, region);
-        match hold {
-            Hold::Kept => alarms.push(format!("{name} is down and kept: too many regions left")),
-            Hold::Back(None) => alarms.push(format!("{name} is well and waits: ctl failback")),
-            Hold::Back(Some(_)) => {}
-        }
-    }
-    for service in &view.snapshot.plan().services {
-        let mut endpoints = service.pools.iter().flat_map(|pool| &pool.endpoints);
-        if endpoints.all(|of| state_of(of, &view.health) == State::Down) {
-            alarms.push(format!("{}: every endpoint is down", service.name));
-        }
-    }
-    alarms
 }
 
 fn regions(view: &View) -> Vec<Region> {
@@ -561,12 +453,14 @@ fn by_answer(view: &View, id: ServiceId, family: Family, selector: &Selector) ->
         let is_down = is_down((id, service), writer.region, &view.facts());
         basis.of_writer(writer.epoch, if is_down { "down" } else { "not known to be up" })
     };
+    let is_single = service.is_some_and(Service::has_one_writer);
     let served = selector.answers().map(|(ready, share)| Served {
         rtype: family.to_string(),
         region: ready.first.map(|region| snapshot.plan().region_name(region).to_owned()),
         answer: ready.choice.addresses.iter().map(ToString::to_string).collect(),
         ttl: ready.choice.ttl.as_secs(),
         basis: basis(ready.choice.basis),
+        down: ready.choice.basis.is_down() && !is_single,
         share,
     });
     served.filter(|served| served.share > 0.0).collect()

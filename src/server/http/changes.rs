@@ -81,6 +81,9 @@ pub struct Standing {
     pub until: Option<String>,
     /// How fast it reaches all clients.
     pub ramp: Option<Steps>,
+    /// How many percent of them it has reached; none: it has no ramp.
+    #[serde(default)]
+    pub reached_percent: Option<u8>,
 }
 
 /// What a word does.
@@ -314,6 +317,9 @@ impl Clearing {
     /// What it is about; who says so, and by which way; and why.
     fn read(self, caller: &Caller) -> Result<(Subject, (String, String), String), String> {
         let Self { subject, reason, owner } = self;
+        if owner.trim().is_empty() {
+            return Err("`owner` is empty; expected who says so".to_owned());
+        }
         are_fit(&reason, &owner)?;
         let who = format!("{owner} ({})", caller.0);
         Ok((subject.parse()?, (owner, who), reason))
@@ -327,15 +333,21 @@ pub(super) fn are_fit(reason: &str, owner: &str) -> Result<(), String> {
     }
     // Who reads the history is not to be shown lines, nor colours, that are somebody's reason.
     let of = [("reason", reason), ("owner", owner)];
-    match of.into_iter().find(|(_, text)| text.chars().any(breaks_lines)) {
-        Some((key, _)) => Err(format!("`{key}`: a control character; expected one line of text")),
+    match of.into_iter().find(|(_, text)| text.chars().any(misleads)) {
+        Some((key, _)) => Err(format!(
+            "`{key}`: a control character, or one that is not seen; expected one line of text"
+        )),
         None => Ok(()),
     }
 }
 
-/// Is it a control character, or one that parts lines or paragraphs?
-pub(in crate::server) fn breaks_lines(of: char) -> bool {
-    of.is_control() || matches!(of, '\u{2028}' | '\u{2029}')
+/// Is it a control character, or one that parts lines, turns the direction of what is written, or
+/// is not to be seen? What joins letters, and parts of an emoji, is fine.
+pub(in crate::server) fn misleads(of: char) -> bool {
+    let is_unseen =
+        matches!(of, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}');
+    let turns = matches!(of, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    of.is_control() || matches!(of, '\u{2028}' | '\u{2029}') || is_unseen || turns
 }
 
 /// For how long something is said: what were over at once would only take away what was said
@@ -373,6 +385,10 @@ impl Standing {
             planned: now < said.since,
             until: said.until.map(timestamp),
             ramp: said.ramp.map(steps),
+            reached_percent: said.ramp.map(|ramp| match now < said.since {
+                true => 0,
+                false => ramp.reached(now.since(said.since)),
+            }),
         }
     }
 }

@@ -80,7 +80,9 @@ fn refused(reason: String) -> Response {
 /// The token that a request carries.
 fn token(request: &Request) -> Option<String> {
     let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
-    value.strip_prefix("Bearer ").map(|token| token.trim().to_owned())
+    let (scheme, token) = value.split_once(' ')?;
+    // RFC 9110 §11.1.
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
 }
 
 /// Whose token that is.

@@ -8,14 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use procfs::ProcResult;
+use procfs::process::{LimitValue, Process};
 
 use super::super::control::Listed;
 use super::super::exposure::Exposures;
 use super::super::handle::View;
+use super::super::limiter::Verdict;
+use super::super::load::What;
+use super::alarms::{Lost, lost};
 use super::convergence::Leaving;
 use crate::health::{Failure, Outcome, State};
+use crate::query::{Silence, Transport};
 use crate::steer::{Hold, state_of};
 
 /// Seconds, for what should take microseconds.
@@ -54,19 +62,46 @@ fn build() -> PrometheusHandle {
     handle
 }
 
-/// What alerts count is there before its first event: to Prometheus, a counter that appears as 1
-/// has not grown.
+/// What is counted is there before its first event: to Prometheus, a counter that appears as 1 has
+/// not grown. What has services, interfaces or webhooks in its labels begins with these.
 fn begin() {
-    for name in ["meridian_panics_total", "meridian_state_lost_total", "meridian_unsent_total"] {
+    for name in [
+        "meridian_panics_total",
+        "meridian_state_lost_total",
+        "meridian_unsent_total",
+        "meridian_cluster_refused_total",
+    ] {
         let _zero = counter!(name);
     }
-    for reason in ["connections", "per_client"] {
-        let _zero = counter!("meridian_tcp_refused_total", "reason" => reason);
+    let [success, local] = [Outcome::Success, Outcome::Failure(Failure::Local)].map(Outcome::label);
+    let silent = [Silence::TooShort, Silence::NoPort, Silence::Response].map(Silence::label);
+    let limited = [Verdict::AskAgain, Verdict::Silence].map(Verdict::label);
+    for (name, label, values) in [
+        ("meridian_truncated_total", "transport", &[Transport::Udp.label()][..]),
+        ("meridian_silent_total", "reason", &silent),
+        ("meridian_limited_total", "how", &limited),
+        ("meridian_probes_total", "outcome", &[success, local]),
+        ("meridian_load_reports_total", "outcome", &["read", "malformed"]),
+        ("meridian_tcp_refused_total", "reason", &["connections", "per_client"]),
+    ] {
+        for value in values {
+            let _zero = counter!(name, label => *value);
+        }
     }
-    let local = Outcome::Failure(Failure::Local).label();
-    let _zero = counter!("meridian_probes_total", "outcome" => local);
-    let _none = histogram!("meridian_probe_lag_seconds");
-    let _none = histogram!("meridian_failover_seconds");
+    for what in What::ALL.map(What::label) {
+        for outcome in ["applied", "refused"] {
+            let _zero = counter!("meridian_reloads_total", "what" => what, "outcome" => outcome);
+        }
+        let _zero = gauge!("meridian_reload_refused", "what" => what);
+    }
+    for name in ["meridian_tcp_connections", "meridian_leases_late"] {
+        let _zero = gauge!(name);
+    }
+    for name in
+        ["meridian_probe_lag_seconds", "meridian_publish_seconds", "meridian_failover_seconds"]
+    {
+        let _none = histogram!(name);
+    }
 }
 
 fn describe() {
@@ -135,6 +170,15 @@ pub(super) fn now(view: &View) -> String {
             }
         }
     }
+    let name = "meridian_nothing_up_share";
+    head(&mut out, name, "The share of all IPv4 addresses whose clients have nothing that is up");
+    for (id, service) in plan.ids().zip(&plan.services) {
+        for Lost { family, share, .. } in lost(&view.snapshot, id) {
+            let service = escaped(&service.name);
+            let labels = format!("service=\"{service}\",type=\"{family}\"");
+            let _fine = writeln!(out, "{name}{{{labels}}} {share}");
+        }
+    }
     let condition = view.condition;
     for (name, text, value) in [
         ("meridian_ready", "1 once the first verdicts are in", view.ready),
@@ -150,6 +194,9 @@ pub(super) fn now(view: &View) -> String {
     let name = "meridian_clock_off_seconds";
     head(&mut out, name, "How far the wall clock was set ahead since the start");
     let _fine = writeln!(out, "{name} {:.3}", view.clock_off);
+    let name = "meridian_state_waiting_seconds";
+    head(&mut out, name, "For how long what is to be kept has been waiting for the disk");
+    let _fine = writeln!(out, "{name} {:.3}", view.unkept_for.as_secs_f64());
     certificates(&mut out, view);
     head(&mut out, "meridian_held_regions", "Services' regions that health alone does not move");
     let kept = view.holds.all().filter(|(.., hold)| *hold == Hold::Kept).count();
@@ -166,7 +213,36 @@ pub(super) fn now(view: &View) -> String {
     head(&mut out, "meridian_build_info", "Which version this is");
     let version = env!("CARGO_PKG_VERSION");
     let _fine = writeln!(out, "meridian_build_info{{version=\"{version}\"}} 1");
-    out
+    // Where `/proc` is hidden, less is told.
+    out + &process(view).unwrap_or_default()
+}
+
+/// The process, by the names that Prometheus' own clients give to what is told of theirs.
+#[expect(clippy::cast_precision_loss, reason = "what a process has is far less than 2^53")]
+fn process(view: &View) -> ProcResult<String> {
+    let own = Process::myself()?;
+    let (stat, files) = (own.stat()?, own.limits()?.max_open_files.soft_limit);
+    let (name, mut out) = ("process_cpu_seconds_total", String::new());
+    let cpu = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+    let text = "Its time on cores, the kernel's part included";
+    let _fine = writeln!(out, "# HELP {name} {text}\n# TYPE {name} counter\n{name} {cpu}");
+    let most = match files {
+        LimitValue::Unlimited => f64::INFINITY,
+        LimitValue::Value(most) => most as f64,
+    };
+    for (name, text, value) in [
+        ("resident_memory_bytes", "Its memory", (stat.rss * procfs::page_size()) as f64),
+        ("virtual_memory_bytes", "What it has reserved", stat.vsize as f64),
+        ("open_fds", "Its open files and sockets", own.fd_count()? as f64),
+        ("max_fds", "How many these may be", most),
+        ("threads", "Its threads", stat.num_threads as f64),
+        ("start_time_seconds", "When it began", view.started.as_nanos() as f64 / 1e9),
+    ] {
+        head(&mut out, &format!("process_{name}"), text);
+        let value = if value.is_finite() { value.to_string() } else { "+Inf".to_owned() };
+        let _fine = writeln!(out, "process_{name} {value}");
+    }
+    Ok(out)
 }
 
 /// When the databases were built: of several of a kind the oldest.

@@ -39,6 +39,7 @@ use sent::{NoParameters, Parameters};
 
 pub(crate) use guard::SEND_TOKEN;
 
+mod alarms;
 pub mod api;
 pub mod arriving;
 pub mod changes;
@@ -53,6 +54,17 @@ pub mod writers;
 
 /// The page, with its style and script.
 const PAGE: &str = include_str!("page.html");
+
+/// What the page may do: ask this server, and be in no other page.
+const PAGE_HEAD: [(HeaderName, &str); 3] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src \
+         'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
 
 /// How often what the histograms have collected is summed up, scraped or not.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -100,7 +112,7 @@ pub(super) fn router(
         .route("/api/v1/explain", get(explanation))
         .route("/api/v1/history", get(changes::history))
         .route("/api/v1/convergence", get(convergence::all))
-        .route("/", get(|| async { Html(PAGE) }))
+        .route("/", get(|| async { (PAGE_HEAD, Html(PAGE)) }))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))

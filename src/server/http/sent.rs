@@ -1,11 +1,17 @@
 //! What a request carries, or a refusal that says why it is none: in JSON, as every other.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, FromRequestParts, Json, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::Refusal;
+
+/// How long a body may take to come.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the body says.
 pub(super) struct Body<T>(pub(super) T);
@@ -14,7 +20,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let read = Json::from_request(request, state).await;
+        let Ok(read) = timeout(PATIENCE, Json::from_request(request, state)).await else {
+            let what = format!("the body has not come within {} s", PATIENCE.as_secs());
+            return Err(refusal(StatusCode::REQUEST_TIMEOUT, what));
+        };
         let refused =
             |why: axum::extract::rejection::JsonRejection| refusal(why.status(), why.body_text());
         read.map(|Json(said)| Self(said)).map_err(refused)

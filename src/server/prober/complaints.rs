@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::health::Outcome;
 use crate::ids::TargetId;
-use crate::server::http::changes::breaks_lines;
+use crate::server::http::changes::misleads;
 
 /// So many octets of a line are kept.
 const LONGEST: usize = 200;
@@ -105,7 +105,7 @@ impl<P: AsyncRead + Unpin> Stderr<P> {
         self.end_line();
         let shown = |of: char| match of {
             '\t' => ' ',
-            _ if breaks_lines(of) => char::REPLACEMENT_CHARACTER,
+            _ if misleads(of) => char::REPLACEMENT_CHARACTER,
             _ => of,
         };
         let line = String::from_utf8_lossy(self.whole.trim_ascii()).chars().map(shown).collect();
