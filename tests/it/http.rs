@@ -248,3 +248,26 @@ services:
     let out = told("out.example.com");
     assert!(out.contains("no zone that is served here") && !out.contains("REFUSED"), "{out}");
 }
+
+#[test]
+fn that_nothing_is_up_for_some_clients_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("states.txt"), "192.0.2.1 up\n2001:db8::1 down\n").unwrap();
+    let server = Meridian::serve_in(
+        folder,
+        "regions: { us: {} }
+checks: { own: { pushed: states.txt } }
+zones: { example.com: { ns: [ns1.example.net, ns2.example.net] } }
+services:
+  web: { names: [www.example.com], check: own, regions: { us: [192.0.2.1, \"2001:db8::1\"] } }
+",
+    );
+    let share = |rtype| {
+        server.metric(&format!("meridian_nothing_up_share{{service=\"web\",type=\"{rtype}\"}}"))
+    };
+    wait_until(&[0.0, 1.0], || ["A", "AAAA"].map(share));
+    let (_, told) = server.ctl(&["status"]);
+    let alarm = "ALARM     web: nothing is up for 100 % of its AAAA clients (all down: answered as";
+    assert!(told.contains(alarm), "{told}");
+    assert!(!told.contains("the region us is down"), "{told}");
+}
