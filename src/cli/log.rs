@@ -98,8 +98,9 @@ fn write_all(jobs: &Receiver<Job>) {
 
 /// All that was logged is written, if somebody takes it.
 pub(super) fn end() {
+    let Some(Some(queue)) = QUEUE.get() else { return };
     let (told, heard) = sync_channel(1);
-    if queue().is_some_and(|queue| queue.try_send(Job::Told(told)).is_ok()) {
+    if queue.try_send(Job::Told(told)).is_ok() {
         let _late = heard.recv_timeout(PATIENCE);
     }
 }

@@ -106,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Simulate(asked) => simulate::run(&asked),
         Command::Ctl(ctl) => ctl::run(ctl),
     };
+    log::end();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed { told, code, .. }) => {

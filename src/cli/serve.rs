@@ -28,9 +28,7 @@ pub(super) fn run(config: PathBuf, start: Start) -> Result<(), Failed> {
         }
     };
     let start = Server::start(Source::File(config), start, waits, |_| Router::new());
-    let ended = server::run(until_stopped(start, |server| announce(server.addresses())));
-    log::end();
-    ended?
+    server::run(until_stopped(start, |server| announce(server.addresses())))?
 }
 
 /// Why a server does not start, as people read it.

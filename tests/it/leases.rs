@@ -297,3 +297,30 @@ fn a_word_that_a_member_passes_on_too_late_replaces_none_that_was_said_since() {
     let wanted = String::from_utf8(curl.output().unwrap().stdout).unwrap();
     assert!(wanted.contains("\"value\":\"dXM=\""), "`us` was said last: {wanted}");
 }
+
+#[test]
+fn an_epoch_that_is_older_than_a_known_one_is_not_followed() {
+    let etcd = Etcd::start();
+    let address = etcd.url.trim_start_matches("http://").parse().unwrap();
+    let knows = serve(address, &numbered(1), 3);
+    wait_until(&vec![US.to_owned()], || knows.addresses("w0.example.com"));
+    let word = ["writer", "w0", "eu", "--reason", "test", "--owner", "alice", "--fenced"];
+    assert!(knows.ctl(&word).0);
+    wait_until(&vec!["192.0.2.2".to_owned()], || knows.addresses("w0.example.com"));
+    // All that begins with `/meridian/` is lost, as with an older backup; and one that knows
+    // nothing names the first again.
+    knows.process.signal("STOP");
+    let all = "{\"key\": \"L21lcmlkaWFuLw==\", \"range_end\": \"L21lcmlkaWFuMA==\"}";
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-d", all, &format!("{}/v3/kv/deleterange", etcd.url)]);
+    assert!(curl.stdout(Stdio::null()).status().unwrap().success());
+    let forgot = serve(address, &numbered(1), 3);
+    wait_until(&vec![US.to_owned()], || forgot.addresses("w0.example.com"));
+    knows.process.signal("CONT");
+    let why = "etcd tells epoch 1, of us, and this node knows of epoch 2";
+    wait_for(why, || knows.ctl(&["status"]).1.contains(why).then_some(()));
+    // What it knew stands until its lease ends.
+    wait_until(&Vec::<String>::new(), || knows.addresses("w0.example.com"));
+    let_pass(Duration::from_secs(1));
+    assert_eq!(knows.addresses("w0.example.com"), [""; 0]);
+}

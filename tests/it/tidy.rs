@@ -157,3 +157,15 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
         code.difference(&docs).filter(|name| !name.ends_with("_make")).collect();
     assert!(untold.is_empty(), "docs/OPERATING.md does not tell of {untold:?}");
 }
+
+#[test]
+fn every_field_of_the_api_is_described() {
+    let text = fs::read_to_string(root().join("src/server/http/openapi.json")).unwrap();
+    let api: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (name, schema) in api["components"]["schemas"].as_object().unwrap() {
+        for (field, of) in schema["properties"].as_object().into_iter().flatten() {
+            let is_described = of.get("description").or(of.get("$ref")).is_some();
+            assert!(is_described, "{name}.{field}: nothing says what it is");
+        }
+    }
+}

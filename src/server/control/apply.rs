@@ -7,11 +7,13 @@ use metrics::{counter, gauge};
 use tracing::warn;
 
 use super::Control;
+use super::writers::lease_of;
 use crate::config::{Config, Problem};
 use crate::ids::{RegionId, ServiceId, TargetId};
 use crate::server::history::{Kind, Level};
 use crate::server::load::{Loaded, Refused, What};
 use crate::server::overrides;
+use crate::steer::Service;
 
 impl Control {
     /// The keys of `config` that count from the next start on.
@@ -33,6 +35,42 @@ impl Control {
             Problem::of_file(&loaded.file, what)
         };
         lost.map(problem).collect()
+    }
+
+    /// What of `loaded` cannot be: who decides which region writes does not change while one may.
+    /// Nodes that still go by the other way would go on to answer another region.
+    fn parted_in(&self, loaded: &Loaded) -> Vec<Problem> {
+        let changed = self.loaded.plan.single_writers().filter_map(|(_, was)| {
+            let is = loaded.plan.services.get(loaded.plan.service_named(&was.name)?.index())?;
+            (lease_of(is)? != lease_of(was)?).then_some(was)
+        });
+        let renamed = self.loaded.plan.single_writers().filter_map(|(_, was)| {
+            let has_its_name = |of: &&Service| {
+                let is_other = of.name != was.name && of.has_one_writer();
+                is_other && of.names.iter().any(|name| was.names.contains(name))
+            };
+            Some((was, loaded.plan.services.iter().find(has_its_name)?))
+        });
+        let renamed = renamed.map(|(was, is)| {
+            let what = format!(
+                "services.{}: it has names of {}, of which one region writes, and knows neither \
+                 that region nor its epoch: two writers could be answered; keep the service's \
+                 name, or take {1} out on all nodes (its names under `retired`), wait for its \
+                 longest TTL, and put it in again by the new one",
+                is.name, was.name
+            );
+            Problem::of_file(&loaded.file, what)
+        });
+        let problem = |of: &Service| {
+            let what = format!(
+                "services.{0}.lease: changed between `manual` and etcd while {0} is served, where \
+                 two writers could be answered; take {0} out on all nodes (its names under \
+                 `retired`), wait for its longest TTL, and put it in again with the new `lease`",
+                of.name
+            );
+            Problem::of_file(&loaded.file, what)
+        };
+        changed.map(problem).chain(renamed).collect()
     }
 
     /// Serves `loaded` from now on, unless something is lost in it.

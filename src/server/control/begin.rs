@@ -1,7 +1,7 @@
 //! How a process begins: what it waits for before it answers.
 //!
 //! ```text
-//! first verdicts of its own probes → it speaks → others' verdicts, who writes → it answers
+//! first verdicts of its own probes, what etcd tells → it speaks → others' verdicts → it answers
 //! ```
 //!
 //! All of it at most for `ready_within`. One that takes another's place speaks when that falls
@@ -63,7 +63,9 @@ impl Control {
         }
         let now = self.clock.now();
         let is_late = |by: Option<Instant>| by.is_some_and(|by| now >= by);
-        self.begins.sees |= self.monitor.sees() || is_late(self.ready_by());
+        // Once the one that is replaced falls silent, it names no writers for long.
+        let knows_leased = self.begins.is_first() || self.knows_leased();
+        self.begins.sees |= self.monitor.sees() && knows_leased || is_late(self.ready_by());
         if !self.begins.sees {
             return;
         }

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::cluster::{FRESH, WRITER};
-use crate::config::{Config, Problem};
+use crate::config::Config;
 use crate::ids::{NodeId, RegionId, ServiceId};
 use crate::server::etcd::{Gateway, Leases, Wish};
 use crate::server::handle::{Handle, Request};
@@ -18,7 +18,7 @@ use crate::server::load::Loaded;
 use crate::server::overrides::Said;
 use crate::snapshot::Plan;
 use crate::steer::{
-    Contest, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers, is_down,
+    Contest, Holder, Lease, Leased, Named, Naming, Policy, Service, Writer, Writers, is_down,
 };
 use crate::time::Instant;
 
@@ -181,14 +181,20 @@ impl Control {
 
     /// Is it known of each service who writes, or that nobody does?
     pub(super) fn knows_writers(&self) -> bool {
+        let hears = self.hears_until().is_none_or(|until| self.clock.now() < until);
+        let mut services = self.loaded.plan.single_writers();
+        self.knows_leased()
+            && (hears || services.all(|(_, service)| lease_of(service) == Some(true)))
+    }
+
+    /// The same of those with a lease in etcd.
+    pub(super) fn knows_leased(&self) -> bool {
         let now = self.clock.now();
-        let hears = self.hears_until().is_none_or(|until| now < until);
-        self.loaded.plan.single_writers().all(|(_, service)| match &service.policy {
-            Policy::SingleWriter(_, Lease::Kept(_)) => {
-                let leased = self.writing.leased.get(&service.name);
-                leased.is_some_and(|leased| !self.is_about_to_be_named(&service.name, leased, now))
-            }
-            _ => hears,
+        let mut leased =
+            self.loaded.plan.single_writers().filter(|(_, of)| lease_of(of) == Some(true));
+        leased.all(|(_, service)| {
+            let leased = self.writing.leased.get(&service.name);
+            leased.is_some_and(|leased| !self.is_about_to_be_named(&service.name, leased, now))
         })
     }
 
@@ -284,6 +290,15 @@ impl Control {
 
     /// What etcd has of a service's writer, or why that is not known.
     pub(super) fn hear_lease(&mut self, service: String, leased: Result<Leased, String>) {
+        let known = self.writing.named.get(&service).map_or(0, |named| named.epoch);
+        let leased = leased.and_then(|leased| match &leased.holder {
+            // An epoch never falls: what storage has refused since would be told to write.
+            Some(Holder { epoch, region, .. }) if *epoch < known => Err(format!(
+                "etcd tells epoch {epoch}, of {region}, and this node knows of epoch {known}, as \
+                 after a backup of etcd was restored: name another region by `ctl writer`"
+            )),
+            _ => Ok(leased),
+        });
         match leased {
             Ok(mut leased) => {
                 self.writing.problems.remove(&service);
@@ -310,42 +325,6 @@ impl Control {
             self.writing.unkept.remove(service);
             self.writing.named.insert(service.to_owned(), named);
         }
-    }
-
-    /// What of `loaded` cannot be: who decides which region writes does not change while one may.
-    /// Nodes that still go by the other way would go on to answer another region.
-    pub(super) fn parted_in(&self, loaded: &Loaded) -> Vec<Problem> {
-        let changed = self.loaded.plan.single_writers().filter_map(|(_, was)| {
-            let is = loaded.plan.services.get(loaded.plan.service_named(&was.name)?.index())?;
-            (lease_of(is)? != lease_of(was)?).then_some(was)
-        });
-        let renamed = self.loaded.plan.single_writers().filter_map(|(_, was)| {
-            let has_its_name = |of: &&Service| {
-                let is_other = of.name != was.name && of.has_one_writer();
-                is_other && of.names.iter().any(|name| was.names.contains(name))
-            };
-            Some((was, loaded.plan.services.iter().find(has_its_name)?))
-        });
-        let renamed = renamed.map(|(was, is)| {
-            let what = format!(
-                "services.{}: it has names of {}, of which one region writes, and knows neither \
-                 that region nor its epoch: two writers could be answered; keep the service's \
-                 name, or take {1} out on all nodes (its names under `retired`), wait for its \
-                 longest TTL, and put it in again by the new one",
-                is.name, was.name
-            );
-            Problem::of_file(&loaded.file, what)
-        });
-        let problem = |of: &Service| {
-            let what = format!(
-                "services.{0}.lease: changed between `manual` and etcd while {0} is served, where \
-                 two writers could be answered; take {0} out on all nodes (its names under \
-                 `retired`), wait for its longest TTL, and put it in again with the new `lease`",
-                of.name
-            );
-            Problem::of_file(&loaded.file, what)
-        };
-        changed.map(problem).chain(renamed).collect()
     }
 
     /// What is to be done so that another region writes.
@@ -578,7 +557,7 @@ impl Control {
 }
 
 /// Whether etcd tells which region of a service writes, or operators; `None`: several do.
-fn lease_of(service: &Service) -> Option<bool> {
+pub(super) fn lease_of(service: &Service) -> Option<bool> {
     match &service.policy {
         Policy::SingleWriter(_, lease) => Some(matches!(lease, Lease::Kept(_))),
         _ => None,
