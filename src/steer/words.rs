@@ -16,13 +16,6 @@ impl fmt::Display for Policy {
     }
 }
 
-impl Basis {
-    /// Is nothing up for those who get such an answer?
-    pub fn is_down(self) -> bool {
-        matches!(self, Self::AsIfUp | Self::LastGood | Self::Fixed | Self::NoData | Self::ServFail)
-    }
-}
-
 impl fmt::Display for Basis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -43,6 +36,11 @@ impl fmt::Display for Basis {
 }
 
 impl Basis {
+    /// Is nothing up for those who get such an answer?
+    pub fn is_down(self) -> bool {
+        matches!(self, Self::AsIfUp | Self::LastGood | Self::Fixed | Self::NoData | Self::ServFail)
+    }
+
     /// The same where one region at a time writes, the one of this `epoch`: how it `stands`, if it
     /// is not up.
     pub fn of_writer(self, epoch: u64, stands: &str) -> String {

@@ -183,15 +183,12 @@ impl Reading<'_> {
             while let Some((_, ttl)) = source.defaults.next_if(|(at, _)| *at < offset) {
                 self.ttls.default = Some(ttl);
             }
-            if let Ok(now) = zonefile.origin() {
-                *origin = now;
-            }
             match entry {
                 Ok(None) => return None,
                 Ok(Some(Entry::Record(record))) => self.record(source.name, line, record),
                 Ok(Some(Entry::Include { path, origin: below })) => {
                     // RFC 1035 §5.1: without one, the origin is what it is now.
-                    let below = below.unwrap_or_else(|| origin.clone());
+                    let below = below.or_else(|| zonefile.origin().ok())?;
                     let below = Name::from_wire(below.as_slice())?;
                     self.include(source, line, path.as_ref(), &below);
                 }
@@ -202,6 +199,7 @@ impl Reading<'_> {
                     self.problems.push(FileProblem { file, at: place, what });
                     // It may have been the first one with a TTL.
                     self.ttls.default.get_or_insert(0);
+                    *origin = zonefile.origin().ok()?;
                     return next_owner(text, done, offset_of(text, at?)).map(|next| start + next);
                 }
             }
