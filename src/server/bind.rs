@@ -68,12 +68,10 @@ impl Sockets {
         let mut addresses = Addresses::default();
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         for address in &config.node.listen {
-            // TCP first: its port is nobody else's, while UDP's can be shared.
-            let key = "node.listen";
-            tcp.extend(streams(key, &[*address], &mut addresses.dns, had)?);
-            let bound = addresses.dns.last().copied().unwrap_or(*address);
-            let sockets = socket::udp(bound, (workers, config.node.buffer), had);
-            udp.extend(sockets.map_err(of_key(key))?);
+            let both = both(*address, (workers, config.node.buffer), had);
+            let (listeners, sockets) = both.map_err(of_key("node.listen"))?;
+            tcp.extend(accepting(listeners, &mut addresses.dns)?);
+            udp.extend(sockets);
         }
         let none = Vec::new();
         let of = |list: fn(&Encrypted) -> &Vec<SocketAddr>| {
@@ -126,6 +124,33 @@ fn of_key(key: &'static str) -> impl Fn(BindError) -> StartError {
     move |error| StartError::Bind(key, error)
 }
 
+/// Sockets of one address for both transports.
+type Both = (Vec<std::net::TcpListener>, Vec<std::net::UdpSocket>);
+
+/// TCP first: its port is nobody else's, while UDP's can be shared. Port 0 takes one that both have
+/// free: what TCP was given may be another one's over UDP.
+fn both(
+    address: SocketAddr,
+    workers: (usize, usize),
+    inherited: &mut Inherited,
+) -> Result<Both, BindError> {
+    // Held meanwhile, so that none is given twice.
+    let mut in_vain = Vec::new();
+    loop {
+        let tcp = socket::tcp(address, inherited)?;
+        let bound = tcp.first().and_then(|first| first.local_addr().ok());
+        match socket::udp(bound.unwrap_or(address), workers, inherited) {
+            Err(error) if error.is_used() && address.port() == 0 && in_vain.len() < PORTS => {
+                in_vain.push(tcp);
+            }
+            udp => return udp.map(|udp| (tcp, udp)),
+        }
+    }
+}
+
+/// How many other ports are tried.
+const PORTS: usize = 15;
+
 fn streams(
     key: &'static str,
     list: &[SocketAddr],
@@ -135,12 +160,18 @@ fn streams(
     let mut all = Vec::new();
     for address in list {
         let listeners = socket::tcp(*address, inherited).map_err(of_key(key))?;
-        bound.extend(listeners.first().map(|first| first.local_addr()).transpose()?);
-        for listener in listeners {
-            all.push(TcpListener::from_std(listener)?);
-        }
+        all.extend(accepting(listeners, bound)?);
     }
     Ok(all)
+}
+
+/// As tokio has them; adds their address to `bound`.
+fn accepting(
+    listeners: Vec<std::net::TcpListener>,
+    bound: &mut Vec<SocketAddr>,
+) -> io::Result<Vec<TcpListener>> {
+    bound.extend(listeners.first().map(|first| first.local_addr()).transpose()?);
+    listeners.into_iter().map(TcpListener::from_std).collect()
 }
 
 /// The socket of operators, and that of the server that takes this one's place.

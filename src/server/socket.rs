@@ -27,6 +27,13 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    /// Whether somebody else has the address.
+    pub(super) fn is_used(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 /// What to do about it.
 fn advice(error: &io::Error, address: SocketAddr) -> &'static str {
     match error.kind() {

@@ -64,12 +64,15 @@ pub(crate) fn own_address() -> IpAddr {
 }
 
 /// A port that is free on all addresses for the moment, and that no other test of this process was
-/// given: who binds it does so later.
+/// given: who binds it does so later. The kernel gives it to nobody meanwhile, as its own ones are
+/// higher.
 pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     wait_for("a port", || {
-        let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
-        GIVEN.lock().unwrap().insert(port).then_some(port)
+        let (ours, next) = (std::process::id() % 10_000, NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 12_000 + (u16::try_from(ours).unwrap() + next) % 20_000;
+        let all = ("0.0.0.0", port);
+        (TcpListener::bind(all).is_ok() && UdpSocket::bind(all).is_ok()).then_some(port)
     })
 }
 

@@ -1,7 +1,12 @@
 //! Hosts of a test's own: network namespaces, each reached over a pair of virtual interfaces.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::process::Command;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A host beside this one, reached over a pair of virtual interfaces.
 pub(crate) struct Host {
@@ -58,6 +63,17 @@ impl Host {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
+    }
+
+    /// What `work` finds out there.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let network = File::open(format!("/run/netns/{}", self.name)).unwrap();
+        let enter = || {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        };
+        // A thread that has moved there is no good elsewhere.
+        thread::scope(|scope| scope.spawn(enter).join().unwrap())
     }
 }
 

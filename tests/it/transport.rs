@@ -74,6 +74,28 @@ fn both_families_and_every_address_of_a_wildcard_answer_from_where_they_were_ask
 }
 
 #[test]
+fn port_0_is_one_that_both_transports_have_free() {
+    let host = Host::new(211);
+    let range = "echo '45000 45007' > /proc/sys/net/ipv4/ip_local_port_range";
+    assert!(host.inside("sh").args(["-c", range]).status().unwrap().success());
+    // As the questions of others do, all but one of those that TCP may be given.
+    let held = host.within(|| {
+        (45000..45007)
+            .map(|port| UdpSocket::bind(("10.211.0.1", port)).unwrap())
+            .collect::<Vec<_>>()
+    });
+    let config = format!(
+        "node: {{ listen: \"0.0.0.0:0\" }}\nhttp: {{ listen: \"{}:8053\" }}\n{}",
+        host.v4(),
+        config()
+    );
+    let program = host.inside(env!("CARGO_BIN_EXE_meridian"));
+    let server = Meridian::start_with(program, tempdir().unwrap(), &config);
+    assert_eq!(server.dns.port(), 45007);
+    assert_eq!(held.len(), 7);
+}
+
+#[test]
 fn ipv6_is_served_alike() {
     let config = format!(
         "node: {{ listen: [\"[::1]:0\"] }}\nhttp: {{ listen: \"127.0.0.1:0\" }}\n{}",

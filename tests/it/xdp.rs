@@ -1,13 +1,9 @@
 //! Queries that go past the kernel's stack, over a pair of virtual interfaces between two hosts of
 //! the test's own. It needs to be root, as everything does that makes hosts.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
-use std::thread;
 
 use hickory_proto::rr::RecordType;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::harness::{
@@ -169,17 +165,6 @@ fn addresses_of_other_interfaces_are_left_to_the_kernel() {
     }
 }
 
-/// What `work` finds out on that host.
-fn within<T: Send>(host: &Host, work: impl FnOnce() -> T + Send) -> T {
-    let network = File::open(format!("/run/netns/{}", host.name)).unwrap();
-    let enter = || {
-        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    };
-    // A thread that has moved there is no good elsewhere.
-    thread::scope(|scope| scope.spawn(enter).join().unwrap())
-}
-
 #[test]
 fn the_loopback_can_be_asked_too() {
     let host = Host::new(209);
@@ -189,7 +174,7 @@ fn the_loopback_can_be_asked_too() {
     let rows = ["127.0.0.1:53", "[::1]:53", "10.209.0.1:53", "[fdd1::1]:53"];
     for (to, count) in rows.into_iter().zip([0.0, 1.0, 1.0, 2.0]) {
         let to = to.parse().unwrap();
-        let answer = within(&host, || ask(to, "www.example.com", RecordType::A, Some(DUBLIN)));
+        let answer = host.within(|| ask(to, "www.example.com", RecordType::A, Some(DUBLIN)));
         assert_eq!(data(&answer), ["192.0.2.20"]);
         assert_eq!(server.metric("meridian_xdp_total{interface=\"lo\"}"), count, "{to}");
     }
