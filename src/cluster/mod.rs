@@ -28,7 +28,7 @@ use kinds::Said;
 pub use kinds::{Each, Kind, WRITER};
 pub use list::{Assent, List, Lists};
 use parts::Parts;
-pub use stamp::{Merged, Stamp, merge};
+pub use stamp::{Stamp, standing};
 pub use wire::{Entry, LONGEST_PART, Message};
 
 mod kinds;

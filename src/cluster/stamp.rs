@@ -1,68 +1,96 @@
-//! Which of two words on the same subject counts, when nodes hear them in different orders.
+//! Which of several words on the same subject counts, when nodes hear them in different orders.
 //!
-//! The last writer wins, by a hybrid logical clock (Kulkarni et al., "Logical Physical Clocks",
-//! OPODIS 2014): milliseconds of the wall clock, but always later than everything that was seen.
-//! Two words of which neither saw the other are in conflict, and then the safer one counts: what
-//! was said last on a clock that is wrong must not put traffic where somebody took it away.
+//! A word replaces those that its speaker knew of. Of words of which none knew of the other the
+//! safest counts: what was said last on a clock that is wrong must not put traffic where somebody
+//! took it away. The others stand beside it until a word replaces them all, so that what counts
+//! does not depend on who heard what first: a multi-value register (Shapiro et al., "A
+//! comprehensive study of Convergent and Commutative Replicated Data Types", INRIA RR-7506, §3.2.2)
+//! whose words tell by version vectors what they knew of (Parker et al., IEEE TSE 1983).
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::time::Instant;
 
-/// When a word was said, and what its speaker had seen.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+/// When and where a word was said, and what was known there of its subject.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Stamp {
-    /// Milliseconds since the Unix epoch times 2¹⁶, plus a counter.
+    /// Milliseconds since the Unix epoch times 2¹⁶, plus a counter, and later than everything that
+    /// was seen: a hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", OPODIS 2014).
     pub at: u64,
-    /// The `at` of the word on this subject that it replaced; 0: none.
-    pub saw: u64,
+    /// The node where it was said.
+    pub by: String,
+    /// Of each node the `at` of its last word on this subject that was known. Each word of a node
+    /// knows of those before it, so that this stands for all of them.
+    pub saw: BTreeMap<String, u64>,
 }
+
+/// Of so many nodes it is remembered which word was known: of those that spoke last. A word that is
+/// older than all of these is forgotten nearly everywhere; elsewhere the safer counts.
+const MOST_SEEN: usize = 16;
+
+/// So many words may stand beside the one that counts.
+const MOST_BESIDE: usize = 8;
 
 impl Stamp {
-    /// The stamp of a word that is said at `now` and replaces one with the stamp `before`; later
-    /// than `latest`, which is the latest `at` that was ever seen.
-    pub fn next(now: Instant, before: Option<Self>, latest: u64) -> Self {
+    /// The stamp of a word that is said by `by` at `now` and replaces those with the stamps
+    /// `before`; later than `latest`, which is the latest that was ever seen.
+    pub fn next<'s>(
+        now: Instant,
+        by: &str,
+        before: impl IntoIterator<Item = &'s Self>,
+        latest: u64,
+    ) -> Self {
+        let (mut saw, mut replaced) = (BTreeMap::new(), BTreeSet::new());
+        for before in before {
+            let known = before.saw.iter().chain([(&before.by, &before.at)]);
+            for (by, at) in known {
+                let known = saw.entry(by.clone()).or_default();
+                *known = *at.max(known);
+            }
+            replaced.insert(&before.by);
+        }
+        let latest = saw.values().copied().fold(latest, u64::max);
+        while saw.len() > MOST_SEEN {
+            let least = saw.iter().min_by_key(|(by, at)| (replaced.contains(by), **at));
+            let Some(least) = least.map(|(by, _)| by.clone()) else { break };
+            saw.remove(&least);
+        }
         let wall = (now.as_nanos() / 1_000_000) << 16;
-        let saw = before.map_or(0, |before| before.at);
-        Self { at: wall.max(latest.max(saw) + 1), saw }
+        Self { at: wall.max(latest + 1), by: by.to_owned(), saw }
     }
 
-    /// Can a node have given it? A word is later than what it saw, and no clock counts beyond 2⁶¹:
+    /// The latest `at` that it tells of.
+    pub fn latest(&self) -> u64 {
+        self.saw.values().copied().fold(self.at, u64::max)
+    }
+
+    /// Can a node have given it? A word is later than what it saw, and no clock counts beyond 2⁶³:
     /// what is far beyond would leave no number for the words after it.
     pub fn makes_sense(&self) -> bool {
-        self.saw < self.at && self.at >> 63 == 0
+        self.at > 0 && self.at >> 63 == 0 && self.saw.values().all(|saw| *saw < self.at)
+    }
+
+    /// Was that word known to the speaker of this one?
+    pub fn knows_of(&self, other: &Self) -> bool {
+        self.saw.get(&other.by).is_some_and(|at| *at >= other.at)
     }
 }
 
-/// What becomes of two words on one subject.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Merged {
-    /// The one that was here counts.
-    Ours,
-    /// The one that was heard counts.
-    Theirs,
-    /// Neither saw the other: ours counts, as it is safer.
-    ConflictOurs,
-    /// Neither saw the other: theirs counts, as it is safer.
-    ConflictTheirs,
-    /// They are the same.
-    Same,
-}
-
-/// Which of two words counts; `safety` of each: the higher, the safer.
-pub fn merge(ours: (Stamp, u8), theirs: (Stamp, u8)) -> Merged {
-    let ((here, our_safety), (there, their_safety)) = (ours, theirs);
-    if here == there && our_safety == their_safety {
-        return Merged::Same;
-    }
-    if here.saw >= there.at {
-        return Merged::Ours;
-    }
-    if there.saw >= here.at {
-        return Merged::Theirs;
-    }
-    match (our_safety, here).cmp(&(their_safety, there)) {
-        Ordering::Less => Merged::ConflictTheirs,
-        _ => Merged::ConflictOurs,
-    }
+/// Of these words on one subject those that no other one of them replaces: first the one that
+/// counts, then those beside it. `of` tells of a word its stamp and how safe it is: the higher, the
+/// safer. Of one that comes twice the first is taken.
+pub fn standing<W>(mut words: Vec<W>, of: impl Fn(&W) -> (Stamp, u8)) -> Vec<W> {
+    let stamps: Vec<Stamp> = words.iter().map(|word| of(word).0).collect();
+    let mut met = BTreeSet::new();
+    words.retain(|word| {
+        let (stamp, _) = of(word);
+        !stamps.iter().any(|other| other.knows_of(&stamp)) && met.insert((stamp.at, stamp.by))
+    });
+    words.sort_by_cached_key(|word| {
+        let (stamp, safety) = of(word);
+        Reverse((safety, stamp))
+    });
+    words.truncate(1 + MOST_BESIDE);
+    words
 }

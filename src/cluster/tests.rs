@@ -446,53 +446,117 @@ proptest! {
         let _read = Message::decode(&octets);
     }
 
-    /// Whoever hears two words in whichever order follows the same one.
+    /// Nodes say words on one subject, with clocks that are wrong, and hear each other or do not.
+    /// A word stands until somebody who knew of it says another one, whatever came between; and once
+    /// all have heard all, the same one counts everywhere.
     #[test]
-    fn two_nodes_follow_the_same_word(
-        a in (0u64..6, 0u64..6, 0u8..3),
-        b in (0u64..6, 0u64..6, 0u8..3),
+    fn the_safest_word_that_nobody_replaced_counts_everywhere(
+        steps in prop::collection::vec((0usize..4, 0usize..4, 0u8..3, 0u64..5), 0..40),
     ) {
-        let word = |(at, saw, safety): (u64, u64, u8)| {
-            // A word is later than what it saw.
-            (Stamp { at: saw + 1 + at, saw }, safety)
-        };
-        let (a, b) = (word(a), word(b));
-        let mirrored = match merge(b, a) {
-            Merged::Ours => Merged::Theirs,
-            Merged::Theirs => Merged::Ours,
-            Merged::ConflictOurs => Merged::ConflictTheirs,
-            Merged::ConflictTheirs => Merged::ConflictOurs,
-            Merged::Same => Merged::Same,
-        };
-        // Both have seen what the other has not: the two orders can differ only in a tie.
-        prop_assert!(merge(a, b) == mirrored || a == b, "{a:?} {b:?}");
+        let mut nodes: [Vec<Word>; 4] = Default::default();
+        let mut said: Vec<Word> = Vec::new();
+        for (node, other, safety, clock) in steps {
+            if node != other {
+                let heard = [&nodes[node][..], &nodes[other][..]].concat();
+                nodes[node] = standing(heard, Word::weight);
+                continue;
+            }
+            let before = &nodes[node];
+            // What its speaker knew of, by any way that there is.
+            let known = before.iter().flat_map(|of| of.known.iter().copied().chain([of.id]));
+            let known: BTreeSet<usize> = known.collect();
+            let (by, now) = (format!("ns{node}"), Instant::from_nanos(clock * 1_000_000));
+            let latest = before.iter().map(|of| of.stamp.latest()).max().unwrap_or(0);
+            let stamp = Stamp::next(now, &by, before.iter().map(|of| &of.stamp), latest);
+            prop_assert!(stamp.makes_sense());
+            let word = Word { id: said.len(), known, stamp, safety };
+            for of in &said {
+                prop_assert_eq!(word.stamp.knows_of(&of.stamp), word.known.contains(&of.id));
+            }
+            nodes[node] = standing([&before[..], &[word.clone()]].concat(), Word::weight);
+            prop_assert_eq!(&nodes[node], &[word.clone()]);
+            said.push(word);
+        }
+        let is_replaced = |of: &Word| said.iter().any(|other| other.known.contains(&of.id));
+        let mut left: Vec<Word> = said.iter().filter(|of| !is_replaced(of)).cloned().collect();
+        left.sort_by_key(|of| std::cmp::Reverse(of.weight_first()));
+        // In one order and the other.
+        for order in [[0, 1, 2, 3], [3, 1, 0, 2]] {
+            let heard = order.map(|node| nodes[node].clone()).concat();
+            prop_assert_eq!(&standing(heard, Word::weight), &left);
+        }
     }
 
-    /// Whatever is believed of another node, what an operator says next replaces it.
+    /// Whatever is believed of other nodes, what an operator says next replaces it.
     #[test]
-    fn any_word_that_makes_sense_can_be_replaced(at: u64, saw: u64, now: u64) {
-        let word = Stamp { at, saw };
-        if word.makes_sense() {
-            let next = Stamp::next(Instant::from_nanos(now), Some(word), word.at);
-            prop_assert_eq!(merge((word, 3), (next, 0)), Merged::Theirs);
-        }
-        prop_assert!(Stamp::next(Instant::from_nanos(now), None, 0).makes_sense());
+    fn any_words_that_make_sense_can_be_replaced(
+        words in prop::collection::vec((any::<u64>(), 0u8..30, any::<u64>()), 0..9),
+        now: u64,
+    ) {
+        let words = words.into_iter().map(|(at, by, saw)| {
+            let saw = (0..by).map(|of| (format!("ns{of}"), saw.rotate_left(of.into()) % (at >> 1).max(1)));
+            let stamp = Stamp { at: at >> 1, by: format!("ns{by}"), saw: saw.collect() };
+            Word { id: 0, known: BTreeSet::new(), stamp, safety: 2 }
+        });
+        let words: Vec<Word> = words.filter(|of| of.stamp.makes_sense()).collect();
+        let latest = words.iter().map(|of| of.stamp.latest()).max().unwrap_or(0);
+        let stamp = Stamp::next(
+            Instant::from_nanos(now),
+            "ns1",
+            words.iter().map(|of| &of.stamp),
+            latest,
+        );
+        prop_assert!(stamp.makes_sense() && stamp.saw.len() <= 16);
+        let next = Word { id: 1, known: BTreeSet::new(), stamp, safety: 0 };
+        let all = words.into_iter().chain([next.clone()]).collect();
+        prop_assert_eq!(standing(all, Word::weight), [next]);
+    }
+}
+
+/// A word on a subject.
+#[derive(Clone, PartialEq, Debug)]
+struct Word {
+    id: usize,
+    /// The words that its speaker knew of.
+    known: BTreeSet<usize>,
+    stamp: Stamp,
+    safety: u8,
+}
+
+impl Word {
+    fn weight(&self) -> (Stamp, u8) {
+        (self.stamp.clone(), self.safety)
+    }
+
+    fn weight_first(&self) -> (u8, Stamp) {
+        (self.safety, self.stamp.clone())
     }
 }
 
 #[test]
-fn the_later_word_counts_and_of_two_that_did_not_see_each_other_the_safer() {
+fn the_later_word_counts_and_of_two_that_did_not_know_of_each_other_the_safer() {
     let now = Instant::from_nanos(1_700_000_000_000_000_000);
-    let first = Stamp::next(now, None, 0);
-    let second = Stamp::next(now + MS, Some(first), first.at);
-    assert_eq!(merge((first, 2), (second, 0)), Merged::Theirs, "it saw the first");
-    assert_eq!(merge((second, 0), (first, 2)), Merged::Ours);
-    // A clock that is an hour slow: what it saw makes it later all the same.
-    let slow = Stamp::next(now - Duration::from_secs(3600), Some(second), second.at);
-    assert_eq!(merge((second, 2), (slow, 0)), Merged::Theirs);
-    // Neither saw the other: the drain stands, whichever clock is ahead.
-    let drain = Stamp::next(now, Some(first), first.at);
-    let up = Stamp::next(now + Duration::from_secs(3600), Some(first), first.at);
-    assert_eq!(merge((drain, 2), (up, 0)), Merged::ConflictOurs);
-    assert_eq!(merge((up, 0), (drain, 2)), Merged::ConflictTheirs);
+    let hour = Duration::from_secs(3600);
+    let counts = |words: &[(&Stamp, u8)]| {
+        let words = words.iter().map(|(stamp, safety)| ((*stamp).clone(), *safety)).collect();
+        standing(words, Clone::clone).into_iter().map(|(stamp, _)| stamp).collect::<Vec<_>>()
+    };
+    let first = Stamp::next(now, "ns1", [], 0);
+    let second = Stamp::next(now + MS, "ns2", [&first], first.at);
+    for both in [[(&first, 2), (&second, 0)], [(&second, 0), (&first, 2)]] {
+        assert_eq!(counts(&both), [second.clone()], "it knew of the first");
+    }
+    // A clock that is an hour slow: what it knew of makes it later all the same.
+    let slow = Stamp::next(now - hour, "ns1", [&second], second.at);
+    assert_eq!(counts(&[(&second, 2), (&slow, 0)]), [slow]);
+    // Neither knew of the other: the drain stands, whichever clock is ahead…
+    let drain = Stamp::next(now, "ns1", [&first], first.at);
+    let up = Stamp::next(now + hour, "ns2", [&first], first.at);
+    assert_eq!(counts(&[(&up, 0), (&drain, 2)]), [drain.clone(), up.clone()]);
+    // … and however much was said after it on the other side.
+    let again = Stamp::next(now + hour, "ns2", [&up], up.at);
+    assert_eq!(counts(&[(&again, 0), (&drain, 2)]), [drain.clone(), again.clone()]);
+    // Who knew of both replaces both.
+    let last = Stamp::next(now, "ns3", [&drain, &again], again.at);
+    assert_eq!(counts(&[(&again, 0), (&last, 0), (&drain, 2)]), [last]);
 }

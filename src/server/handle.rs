@@ -348,8 +348,8 @@ impl Handle {
             return Err(Unheard::Senseless(format!("nothing is said of {subject}{planned}")));
         }
         let (since, until) = (view.now, Some(view.now + REMEMBERED));
-        let stamp = Stamp::default();
-        let said = Said { subject, word: None, reason, owner, since, until, ramp: None, stamp };
+        let (word, ramp, stamp, beside) = (None, None, Stamp::default(), Vec::new());
+        let said = Said { subject, word, reason, owner, since, until, ramp, stamp, beside };
         self.say(said, who, true).await.map(drop)
     }
 

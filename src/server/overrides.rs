@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Stamp;
+use crate::cluster::{Stamp, standing};
 use crate::config::{Config, Maintenance, Subject};
 use crate::ids::{RegionId, ServiceId};
 use crate::snapshot::{Plan, Snapshot};
@@ -34,6 +34,8 @@ pub struct Said {
     pub ramp: Option<Ramp>,
     /// Which of several words on the subject it is, among nodes.
     pub stamp: Stamp,
+    /// Those on the same subject that nobody has replaced, and that count less.
+    pub beside: Vec<Said>,
 }
 
 /// What can be spoken of in a configuration: what that is, and the longest TTL of the services that
@@ -55,56 +57,125 @@ struct Spoken {
     ramp_percent: Option<u8>,
     ramp_every: Option<u64>,
     at: u64,
-    saw: u64,
+    #[serde(default)]
+    by: String,
+    saw: Saw,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    beside: Vec<Spoken>,
+}
+
+/// What was known when a word was said.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Saw {
+    /// Of each node.
+    Each(BTreeMap<String, u64>),
+    /// An earlier version told the nodes apart by the time alone.
+    One(u64),
+}
+
+impl From<&Said> for Spoken {
+    fn from(said: &Said) -> Self {
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            word: said.word.map(|word| word.to_string()),
+            reason: said.reason.clone(),
+            owner: said.owner.clone(),
+            since: said.since.as_nanos(),
+            until: said.until.map(Instant::as_nanos),
+            ramp_percent: said.ramp.map(|ramp| ramp.percent),
+            ramp_every: said.ramp.map(|ramp| nanos(ramp.every)),
+            at: said.stamp.at,
+            by: said.stamp.by.clone(),
+            saw: Saw::Each(said.stamp.saw.clone()),
+            beside: said.beside.iter().map(Self::from).collect(),
+        }
+    }
+}
+
+impl Spoken {
+    /// The same of one that has none beside it.
+    fn alone(self, subject: &Subject) -> Option<Said> {
+        Self { beside: Vec::new(), ..self }.of(subject)
+    }
+
+    /// As it is followed, if it can be read.
+    fn of(self, subject: &Subject) -> Option<Said> {
+        let ramp = self.ramp_percent.zip(self.ramp_every);
+        let saw = match self.saw {
+            Saw::Each(saw) => saw,
+            Saw::One(saw) => [(String::new(), saw)].into_iter().filter(|_| saw > 0).collect(),
+        };
+        Some(Said {
+            subject: subject.clone(),
+            word: self.word.map(|word| word.parse()).transpose().ok()?,
+            reason: self.reason,
+            owner: self.owner,
+            since: Instant::from_nanos(self.since),
+            until: self.until.map(Instant::from_nanos),
+            ramp: ramp.map(|(percent, every)| Ramp { percent, every: Duration::from_nanos(every) }),
+            stamp: Stamp { at: self.at, by: self.by, saw },
+            beside: self.beside.into_iter().filter_map(|of| of.alone(subject)).collect(),
+        })
+    }
 }
 
 impl Said {
     /// As it is kept, and told to other nodes.
     pub(super) fn spoken(&self) -> String {
-        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        let spoken = Spoken {
-            word: self.word.map(|word| word.to_string()),
-            reason: self.reason.clone(),
-            owner: self.owner.clone(),
-            since: self.since.as_nanos(),
-            until: self.until.map(Instant::as_nanos),
-            ramp_percent: self.ramp.map(|ramp| ramp.percent),
-            ramp_every: self.ramp.map(|ramp| nanos(ramp.every)),
-            at: self.stamp.at,
-            saw: self.stamp.saw,
-        };
         // Text and numbers can always be written.
-        serde_json::to_string(&spoken).unwrap_or_default()
+        serde_json::to_string(&Spoken::from(self)).unwrap_or_default()
     }
 
     /// What was spoken of `subject`, if it can be read.
     fn from_spoken(subject: &str, text: &str) -> Option<Self> {
-        let spoken: Spoken = serde_json::from_str(text).ok()?;
-        let ramp = spoken.ramp_percent.zip(spoken.ramp_every);
-        let word = spoken.word.map(|word| word.parse()).transpose().ok()?;
-        Some(Self {
-            subject: subject.parse().ok()?,
-            word,
-            reason: spoken.reason,
-            owner: spoken.owner,
-            since: Instant::from_nanos(spoken.since),
-            until: spoken.until.map(Instant::from_nanos),
-            ramp: ramp.map(|(percent, every)| Ramp { percent, every: Duration::from_nanos(every) }),
-            stamp: Stamp { at: spoken.at, saw: spoken.saw },
-        })
+        serde_json::from_str::<Spoken>(text).ok()?.of(&subject.parse().ok()?)
     }
 
     /// The same of what is kept. An earlier version kept stamps that make no sense: such a word
     /// stands until anything else is said of its subject.
     pub(super) fn recalled(subject: &str, text: &str) -> Option<Self> {
-        let said = Self::from_spoken(subject, text)?;
+        let mut said = Self::from_spoken(subject, text)?;
+        said.beside.retain(|of| of.stamp.makes_sense());
         let stamp = Some(said.stamp).filter(Stamp::makes_sense);
-        Some(Self { stamp: stamp.unwrap_or(Stamp { at: 1, saw: 0 }), ..said })
+        Some(Self { stamp: stamp.unwrap_or(Stamp { at: 1, ..Stamp::default() }), ..said })
     }
 
     /// What was heard of another node, if it makes sense.
     pub(super) fn told(subject: &str, text: &str) -> Option<Self> {
-        Self::from_spoken(subject, text).filter(|said| said.stamp.makes_sense())
+        let makes_sense = |said: &Self| said.all().all(|of| of.stamp.makes_sense());
+        Self::from_spoken(subject, text).filter(makes_sense)
+    }
+
+    /// The latest stamp that it tells of.
+    pub(super) fn latest(&self) -> u64 {
+        self.all().map(|of| of.stamp.latest()).fold(0, u64::max)
+    }
+
+    /// It and those beside it.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Self> {
+        [self].into_iter().chain(&self.beside)
+    }
+
+    /// The same, each on its own.
+    fn apart(mut self) -> Vec<Self> {
+        let beside = std::mem::take(&mut self.beside);
+        [self].into_iter().chain(beside).collect()
+    }
+
+    /// What stands of these and those beside them: the one that counts, with the others beside it.
+    /// What is over at `now` does not; `None`: nothing does.
+    pub(super) fn joined(words: Vec<Self>, now: Instant) -> Option<Self> {
+        let all = words.into_iter().flat_map(Self::apart);
+        let all = all.filter(|of| of.until.is_none_or(|until| now < until)).collect();
+        let mut standing = standing(all, |of| (of.stamp.clone(), of.safety())).into_iter();
+        let first = standing.next()?;
+        Some(Self { beside: standing.collect(), ..first })
+    }
+
+    /// Is it the same word, ended or not?
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (self.stamp.at, &self.stamp.by) == (other.stamp.at, &other.stamp.by)
     }
 
     /// What is said, in a word.
@@ -161,19 +232,11 @@ impl Said {
         Self { word: None, since, until: Some(now + REMEMBERED), ramp: None, ..self }
     }
 
-    /// Is it only the end of `word`, which ends by itself? When it is, each node says by its own
-    /// clock.
-    pub(super) fn is_end_of(&self, word: &Self) -> bool {
-        let Self { stamp, owner, reason, .. } = self;
-        let is_same = (stamp, owner, reason) == (&word.stamp, &word.owner, &word.reason);
-        self.word.is_none() && word.until.is_some() && is_same
-    }
-
     /// The same as it was heard at `now`. Nothing is said before its time: if it seems so, its
     /// speaker's clock is ahead of ours by as much.
     pub(super) fn heard(self, now: Instant) -> Self {
         let ahead = self.since.since(now);
-        self.earlier(ahead)
+        self.earlier(ahead).beside(|of| of.heard(now))
     }
 
     /// The same as it goes on at `now`, of a process that was last `alive` then, by its own
@@ -181,12 +244,18 @@ impl Said {
     pub(super) fn resumed(self, now: Instant, alive: Option<Instant>) -> Self {
         let last = alive.unwrap_or_default().max(self.since);
         let ahead = if self.since > now { last.since(now) } else { Duration::ZERO };
-        self.earlier(ahead)
+        self.earlier(ahead).beside(|of| of.resumed(now, alive))
     }
 
     fn earlier(mut self, ahead: Duration) -> Self {
         self.since = self.since - ahead;
         self.until = self.until.map(|until| until - ahead);
+        self
+    }
+
+    /// The same with those beside it changed.
+    fn beside(mut self, change: impl Fn(Self) -> Self) -> Self {
+        self.beside = std::mem::take(&mut self.beside).into_iter().map(change).collect();
         self
     }
 
@@ -248,6 +317,7 @@ pub(super) fn planned(config: &Config, now: Instant) -> Vec<Said> {
             until: Some(until),
             ramp: of.ramp,
             stamp: Stamp::default(),
+            beside: Vec::new(),
         })
     };
     config.maintenance.iter().filter_map(said).collect()

@@ -384,7 +384,11 @@ fn an_operators_word_reaches_every_node_and_of_two_at_once_the_safer_counts() {
     world.part(&[2], true);
     wait_until(&1.0, || world.node(2).metric("meridian_isolated"));
     assert!(world.node(0).ctl(&drain).0);
-    assert!(world.node(2).ctl(&["up", "eu", "--reason", "it is well", "--owner", "carol"]).0);
+    // However often: none of it knew of the drain.
+    for word in ["up", "drain", "up"] {
+        let said = [word, "eu", "--reason", "it is well", "--owner", "carol"];
+        assert!(world.node(2).ctl(&said).0);
+    }
     world.part(&[2], false);
     wait_until(&world.all(&world.us), || world.answers());
     // Where the word was said that counts no more, at the least, both are in the history.
@@ -397,6 +401,9 @@ fn an_operators_word_reaches_every_node_and_of_two_at_once_the_safer_counts() {
             serde_json::from_str(&world.node(row).get("/api/v1/overrides").1).unwrap();
         assert_eq!((&said[0]["word"], &said[0]["owner"]), (&"drain".into(), &"alice".into()));
     }
+    // Who says something now knows of both.
+    assert!(world.node(1).ctl(&["clear", "eu", "--owner", "bob"]).0);
+    wait_until(&world.all(&world.eu), || world.answers());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::cluster::{Merged, Stamp, merge};
+use crate::cluster::Stamp;
 use crate::config::Subject;
 use crate::ids::ServiceId;
 use crate::server::handle::Unheard;
@@ -33,21 +33,22 @@ impl Control {
     /// An operator has said something at another node: that, and who said it, if it counts.
     pub(super) fn hear_word(&mut self, name: &str, theirs: Said) -> Option<(Said, String)> {
         let now = self.clock.now();
-        self.latest = self.latest.max(theirs.stamp.at);
+        self.latest = self.latest.max(theirs.latest());
         let theirs = theirs.heard(now);
-        if theirs.until.is_some_and(|until| now >= until) {
+        if theirs.word.is_none() && theirs.until.is_some_and(|until| now >= until) {
             return None;
         }
-        if self.said_of(&theirs.subject).is_some_and(|ours| theirs.is_end_of(ours)) {
-            return None;
-        }
+        let ours = self.said_of(&theirs.subject).cloned();
         let who = format!("{}, heard from {name}", theirs.owner);
-        let merged = self.weigh_against_ours(&theirs, (false, &who));
-        matches!(merged, Merged::Theirs | Merged::ConflictTheirs).then(|| {
-            self.keep(theirs.clone());
-            self.put(theirs.clone());
-            (theirs, who)
-        })
+        let both = ours.iter().chain([&theirs]).cloned().collect();
+        let standing = Said::joined(both, now).filter(|of| ours.as_ref() != Some(of))?;
+        if let Some(ours) = &ours {
+            self.tell_of_conflict([ours, &theirs], &standing, &who);
+        }
+        self.keep(standing.clone());
+        self.put(standing.clone());
+        let is_news = !ours.is_some_and(|ours| ours.is(&standing));
+        is_news.then_some((standing, who))
     }
 
     /// Follows what another process, which spoke for this node, has kept since this one read it.
@@ -67,20 +68,24 @@ impl Control {
         who: String,
         reply: oneshot::Sender<Result<(), String>>,
     ) {
-        let merged = self.weigh_against_ours(&said, (true, &who));
-        let ours = self.said_of(&said.subject);
-        // Else the end of what was here may have been written after it.
-        let is_newest = match ours {
-            Some(ours) => merged == Merged::Theirs && ours.word.is_some(),
-            None => said.stamp.saw == 0,
+        let ours = self.said_of(&said.subject).cloned();
+        let both = [&said].into_iter().chain(&ours).cloned().collect();
+        let standing = Said::joined(both, self.clock.now()).unwrap_or_else(|| said.clone());
+        // Else what came meanwhile, or the end of what was here, may have been written after it.
+        let is_newest = match &ours {
+            Some(ours) => standing == said && ours.word.is_some(),
+            None => said.stamp.saw.is_empty(),
         };
-        let (counts, done) = match (merged, ours) {
-            (Merged::Ours | Merged::ConflictOurs, Some(ours)) => (ours.clone(), Err(ours.stands())),
-            _ => (said.clone(), Ok(())),
+        if let Some(ours) = &ours {
+            self.tell_of_conflict([&said, ours], &standing, &who);
+        }
+        let (counts, done) = match ours {
+            Some(ours) if !standing.is(&said) => (ours.clone(), Err(ours.stands())),
+            _ => (standing, Ok(())),
         };
         if done.is_ok() {
-            self.put(said.clone());
-            self.follow_words(vec![(said, who)]);
+            self.put(counts.clone());
+            self.follow_words(vec![(counts.clone(), who)]);
         }
         if is_newest {
             let _gone = reply.send(done);
@@ -95,26 +100,18 @@ impl Control {
         });
     }
 
-    /// Which counts: `theirs`, said here or elsewhere, or what is followed of its subject? Tells of
-    /// the two, if neither knew of the other.
-    pub(super) fn weigh_against_ours(
-        &mut self,
-        theirs: &Said,
-        (is_here, who): (bool, &str),
-    ) -> Merged {
-        let Some(ours) = self.said_of(&theirs.subject) else {
-            return Merged::Theirs;
-        };
-        let merged = merge((ours.stamp, ours.safety()), (theirs.stamp, theirs.safety()));
-        if let Merged::ConflictOurs | Merged::ConflictTheirs = merged {
-            let [here, elsewhere] = if is_here { [theirs, ours] } else { [ours, theirs] };
-            let both = [here.verb(), elsewhere.verb()].join(" here, and elsewhere ");
-            let kept = if merged == Merged::ConflictOurs { ours.verb() } else { theirs.verb() };
-            let why = format!("said at once without knowing of each other: {both}; {kept} counts");
-            let told = (theirs.subject.to_string(), "conflict".to_owned());
-            self.tell(Level::Warn, Kind::Override, told, (why, who.to_owned()), None);
+    /// Tells of a word here and one elsewhere, if neither replaces the other.
+    fn tell_of_conflict(&mut self, both: [&Said; 2], standing: &Said, who: &str) {
+        let stands = |said: &&Said| standing.all().any(|of| of.is(said));
+        let [here, elsewhere] = both;
+        if here.is(elsewhere) || !both.iter().all(stands) {
+            return;
         }
-        merged
+        let verbs = both.map(Said::verb).join(" here, and elsewhere ");
+        let kept = standing.verb();
+        let why = format!("said at once without knowing of each other: {verbs}; {kept} counts");
+        let told = (here.subject.to_string(), "conflict".to_owned());
+        self.tell(Level::Warn, Kind::Override, told, (why, who.to_owned()), None);
     }
 
     /// What is said of a subject.
@@ -128,7 +125,7 @@ impl Control {
         if let Some(peers) = &self.peers {
             peers.say(format!("w/{}", said.subject), Some(said.spoken()));
         }
-        self.latest = self.latest.max(said.stamp.at);
+        self.latest = self.latest.max(said.latest());
         let row = self.said.binary_search_by(|other| other.subject.cmp(&said.subject));
         let (from, to) = row.map_or_else(|row| (row, row), |row| (row, row + 1));
         self.said.splice(from..to, [said]);
@@ -157,6 +154,8 @@ impl Control {
         self.said = said;
         self.resolve();
         let over: Vec<Said> = over;
+        // What was said at once with one that is over now.
+        let mut followed = Vec::new();
         for said in over {
             let subject = said.subject.to_string();
             let Some(word) = said.word else {
@@ -169,11 +168,16 @@ impl Control {
             };
             let why = format!("{word} until now: {}", said.reason);
             let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner.clone()));
-            let end = said.ended(now);
-            self.keep(end.clone());
-            self.put(end);
             self.tell(Level::Info, Kind::Override, told, who, None);
+            let Some(standing) = Said::joined(vec![said.ended(now)], now) else { continue };
+            self.keep(standing.clone());
+            self.put(standing.clone());
+            if standing.word.is_some() {
+                let who = standing.owner.clone();
+                followed.push((standing, who));
+            }
         }
+        self.follow_words(followed);
     }
 
     /// Tells when maintenance begins or ends.
@@ -247,7 +251,8 @@ impl Control {
                  back at once; expected no ramp, or a region that only waits for its failback"
             ));
         }
-        let stamp = Stamp::next(now, before.map(|before| before.stamp), self.latest);
+        let replaced = before.into_iter().flat_map(Said::all).map(|of| &of.stamp);
+        let stamp = Stamp::next(now, &self.loaded.config.node.name, replaced, self.latest);
         let said = Said { stamp, ..said };
         let whole = Said { ramp: None, until: None, since: now, ..said.clone() };
         let others = self.said.iter().filter(|other| other.subject != whole.subject);

@@ -186,7 +186,7 @@ impl Control {
             ttls: Ttls::recalled(recalled.given),
             store,
             lost: recalled.lost,
-            latest: said.iter().map(|said| said.stamp.at).max().unwrap_or(0),
+            latest: said.iter().map(Said::latest).max().unwrap_or(0),
             said,
             planned,
             maintained: Vec::new(),

@@ -91,7 +91,8 @@ async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
             since,
             until: Some(since + second * 60),
             ramp: None,
-            stamp: Stamp::next(since, None, 0),
+            stamp: Stamp::next(since, "ns2", [], 0),
+            beside: Vec::new(),
         };
         let end = word.clone().ended(since + second * 60);
         for said in [word, end] {
@@ -104,6 +105,42 @@ async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
     assert_eq!(words(&world.control), [Some(Word::Drain); 2]);
     let told: Vec<&str> = world.control.events.iter().map(|of| of.what.as_str()).collect();
     assert_eq!(told, ["drain", "drain"]);
+}
+
+#[tokio::test]
+async fn of_two_words_that_were_said_at_once_the_other_counts_when_the_safer_has_ended() {
+    let mut world =
+        world("  web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }");
+    let _said = world.join();
+    let since = world.control.clock.now();
+    let soon = since + Duration::from_millis(5);
+    for (by, word, until) in [("ns2", Word::Drain, None), ("ns3", Word::Down, Some(soon))] {
+        let word = Said {
+            subject: "eu".parse().unwrap(),
+            word: Some(word),
+            reason: "power".to_owned(),
+            owner: by.to_owned(),
+            since,
+            until,
+            ramp: None,
+            stamp: Stamp::next(since, by, [], 0),
+            beside: Vec::new(),
+        };
+        let heard =
+            Heard::Entry(NodeId::from_index(1).unwrap(), "w/eu".into(), Some(word.spoken()));
+        world.control.hear(vec![heard]);
+    }
+    let control = &mut world.control;
+    assert_eq!(control.said.iter().map(|of| of.word).collect::<Vec<_>>(), [Some(Word::Down)]);
+    // It is kept, and told, with the one beside it.
+    assert_eq!(Said::told("eu", &control.said[0].spoken()).unwrap().beside.len(), 1);
+    while control.clock.now() < soon {
+        std::hint::spin_loop();
+    }
+    control.expire();
+    assert_eq!(control.said.iter().map(|of| of.word).collect::<Vec<_>>(), [Some(Word::Drain)]);
+    let told: Vec<&str> = control.events.iter().map(|of| of.what.as_str()).collect();
+    assert_eq!(told, ["drain", "cleared", "down", "conflict", "drain"], "the newest first");
 }
 
 #[tokio::test]
@@ -124,7 +161,8 @@ async fn what_others_say_at_once_is_published_once() {
             since,
             until: None,
             ramp: None,
-            stamp: Stamp::next(since, None, 0),
+            stamp: Stamp::next(since, "ns2", [], 0),
+            beside: Vec::new(),
         };
         Heard::Entry(other, format!("w/{subject}"), Some(said.spoken()))
     };
@@ -324,7 +362,8 @@ async fn what_was_said_while_the_clock_was_ahead_is_in_force_after_the_start() {
         since,
         until: Some(since + minutes(90)),
         ramp: Some(Ramp { percent: 10, every: minutes(1) }),
-        stamp: Stamp { at: 1, saw: 0 },
+        stamp: Stamp { at: 1, ..Stamp::default() },
+        beside: Vec::new(),
     };
     // How many minutes it has stood, and how much of the clients it has reached.
     for (stood, reached) in [(30, 100), (4, 50), (0, 10)] {

@@ -127,6 +127,7 @@ fn said(word: Word, reason: &str) -> Said {
         until: None,
         ramp: None,
         stamp: Stamp::default(),
+        beside: Vec::new(),
     }
 }
 
@@ -214,7 +215,7 @@ async fn of_a_word_said_here_and_one_that_comes_while_it_is_kept_the_safer_count
         let mut saying = pin!(handle.say(said(here, "here"), "alice".to_owned(), true));
         // It is weighed, and about to be kept.
         assert!(goes_on(saying.as_mut(), 1).await.is_none());
-        let stamp = Stamp { at: 1 << 62, saw: 0 };
+        let stamp = Stamp { at: 1 << 62, by: "ns2".to_owned(), ..Stamp::default() };
         let theirs = Said { owner: "bob".to_owned(), stamp, ..said(there, "there") };
         let other = NodeId::from_index(1).unwrap();
         let heard = Heard::Entry(other, "w/us".to_owned(), Some(theirs.spoken()));

@@ -308,8 +308,8 @@ impl Saying {
         };
         let (reason, owner) = (self.reason.clone(), self.owner.clone());
         are_fit(&reason, &owner)?;
-        let (word, stamp) = (Some(word), Stamp::default());
-        Ok(Said { subject, word, reason, owner, since: now, until, ramp, stamp })
+        let (word, stamp, beside) = (Some(word), Stamp::default(), Vec::new());
+        Ok(Said { subject, word, reason, owner, since: now, until, ramp, stamp, beside })
     }
 }
 

@@ -66,13 +66,14 @@ fn said() -> Said {
 fn a_stamp_that_makes_no_sense_costs_no_word_and_leaves_room_for_the_next() {
     let database = Database::of(Connection::open_in_memory()).unwrap();
     for (at, saw) in [(u64::MAX, 0), (u64::MAX, u64::MAX), (1 << 40, u64::MAX), (0, 0)] {
-        let kept = Said { stamp: Stamp { at, saw }, ..said() };
+        let saw = [("ns2".to_owned(), saw)].into();
+        let kept = Said { stamp: Stamp { at, by: String::new(), saw }, ..said() };
         assert_eq!(Said::told("eu", &kept.spoken()), None, "no other node is believed that");
         database.say(&kept).unwrap();
         assert_eq!(database.recall().unwrap().said, [said()]);
     }
     let stamp = said().stamp;
-    assert!(Stamp::next(Instant::default(), Some(stamp), stamp.at).makes_sense());
+    assert!(Stamp::next(Instant::default(), "ns1", [&stamp], stamp.at).makes_sense());
     assert!(Said::told("eu", &said().spoken()).is_some());
 }
 
