@@ -447,8 +447,8 @@ proptest! {
     }
 
     /// Nodes say words on one subject, with clocks that are wrong, and hear each other or do not.
-    /// A word stands until somebody who knew of it says another one, whatever came between; and once
-    /// all have heard all, the same one counts everywhere.
+    /// A word stands until somebody who knew of it says another one, whatever came between; and
+    /// once all have heard all, the same one counts everywhere.
     #[test]
     fn the_safest_word_that_nobody_replaced_counts_everywhere(
         steps in prop::collection::vec((0usize..4, 0usize..4, 0u8..3, 0u64..5), 0..40),
