@@ -157,18 +157,21 @@ impl Said {
         [self].into_iter().chain(&self.beside)
     }
 
-    /// The same, each on its own.
-    fn apart(mut self) -> Vec<Self> {
-        let beside = std::mem::take(&mut self.beside);
-        [self].into_iter().chain(beside).collect()
-    }
-
     /// What stands of these and those beside them: the one that counts, with the others beside it.
-    /// What is over at `now` does not; `None`: nothing does.
-    pub(super) fn joined(words: Vec<Self>, now: Instant) -> Option<Self> {
-        let all = words.into_iter().flat_map(Self::apart);
-        let all = all.filter(|of| of.until.is_none_or(|until| now < until)).collect();
-        let mut standing = standing(all, |of| (of.stamp.clone(), of.safety())).into_iter();
+    /// What is heard, or stands beside another one, does not once it is over at `now`; nothing may
+    /// be left.
+    pub(super) fn joined<'s>(
+        here: impl IntoIterator<Item = &'s Self>,
+        heard: Option<&Self>,
+        now: Instant,
+    ) -> Option<Self> {
+        let is_on = |of: &&Self| of.until.is_none_or(|until| now < until);
+        // One that counted until now has an end that is yet to be told.
+        let here =
+            here.into_iter().flat_map(|of| [of].into_iter().chain(of.beside.iter().filter(is_on)));
+        let all = here.chain(heard.into_iter().flat_map(Self::all).filter(is_on));
+        let alone = all.map(|of| Self { beside: Vec::new(), ..of.clone() }).collect();
+        let mut standing = standing(alone, |of| (of.stamp.clone(), of.safety())).into_iter();
         let first = standing.next()?;
         Some(Self { beside: standing.collect(), ..first })
     }

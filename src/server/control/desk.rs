@@ -40,8 +40,8 @@ impl Control {
         }
         let ours = self.said_of(&theirs.subject).cloned();
         let who = format!("{}, heard from {name}", theirs.owner);
-        let both = ours.iter().chain([&theirs]).cloned().collect();
-        let standing = Said::joined(both, now).filter(|of| ours.as_ref() != Some(of))?;
+        let standing = Said::joined(&ours, Some(&theirs), now);
+        let standing = standing.filter(|of| ours.as_ref() != Some(of))?;
         if let Some(ours) = &ours {
             self.tell_of_conflict([ours, &theirs], &standing, &who);
         }
@@ -69,8 +69,8 @@ impl Control {
         reply: oneshot::Sender<Result<(), String>>,
     ) {
         let ours = self.said_of(&said.subject).cloned();
-        let both = [&said].into_iter().chain(&ours).cloned().collect();
-        let standing = Said::joined(both, self.clock.now()).unwrap_or_else(|| said.clone());
+        let both = [&said].into_iter().chain(&ours);
+        let standing = Said::joined(both, None, self.clock.now()).unwrap_or_else(|| said.clone());
         // Else what came meanwhile, or the end of what was here, may have been written after it.
         let is_newest = match &ours {
             Some(ours) => standing == said && ours.word.is_some(),
@@ -169,7 +169,7 @@ impl Control {
             let why = format!("{word} until now: {}", said.reason);
             let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner.clone()));
             self.tell(Level::Info, Kind::Override, told, who, None);
-            let Some(standing) = Said::joined(vec![said.ended(now)], now) else { continue };
+            let Some(standing) = Said::joined([&said.ended(now)], None, now) else { continue };
             self.keep(standing.clone());
             self.put(standing.clone());
             if standing.word.is_some() {
