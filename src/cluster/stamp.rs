@@ -25,12 +25,12 @@ pub struct Stamp {
     pub saw: BTreeMap<String, u64>,
 }
 
-/// Of so many nodes it is remembered which word was known: of those that spoke last. A word that is
-/// older than all of these is forgotten nearly everywhere; elsewhere the safer counts.
-const MOST_SEEN: usize = 16;
+/// Of so many nodes it is remembered which word was known, as many as there may be: of those that
+/// spoke last, should nodes have changed their names.
+const MOST_SEEN: usize = 32;
 
 /// So many words may stand beside the one that counts.
-const MOST_BESIDE: usize = 8;
+const MOST_BESIDE: usize = MOST_SEEN - 1;
 
 impl Stamp {
     /// The stamp of a word that is said by `by` at `now` and replaces those with the stamps

@@ -348,8 +348,9 @@ impl Handle {
             return Err(Unheard::Senseless(format!("nothing is said of {subject}{planned}")));
         }
         let (since, until) = (view.now, Some(view.now + REMEMBERED));
-        let (word, ramp, stamp, beside) = (None, None, Stamp::default(), Vec::new());
-        let said = Said { subject, word, reason, owner, since, until, ramp, stamp, beside };
+        let (word, ended, ramp) = (None, false, None);
+        let (stamp, beside) = (Stamp::default(), Vec::new());
+        let said = Said { subject, word, ended, reason, owner, since, until, ramp, stamp, beside };
         self.say(said, who, true).await.map(drop)
     }
 

@@ -20,8 +20,10 @@ use crate::time::{Instant, Ttl};
 pub struct Said {
     /// What it is about.
     pub subject: Subject,
-    /// What is said; `None`: what was said is taken back.
+    /// What is said; `None`: what was said is taken back, or it has ended.
     pub word: Option<Word>,
+    /// It has ended by itself.
+    pub ended: bool,
     /// Why.
     pub reason: String,
     /// Who says so.
@@ -50,6 +52,8 @@ pub(super) const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
 #[derive(Serialize, Deserialize)]
 struct Spoken {
     word: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
     reason: String,
     owner: String,
     since: u64,
@@ -79,6 +83,7 @@ impl From<&Said> for Spoken {
         let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         Self {
             word: said.word.map(|word| word.to_string()),
+            ended: said.ended,
             reason: said.reason.clone(),
             owner: said.owner.clone(),
             since: said.since.as_nanos(),
@@ -109,6 +114,7 @@ impl Spoken {
         Some(Said {
             subject: subject.clone(),
             word: self.word.map(|word| word.parse()).transpose().ok()?,
+            ended: self.ended,
             reason: self.reason,
             owner: self.owner,
             since: Instant::from_nanos(self.since),
@@ -158,22 +164,29 @@ impl Said {
     }
 
     /// What stands of these and those beside them: the one that counts, with the others beside it.
-    /// What is heard, or stands beside another one, does not once it is over at `now`; nothing may
-    /// be left.
+    /// What is over at `now` has ended, and still replaces what it knew of; `None`: all is forgotten.
     pub(super) fn joined<'s>(
-        here: impl IntoIterator<Item = &'s Self>,
-        heard: Option<&Self>,
+        words: impl IntoIterator<Item = &'s Self>,
         now: Instant,
     ) -> Option<Self> {
-        let is_on = |of: &&Self| of.until.is_none_or(|until| now < until);
-        // One that counted until now has an end that is yet to be told.
-        let here =
-            here.into_iter().flat_map(|of| [of].into_iter().chain(of.beside.iter().filter(is_on)));
-        let all = here.chain(heard.into_iter().flat_map(Self::all).filter(is_on));
-        let alone = all.map(|of| Self { beside: Vec::new(), ..of.clone() }).collect();
-        let mut standing = standing(alone, |of| (of.stamp.clone(), of.safety())).into_iter();
+        let all = words.into_iter().flat_map(Self::all);
+        let alone = all.map(|of| Self { beside: Vec::new(), ..of.clone() });
+        let ended = alone.map(|of| if of.is_over(now) { of.ended() } else { of });
+        let all = ended.filter(|of| !of.is_over(now)).collect();
+        let mut standing = standing(all, |of| (of.stamp.clone(), of.safety())).into_iter();
         let first = standing.next()?;
         Some(Self { beside: standing.collect(), ..first })
+    }
+
+    /// Is its time over at `now`?
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now >= until)
+    }
+
+    /// Does it only say that something was taken back, and is that old news at `now`? Whatever it
+    /// went over is forgotten with it.
+    pub(super) fn is_old_news(&self, now: Instant) -> bool {
+        self.word.is_none() && !self.ended && self.is_over(now)
     }
 
     /// Is it the same word, ended or not?
@@ -218,21 +231,27 @@ impl Said {
     }
 
     /// How safe it is, when two were said at once: what takes traffic away is safer than what
-    /// brings it.
+    /// brings it. One that has ended counts for nothing.
     pub(super) fn safety(&self) -> u8 {
         match self.word {
-            Some(Word::Down) => 3,
-            Some(Word::Drain) => 2,
-            None => 1,
-            Some(Word::Up) => 0,
+            Some(Word::Down) => 4,
+            Some(Word::Drain) => 3,
+            None if !self.ended => 2,
+            Some(Word::Up) => 1,
+            None => 0,
         }
     }
 
-    /// That it has ended, at `now`. It is still the same word: whatever replaced that, whether it
-    /// has ended or not, replaces this, and all nodes end it alike.
-    pub(super) fn ended(self, now: Instant) -> Self {
-        let since = self.until.unwrap_or(now);
-        Self { word: None, since, until: Some(now + REMEMBERED), ramp: None, ..self }
+    /// That it has ended; nothing more happens to what has, or was taken back. It is still the same
+    /// word: whatever replaced that replaces this, and all nodes end it alike.
+    pub(super) fn ended(self) -> Self {
+        match (self.word, self.until) {
+            (Some(_), Some(over)) => {
+                let until = Some(over + REMEMBERED);
+                Self { word: None, ended: true, since: over, until, ramp: None, ..self }
+            }
+            _ => self,
+        }
     }
 
     /// The same as it was heard at `now`. Nothing is said before its time: if it seems so, its
@@ -314,6 +333,7 @@ pub(super) fn planned(config: &Config, now: Instant) -> Vec<Said> {
         Some(Said {
             subject: of.subject.clone(),
             word: Some(Word::Drain),
+            ended: false,
             reason: format!("maintenance {}", of.name),
             owner: "the configuration".to_owned(),
             since,

@@ -35,20 +35,32 @@ impl Control {
         let now = self.clock.now();
         self.latest = self.latest.max(theirs.latest());
         let theirs = theirs.heard(now);
-        if theirs.word.is_none() && theirs.until.is_some_and(|until| now >= until) {
+        if theirs.is_old_news(now) {
             return None;
         }
-        let ours = self.said_of(&theirs.subject).cloned();
-        let who = format!("{}, heard from {name}", theirs.owner);
-        let standing = Said::joined(&ours, Some(&theirs), now);
+        let ours = self.ended_by_now(&theirs.subject);
+        let standing = Said::joined(ours.iter().chain([&theirs]), now);
         let standing = standing.filter(|of| ours.as_ref() != Some(of))?;
+        let who = match standing.is(&theirs) {
+            true => format!("{}, heard from {name}", theirs.owner),
+            false => standing.owner.clone(),
+        };
         if let Some(ours) = &ours {
-            self.tell_of_conflict([ours, &theirs], &standing, &who);
+            self.tell_of_conflict(&theirs, ours, &standing, (false, &who));
         }
         self.keep(standing.clone());
         self.put(standing.clone());
         let is_news = !ours.is_some_and(|ours| ours.is(&standing));
         is_news.then_some((standing, who))
+    }
+
+    /// What is said of a subject, once what is over has ended.
+    fn ended_by_now(&mut self, subject: &Subject) -> Option<Said> {
+        let now = self.clock.now();
+        if self.said_of(subject).is_some_and(|said| said.all().any(|of| of.is_over(now))) {
+            self.expire();
+        }
+        self.said_of(subject).cloned()
     }
 
     /// Follows what another process, which spoke for this node, has kept since this one read it.
@@ -68,16 +80,16 @@ impl Control {
         who: String,
         reply: oneshot::Sender<Result<(), String>>,
     ) {
-        let ours = self.said_of(&said.subject).cloned();
+        let ours = self.ended_by_now(&said.subject);
         let both = [&said].into_iter().chain(&ours);
-        let standing = Said::joined(both, None, self.clock.now()).unwrap_or_else(|| said.clone());
+        let standing = Said::joined(both, self.clock.now()).unwrap_or_else(|| said.clone());
         // Else what came meanwhile, or the end of what was here, may have been written after it.
         let is_newest = match &ours {
-            Some(ours) => standing == said && ours.word.is_some(),
+            Some(ours) => standing == said && ours.all().all(|of| of.word.is_some()),
             None => said.stamp.saw.is_empty(),
         };
         if let Some(ours) = &ours {
-            self.tell_of_conflict([&said, ours], &standing, &who);
+            self.tell_of_conflict(&said, ours, &standing, (true, &who));
         }
         let (counts, done) = match ours {
             Some(ours) if !standing.is(&said) => (ours.clone(), Err(ours.stands())),
@@ -100,17 +112,24 @@ impl Control {
         });
     }
 
-    /// Tells of a word here and one elsewhere, if neither replaces the other.
-    fn tell_of_conflict(&mut self, both: [&Said; 2], standing: &Said, who: &str) {
-        let stands = |said: &&Said| standing.all().any(|of| of.is(said));
-        let [here, elsewhere] = both;
-        if here.is(elsewhere) || !both.iter().all(stands) {
-            return;
-        }
-        let verbs = both.map(Said::verb).join(" here, and elsewhere ");
-        let kept = standing.verb();
-        let why = format!("said at once without knowing of each other: {verbs}; {kept} counts");
-        let told = (here.subject.to_string(), "conflict".to_owned());
+    /// Tells of a new word and of one that was followed `before`, if neither replaces the other.
+    fn tell_of_conflict(
+        &mut self,
+        new: &Said,
+        before: &Said,
+        standing: &Said,
+        (is_here, who): (bool, &str),
+    ) {
+        let stands = |said: &Said| !said.ended && standing.all().any(|of| of.is(said));
+        let other = before.all().find(|of| stands(of)).filter(|_| stands(new));
+        let Some(other) = other.filter(|_| !before.all().any(|of| of.is(new))) else { return };
+        let [here, elsewhere] = if is_here { [new, other] } else { [other, new] }.map(Said::verb);
+        let counts = standing.verb();
+        let why = format!(
+            "said at once without knowing of each other: {here} here, and elsewhere {elsewhere}; \
+             {counts} counts"
+        );
+        let told = (new.subject.to_string(), "conflict".to_owned());
         self.tell(Level::Warn, Kind::Override, told, (why, who.to_owned()), None);
     }
 
@@ -145,38 +164,40 @@ impl Control {
     /// Ends what was said until a moment that has passed, and plans what is next.
     pub(super) fn expire(&mut self) {
         let now = self.clock.now();
-        let is_over = |said: &Said| said.until.is_some_and(|until| now >= until);
         self.tell_of_maintenance(now);
+        let is_over = |said: &Said| said.all().any(|of| of.is_over(now));
         if !self.said.iter().chain(&self.planned).any(is_over) {
             return;
         }
         let (over, said) = std::mem::take(&mut self.said).into_iter().partition(is_over);
         self.said = said;
-        self.resolve();
         let over: Vec<Said> = over;
         // What was said at once with one that is over now.
         let mut followed = Vec::new();
         for said in over {
             let subject = said.subject.to_string();
-            let Some(word) = said.word else {
-                // That something was taken back is old news by then.
+            if let Some(word) = said.word.filter(|_| said.is_over(now)) {
+                let why = format!("{word} until now: {}", said.reason);
+                let (told, who) =
+                    ((subject.clone(), "cleared".to_owned()), (why, said.owner.clone()));
+                self.tell(Level::Info, Kind::Override, told, who, None);
+            }
+            let standing = Some(&said).filter(|said| !said.is_old_news(now));
+            let Some(standing) = Said::joined(standing, now) else {
                 drop(self.store.clear(subject.clone()));
                 if let Some(peers) = &self.peers {
                     peers.say(format!("w/{subject}"), None);
                 }
                 continue;
             };
-            let why = format!("{word} until now: {}", said.reason);
-            let (told, who) = ((subject, "cleared".to_owned()), (why, said.owner.clone()));
-            self.tell(Level::Info, Kind::Override, told, who, None);
-            let Some(standing) = Said::joined([&said.ended(now)], None, now) else { continue };
             self.keep(standing.clone());
             self.put(standing.clone());
-            if standing.word.is_some() {
+            if standing.word.is_some() && !standing.is(&said) {
                 let who = standing.owner.clone();
                 followed.push((standing, who));
             }
         }
+        self.resolve();
         self.follow_words(followed);
     }
 

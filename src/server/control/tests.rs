@@ -86,6 +86,7 @@ async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
         let word = Said {
             subject: subject.parse().unwrap(),
             word: Some(Word::Drain),
+            ended: false,
             reason: "power".to_owned(),
             owner: "alice".to_owned(),
             since,
@@ -94,7 +95,7 @@ async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
             stamp: Stamp::next(since, "ns2", [], 0),
             beside: Vec::new(),
         };
-        let end = word.clone().ended(since + second * 60);
+        let end = word.clone().ended();
         for said in [word, end] {
             let other = NodeId::from_index(1).unwrap();
             let key = format!("w/{subject}");
@@ -107,40 +108,103 @@ async fn a_word_that_ends_at_a_node_by_another_clock_is_no_conflict() {
     assert_eq!(told, ["drain", "drain"]);
 }
 
-#[tokio::test]
-async fn of_two_words_that_were_said_at_once_the_other_counts_when_the_safer_has_ended() {
-    let mut world =
-        world("  web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }");
-    let _said = world.join();
-    let since = world.control.clock.now();
-    let soon = since + Duration::from_millis(5);
-    for (by, word, until) in [("ns2", Word::Drain, None), ("ns3", Word::Down, Some(soon))] {
-        let word = Said {
+/// A node that hears words of others on one region, and what it is told.
+struct Listening {
+    world: World,
+    _said: UnboundedReceiver<Saying>,
+    since: Instant,
+}
+
+impl Listening {
+    fn start() -> Self {
+        let services =
+            "web: { names: [www.example.com], regions: { us: 192.0.2.1, eu: 192.0.2.2 } }";
+        let mut world = world(&format!("  {services}"));
+        let _said = world.join();
+        let since = world.control.clock.now();
+        Self { world, _said, since }
+    }
+
+    /// Soon enough for a test, and late enough for a machine that does much else.
+    fn soon(&self) -> Instant {
+        self.since + Duration::from_millis(800)
+    }
+
+    fn word(&self, by: &str, word: Word, until: Option<Instant>, known: &[&Said]) -> Said {
+        let latest = known.iter().map(|of| of.latest()).max().unwrap_or(0);
+        Said {
             subject: "eu".parse().unwrap(),
             word: Some(word),
+            ended: false,
             reason: "power".to_owned(),
             owner: by.to_owned(),
-            since,
+            since: self.since,
             until,
             ramp: None,
-            stamp: Stamp::next(since, by, [], 0),
+            stamp: Stamp::next(self.since, by, known.iter().map(|of| &of.stamp), latest),
             beside: Vec::new(),
-        };
-        let heard =
-            Heard::Entry(NodeId::from_index(1).unwrap(), "w/eu".into(), Some(word.spoken()));
-        world.control.hear(vec![heard]);
+        }
     }
-    let control = &mut world.control;
-    assert_eq!(control.said.iter().map(|of| of.word).collect::<Vec<_>>(), [Some(Word::Down)]);
-    // It is kept, and told, with the one beside it.
-    assert_eq!(Said::told("eu", &control.said[0].spoken()).unwrap().beside.len(), 1);
-    while control.clock.now() < soon {
-        std::hint::spin_loop();
+
+    fn hear(&mut self, said: &Said) {
+        let other = NodeId::from_index(1).unwrap();
+        let heard = Heard::Entry(other, "w/eu".to_owned(), Some(said.spoken()));
+        self.world.control.hear(vec![heard]);
     }
-    control.expire();
-    assert_eq!(control.said.iter().map(|of| of.word).collect::<Vec<_>>(), [Some(Word::Drain)]);
-    let told: Vec<&str> = control.events.iter().map(|of| of.what.as_str()).collect();
-    assert_eq!(told, ["drain", "cleared", "down", "conflict", "drain"], "the newest first");
+
+    /// What counts.
+    fn counts(&self) -> Option<Word> {
+        self.world.control.said[0].word
+    }
+
+    /// Time passes.
+    fn end(&mut self) {
+        while self.world.control.clock.now() < self.soon() {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        self.world.control.expire();
+    }
+}
+
+#[tokio::test]
+async fn of_two_words_that_were_said_at_once_the_other_counts_when_the_safer_has_ended() {
+    for [lesser, safer] in [[Word::Drain, Word::Down], [Word::Up, Word::Drain]] {
+        let mut node = Listening::start();
+        let until = Some(node.soon());
+        node.hear(&node.word("ns2", lesser, None, &[]));
+        node.hear(&node.word("ns3", safer, until, &[]));
+        assert_eq!(node.counts(), Some(safer));
+        // It is kept, and told, with the one beside it.
+        let told = Said::told("eu", &node.world.control.said[0].spoken()).unwrap();
+        assert_eq!(told.beside.iter().map(|of| of.word).collect::<Vec<_>>(), [Some(lesser)]);
+        node.end();
+        assert_eq!(node.counts(), Some(lesser));
+        let [lesser, safer] = [lesser, safer].map(|word| word.to_string());
+        let events = node.world.control.events.iter().map(|of| of.what.as_str());
+        let expected = [&lesser, "cleared", &safer, "conflict", &lesser];
+        assert_eq!(events.collect::<Vec<_>>(), expected, "the newest first");
+    }
+}
+
+#[tokio::test]
+async fn what_has_ended_still_replaces_what_it_knew_of() {
+    let mut node = Listening::start();
+    let until = Some(node.soon());
+    let first = node.word("ns2", Word::Drain, None, &[]);
+    let replaced = node.word("ns3", Word::Up, until, &[&first]);
+    let safer = node.word("ns4", Word::Down, until, &[]);
+    for word in [&first, &replaced, &safer] {
+        node.hear(word);
+    }
+    assert_eq!(node.counts(), Some(Word::Down));
+    node.end();
+    assert_eq!(node.counts(), None);
+    // Somebody was away, and has the first one only.
+    node.hear(&first);
+    assert_eq!(node.counts(), None);
+    // What is said after it all counts, also if it brings traffic.
+    node.hear(&node.word("ns5", Word::Up, None, &[]));
+    assert_eq!(node.counts(), Some(Word::Up));
 }
 
 #[tokio::test]
@@ -156,6 +220,7 @@ async fn what_others_say_at_once_is_published_once() {
         let said = Said {
             subject: subject.parse().unwrap(),
             word: Some(Word::Down),
+            ended: false,
             reason: "power".to_owned(),
             owner: "alice".to_owned(),
             since,
@@ -357,6 +422,7 @@ async fn what_was_said_while_the_clock_was_ahead_is_in_force_after_the_start() {
     let said = Said {
         subject: "eu".parse().unwrap(),
         word: Some(Word::Drain),
+        ended: false,
         reason: "test".to_owned(),
         owner: "alice".to_owned(),
         since,

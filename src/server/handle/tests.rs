@@ -121,6 +121,7 @@ fn said(word: Word, reason: &str) -> Said {
     Said {
         subject: "us".parse().unwrap(),
         word: Some(word),
+        ended: false,
         reason: reason.to_owned(),
         owner: "alice".to_owned(),
         since: Instant::default(),

@@ -309,7 +309,8 @@ impl Saying {
         let (reason, owner) = (self.reason.clone(), self.owner.clone());
         are_fit(&reason, &owner)?;
         let (word, stamp, beside) = (Some(word), Stamp::default(), Vec::new());
-        Ok(Said { subject, word, reason, owner, since: now, until, ramp, stamp, beside })
+        let since = now;
+        Ok(Said { subject, word, ended: false, reason, owner, since, until, ramp, stamp, beside })
     }
 }
 
