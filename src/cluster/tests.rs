@@ -473,7 +473,8 @@ proptest! {
             for of in &said {
                 prop_assert_eq!(word.stamp.knows_of(&of.stamp), word.known.contains(&of.id));
             }
-            nodes[node] = standing([&before[..], std::slice::from_ref(&word)].concat(), Word::weight);
+            let all = before.iter().chain([&word]).cloned().collect();
+            nodes[node] = standing(all, Word::weight);
             prop_assert_eq!(&nodes[node], std::slice::from_ref(&word));
             said.push(word);
         }
@@ -494,7 +495,8 @@ proptest! {
         now: u64,
     ) {
         let words = words.into_iter().map(|(at, by, saw)| {
-            let saw = (0..by).map(|of| (format!("ns{of}"), saw.rotate_left(of.into()) % (at >> 1).max(1)));
+            let of = |row: u8| saw.rotate_left(row.into()) % (at >> 1).max(1);
+            let saw = (0..by).map(|row| (format!("ns{row}"), of(row)));
             let stamp = Stamp { at: at >> 1, by: format!("ns{by}"), saw: saw.collect() };
             Word { id: 0, known: BTreeSet::new(), stamp, safety: 2 }
         });

@@ -164,7 +164,7 @@ impl Said {
     }
 
     /// What stands of these and those beside them: the one that counts, with the others beside it.
-    /// What is over at `now` has ended, and still replaces what it knew of; `None`: all is forgotten.
+    /// What is over at `now` has ended, and still replaces what it knew of. `None`: nothing stands.
     pub(super) fn joined<'s>(
         words: impl IntoIterator<Item = &'s Self>,
         now: Instant,
