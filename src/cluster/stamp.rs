@@ -34,7 +34,7 @@ const MOST_BESIDE: usize = MOST_SEEN - 1;
 
 impl Stamp {
     /// The stamp of a word that is said by `by` at `now` and replaces those with the stamps
-    /// `before`; later than `latest`, which is the latest that was ever seen.
+    /// `before`; later than `latest`, which is the latest `at` that was ever seen.
     pub fn next<'s>(
         now: Instant,
         by: &str,
@@ -58,11 +58,6 @@ impl Stamp {
         }
         let wall = (now.as_nanos() / 1_000_000) << 16;
         Self { at: wall.max(latest + 1), by: by.to_owned(), saw }
-    }
-
-    /// The latest `at` that it tells of.
-    pub fn latest(&self) -> u64 {
-        self.saw.values().copied().fold(self.at, u64::max)
     }
 
     /// Can a node have given it? A word is later than what it saw, and no clock counts beyond 2⁶³:

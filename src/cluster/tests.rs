@@ -466,7 +466,7 @@ proptest! {
             let known = before.iter().flat_map(|of| of.known.iter().copied().chain([of.id]));
             let known: BTreeSet<usize> = known.collect();
             let (by, now) = (format!("ns{node}"), Instant::from_nanos(clock * 1_000_000));
-            let latest = before.iter().map(|of| of.stamp.latest()).max().unwrap_or(0);
+            let latest = before.iter().map(|of| of.stamp.at).max().unwrap_or(0);
             let stamp = Stamp::next(now, &by, before.iter().map(|of| &of.stamp), latest);
             prop_assert!(stamp.makes_sense());
             let word = Word { id: said.len(), known, stamp, safety };
@@ -480,7 +480,7 @@ proptest! {
         }
         let is_replaced = |of: &Word| said.iter().any(|other| other.known.contains(&of.id));
         let mut left: Vec<Word> = said.iter().filter(|of| !is_replaced(of)).cloned().collect();
-        left.sort_by_key(|of| std::cmp::Reverse(of.weight_first()));
+        left.sort_by_key(|of| std::cmp::Reverse((of.safety, of.stamp.clone())));
         // In one order and the other.
         for order in [[0, 1, 2, 3], [3, 1, 0, 2]] {
             let heard = order.map(|node| nodes[node].clone()).concat();
@@ -501,7 +501,7 @@ proptest! {
             Word { id: 0, known: BTreeSet::new(), stamp, safety: 2 }
         });
         let words: Vec<Word> = words.filter(|of| of.stamp.makes_sense()).collect();
-        let latest = words.iter().map(|of| of.stamp.latest()).max().unwrap_or(0);
+        let latest = words.iter().map(|of| of.stamp.at).max().unwrap_or(0);
         let stamp = Stamp::next(
             Instant::from_nanos(now),
             "ns1",
@@ -528,10 +528,6 @@ struct Word {
 impl Word {
     fn weight(&self) -> (Stamp, u8) {
         (self.stamp.clone(), self.safety)
-    }
-
-    fn weight_first(&self) -> (u8, Stamp) {
-        (self.safety, self.stamp.clone())
     }
 }
 

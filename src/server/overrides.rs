@@ -153,9 +153,9 @@ impl Said {
         Self::from_spoken(subject, text).filter(makes_sense)
     }
 
-    /// The latest stamp that it tells of.
+    /// The latest `at` that it tells of: a word is later than those that it knew of.
     pub(super) fn latest(&self) -> u64 {
-        self.all().map(|of| of.stamp.latest()).fold(0, u64::max)
+        self.all().map(|of| of.stamp.at).fold(0, u64::max)
     }
 
     /// It and those beside it.
